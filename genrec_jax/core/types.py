@@ -1,0 +1,71 @@
+"""The pytrees that travel between modules, each field with its shape."""
+
+from typing import Any
+
+from flax import struct
+import jax
+
+PyTree = Any
+
+
+@struct.dataclass
+class Prompt:
+  """What the generator is conditioned on; rows are left-padded.
+
+  The placeholders in `ids` take the features of `images` in order, so a row
+  with fewer images than N keeps its real ones first.
+  """
+
+  ids: jax.Array  # [P, T] int32
+  mask: jax.Array  # [P, T] bool, True = a real token
+  images: jax.Array  # [P, N, h, w, 3] uint8
+
+
+@struct.dataclass
+class Prefix:
+  """A prompt after prefill: what every answer to it attends to."""
+
+  keys: jax.Array  # [L, P, K, T, H]
+  values: jax.Array  # [L, P, K, T, H]
+  mask: jax.Array  # [P, T] bool, True = a real token
+  hidden: jax.Array  # [P, D], the last position, after the final norm
+
+
+@struct.dataclass
+class KVCache:
+  """Keys and values of the answers so far, one array per layer."""
+
+  keys: tuple[jax.Array, ...]  # L x [P, K, G, I, H]
+  values: tuple[jax.Array, ...]  # L x [P, K, G, I, H]
+
+
+@struct.dataclass
+class Rollout:
+  """Sampled answers and the log-probabilities they were sampled with."""
+
+  codes: jax.Array  # [P, G, I] int32
+  logprobs: jax.Array  # [P, G, I] float32
+
+
+@struct.dataclass
+class Batch:
+  """One batch of windows, as the input pipeline yields it (numpy arrays).
+
+  `future[:, 0]` is the next item, the target.
+  """
+
+  prompt: Prompt
+  history_mask: jax.Array  # [P, N] bool, True = a real item; oldest first
+  future: jax.Array  # [P, F, h, w, 3] uint8
+  future_mask: jax.Array  # [P, F] bool, True = a real item
+  title_ids: jax.Array  # [P, W] int32, the next item's title, CLIP tokens
+  title_mask: jax.Array  # [P, W] bool, True = a real token
+
+
+@struct.dataclass
+class TrainState:
+  """All that a step changes and a checkpoint saves."""
+
+  step: jax.Array  # [] int32
+  params: PyTree  # trainable only
+  opt_state: PyTree
