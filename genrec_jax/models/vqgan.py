@@ -8,8 +8,8 @@ import dataclasses
 
 from flax import linen as nn
 import jax
-from jax.sharding import PartitionSpec as P
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core.types import PyTree
 
@@ -69,8 +69,10 @@ class AttnBlock(nn.Module):
       _conv(channels, 1, self.dtype, name)(h).reshape(batch, -1, channels)
       for name in "qkv"
     )
-    weights = jnp.einsum("bqc,bkc->bqk", q, k) * channels**-0.5
-    weights = nn.softmax(weights.astype(jnp.float32)).astype(v.dtype)
+    weights = jnp.einsum(
+      "bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32
+    )
+    weights = nn.softmax(weights * channels**-0.5).astype(v.dtype)
     h = jnp.einsum("bqk,bkc->bqc", weights, v)
     h = h.reshape(batch, height, width, channels)
     return x + _conv(channels, 1, self.dtype, "proj_out")(h)
