@@ -62,11 +62,11 @@ def restore(
   """Reads the newest checkpoint into the shapes and shardings of `state`.
 
   The iterator is set to where it was. The mesh may differ from the one saved
-  from.
+  from. Arrays of `state` are freed, so that no two states fill the memory.
 
   Args:
     manager: of the workdir.
-    state: arrays, or ShapeDtypeStructs with shardings; values are not read.
+    state: of the wanted shapes, types and shardings; values are not read.
     iterator: of the same data set and options.
 
   Returns:
@@ -84,6 +84,7 @@ def restore(
     raise UserError(
       listed(f"checkpoint {manager.directory}/{step} does not fit:", problems)
     )
+  jax.tree.map(lambda array: array.delete(), state)
   restored = manager.restore(
     step,
     args=ocp.args.Composite(

@@ -1,0 +1,48 @@
+"""The optimizer, built from a config's `optim` section."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from genrec_jax.core.types import PyTree
+
+
+def adamw(
+  *,
+  lr: float,
+  b1: float,
+  b2: float,
+  weight_decay: float,
+  warmup_steps: int,
+  grad_norm: float,
+) -> optax.GradientTransformation:
+  """Returns AdamW behind a clip of the global gradient norm.
+
+  The learning rate rises linearly to `lr` at step `warmup_steps` and stays;
+  the first step is taken at lr / warmup_steps, not at 0. Only leaves named
+  'kernel' decay: norms, biases and embeddings do not.
+
+  Args:
+    lr: learning rate after the warm-up.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    weight_decay: decoupled, times the learning rate (Loshchilov and Hutter,
+      arXiv 1711.05101).
+    warmup_steps: 0 for none.
+    grad_norm: the largest global norm that passes unscaled.
+  """
+
+  def schedule(count: jax.Array) -> jax.Array:
+    return lr * jnp.minimum(1.0, (count + 1) / max(warmup_steps, 1))
+
+  return optax.chain(
+    optax.clip_by_global_norm(grad_norm),
+    optax.adamw(schedule, b1, b2, weight_decay=weight_decay, mask=decay_mask),
+  )
+
+
+def decay_mask(params: PyTree) -> PyTree:
+  """Says of each parameter whether weight decay applies to it."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == "kernel", params
+  )
