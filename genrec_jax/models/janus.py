@@ -1,0 +1,355 @@
+"""Janus-Pro: reads images with a SigLIP tower, draws them as VQGAN codes.
+
+Same function as `JanusForConditionalGeneration` of transformers 5.23; prompts
+may hold images also when an image is drawn, which transformers leaves out.
+Letters: P prompts, T prompt tokens, N images, G samples, I codes per image,
+C codebook, D width, E width of a codebook vector.
+"""
+
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree
+from genrec_jax.models import llama, siglip, vqgan
+from genrec_jax.nn import layers
+
+RULES = (
+  *((f"language/{pattern}", spec) for pattern, spec in llama.RULES),
+  *((f"vision/{pattern}", spec) for pattern, spec in siglip.RULES),
+  *((f"tokenizer/{pattern}", spec) for pattern, spec in vqgan.RULES),
+  (r"(image_head/)?aligner/fc1/kernel", PartitionSpec(None, "model")),
+  (
+    r"(image_head/)?aligner/hidden_layers/\d+/kernel",
+    PartitionSpec("data", "model"),
+  ),
+  (r"(image_head/)?aligner/(fc1|hidden_layers/\d+)/bias", PartitionSpec()),
+  (r"image_head/embed/embedding", PartitionSpec("data", None)),
+  (
+    r"image_head/head/(proj_out|vision_head)/kernel",
+    PartitionSpec("data", "model"),
+  ),
+  (r"image_head/head/(proj_out|vision_head)/bias", PartitionSpec()),
+)
+
+
+class Hidden(nn.Module):
+  """The layers of an aligner after its first; a module for the path's sake."""
+
+  width: int
+  depth: int
+  activation: str
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [..., D] to the same shape."""
+    for i in range(self.depth):
+      x = layers.ACTIVATIONS[self.activation](x)
+      x = nn.Dense(self.width, dtype=self.dtype, name=str(i))(x)
+    return x
+
+
+class Aligner(nn.Module):
+  """Linear layers with activations between, into the language model's width."""
+
+  width: int
+  depth: int
+  activation: str
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [..., any] to [..., D]."""
+    x = nn.Dense(self.width, dtype=self.dtype, name="fc1")(x)
+    return Hidden(
+      self.width,
+      self.depth - 1,
+      self.activation,
+      self.dtype,
+      name="hidden_layers",
+    )(x)
+
+
+class Head(nn.Module):
+  """Logits of the next image code."""
+
+  width: int
+  num_codes: int
+  activation: str
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [..., D] to [..., C] float32."""
+    x = nn.Dense(self.width, dtype=self.dtype, name="proj_out")(x)
+    x = layers.ACTIVATIONS[self.activation](x)
+    x = nn.Dense(self.num_codes, dtype=self.dtype, name="vision_head")(x)
+    return x.astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Janus:
+  """Static configuration and the functions of the generator; see `api`."""
+
+  language: llama.Llama
+  vision: siglip.Siglip
+  tokenizer: vqgan.VQGAN
+  bos_id: int
+  pad_id: int
+  boi_id: int  # begin of image, the last token of a prompt
+  image_id: int  # placeholder of one image feature
+  aligner_depth: int = 2
+  aligner_activation: str = "gelu"
+  image_aligner_depth: int = 2
+  image_activation: str = "gelu"  # of the codes' aligner and head
+
+  def __post_init__(self):
+    """Checks that images are drawn at the size at which they are read.
+
+    Raises:
+      ValueError: the two towers do not fit.
+    """
+    drawn = self.vision.image_size // self.vision.patch_size
+    drawn *= self.tokenizer.downsampling
+    if drawn != self.vision.image_size:
+      raise ValueError(
+        f"images are read at {self.vision.image_size} pixels and drawn at"
+        f" {drawn}; expected patch_size ({self.vision.patch_size}) to equal"
+        f" the tokenizer's downsampling ({self.tokenizer.downsampling})"
+      )
+
+  @property
+  def image_tokens(self) -> int:
+    """I: codes per image; also placeholders per image in a prompt."""
+    return self.vision.num_patches
+
+  @property
+  def codebook_size(self) -> int:
+    """C: values a code can take."""
+    return self.tokenizer.num_embeddings
+
+  @property
+  def image_size(self) -> int:
+    """Pixels per side of the images it reads and draws."""
+    return self.vision.image_size
+
+  def computing(self, *, dtype: str, remat: str = "none") -> "Janus":
+    """Returns the same model with another compute type and remat policy.
+
+    The image tokenizer stays in float32: it is small, and its codes are an
+    argmin that rounding would flip.
+    """
+    return dataclasses.replace(
+      self,
+      language=dataclasses.replace(self.language, dtype=dtype, remat=remat),
+      vision=dataclasses.replace(self.vision, dtype=dtype, remat=remat),
+    )
+
+  def init(self, key: jax.Array) -> PyTree:
+    """Returns random float32 parameters."""
+    keys = jax.random.split(key, 7)
+    width = self.language.width
+    code = jnp.zeros((1, self.tokenizer.embed_dim))
+    table = nn.initializers.normal(1.0)(
+      keys[4], (self.codebook_size, self.tokenizer.embed_dim)
+    )
+    feature, hidden = jnp.zeros((1, self.vision.width)), jnp.zeros((1, width))
+    return {
+      "language": self.language.init(keys[0]),
+      "vision": self.vision.init(keys[1]),
+      "aligner": self._aligner().init(keys[2], feature)["params"],
+      "image_head": {
+        "embed": {"embedding": table},
+        "aligner": self._image_aligner().init(keys[5], code)["params"],
+        "head": self._head().init(keys[6], hidden)["params"],
+      },
+      "tokenizer": self.tokenizer.init(keys[3]),
+    }
+
+  def unconditional(self, prompt: Prompt) -> Prompt:
+    """Pads every token but BOS and begin-of-image; drops the images.
+
+    Same length and mask, as in `JanusForConditionalGeneration.generate`.
+    """
+    keep = (prompt.ids == self.bos_id) | (prompt.ids == self.boi_id)
+    return prompt.replace(
+      ids=jnp.where(keep, prompt.ids, self.pad_id),
+      images=prompt.images[:, :0],
+    )
+
+  def image_features(self, params: PyTree, images: jax.Array) -> jax.Array:
+    """Reads uint8 images [..., h, w, 3]: [..., I, D]."""
+    shape = images.shape[:-3]
+    pixels = images.reshape(-1, *images.shape[-3:]).astype(jnp.float32)
+    features = self.vision.features(params["vision"], pixels / 127.5 - 1)
+    features = self._aligner().apply({"params": params["aligner"]}, features)
+    return features.reshape(*shape, *features.shape[1:])
+
+  def embed(self, params: PyTree, prompt: Prompt) -> jax.Array:
+    """Returns [P, T, D]: the k-th placeholder of a row takes its k-th feature.
+
+    A row holds at most N I placeholders; with fewer, its last images are not
+    used.
+    """
+    embeds = self.language.embed(params["language"], prompt.ids)
+    if prompt.images.shape[1] == 0:
+      return embeds
+    features = self.image_features(params, prompt.images)
+    features = features.reshape(features.shape[0], -1, features.shape[-1])
+    slots = prompt.ids == self.image_id
+    order = jnp.maximum(jnp.cumsum(slots, -1, dtype=jnp.int32) - 1, 0)
+    inserted = jnp.take_along_axis(features, order[..., None], 1)
+    return jnp.where(slots[..., None], inserted, embeds)
+
+  def hidden_states(
+    self, params: PyTree, embeds: jax.Array, mask: jax.Array
+  ) -> jax.Array:
+    """Returns hidden states [P, T, D] of all tokens, for text training."""
+    return self.language.hidden_states(params["language"], embeds, mask)
+
+  def text_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
+    """Returns the understanding head's logits [..., V] of [..., D]."""
+    return self.language.logits(params["language"], hidden)
+
+  def prefill(
+    self, params: PyTree, embeds: jax.Array, mask: jax.Array
+  ) -> Prefix:
+    """Runs the language model over [P, T, D] embeddings, mask [P, T]."""
+    return self.language.prefill(params["language"], embeds, mask)
+
+  def decode_params(self, params: PyTree) -> PyTree:
+    """Lays parameters out for `decode_step`; call once per rollout."""
+    return {
+      "language": self.language.decode_params(params["language"]),
+      "image_head": jax.tree.map(
+        lambda x: x.astype(self.language.dtype), params["image_head"]
+      ),
+    }
+
+  def init_cache(self, prefix: Prefix, num_samples: int) -> KVCache:
+    """Returns an empty cache for G answers of I codes to each prompt."""
+    return self.language.init_cache(prefix, num_samples, self.image_tokens)
+
+  def first_logits(self, params: PyTree, prefix: Prefix) -> jax.Array:
+    """Returns the logits of the first code: [P, C] float32."""
+    return self._code_logits(params, prefix.hidden)
+
+  def decode_step(
+    self,
+    decode_params: PyTree,
+    prefix: Prefix,
+    cache: KVCache,
+    codes: jax.Array,
+    index: jax.Array,
+  ) -> tuple[jax.Array, KVCache]:
+    """Appends code number `index` [P, G]; returns the next logits [P, G, C]."""
+    embeds = self._embed_codes(decode_params, codes)
+    hidden, cache = self.language.decode_step(
+      decode_params["language"], prefix, cache, embeds, index
+    )
+    return self._code_logits(decode_params, hidden), cache
+
+  def code_logits(
+    self, params: PyTree, prefix: Prefix, codes: jax.Array
+  ) -> jax.Array:
+    """Teacher-forced logits of codes [P, G, I]: [P, G, I, C] float32."""
+    # Code i is predicted at the token before it, code 0 at the prompt's last.
+    embeds = self._embed_codes(params, codes[:, :, :-1])
+    hidden = self.language.answer(params["language"], prefix, embeds)
+    rest = self._code_logits(params, hidden)
+    first = self.first_logits(params, prefix)[:, None, None]
+    first = jnp.broadcast_to(first, (*rest.shape[:2], 1, rest.shape[-1]))
+    return jnp.concatenate([first, rest], 2)
+
+  def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
+    """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""
+    flat = pixels.reshape(-1, *pixels.shape[-3:])
+    codes = self.tokenizer.encode(params["tokenizer"], flat * 2 - 1)
+    return codes.reshape(*pixels.shape[:-3], -1)
+
+  def decode_pixels(self, params: PyTree, codes: jax.Array) -> jax.Array:
+    """Draws codes [..., I] as float32 images [..., h, w, 3] in [0, 1]."""
+    side = self.vision.image_size // self.vision.patch_size
+    grids = codes.reshape(-1, side, side)
+    pixels = self.tokenizer.decode(params["tokenizer"], grids)
+    pixels = jnp.clip(pixels / 2 + 0.5, 0, 1)
+    return pixels.reshape(*codes.shape[:-1], *pixels.shape[1:])
+
+  def _embed_codes(self, params, codes):
+    """Embeds codes [...] as the language model's input [..., D]."""
+    head = params["image_head"]
+    vectors = head["embed"]["embedding"].astype(self.language.dtype)[codes]
+    return self._image_aligner().apply({"params": head["aligner"]}, vectors)
+
+  def _code_logits(self, params, hidden):
+    return self._head().apply({"params": params["image_head"]["head"]}, hidden)
+
+  def _aligner(self) -> Aligner:
+    return Aligner(
+      self.language.width,
+      self.aligner_depth,
+      self.aligner_activation,
+      self.language.dtype,
+    )
+
+  def _image_aligner(self) -> Aligner:
+    return Aligner(
+      self.language.width,
+      self.image_aligner_depth,
+      self.image_activation,
+      self.language.dtype,
+    )
+
+  def _head(self) -> Head:
+    return Head(
+      self.language.width,
+      self.codebook_size,
+      self.image_activation,
+      self.language.dtype,
+    )
+
+
+def _janus_pro(language: llama.Llama) -> Janus:
+  return Janus(
+    language=language,
+    vision=siglip.Siglip(),
+    tokenizer=vqgan.VQGAN(),
+    bos_id=100000,
+    pad_id=100002,
+    boi_id=100016,
+    image_id=100581,
+  )
+
+
+def janus_pro_1b() -> Janus:
+  """Returns the configuration of deepseek-community/Janus-Pro-1B."""
+  return _janus_pro(
+    llama.Llama(
+      vocab_size=102400,
+      width=2048,
+      mlp_width=5632,
+      num_layers=24,
+      num_heads=16,
+      num_kv_heads=16,
+      head_width=128,
+    )
+  )
+
+
+def janus_pro_7b() -> Janus:
+  """Returns the configuration of deepseek-community/Janus-Pro-7B."""
+  return _janus_pro(
+    llama.Llama(
+      vocab_size=102400,
+      width=4096,
+      mlp_width=11008,
+      num_layers=30,
+      num_heads=32,
+      num_kv_heads=32,
+      head_width=128,
+    )
+  )

@@ -1,0 +1,360 @@
+"""Llama decoder: grouped-query attention, RoPE, SwiGLU, tied or untied head.
+
+Same function as `LlamaModel` of transformers 5.23 with default RoPE. Answers
+attend to a prefix that their prompt's samples share. Letters: P prompts, T
+prompt tokens, G samples, I answer tokens, L layers, D width, V vocabulary,
+N heads, K kv heads, R = N / K, H head width.
+"""
+
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from genrec_jax.core.types import KVCache, Prefix, PyTree
+from genrec_jax.nn import attention, layers
+
+# Tensor parallel over 'model' (heads and MLP width), the other axis over 'data'
+# (FSDP). The embedding and an untied head lie the same way round, so one rule
+# holds both.
+RULES = (
+  (r"(embed_tokens/embedding|lm_head/kernel)", P("data", "model")),
+  (r"layers/self_attn/[qkv]_proj/kernel", P(None, "data", "model")),
+  (r"layers/self_attn/o_proj/kernel", P(None, "model", "data")),
+  (r"layers/mlp/(gate|up)_proj/kernel", P(None, "data", "model")),
+  (r"layers/mlp/down_proj/kernel", P(None, "model", "data")),
+  (r"layers/(input|post_attention)_layernorm/scale", P()),
+  (r"norm/scale", P()),
+)
+
+
+def rotary(
+  positions: jax.Array, head_width: int, base: float
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the cosines and sines [..., H] of positions [...]; float32.
+
+  Source: arXiv 2104.09864, in the half-split order of transformers.
+  """
+  exponents = jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
+  angles = positions.astype(jnp.float32)[..., None] * jnp.reshape(
+    base**-exponents, (1,) * positions.ndim + (-1,)
+  )
+  angles = jnp.concatenate([angles, angles], -1)
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  """Rotates [..., H] by angles of the same rank; float32 inside."""
+  h = x.astype(jnp.float32)
+  low, high = jnp.split(h, 2, -1)
+  return (h * cos + jnp.concatenate([-high, low], -1) * sin).astype(x.dtype)
+
+
+class Attention(nn.Module):
+  """Self-attention of answers, to themselves and to a shared prefix."""
+
+  config: "Llama"
+
+  @nn.compact
+  def __call__(self, x, rope, mask, prefix=None, cache=None, index=None):
+    """Maps [P, G, T, D] to the same shape; see `Block`."""
+    c = self.config
+    p, g, t, _ = x.shape
+    cos, sin = rope
+
+    def project(heads, name):
+      dense = nn.Dense(
+        heads * c.head_width, use_bias=False, dtype=c.dtype, name=name
+      )
+      return dense(x).reshape(p, g, t, heads, c.head_width)
+
+    q = rotate(project(c.num_heads, "q_proj"), cos, sin)
+    q = q.reshape(p, g, t, c.num_kv_heads, -1, c.head_width)
+    q = q.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
+    k = rotate(project(c.num_kv_heads, "k_proj"), cos, sin)
+    k = k.transpose(0, 3, 1, 2, 4)  # [P, K, G, T, H]
+    v = project(c.num_kv_heads, "v_proj").transpose(0, 3, 1, 2, 4)
+    if cache is not None:
+      start = (0, 0, 0, index, 0)
+      k = jax.lax.dynamic_update_slice(cache[0], k, start)
+      v = jax.lax.dynamic_update_slice(cache[1], v, start)
+    out = attention.attend(q, k, v, mask, prefix)
+    out = out.transpose(0, 2, 4, 1, 3, 5).reshape(p, g, t, -1)
+    dense = nn.Dense(c.width, use_bias=False, dtype=c.dtype, name="o_proj")
+    return dense(out), (k, v)
+
+
+class GatedMLP(nn.Module):
+  """SwiGLU; arXiv 2002.05202."""
+
+  config: "Llama"
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [..., D] to the same shape."""
+    c = self.config
+
+    def dense(width, name):
+      return nn.Dense(width, use_bias=False, dtype=c.dtype, name=name)
+
+    h = nn.silu(dense(c.mlp_width, "gate_proj")(x))
+    h *= dense(c.mlp_width, "up_proj")(x)
+    return dense(c.width, "down_proj")(h)
+
+
+class Block(nn.Module):
+  """One decoder layer."""
+
+  config: "Llama"
+
+  @nn.compact
+  def __call__(self, x, rope, mask, prefix=None, cache=None, index=None):
+    """Runs the layer.
+
+    Args:
+      x: [P, G, T, D].
+      rope: cosines and sines of the positions, [P, 1, T, 1, H] each.
+      mask: bool, broadcastable to [P, K, G, R, T, S], over own keys.
+      prefix: None, or what all G attend to: keys and values [P, K, S', H] and
+        mask [P, S'].
+      cache: None, or earlier own keys and values [P, K, G, S, H], into which
+        this call writes its T at `index`.
+      index: [] int32.
+
+    Returns:
+      [P, G, T, D], and own keys and values [P, K, G, S, H].
+    """
+    c = self.config
+    norm = layers.RMSNorm(c.norm_epsilon, c.dtype, name="input_layernorm")
+    h, own = Attention(c, name="self_attn")(
+      norm(x), rope, mask, prefix, cache, index
+    )
+    x += h
+    norm = layers.RMSNorm(
+      c.norm_epsilon, c.dtype, name="post_attention_layernorm"
+    )
+    return x + GatedMLP(c, name="mlp")(norm(x)), own
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama:
+  """Static configuration and the functions of the language model."""
+
+  vocab_size: int
+  width: int
+  mlp_width: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int
+  head_width: int
+  rope_base: float = 10000.0
+  norm_epsilon: float = 1e-6
+  tied: bool = False  # the head is the embedding, transposed
+  dtype: str = "float32"
+  remat: str = "none"
+
+  def init(self, key: jax.Array) -> PyTree:
+    """Returns random float32 parameters."""
+    keys = jax.random.split(key, 3)
+    draw = nn.initializers.normal(0.02)
+    shape = (self.vocab_size, self.width)
+    x = jnp.zeros((1, 1, 1, self.width))
+    mask = jnp.ones((1,) * 6, bool)
+    rope = self._rope(jnp.zeros((1, 1), jnp.int32))
+    params = {
+      "embed_tokens": {"embedding": draw(keys[0], shape)},
+      "layers": layers.init_stack(
+        Block(self), keys[1], self.num_layers, x, rope, mask
+      ),
+      "norm": {"scale": jnp.ones(self.width)},
+    }
+    if not self.tied:
+      params["lm_head"] = {"kernel": draw(keys[2], shape[::-1])}
+    return params
+
+  def embed(self, params: PyTree, ids: jax.Array) -> jax.Array:
+    """Looks up ids [...]: [..., D]."""
+    return params["embed_tokens"]["embedding"].astype(self.dtype)[ids]
+
+  def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
+    """Returns next-token logits [..., V] float32 of hidden states [..., D]."""
+    if self.tied:
+      kernel = params["embed_tokens"]["embedding"].T
+    else:
+      kernel = params["lm_head"]["kernel"]
+    return jnp.einsum(
+      "...d,dv->...v",
+      hidden.astype(self.dtype),
+      kernel.astype(self.dtype),
+      preferred_element_type=jnp.float32,
+    )
+
+  def hidden_states(
+    self, params: PyTree, embeds: jax.Array, mask: jax.Array
+  ) -> jax.Array:
+    """Runs left-padded rows: [P, T, D] and bool [P, T] to [P, T, D]."""
+    hidden, _ = self._run(params, embeds, mask)
+    return self._norm(params, hidden)
+
+  def prefill(
+    self, params: PyTree, embeds: jax.Array, mask: jax.Array
+  ) -> Prefix:
+    """Runs left-padded prompts and keeps what their answers attend to.
+
+    Args:
+      params: as from `init`.
+      embeds: [P, T, D].
+      mask: [P, T] bool, True = a real token; the last column all True.
+
+    Returns:
+      The prefix, its `hidden` being that of the last token.
+    """
+    hidden, (keys, values) = self._run(params, embeds, mask)
+    return Prefix(
+      keys=keys[:, :, :, 0],
+      values=values[:, :, :, 0],
+      mask=mask,
+      hidden=self._norm(params, hidden[:, -1]),
+    )
+
+  def answer(
+    self, params: PyTree, prefix: Prefix, embeds: jax.Array
+  ) -> jax.Array:
+    """Runs G answers to each prompt against its one prefix.
+
+    Args:
+      params: as from `init`.
+      prefix: of P prompts, as from `prefill`.
+      embeds: [P, G, I, D], the first at the position after the prompt.
+
+    Returns:
+      [P, G, I, D] hidden states after the final norm.
+    """
+    length = embeds.shape[2]
+    start = jnp.sum(prefix.mask, -1, dtype=jnp.int32)
+    rope = self._rope(start[:, None] + jnp.arange(length)[None])
+    mask = jnp.tri(length, dtype=bool)[None, None, None, None]
+
+    def step(x, layer):
+      params, keys, values = layer
+      x, _ = Block(self).apply(
+        {"params": params}, x, rope, mask, (keys, values, prefix.mask)
+      )
+      return x, None
+
+    stacks = (params["layers"], prefix.keys, prefix.values)
+    hidden, _ = layers.scan_stack(
+      step, embeds.astype(self.dtype), stacks, self.remat
+    )
+    return self._norm(params, hidden)
+
+  def decode_params(self, params: PyTree) -> PyTree:
+    """Casts to the compute type and splits the stack, once per rollout.
+
+    Slicing or casting a stack at every token would copy all of it each time.
+    """
+    params = jax.tree.map(
+      lambda x: x.astype(self.dtype),
+      {name: params[name] for name in ("layers", "norm")},
+    )
+    return params | {"layers": unstack(params["layers"], self.num_layers)}
+
+  def init_cache(
+    self, prefix: Prefix, num_samples: int, length: int
+  ) -> KVCache:
+    """Returns zeros for G answers of `length` tokens to each prompt."""
+    shape = (
+      prefix.mask.shape[0],
+      self.num_kv_heads,
+      num_samples,
+      length,
+      self.head_width,
+    )
+    # One array each: buffers updated in place must not be shared.
+    empty = [jnp.zeros(shape, self.dtype) for _ in range(2 * self.num_layers)]
+    return KVCache(
+      keys=tuple(empty[: self.num_layers]),
+      values=tuple(empty[self.num_layers :]),
+    )
+
+  def decode_step(
+    self,
+    decode_params: PyTree,
+    prefix: Prefix,
+    cache: KVCache,
+    embeds: jax.Array,
+    index: jax.Array,
+  ) -> tuple[jax.Array, KVCache]:
+    """Appends one token to each answer.
+
+    Args:
+      decode_params: as from `decode_params`.
+      prefix: of P prompts; stacked, or better `split_prefix` of it.
+      cache: of G answers, `index` tokens filled.
+      embeds: [P, G, D], embeddings of token number `index`.
+      index: [] int32.
+
+    Returns:
+      [P, G, D] hidden states after the final norm, and the new cache.
+    """
+    start = jnp.sum(prefix.mask, -1, dtype=jnp.int32)
+    rope = self._rope((start + index)[:, None])
+    mask = jnp.arange(cache.keys[0].shape[3]) <= index
+    mask = mask.reshape(1, 1, 1, 1, 1, -1)
+    x = embeds.astype(self.dtype)[:, :, None]
+    keys, values = [], []
+    for i, layer in enumerate(decode_params["layers"]):
+      x, (k, v) = Block(self).apply(
+        {"params": layer},
+        x,
+        rope,
+        mask,
+        (prefix.keys[i], prefix.values[i], prefix.mask),
+        (cache.keys[i], cache.values[i]),
+        index,
+      )
+      keys.append(k)
+      values.append(v)
+    return (
+      self._norm(decode_params, x[:, :, 0]),
+      KVCache(keys=tuple(keys), values=tuple(values)),
+    )
+
+  def _run(self, params, embeds, mask):
+    positions = jnp.maximum(jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, 0)
+    rope = self._rope(positions)
+    length = embeds.shape[1]
+    seen = jnp.tri(length, dtype=bool)[None] & mask[:, None, :]
+    seen = seen[:, None, None, None]
+
+    def step(x, layer):
+      return Block(self).apply({"params": layer}, x, rope, seen)
+
+    hidden, own = layers.scan_stack(
+      step, embeds.astype(self.dtype)[:, None], params["layers"], self.remat
+    )
+    return hidden[:, 0], own
+
+  def _rope(self, positions):
+    """Returns cosines and sines [P, 1, T, 1, H] of positions [P, T]."""
+    tables = rotary(positions, self.head_width, self.rope_base)
+    return tuple(table[:, None, :, None] for table in tables)
+
+  def _norm(self, params, hidden):
+    norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
+    return norm.apply({"params": params["norm"]}, hidden)
+
+
+def unstack(tree: PyTree, length: int) -> tuple[PyTree, ...]:
+  """Splits the leading axis [L] of every array into a tuple of L trees."""
+  return tuple(jax.tree.map(lambda x, i=i: x[i], tree) for i in range(length))
+
+
+def split_prefix(prefix: Prefix) -> Prefix:
+  """Returns a prefix with tuples of per-layer keys and values.
+
+  Inside a decode loop a slice of the stack is a copy at every token.
+  """
+  return prefix.replace(keys=tuple(prefix.keys), values=tuple(prefix.values))

@@ -1,0 +1,99 @@
+"""Small layers and the layer stack that the transformers share."""
+
+from collections.abc import Callable
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from genrec_jax.core.types import PyTree
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  "gelu": functools.partial(nn.gelu, approximate=False),
+  "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+  "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+  "silu": nn.silu,
+}
+
+# What a block keeps for its backward pass.
+REMAT_POLICIES = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
+  """Returns a LayerNorm with float32 statistics and two-pass variance."""
+  # E[x^2] - E[x]^2, Flax's default, loses digits where the mean is large.
+  return nn.LayerNorm(epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class RMSNorm(nn.Module):
+  """Root-mean-square norm in float32; arXiv 1910.07467."""
+
+  epsilon: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [..., D] to the same shape."""
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+    h = x.astype(jnp.float32)
+    h *= jax.lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + self.epsilon)
+    scale = scale.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    return scale * h.astype(self.dtype)
+
+
+class MLP(nn.Module):
+  """Two linear layers with an activation between, as in a vision encoder."""
+
+  width: int  # of the hidden layer
+  activation: str
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [..., D] to the same shape."""
+    h = nn.Dense(self.width, dtype=self.dtype, name="fc1")(x)
+    h = ACTIVATIONS[self.activation](h)
+    return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
+
+
+def init_stack(
+  block: nn.Module, key: jax.Array, num_layers: int, *inputs: PyTree
+) -> PyTree:
+  """Returns parameters of `num_layers` blocks, leading axis [L] on each."""
+  keys = jax.random.split(key, num_layers)
+  return jax.vmap(lambda k: block.init(k, *inputs)["params"])(keys)
+
+
+def scan_stack(
+  step: Callable[[jax.Array, PyTree], tuple[jax.Array, PyTree]],
+  x: jax.Array,
+  layers: PyTree,
+  remat: str,
+) -> tuple[jax.Array, PyTree]:
+  """Runs a stack of equal layers under `lax.scan`: one layer is compiled.
+
+  Args:
+    step: maps (x, one layer's slice of `layers`) to (x, output).
+    x: what flows through the layers.
+    layers: arrays with a leading axis [L].
+    remat: 'none' keeps all of a layer's intermediates for the backward pass,
+      'full' none of them, 'dots' the results of its matrix products.
+
+  Returns:
+    The last x and the outputs, with a leading axis [L].
+
+  Raises:
+    ValueError: an unknown `remat`.
+  """
+  if remat not in ("none", *REMAT_POLICIES):
+    names = ", ".join(["none", *REMAT_POLICIES])
+    raise ValueError(f"remat={remat!r}: expected one of {names}")
+  if remat != "none":
+    # The scan already keeps the recomputation from being merged with the
+    # forward pass.
+    step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
+  return jax.lax.scan(step, x, layers)
