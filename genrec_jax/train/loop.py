@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax.core import checkpoint, metrics, workdir as workdir_lib
+from genrec_jax.core import checkpoint, metrics
+from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
 
@@ -187,6 +188,7 @@ def _finite(params: PyTree) -> jax.Array:
 
 
 def _refuse(manager: Any, problem: str) -> None:
+  manager.wait_until_finished()
   good = manager.latest_step()
   kept = (
     "no checkpoint was saved before it"
