@@ -1,0 +1,289 @@
+"""HF-format folders: config.json and safetensors, never pickle."""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import itertools
+import json
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from genrec_jax.core.errors import UserError, listed
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_CONFIG = "config.json"
+_REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# What a tokenizer, a processor and generation settings are saved as.
+_COPIED = (".json", ".txt", ".model", ".jinja")
+_DTYPES = {
+  "F64": np.float64,
+  "F32": np.float32,
+  "F16": np.float16,
+  "BF16": ml_dtypes.bfloat16,
+  "I64": np.int64,
+  "I32": np.int32,
+  "I16": np.int16,
+  "I8": np.int8,
+  "U8": np.uint8,
+  "BOOL": np.bool_,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyTensor:
+  """A tensor on disk; `np.asarray(tensor)` reads it."""
+
+  name: str
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  file: Any  # an open safetensors file, shared by its tensors
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    """Reads the values."""
+    return np.asarray(self.file.get_tensor(self.name), dtype=dtype)
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns the JSON object in a file.
+
+  Raises:
+    UserError: no such file, or no JSON object in it.
+  """
+  path = Path(path)
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise UserError(
+      f"no {path.name} in {path.parent}; expected a folder in HF format,"
+      " such as `save_pretrained` writes"
+    ) from None
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read {path}: {error}; get it again") from None
+  if not isinstance(value, dict):
+    raise UserError(f"{path} holds no JSON object; get it again")
+  return value
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns config.json of an HF-format folder.
+
+  Raises:
+    UserError: no folder, no config.json, or no JSON object in it.
+  """
+  return read_json(_folder(folder) / _CONFIG)
+
+
+def open_tensors(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
+  """Opens the safetensors of a folder, one file or shards with an index.
+
+  Shapes and dtypes are known at once; values are read when asked for.
+
+  Raises:
+    UserError: no safetensors, a pickle file instead, or shards that are
+      missing, truncated or not as the index says; lists all that is wrong.
+  """
+  folder = _folder(folder)
+  if (folder / _INDEX).exists():
+    return _open_shards(folder)
+  if (folder / _SINGLE).exists():
+    tensors, problem = _open_file(folder / _SINGLE)
+    if problem:
+      raise UserError(f"{folder}: {problem}")
+    return tensors
+  files = sorted(path.name for path in folder.iterdir())
+  pickles = [name for name in files if name.endswith(_REFUSED)]
+  shards = [name for name in files if name.endswith(".safetensors")]
+  if shards:
+    raise UserError(
+      f"{folder} has {', '.join(shards)} but neither {_SINGLE} nor {_INDEX};"
+      " get the folder again, whole"
+    )
+  if pickles:
+    raise UserError(_refusal(f"{folder} has only {', '.join(pickles)}"))
+  raise UserError(
+    f"no {_SINGLE} and no {_INDEX} in {folder}; expected a model in HF format"
+  )
+
+
+def _refusal(what: str) -> str:
+  return (
+    f"{what}: refused, reading a pickle file can run any code; load it with"
+    " transformers where you trust it and `save_pretrained` it as safetensors"
+  )
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+  path = Path(path)
+  if path.is_dir():
+    return path
+  if path.exists() and path.name.endswith(_REFUSED):
+    raise UserError(_refusal(str(path)))
+  what = "is a file" if path.exists() else "does not exist"
+  raise UserError(f"{path} {what}; expected the folder of a model in HF format")
+
+
+def _open_file(path: Path) -> tuple[dict[str, LazyTensor], str]:
+  """Returns the tensors of one file, or none and what is wrong with it."""
+  try:
+    file = safetensors.safe_open(path, framework="np")
+    tensors = {}
+    for name in file.keys():  # noqa: SIM118 -- no mapping, has only keys()
+      part = file.get_slice(name)
+      if part.get_dtype() not in _DTYPES:
+        return {}, (
+          f"{path.name}: {name} is {part.get_dtype()}; expected one of"
+          f" {', '.join(_DTYPES)}"
+        )
+      dtype = np.dtype(_DTYPES[part.get_dtype()])
+      shape = tuple(part.get_shape())
+      tensors[name] = LazyTensor(name, shape, dtype, file)
+  except (OSError, safetensors.SafetensorError) as error:
+    return {}, (
+      f"{path.name} ({path.stat().st_size} bytes) is truncated or no"
+      f" safetensors file ({error}); get it again"
+    )
+  return tensors, ""
+
+
+def _open_shards(folder: Path) -> dict[str, LazyTensor]:
+  weight_map = read_json(folder / _INDEX).get("weight_map")
+  if not isinstance(weight_map, dict) or not weight_map:
+    raise UserError(f"{folder / _INDEX} has no weight_map; get it again")
+  tensors, problems = {}, []
+  for shard in sorted({str(shard) for shard in weight_map.values()}):
+    named = {name for name, file in weight_map.items() if file == shard}
+    if Path(shard).name != shard or not shard.endswith(".safetensors"):
+      problems.append(f"{shard!r} is no name of a shard beside the index")
+    elif not (folder / shard).exists():
+      problems.append(f"{shard} is missing; {len(named)} tensors are in it")
+    else:
+      found, problem = _open_file(folder / shard)
+      if problem:
+        problems.append(problem)
+        continue
+      problems += [
+        f"{shard} lacks {name}, which the index places there"
+        for name in sorted(named - found.keys())
+      ]
+      problems += [
+        f"{shard} has {name}, which the index does not place there"
+        for name in sorted(found.keys() - named)
+      ]
+      tensors.update(found)
+  if problems:
+    raise UserError(
+      listed(
+        f"{folder} is not whole; get it again:", problems, limit=len(problems)
+      )
+    )
+  return tensors
+
+
+def write(
+  folder: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  tensors: Mapping[str, np.ndarray],
+  *,
+  dtype: str | None = None,
+  source: str | os.PathLike[str] | None = None,
+  max_shard_bytes: int = 5 * 10**9,
+) -> None:
+  """Writes a folder that `from_pretrained` loads, all of it or nothing.
+
+  Args:
+    folder: where to; must be absent or empty.
+    config: becomes config.json.
+    tensors: HF name -> array.
+    dtype: what to store them as, e.g. 'bfloat16'; None keeps each one's.
+    source: a folder whose tokenizer, processor and generation settings are
+      copied.
+    max_shard_bytes: more than this is split into several files.
+
+  Raises:
+    UserError: the folder is not empty or cannot be written.
+  """
+  folder = Path(folder)
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise UserError(
+      f"{folder} exists and is not an empty folder; choose another"
+    )
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+  except OSError as error:
+    raise UserError(f"cannot write {folder}: {error}; choose another") from None
+  try:
+    part.chmod(0o755)  # mkdtemp's folders are for their owner only
+    if source is not None:
+      _copy_settings(Path(source), part)
+    _dump(part / _CONFIG, config)
+    _save(part, tensors, dtype, max_shard_bytes)
+    os.replace(part, folder)
+  except OSError as error:
+    raise UserError(f"cannot write {folder}: {error}; choose another") from None
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _copy_settings(source: Path, target: Path) -> None:
+  for path in sorted(source.iterdir()):
+    index = path.name.endswith(".index.json")
+    if path.is_file() and path.suffix in _COPIED and not index:
+      shutil.copyfile(path, target / path.name)
+
+
+def _save(
+  folder: Path,
+  tensors: Mapping[str, np.ndarray],
+  dtype: str | None,
+  max_shard_bytes: int,
+) -> None:
+  # transformers looks for the format in the metadata.
+  metadata = {"format": "pt"}
+  to = None if dtype is None else np.dtype(dtype)
+  shards = list(_shards(tensors, to, max_shard_bytes))
+  weight_map = {}
+  for i, names in enumerate(shards, start=1):
+    file = _SINGLE
+    if len(shards) > 1:
+      file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+    arrays = {
+      name: np.require(tensors[name], to, "C_CONTIGUOUS") for name in names
+    }
+    save_file(arrays, folder / file, metadata)
+    weight_map.update(dict.fromkeys(names, file))
+  if len(shards) > 1:
+    total = sum(_size(tensor, to) for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    _dump(folder / _INDEX, index)
+
+
+def _size(tensor: np.ndarray, dtype: np.dtype | None) -> int:
+  return tensor.size * (dtype or tensor.dtype).itemsize
+
+
+def _shards(
+  tensors: Mapping[str, np.ndarray], dtype: np.dtype | None, limit: int
+) -> Iterator[list[str]]:
+  """Yields names of tensors that fit one file together, in their order."""
+  ends = itertools.accumulate(_size(t, dtype) for t in tensors.values())
+  names: list[str] = []
+  start = 0
+  for (name, tensor), end in zip(tensors.items(), ends, strict=True):
+    if names and end - start > limit:
+      yield names
+      names, start = [], end - _size(tensor, dtype)
+    names.append(name)
+  yield names
+
+
+def _dump(path: Path, value: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
