@@ -13,10 +13,11 @@ CONFIG = "config.json"
 def check(workdir: str, config_json: str) -> None:
   """Refuses a folder that cannot be written or holds another config's run.
 
-  Leaves nothing behind. The key 'workdir' may differ: folders may be moved.
+  Makes the folder if absent, and nothing in it. The key 'workdir' may differ:
+  folders may be moved.
 
   Args:
-    workdir: the folder; need not exist.
+    workdir: the folder.
     config_json: the config as JSON text.
 
   Raises:

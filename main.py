@@ -1,0 +1,88 @@
+"""Runs a config: python main.py --config=configs/rl.py.
+
+A variant follows a colon (configs/rl.py:debug), any key can be overridden
+(--config.optim.lr=1e-5), --workdir says where results go. The same command
+again resumes a run that was stopped.
+"""
+
+import importlib
+import os
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from genrec_jax.core import workdir as workdir_lib
+from genrec_jax.core.errors import UserError
+
+TASKS = {
+  "sft": "genrec_jax.train.sft",
+  "rl": "genrec_jax.train.rl",
+  "evaluate": "genrec_jax.evals.evaluate",
+}
+
+config_flags.DEFINE_config_file("config", None, "Path[:variant] of a config.")
+flags.DEFINE_string("workdir", None, "Folder of the run; overrides the config.")
+flags.mark_flag_as_required("config")
+# Orbax and transformers warn about what is theirs to know.
+flags.FLAGS.set_default("verbosity", logging.ERROR)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags; what is wrong with them ends the program in one line."""
+  for arg in argv:
+    path = re.fullmatch(r"--?config=([^:]*)(:.*)?", arg)
+    if path and not os.path.isfile(path[1]):
+      _fail(f"no config file {path[1]!r}: expected one such as configs/rl.py")
+  try:
+    rest = flags.FLAGS(argv)
+  except (AttributeError, KeyError) as error:  # ml_collections: unknown key
+    _fail(_unknown_key(argv, str(error)))
+  except (flags.Error, TypeError, ValueError) as error:
+    # absl appends the traceback of an error in the config; its end says it.
+    last = str(error).strip().splitlines()[-1].strip()
+    _fail(re.sub(r"^\w+Error: ", "", last))
+  if rest[1:]:
+    _fail(f"unexpected argument {rest[1]!r}: options start with --")
+  return rest
+
+
+def main(_: list[str]) -> None:
+  """Runs the config's task in its workdir."""
+  config = flags.FLAGS.config
+  if flags.FLAGS.workdir:
+    config.workdir = flags.FLAGS.workdir
+  try:
+    for section in ("model", "clip"):
+      if not config[section].checkpoint:
+        raise UserError(
+          f"{section}.checkpoint is not set: give an HF-format folder"
+          f" with --config.{section}.checkpoint=DIR"
+        )
+    # Before anything is loaded: a 7B model takes minutes.
+    workdir_lib.check(config.workdir, config.to_json())
+    importlib.import_module(TASKS[config.task]).run(config, config.workdir)
+  except UserError as error:
+    _fail(str(error))
+  except KeyboardInterrupt:
+    _fail("stopped; the same command resumes from the last checkpoint", 130)
+
+
+def _unknown_key(argv: list[str], message: str) -> str:
+  quoted = re.search(r"'(\w+)", message)
+  key = quoted[1] if quoted else message
+  paths = [arg.split("=")[0].removeprefix("--config.") for arg in argv]
+  path = next((path for path in paths if key in path.split(".")), key)
+  hint = re.search(r'Did you mean "(\w+)"', message)
+  expected = f"did you mean {hint[1]}?" if hint else "see the file's keys"
+  return f"unknown config key {path!r}: {expected}"
+
+
+def _fail(message: str, status: int = 1) -> None:
+  print(f"error: {message}", file=sys.stderr, flush=True)
+  sys.exit(status)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=parse)
