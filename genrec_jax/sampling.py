@@ -1,0 +1,233 @@
+"""Draws images code by code, and scores given codes the same way.
+
+One distribution serves both: logits, guided by an unconditional branch, divided
+by a temperature, cut by top-k and top-p. What `sample_images` reports is the
+log-probability under it, and `score_images` gives the same number, with
+gradients. G samples share the prefix of their prompt in both.
+
+Letters: P prompts, T prompt tokens, G samples, I codes, C codebook, h w pixels.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from genrec_jax.core.types import Prompt, PyTree, Rollout
+from genrec_jax.models.api import Generator
+
+
+def guide(
+  conditional: jax.Array, unconditional: jax.Array, guidance: float
+) -> jax.Array:
+  """Classifier-free guidance l = u + w (c - u) on logits [..., C].
+
+  Source: arXiv 2207.12598, in the form transformers uses (w = 1: no guidance).
+  """
+  return unconditional + guidance * (conditional - unconditional)
+
+
+def log_distribution(
+  logits: jax.Array,
+  *,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  keep: jax.Array | None = None,
+) -> jax.Array:
+  """Returns the log-probabilities [..., C] that codes are sampled from.
+
+  Args:
+    logits: [..., C], any float type.
+    temperature: divides the logits, > 0.
+    top_k: keep the k largest logits (ties with the k-th too); 0 keeps all.
+    top_p: then keep the smallest set of largest codes whose probability
+      reaches top_p (arXiv 1904.09751), in (0, 1]; 1 keeps all.
+    keep: [...] int32, a code that stays in whatever the cuts say. Scoring
+      passes the sampled code: on the very edge of a cut, rounding must not
+      turn its log-probability into -inf.
+  """
+  if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
+    raise ValueError(
+      f"temperature={temperature}, top_k={top_k}, top_p={top_p}: expected"
+      " temperature > 0, top_k >= 0 and 0 < top_p <= 1"
+    )
+  logits = logits.astype(jnp.float32) / temperature
+  if not (top_k or top_p < 1):
+    return jax.nn.log_softmax(logits)
+  kept = logits
+  if top_k:
+    floor = jax.lax.top_k(kept, min(top_k, logits.shape[-1]))[0][..., -1:]
+    kept = jnp.where(kept >= floor, kept, -jnp.inf)
+  if top_p < 1:
+    ordered = -jnp.sort(-kept)
+    probs = jax.nn.softmax(ordered)
+    before = jnp.cumsum(probs, -1) - probs
+    floor = jnp.min(
+      jnp.where(before < top_p, ordered, jnp.inf), -1, keepdims=True
+    )
+    kept = jnp.where(kept >= floor, kept, -jnp.inf)
+  if keep is not None:
+    codes = jnp.arange(logits.shape[-1]).reshape((1,) * keep.ndim + (-1,))
+    kept = jnp.where(keep[..., None] == codes, logits, kept)
+  return jax.nn.log_softmax(kept)
+
+
+def _both_branches(
+  model: Generator, params: PyTree, prompt: Prompt
+) -> tuple[jax.Array, jax.Array]:
+  """Stacks the conditional over the unconditional rows: [2P, T, D], [2P, T]."""
+  unconditional = model.unconditional(prompt)
+  embeds = jnp.concatenate(
+    [model.embed(params, prompt), model.embed(params, unconditional)]
+  )
+  return embeds, jnp.concatenate([prompt.mask, unconditional.mask])
+
+
+def sample_images(
+  model: Generator,
+  params: PyTree,
+  prompt: Prompt,
+  key: jax.Array,
+  *,
+  num_samples: int,
+  guidance: float,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  greedy: bool = False,
+) -> Rollout:
+  """Samples `num_samples` images for each prompt.
+
+  The prompt is prefilled once; its samples attend to that one prefix. With
+  `greedy` the most likely code is taken, the first of equals, and its
+  log-probability is 0: the distribution sampled from is a point.
+
+  Args:
+    model: the generator.
+    params: its parameters.
+    prompt: P prompts.
+    key: PRNG key; each code index folds its own number in.
+    num_samples: G.
+    guidance: weight of `guide`; 1 leaves the unconditional branch out.
+    temperature: see `log_distribution`.
+    top_k: see `log_distribution`.
+    top_p: see `log_distribution`.
+    greedy: take the most likely code.
+
+  Returns:
+    Rollout of codes and logprobs, [P, G, I] each.
+  """
+  guided = guidance != 1
+  if guided:
+    prefix = model.prefill(params, *_both_branches(model, params, prompt))
+  else:
+    prefix = model.prefill(params, model.embed(params, prompt), prompt.mask)
+  # One array per layer: inside the loop, a slice of a stack is a copy.
+  prefix = prefix.replace(
+    keys=tuple(prefix.keys), values=tuple(prefix.values)
+  )
+  decode_params = model.decode_params(params)
+
+  def combine(logits):
+    return guide(*jnp.split(logits, 2), guidance) if guided else logits
+
+  def choose(logits, index):
+    if greedy:
+      codes = jnp.argmax(logits, -1).astype(jnp.int32)
+      return codes, jnp.zeros(codes.shape, jnp.float32)
+    logprobs = log_distribution(
+      logits, temperature=temperature, top_k=top_k, top_p=top_p
+    )
+    codes = jax.random.categorical(jax.random.fold_in(key, index), logprobs)
+    return codes.astype(jnp.int32), _gather(logprobs, codes)
+
+  def body(carry, index):
+    cache, codes = carry
+    rows = jnp.concatenate([codes, codes]) if guided else codes
+    logits, cache = model.decode_step(decode_params, prefix, cache, rows, index)
+    codes, logprobs = choose(combine(logits), index + 1)
+    return (cache, codes), (codes, logprobs)
+
+  logits = combine(model.first_logits(params, prefix))[:, None]
+  shape = (logits.shape[0], num_samples, logits.shape[-1])
+  first = choose(jnp.broadcast_to(logits, shape), jnp.int32(0))
+  cache = model.init_cache(prefix, num_samples)
+  _, rest = jax.lax.scan(
+    body, (cache, first[0]), jnp.arange(model.image_tokens - 1)
+  )
+  codes, logprobs = (
+    jnp.concatenate([one[None], more]).transpose(1, 2, 0)
+    for one, more in zip(first, rest, strict=True)
+  )
+  return Rollout(codes=codes, logprobs=logprobs)
+
+
+def score_images(
+  model: Generator,
+  params: PyTree,
+  prompt: Prompt,
+  codes: jax.Array,
+  *,
+  guidance: float,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  stop_unconditional_gradient: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+  """Scores codes under the distribution `sample_images` draws from.
+
+  Args:
+    model: the generator.
+    params: its parameters; gradients flow to them.
+    prompt: P prompts.
+    codes: [P, G, I] int32.
+    guidance: see `sample_images`; 1 scores the conditional logits alone.
+    temperature: see `log_distribution`.
+    top_k: see `log_distribution`.
+    top_p: see `log_distribution`.
+    stop_unconditional_gradient: treat the unconditional branch as constant.
+
+  Returns:
+    logprobs [P, G, I] and the distribution's entropy in nats [P, G, I].
+  """
+
+  def logits_of(embeds, mask, codes):
+    return model.code_logits(params, model.prefill(params, embeds, mask), codes)
+
+  if guidance == 1:
+    logits = logits_of(model.embed(params, prompt), prompt.mask, codes)
+  elif stop_unconditional_gradient:
+    other = model.unconditional(prompt)
+    logits = guide(
+      logits_of(model.embed(params, prompt), prompt.mask, codes),
+      jax.lax.stop_gradient(
+        logits_of(model.embed(params, other), other.mask, codes)
+      ),
+      guidance,
+    )
+  else:
+    both = _both_branches(model, params, prompt)
+    rows = logits_of(*both, jnp.concatenate([codes, codes]))
+    logits = guide(*jnp.split(rows, 2), guidance)
+  logprobs = log_distribution(
+    logits, temperature=temperature, top_k=top_k, top_p=top_p, keep=codes
+  )
+  # A code cut off has probability 0 and adds nothing, not 0 * -inf.
+  finite = jnp.where(jnp.isfinite(logprobs), logprobs, 0.0)
+  entropy = -jnp.sum(jnp.exp(logprobs) * finite, -1)
+  return _gather(logprobs, codes), entropy
+
+
+def draw_images(
+  model: Generator, params: PyTree, prompt: Prompt, key: jax.Array, **options
+) -> jax.Array:
+  """Samples and decodes: float32 pixels [P, G, h, w, 3] in [0, 1].
+
+  Takes the options of `sample_images`.
+  """
+  rollout = sample_images(model, params, prompt, key, **options)
+  return model.decode_pixels(params, rollout.codes)
+
+
+def _gather(values: jax.Array, codes: jax.Array) -> jax.Array:
+  """Takes values [..., C] at codes [...]."""
+  return jnp.take_along_axis(values, codes[..., None], -1)[..., 0]
