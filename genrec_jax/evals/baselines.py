@@ -1,0 +1,75 @@
+"""Pictures that need no model: what the table's numbers are measured against.
+
+`real_next_item` is the aim, `random_item` is chance, `copy_last` is what a
+model gets for repeating instead of generating.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from genrec_jax.core.types import Batch
+
+NAMES = ("real_next_item", "random_item", "copy_last")
+
+
+def real_next_item(batch: Batch) -> np.ndarray:
+  """Returns the item each user really went on to: uint8 [P, h, w, 3]."""
+  return np.asarray(batch.future[:, 0])
+
+
+def last_index(history_mask: np.ndarray) -> np.ndarray:
+  """Returns the position of the newest real item: bool [P, N] -> int [P].
+
+  0 for a user with no history at all.
+  """
+  size = history_mask.shape[-1]
+  newest = size - 1 - np.argmax(history_mask[:, ::-1], axis=-1)
+  return np.where(history_mask.any(-1), newest, 0)
+
+
+def copy_last(batch: Batch) -> np.ndarray:
+  """Returns each user's newest history image: uint8 [P, h, w, 3]."""
+  index = last_index(np.asarray(batch.history_mask))
+  return np.asarray(batch.prompt.images)[np.arange(len(index)), index]
+
+
+def random_items(
+  catalogue: Sequence[np.ndarray], num_users: int, num_samples: int, seed: int
+) -> np.ndarray:
+  """Draws items uniformly from a catalogue: uint8 [P, G, h, w, 3].
+
+  Args:
+    catalogue: every item's picture, uint8 [h, w, 3].
+    num_users: P.
+    num_samples: G, with replacement.
+    seed: the same seed draws the same items.
+  """
+  rng = np.random.default_rng(seed)
+  index = rng.integers(len(catalogue), size=(num_users, num_samples))
+  return np.stack([np.stack([catalogue[int(i)] for i in row]) for row in index])
+
+
+class Catalogue(Sequence):
+  """The pictures of a prepared data set, decoded when indexed."""
+
+  def __init__(
+    self,
+    items: Sequence[Mapping[str, Any]],
+    pixels: Callable[[Image.Image], np.ndarray],
+  ):
+    """Takes `Dataset.items` and `Processor.pixels`."""
+    self._items, self._pixels = items, pixels
+
+  def __len__(self) -> int:
+    """Returns the number of items."""
+    return len(self._items)
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    """Returns one picture, uint8 [h, w, 3]."""
+    record = self._items[index]
+    picture = Image.open(io.BytesIO(record["image"]))
+    return self._pixels(picture.convert("RGB"))

@@ -1,0 +1,136 @@
+"""Held-out users as evaluation holds them: batches, targets, known truth.
+
+All batches have P rows, so that every function compiled for one serves all: a
+shorter one is filled up, and `count` says how many of its rows are users.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from genrec_jax import rewards
+from genrec_jax.core.types import Batch, Prompt
+from genrec_jax.data import world
+
+
+class Window(NamedTuple):
+  """P held-out users, one evaluation window each; all arrays are numpy."""
+
+  batch: Batch
+  count: int  # rows that are users, the first ones
+  names: tuple[str, ...]  # [count]
+  targets: rewards.Targets  # CLIP embeddings of the batch
+  wants: np.ndarray | None  # [P, 3] int, what the user wants; None: unknown
+  attributes: np.ndarray | None  # [P, N, 5] int, of the history; or None
+
+
+def prepare(
+  batches: Iterable[Any],
+  embed_targets: Callable[[Batch], rewards.Targets],
+  batch_size: int,
+) -> list[Window]:
+  """Reads evaluation batches into memory and embeds their targets once.
+
+  Args:
+    batches: of `pipeline.eval_batches`.
+    embed_targets: Batch -> Targets, compiled by the caller.
+    batch_size: P; no batch has more rows.
+  """
+  fill = functools.partial(_fill, size=batch_size)
+  windows: list[Window] = []
+  for batch, info in batches:
+    count = len(batch.history_mask)
+    batch = jax.tree.map(lambda values: fill(np.asarray(values)), batch)
+    wants = info.get("wants")
+    attributes = None
+    if wants is not None:
+      wants = fill(np.asarray(wants))
+      history = batch.prompt.images
+      attributes = world.read(history.reshape(-1, *history.shape[2:]))
+      attributes = attributes.reshape(*history.shape[:2], -1)
+    windows.append(
+      Window(
+        batch=batch,
+        count=count,
+        names=tuple(str(name) for name in info["user"]),
+        targets=jax.tree.map(np.asarray, embed_targets(batch)),
+        wants=wants,
+        attributes=attributes,
+      )
+    )
+  return windows
+
+
+def shuffled_prompts(windows: Sequence[Window], seed: int) -> list[Prompt]:
+  """Returns the windows' prompts, each moved to another user.
+
+  A random cycle through all users: nobody keeps their own, everybody's is used
+  once.
+
+  Raises:
+    ValueError: fewer than two users.
+  """
+  places = [
+    (w, row) for w, one in enumerate(windows) for row in range(one.count)
+  ]
+  if len(places) < 2:
+    raise ValueError(f"{len(places)} users: shuffling needs two or more")
+  order = np.random.default_rng(seed).permutation(len(places))
+  source = np.empty_like(order)
+  source[order] = np.roll(order, 1)
+  prompts = [window.batch.prompt for window in windows]
+  shuffled, start = [], 0
+  for window in windows:
+    taken = [places[i] for i in source[start : start + window.count]]
+    start += window.count
+    size = len(window.batch.history_mask)
+    shuffled.append(
+      jax.tree.map(
+        lambda *leaves, taken=taken, size=size: _fill(
+          np.stack([leaves[w][row] for w, row in taken]), size
+        ),
+        *prompts,
+      )
+    )
+  return shuffled
+
+
+def grid(
+  windows: Sequence[Window], samples: np.ndarray, gap: int = 2
+) -> np.ndarray:
+  """Lays out users as rows: history | samples | real next item.
+
+  Args:
+    windows: held-out users.
+    samples: [U, G, h, w, 3] uint8 of the first U users.
+    gap: pixels between pictures; three times as much between the parts.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
+  history = np.concatenate([w.batch.prompt.images[: w.count] for w in windows])
+  future = np.concatenate([w.batch.future[: w.count] for w in windows])
+  parts = [history[: len(samples)], samples, future[: len(samples), :1]]
+  lines = []
+  for row in range(len(samples)):
+    tiles = []
+    for part in parts:
+      for picture in part[row]:
+        tiles += [picture, _blank(picture.shape[0], gap)]
+      tiles.append(_blank(picture.shape[0], 2 * gap))
+    line = np.concatenate(tiles[:-2], axis=1)
+    lines += [line, _blank(gap, line.shape[1])]
+  return np.concatenate(lines[:-1], axis=0)
+
+
+def _fill(values: np.ndarray, size: int) -> np.ndarray:
+  """Repeats the first row until there are `size` rows."""
+  missing = size - len(values)
+  return np.concatenate([values, np.repeat(values[:1], missing, axis=0)])
+
+
+def _blank(height: int, width: int) -> np.ndarray:
+  return np.full((height, width, 3), 255, np.uint8)

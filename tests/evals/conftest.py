@@ -1,0 +1,96 @@
+"""A small evaluation set, and a draw and a CLIP that need no model."""
+
+import jax
+import numpy as np
+import pytest
+
+from genrec_jax import rewards
+from genrec_jax.core.types import Batch, Prompt
+from genrec_jax.data import world
+from genrec_jax.evals.evaluate import Embed
+
+USERS, SIZE, HISTORY, FUTURE, SAMPLES, WIDTH = 10, 4, 5, 3, 4, 16
+
+
+def _batches(known):
+  """Yields (batch, info) of 10 users in batches of 4, 4 and 2."""
+  events = world.simulate(USERS, HISTORY + FUTURE, seed=3)
+  attrs = world.attributes(events.items)
+  images = world.render(attrs)
+  for start in range(0, USERS, SIZE):
+    rows = slice(start, min(start + SIZE, USERS))
+    count = rows.stop - start
+    history_mask = np.ones((count, HISTORY), bool)
+    history_mask[0, 3:] = False
+    batch = Batch(
+      prompt=Prompt(
+        ids=np.arange(start, rows.stop)[:, None].repeat(6, 1).astype(np.int32),
+        mask=np.ones((count, 6), bool),
+        images=images[rows, :HISTORY],
+      ),
+      history_mask=history_mask,
+      future=images[rows, HISTORY:],
+      future_mask=np.ones((count, FUTURE), bool),
+      title_ids=np.arange(start, rows.stop)[:, None].astype(np.int32),
+      title_mask=np.ones((count, 1), bool),
+    )
+    info = {"user": [f"u{i}" for i in range(start, rows.stop)]}
+    if known:
+      info["wants"] = events.wants[rows, HISTORY]
+    yield batch, info
+
+
+def _embed():
+  """Embeds images by a fixed random projection to unit vectors."""
+  matrix = np.random.default_rng(0).normal(size=(32 * 32 * 3, WIDTH))
+
+  def images(pixels):
+    flat = np.asarray(pixels).reshape(*pixels.shape[:-3], -1) / 255 - 0.5
+    embeds = flat @ matrix
+    return (embeds / np.linalg.norm(embeds, axis=-1, keepdims=True)).astype(
+      np.float32
+    )
+
+  def targets(batch):
+    return rewards.Targets(
+      text=images(batch.future[:, 0]),
+      history=images(batch.prompt.images),
+      history_mask=batch.history_mask,
+      future=images(batch.future),
+      future_mask=batch.future_mask,
+    )
+
+  return Embed(images, targets)
+
+
+def draw(fidelity, prompt, key):
+  """Draws items like the newest in the history; at random for the rest."""
+  rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+  shape = (len(prompt.ids), SAMPLES)
+  attrs = world.attributes(rng.integers(world.NUM_ITEMS, size=shape))
+  last = world.read(prompt.images[:, -1])[:, None].repeat(SAMPLES, 1)
+  keep = rng.random(attrs.shape) < fidelity
+  keep[..., 3:] = False  # background and size vary
+  images = world.render(np.where(keep, last, attrs))
+  noise = rng.normal(0, 12, size=images.shape)
+  return np.clip(images + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def batches():
+  return _batches
+
+
+@pytest.fixture
+def embed():
+  return _embed()
+
+
+@pytest.fixture
+def fake_draw():
+  return draw
+
+
+@pytest.fixture
+def catalogue():
+  return world.render(world.attributes(np.arange(0, world.NUM_ITEMS, 7)))

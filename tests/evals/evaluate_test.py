@@ -1,0 +1,195 @@
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from genrec_jax.data import world
+from genrec_jax.evals import evaluate, scores
+from genrec_jax.evals.windows import prepare, shuffled_prompts
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def evaluator(batches, embed, fake_draw, catalogue):
+  windows = prepare(batches(known=True), embed.targets, 4)
+  return evaluate.Evaluator(fake_draw, embed, windows, catalogue, 0.95, 0)
+
+
+def _evaluate(evaluator, fidelity, **kwargs):
+  return evaluate.evaluate_model(
+    functools.partial(evaluator.draw, fidelity),
+    evaluator.embed,
+    evaluator.windows,
+    KEY,
+    copy_threshold=evaluator.copy_threshold,
+    **kwargs,
+  )
+
+
+def test_scores_are_per_user_and_better_for_a_better_model(evaluator):
+  bad, good = _evaluate(evaluator, 0.0), _evaluate(evaluator, 1.0, keep=6)
+  assert good.scores.keys() == scores.METRICS.keys()
+  assert all(values.shape == (10,) for values in good.scores.values())
+  assert good.samples.shape == (6, 4, 32, 32, 3)
+  for name in ("preference_match", "future_clip_mean", "history_clip_mean"):
+    assert good.scores[name].mean() > bad.scores[name].mean(), name
+
+
+def test_the_truth_is_used_only_where_it_is_known(evaluator, batches, embed):
+  windows = prepare(batches(known=False), embed.targets, 4)
+  found = _evaluate(evaluator._replace(windows=windows), 1.0).scores
+  assert scores.METRICS.keys() - found.keys() == {"preference_match"}
+
+
+def test_users_do_not_depend_on_the_rows_they_share_a_batch_with(
+  evaluator, batches, embed
+):
+  """The fill of a short batch must not reach any score."""
+
+  def constant(prompt, key):
+    del key
+    return np.repeat(prompt.images[:, :1], 3, axis=1)
+
+  windows = prepare(batches(known=True), embed.targets, 7)
+  one, other = (
+    evaluate.evaluate_model(constant, embed, w, KEY, copy_threshold=0.95)
+    for w in (evaluator.windows, windows)
+  )
+  for name, values in one.scores.items():
+    np.testing.assert_allclose(values, other.scores[name], err_msg=name)
+
+
+def test_shuffled_histories_keep_their_targets(evaluator):
+  """A model that repeats the newest item shows the other user's."""
+  prompts = shuffled_prompts(evaluator.windows, seed=0)
+  own = _evaluate(evaluator, 1.0).scores
+  other = _evaluate(evaluator, 1.0, prompts=prompts).scores
+  assert own["preference_match"].mean() > 0.6
+  assert other["preference_match"].mean() < 0.4
+
+
+def test_baselines(evaluator):
+  found = evaluate.score_baselines(
+    evaluator.embed,
+    evaluator.windows,
+    evaluator.catalogue,
+    num_samples=4,
+    copy_threshold=0.95,
+    seed=0,
+  )
+  means = {
+    row: {name: values.mean() for name, values in metrics.items()}
+    for row, metrics in found.items()
+  }
+  assert means["real_next_item"]["text_clip"] == pytest.approx(1)
+  assert means["real_next_item"]["copy_rate"] == 0
+  assert means["copy_last"]["copy_rate"] == 1
+  assert means["copy_last"]["history_clip_max"] == pytest.approx(1)
+  chance = np.mean([1 / 5, 1 / 8, 1 / 4])
+  assert means["random_item"]["preference_match"] == pytest.approx(
+    chance, abs=0.12
+  )
+  assert means["real_next_item"]["preference_match"] > 0.7
+  for metrics in means.values():
+    assert 0 < metrics["diversity"] < 2
+
+
+def test_copy_last_is_undefined_without_a_history(evaluator):
+  window = evaluator.windows[0]
+  mask = window.batch.history_mask.copy()
+  mask[1] = False
+  window = window._replace(
+    batch=window.batch.replace(history_mask=mask),
+    targets=window.targets.replace(history_mask=mask),
+  )
+  found = evaluate.score_baselines(
+    evaluator.embed,
+    [window],
+    evaluator.catalogue,
+    num_samples=4,
+    copy_threshold=0.95,
+    seed=0,
+  )
+  for name in ("text_clip", "preference_match", "copy_rate"):
+    assert np.isnan(found["copy_last"][name][1]), name
+    assert not np.isnan(found["copy_last"][name][0]), name
+  assert not np.isnan(found["real_next_item"]["text_clip"]).any()
+
+
+def test_held_out_gives_means_and_a_grid(evaluator):
+  metrics, grid = evaluate.held_out(
+    functools.partial(evaluator.draw, 1.0),
+    evaluator.embed,
+    evaluator.windows[:2],
+    KEY,
+    copy_threshold=0.95,
+    grid_users=3,
+  )
+  assert metrics.keys() == scores.METRICS.keys()
+  assert all(isinstance(value, float) for value in metrics.values())
+  assert grid.dtype == np.uint8
+  assert grid.shape[0] == 3 * 32 + 2 * 2
+  json.dumps(metrics, allow_nan=False)
+
+
+def test_finish_leaves_a_summary_a_table_and_a_page(
+  evaluator, tmp_path, capsys
+):
+  loaded = []
+
+  def late():
+    loaded.append("rl")
+    return 1.0
+
+  rows = [("base", 0.0), ("sft", 0.7), ("rl", late)]
+  summary = evaluate.finish(rows, evaluator, str(tmp_path), num_examples=3)
+  assert loaded == ["rl"]
+  assert json.loads((tmp_path / "summary.json").read_text()) == summary
+  assert summary["users"] == 10
+  assert list(summary["models"]) == [
+    "base",
+    "sft",
+    "rl",
+    "real_next_item",
+    "random_item",
+    "copy_last",
+  ]
+  assert list(summary["shuffled"]) == ["sft", "rl"]
+  for row in (*summary["models"].values(), *summary["shuffled"].values()):
+    assert row.keys() == scores.METRICS.keys()
+    for cell in row.values():
+      assert cell["low"] <= cell["mean"] <= cell["high"]
+  match = {k: v["preference_match"] for k, v in summary["models"].items()}
+  assert match["base"]["mean"] < match["rl"]["mean"]
+  shuffled = summary["shuffled"]["rl"]["preference_match"]["mean"]
+  assert shuffled < match["rl"]["mean"] - 0.2
+  out = capsys.readouterr().out
+  assert "real_next_item" in out
+  assert "rl shuffled" in out
+  page = (tmp_path / "report.html").read_text()
+  assert page.count('<article class="user">') == 3
+  assert "wants now" in page
+
+
+def test_finish_without_the_truth(
+  batches, embed, fake_draw, catalogue, tmp_path
+):
+  windows = prepare(batches(known=False), embed.targets, 4)
+  parts = evaluate.Evaluator(fake_draw, embed, windows, catalogue, 0.95, 0)
+  summary = evaluate.finish([("sft", 0.9)], parts, str(tmp_path))
+  for row in summary["models"].values():
+    assert "preference_match" not in row
+    assert "copy_rate" in row
+  page = (tmp_path / "report.html").read_text()
+  assert "wants now" not in page
+  assert world.title([0, 0, 0, 0, 0]) not in page
+
+
+def test_finish_with_a_single_user_has_no_shuffled_rows(evaluator, tmp_path):
+  lonely = evaluator._replace(windows=[evaluator.windows[0]._replace(count=1)])
+  summary = evaluate.finish([("sft", 0.9)], lonely, str(tmp_path))
+  assert summary["users"] == 1
+  assert summary["shuffled"] == {}
