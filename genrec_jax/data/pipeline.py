@@ -93,7 +93,8 @@ def train_batches(
     future_horizon: F, items from the target on at most.
     batch_size: P, of this shard.
     seed: of the order.
-    workers: processes that make batches; 0 makes them in a thread.
+    workers: processes that make batches, which needs absl flags to be parsed;
+      0 makes them in a thread.
     shard_index: which of `shard_count` disjoint shares of the windows.
     shard_count: number of shares, usually processes.
     instruction: what the prompt asks for.

@@ -61,6 +61,7 @@ _BACKGROUNDS = (
 _WHITE = (255, 255, 255)
 _HALF_EXTENTS = (8, 11, 14)  # pixels from the centre to the bounding box
 _SUPERSAMPLE = 8
+_CHUNK = 256  # images read at once; bounds memory
 _START = 1_600_000_000  # seconds; any day will do
 _TIE = 0.2  # share of neighbouring events with equal timestamps
 
@@ -124,18 +125,14 @@ def read(images) -> np.ndarray:
       f"Cannot read images of {images.dtype}{list(images.shape)}: "
       "expected uint8 [B, h, w, 3]."
     )
-  if images.shape[1:3] != (IMAGE_SIZE, IMAGE_SIZE):
-    side = (IMAGE_SIZE, IMAGE_SIZE)
-    images = np.stack(
-      [
-        np.asarray(Image.fromarray(i).resize(side, Image.Resampling.BOX))
-        for i in images
-      ]
-    ).reshape(-1, *side, 3)
+  found = np.zeros(len(images), np.int64)
   templates, norms = _templates()
-  # |x - t|^2 without |x|^2, which is the same for all templates.
-  nearest = np.argmin(norms - 2 * (_halve(images) @ templates), axis=-1)
-  return attributes(nearest % NUM_ITEMS)
+  for start in range(0, len(images), _CHUNK):
+    chunk = _halve(_resized(images[start : start + _CHUNK]))
+    # |x - t|^2 without |x|^2, which is the same for all templates.
+    nearest = np.argmin(norms - 2 * (chunk @ templates), axis=-1)
+    found[start : start + _CHUNK] = nearest % NUM_ITEMS
+  return attributes(found)
 
 
 def simulate(
@@ -244,6 +241,17 @@ def _average(fine):
   split = (IMAGE_SIZE, _SUPERSAMPLE)
   fine = fine.reshape(*lead, *split, *split)
   return fine.mean(axis=(-3, -1), dtype=np.float32)
+
+
+def _resized(images):
+  """Returns uint8 images [B, h, w, 3] at [B, 32, 32, 3]."""
+  side = (IMAGE_SIZE, IMAGE_SIZE)
+  if images.shape[1:3] == side:
+    return images
+  resample = Image.Resampling.BOX
+  return np.stack(
+    [np.asarray(Image.fromarray(i).resize(side, resample)) for i in images]
+  )
 
 
 def _halve(images):

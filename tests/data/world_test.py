@@ -1,0 +1,145 @@
+import numpy as np
+from PIL import Image
+import pytest
+
+from genrec_jax.data import world
+
+ALL = np.arange(world.NUM_ITEMS)
+
+
+@pytest.fixture(scope="module")
+def renders():
+  return world.render(world.attributes(ALL))
+
+
+def _accuracy(images, items=ALL):
+  right = world.read(images) == world.attributes(items)
+  return np.mean(np.all(right, axis=-1))
+
+
+def test_items_are_many_and_all_different(renders):
+  assert world.NUM_ITEMS == 2880
+  assert renders.shape == (2880, 32, 32, 3)
+  assert renders.dtype == np.uint8
+  assert len(np.unique(renders.reshape(2880, -1), axis=0)) == 2880
+  titles = {world.title(attrs) for attrs in world.attributes(ALL)}
+  assert len(titles) == 2880
+
+
+def test_attributes_and_index_are_inverse():
+  np.testing.assert_array_equal(world.item_index(world.attributes(ALL)), ALL)
+  with pytest.raises(IndexError, match=r"expected 0\.\.2879"):
+    world.attributes(2880)
+
+
+def test_title_names_what_the_attributes_say():
+  assert world.title([0, 0, 1, 0, 2]) == "large red striped circle on sand"
+  words = [word for words in world.ATTRIBUTES.values() for word in words]
+  assert len(set(words)) == len(words) == 26
+
+
+def test_one_render_equals_the_same_in_a_batch(renders):
+  image = world.render(world.attributes(1234))
+  assert image.shape == (32, 32, 3)
+  np.testing.assert_array_equal(image, renders[1234])
+
+
+def test_the_picture_shows_its_attributes():
+  attrs = np.asarray([1, 0, 0, 5, 1])  # medium red solid square on coal
+  image = world.render(attrs).astype(int)
+  red, coal = image[16, 16], image[0, 0]
+  assert red[0] > 200 > 60 > max(red[1:])
+  assert max(coal) < 60
+  painted = [
+    np.sum(np.any(world.render([*attrs[:4], size]) != coal, axis=-1))
+    for size in range(3)
+  ]
+  assert painted[0] * 1.5 < painted[1] < painted[2] / 1.4
+
+
+def test_reads_every_render_exactly(renders):
+  assert _accuracy(renders) == 1
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1.5])
+def test_reads_blurred_and_noisy_renders(renders, sigma):
+  some = renders[::3]
+  noise = np.random.default_rng(0).normal(0, 15, some.shape)
+  blurred = np.clip(world._blur(some, sigma) + noise, 0, 255)
+  assert _accuracy(blurred.astype(np.uint8), ALL[::3]) >= 0.97
+
+
+def test_reads_other_sizes(renders):
+  for side in (48, 96, 24):
+    resized = np.stack(
+      [
+        np.asarray(Image.fromarray(image).resize((side, side)))
+        for image in renders[::7]
+      ]
+    )
+    assert _accuracy(resized, ALL[::7]) >= 0.97
+  assert world.read(np.zeros((0, 48, 48, 3), np.uint8)).shape == (0, 5)
+
+
+def test_read_refuses_other_pixels(renders):
+  with pytest.raises(ValueError, match=r"float64.*expected uint8"):
+    world.read(renders[:2] / 255)
+
+
+def test_simulation_has_the_asked_statistics():
+  events = world.simulate(2000, 24, seed=1)
+  attrs = world.attributes(events.items)
+  met = attrs[..., :3] == events.wants
+  np.testing.assert_allclose(met.mean((0, 1)), 0.85, atol=0.01)
+  switched = events.wants[:, 1:] != events.wants[:, :-1]
+  np.testing.assert_allclose(switched.mean((0, 1)), 0.08, atol=0.006)
+  for a, count in ((3, 6), (4, 3)):
+    share = np.bincount(attrs[..., a].ravel()) / attrs[..., a].size
+    np.testing.assert_allclose(share, 1 / count, atol=0.01)
+  # Off the want, the other values come equally often.
+  off = attrs[..., 0] - events.wants[..., 0]
+  share = np.bincount(off[~met[..., 0]] % 5, minlength=5) / (~met[..., 0]).sum()
+  np.testing.assert_allclose(share, [0, 0.25, 0.25, 0.25, 0.25], atol=0.02)
+
+
+def test_timestamps_never_decrease_and_sometimes_tie():
+  gaps = np.diff(world.simulate(500, 24, seed=2).timestamps)
+  assert gaps.min() == 0
+  assert 0.15 < np.mean(gaps == 0) < 0.25
+
+
+def test_no_user_gets_an_item_twice():
+  for fidelity, drift, number in ((0.85, 0.08, 24), (1.0, 0.0, 40)):
+    items = world.simulate(
+      300, number, seed=3, fidelity=fidelity, drift=drift
+    ).items
+    assert all(len(set(row)) == number for row in items.tolist())
+  with pytest.raises(ValueError, match="at most 2880"):
+    world.simulate(1, 2881, seed=0)
+
+
+def test_recent_history_says_more_than_the_average():
+  events = world.simulate(2000, 24, seed=4)
+  attrs = world.attributes(events.items)
+  now = events.wants[:, -1]
+  last = world.preference_match(attrs[:, -2], now).mean()
+  first = world.preference_match(attrs[:, 0], now).mean()
+  assert last > 0.75
+  assert first < 0.4
+
+
+def test_the_same_seed_gives_the_same_users():
+  for a, b in zip(
+    world.simulate(9, 5, seed=5), world.simulate(9, 5, seed=5), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  other = world.simulate(9, 5, seed=6).items
+  assert np.any(other != world.simulate(9, 5, seed=5).items)
+
+
+def test_preference_match_is_the_share_of_wants_met():
+  attrs = np.asarray([[1, 2, 3, 0, 0], [1, 2, 0, 5, 2]])
+  wants = np.asarray([[1, 2, 3], [0, 2, 1]])
+  match = world.preference_match(attrs, wants)
+  np.testing.assert_allclose(match, [1, 1 / 3])
+  assert match.dtype == np.float32
