@@ -12,7 +12,7 @@ from genrec_jax.evals.scores import METRICS
 
 Curve = Sequence[tuple[int, float]]
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 320, 132, 40, 18  # of a curve
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 320, 132, 47, 18  # of a curve
 _GROUPS = (
   ("Held-out users, during training", r"^(eval|held_out)/"),
   ("Reward and its parts", r"reward"),

@@ -36,7 +36,8 @@ _HIGHLIGHTS = (  # (label, key in the config)
   ("guidance", "sample.guidance"),
   ("temperature", "sample.temperature"),
   ("advantage", "rl.advantage"),
-  ("KL", "rl.kl"),
+  ("KL", "objective.kl"),
+  ("KL weight", "objective.kl_weight"),
   ("seed", "seed"),
 )
 _TITLES = {
