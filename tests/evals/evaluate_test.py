@@ -2,6 +2,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -193,3 +194,61 @@ def test_finish_with_a_single_user_has_no_shuffled_rows(evaluator, tmp_path):
   summary = evaluate.finish([("sft", 0.9)], lonely, str(tmp_path))
   assert summary["users"] == 1
   assert summary["shuffled"] == {}
+
+
+class _Clip:
+  """Embeds by two fixed projections; counts how often it is traced."""
+
+  def __init__(self):
+    self.traces = []
+
+  def embed_images(self, params, pixels):
+    self.traces.append(pixels.shape)
+    flat = pixels.reshape(*pixels.shape[:-3], -1)
+    embeds = flat[..., : params["image"].shape[0]] @ params["image"]
+    return embeds / jnp.linalg.norm(embeds, axis=-1, keepdims=True)
+
+  def embed_texts(self, params, ids, mask):
+    del mask
+    embeds = params["text"][ids[:, 0]]
+    return embeds / jnp.linalg.norm(embeds, axis=-1, keepdims=True)
+
+
+def test_one_compilation_serves_all_rows(
+  batches, catalogue, tmp_path, monkeypatch
+):
+  """Three models, shuffled histories, a short last batch, random items."""
+  drawn = []
+
+  def draw_images(model, params, prompt, key, *, num_samples):
+    del model
+    drawn.append(prompt.ids.shape)
+    shape = (len(prompt.ids), num_samples, 32, 32, 3)
+    # Beyond [0, 1], as a decoder's output may be.
+    return 2 * jax.random.uniform(key, shape) - params["shift"]
+
+  monkeypatch.setattr(evaluate.sampling, "draw_images", draw_images)
+  clip = _Clip()
+  keys = jax.random.split(KEY)
+  clip_params = {
+    "image": jax.random.normal(keys[0], (64, 8)),
+    "text": jax.random.normal(keys[1], (10, 8)),
+  }
+  embed = evaluate.make_embed(clip, clip_params)
+  windows = prepare(batches(known=True), embed.targets, 4)
+  parts = evaluate.Evaluator(
+    evaluate.make_draw(None, num_samples=2), embed, windows, catalogue, 0.95, 0
+  )
+  rows = [
+    (name, {"shift": jnp.float32(shift)})
+    for name, shift in (("base", 0.0), ("sft", 0.5), ("rl", 1.0))
+  ]
+  summary = evaluate.finish(rows, parts, str(tmp_path))
+  assert drawn == [(4, 6)]
+  assert clip.traces == [(4, 5 + 3, 32, 32, 3), (4, 2, 32, 32, 3)]
+  assert summary["models"]["real_next_item"]["preference_match"]["mean"] > 0.6
+  pixels = parts.draw(rows[2][1], windows[0].batch.prompt, KEY)
+  assert pixels.dtype == np.uint8
+  assert pixels.shape == (4, 2, 32, 32, 3)
+  assert int(pixels.min()) == 0
+  assert int(pixels.max()) >= 250
