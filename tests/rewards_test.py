@@ -30,12 +30,6 @@ POOLS = [
 many = settings(max_examples=30, deadline=None, derandomize=True)
 
 
-@pytest.fixture(autouse=True)
-def _forbid_rank_promotion():
-  with jax.numpy_rank_promotion("raise"):
-    yield
-
-
 def at(*degrees):
   """Returns unit vectors [len, 2] at angles in the plane."""
   angles = np.radians(degrees)
