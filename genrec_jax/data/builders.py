@@ -221,6 +221,24 @@ def synthetic(
   )
 
 
+def open_or_build(
+  path: str | os.PathLike, *, cache: str | os.PathLike = "runs/data", **settings
+) -> Dataset:
+  """Opens the data set at `path`; for "" the synthetic one of `settings`.
+
+  Args:
+    path: a prepared data set, or "".
+    cache: where synthetic data sets are built, on first use, and found again,
+      each in a folder named by its settings.
+    **settings: see `synthetic`.
+  """
+  if path:
+    return load(path)
+  name = "_".join(f"{key}{value}" for key, value in sorted(settings.items()))
+  folder = pathlib.Path(cache) / f"synthetic_{name}"
+  return load(synthetic(folder, **settings))
+
+
 def prepare(builder: type[Prepared], path: str | os.PathLike, **kwargs) -> str:
   """Builds a data set at `path` unless it is there already; returns the path.
 

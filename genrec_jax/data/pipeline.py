@@ -18,8 +18,6 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import builders, histories
 
-INSTRUCTION = "Draw the item this user will like next."
-
 # Of a title in the prompt: enough to name an item, and one page-long title
 # cannot make every prompt of the data set long.
 _TITLE_TOKENS = 64
@@ -73,11 +71,11 @@ def train_batches(
   history_length: int,
   future_horizon: int,
   batch_size: int,
+  instruction: str,
   seed: int,
   workers: int = 0,
   shard_index: int = 0,
   shard_count: int = 1,
-  instruction: str = INSTRUCTION,
 ) -> grain.IterDataset:
   """Returns an endless stream of training batches.
 
@@ -92,12 +90,12 @@ def train_batches(
     history_length: N, items in the prompt at most.
     future_horizon: F, items from the target on at most.
     batch_size: P, of this shard.
+    instruction: what the prompt asks for.
     seed: of the order.
     workers: processes that make batches, which needs absl flags to be parsed;
       0 makes them in a thread.
     shard_index: which of `shard_count` disjoint shares of the windows.
     shard_count: number of shares, usually processes.
-    instruction: what the prompt asks for.
 
   Raises:
     UserError: this shard has no windows.
@@ -139,9 +137,9 @@ def eval_batches(
   history_length: int,
   future_horizon: int,
   batch_size: int,
+  instruction: str,
   split: str = "test",
   num_users: int | None = None,
-  instruction: str = INSTRUCTION,
 ) -> Sequence[EvalBatch]:
   """Returns the windows of an evaluation split, always in the same order.
 
@@ -154,9 +152,9 @@ def eval_batches(
     history_length: N.
     future_horizon: F.
     batch_size: P.
+    instruction: as in training.
     split: 'validation' or 'test'.
     num_users: at most so many, spread evenly over the split; None: all.
-    instruction: what the prompt asks for.
 
   Raises:
     UserError: the split has no windows.

@@ -154,6 +154,32 @@ def test_a_killed_build_leaves_no_data_set(tmp_path):
   assert len(builders.load(tmp_path / "data").users) == 40
 
 
+def test_a_faster_process_wins(dataset, tmp_path, monkeypatch):
+  build, target = builders._build, tmp_path / "data"
+
+  def slow(builder):
+    build(builder)
+    if not target.exists():
+      shutil.copytree(dataset.path, target)
+
+  monkeypatch.setattr(builders, "_build", slow)
+  assert builders.synthetic(target, **SMALL) == str(target)
+  assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_no_path_opens_the_synthetic_data_set(dataset, tmp_path):
+  assert builders.open_or_build(dataset.path, cache=tmp_path).path == (
+    dataset.path
+  )
+  assert not list(tmp_path.iterdir())
+  for _ in range(2):
+    opened = builders.open_or_build("", cache=tmp_path, **SMALL)
+    assert opened.settings == dataset.settings
+  assert len(list(tmp_path.iterdir())) == 1
+  other = builders.open_or_build("", cache=tmp_path, **SMALL, seed=1)
+  assert other.path != opened.path
+
+
 def test_building_and_reading_never_import_tensorflow(dataset, tmp_path):
   code = f"""
     import sys

@@ -18,7 +18,12 @@ from genrec_jax.core.types import Batch
 from genrec_jax.data import builders, histories, pipeline, world
 
 BOI, IMAGE, IMAGE_TOKENS, PAD = 2, 4, 4, 1
-LENGTHS = {"history_length": 5, "future_horizon": 3}
+INSTRUCTION = "what comes next"
+LENGTHS = {
+  "history_length": 5,
+  "future_horizon": 3,
+  "instruction": INSTRUCTION,
+}
 
 
 @functools.cache
@@ -148,10 +153,10 @@ def test_an_epoch_is_every_training_window_once(stream, dataset):
 
 
 def test_prompts_titles_and_masks_agree(stream, processor, clip_tokenizer):
-  for batch in _take(iter(stream(instruction="what comes next")), 6):
+  for batch in _take(iter(stream()), 6):
     for row, (history, future) in enumerate(_windows_in([batch])):
       titles = [world.title(world.attributes(item)) for item in history]
-      ids = processor.prompt_ids(titles, "what comes next")
+      ids = processor.prompt_ids(titles, INSTRUCTION)
       mask = batch.prompt.mask[row]
       padding = len(mask) - len(ids)
       np.testing.assert_array_equal(mask, np.arange(len(mask)) >= padding)
@@ -348,7 +353,6 @@ def test_page_long_titles_are_cut(dataset, processor, clip_tokenizer):
     processor,
     clip_tokenizer,
     batch_size=1,
-    instruction="what comes next",
     **LENGTHS,
   )
   ids = batches[0].batch.prompt.ids
