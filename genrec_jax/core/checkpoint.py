@@ -104,8 +104,8 @@ def latest_step(workdir: str) -> int | None:
   return max(ocp.utils.checkpoint_steps(folder), default=None)
 
 
-def read_params(workdir: str) -> dict[str, Any]:
-  """Returns the trained parameters of a workdir's newest checkpoint.
+def read_params(workdir: str, step: int | None = None) -> dict[str, Any]:
+  """Returns the trained parameters of a workdir's checkpoint, the newest.
 
   They are a nested dict of numpy arrays: the trainable ones only, to lay over
   those of `config.json`'s base model.
@@ -113,7 +113,7 @@ def read_params(workdir: str) -> dict[str, Any]:
   Raises:
     UserError: the workdir has no whole checkpoint.
   """
-  step = latest_step(workdir)
+  step = latest_step(workdir) if step is None else step
   if step is None:
     raise UserError(
       f"{workdir} holds no checkpoint: expected {FOLDER}/<step>; train there"
