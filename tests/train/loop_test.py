@@ -1,0 +1,281 @@
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+from genrec_jax.core import checkpoint, metrics, sharding
+from genrec_jax.core.errors import UserError
+from genrec_jax.train import loop
+from tests.train import toy
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def train(workdir, task=None, **changes):
+  return loop.run(
+    task or toy.make_task(), workdir=str(workdir), **toy.RUN | changes
+  )
+
+
+def stopping_at(step, task=None):
+  """Returns a task that is interrupted when it asks for batch `step` + 1."""
+  task, count = task or toy.make_task(), iter(range(step + 1))
+
+  def put(batch):
+    if next(count) == step:
+      raise KeyboardInterrupt
+    return task.put(batch)
+
+  return dataclasses.replace(task, put=put)
+
+
+def contents(workdir):
+  """Returns what must be the same however often a run was stopped."""
+  files = {
+    path.name: path.read_bytes()
+    for path in [
+      workdir / metrics.FILE,
+      *(workdir / metrics.SAMPLES).glob("*.png"),
+    ]
+  }
+  return files
+
+
+def assert_same_state(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """An uninterrupted run: its workdir and its state."""
+  workdir = tmp_path_factory.mktemp("whole")
+  return workdir, train(workdir)
+
+
+def test_learns_and_leaves_what_it_promises(whole):
+  workdir, state = whole
+  rows = metrics.read(str(workdir))
+  assert int(state.step) == 12
+  assert [r["step"] for r in rows if "loss" in r] == [1, 2, 4, 6, 8, 10, 12]
+  assert [r["step"] for r in rows if "eval/loss" in r] == [0, 4, 8, 12]
+  losses = [r["eval/loss"] for r in rows if "eval/loss" in r]
+  assert losses == sorted(losses, reverse=True)
+  kept = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+  assert kept == ["12", "9"]
+  with Image.open(workdir / "samples" / "000008.png") as image:
+    assert image.size == (6, 4)
+    assert image.getpixel((0, 0)) == (8, 8, 8)
+  assert list(workdir.glob("events.out.tfevents*"))
+  assert json.loads((workdir / "config.json").read_text())["seed"] == 0
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 4, 7, 11])
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path, whole, step):
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path, stopping_at(step))
+  assert_same_state(train(tmp_path), whole[1])
+  assert contents(tmp_path) == contents(whole[0])
+
+
+def test_stopping_thrice_changes_nothing(tmp_path, whole):
+  for steps in (5, 4, 2):
+    with pytest.raises(KeyboardInterrupt):
+      train(tmp_path, stopping_at(steps))
+  assert_same_state(train(tmp_path), whole[1])
+  assert contents(tmp_path) == contents(whole[0])
+
+
+def test_running_a_finished_run_again_only_finishes(tmp_path, whole):
+  train(tmp_path)
+  finished = []
+  task = toy.make_task(
+    step=None, finish=lambda state, frozen, workdir: finished.append(workdir)
+  )
+  assert_same_state(train(tmp_path, task), whole[1])
+  assert finished == [str(tmp_path)]
+  assert contents(tmp_path) == contents(whole[0])
+
+
+def test_sigkill_while_saving_resumes_bit_for_bit(tmp_path):
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  command = [sys.executable, "-m", "tests.train.toy"]
+  subprocess.run([*command, str(whole)], cwd=ROOT, check=True)
+
+  def unfinished():
+    # Saves of later steps only: what is resumed from must exist.
+    return list(killed.glob("checkpoints/[69].orbax-checkpoint-tmp*"))
+
+  with subprocess.Popen([*command, str(killed)], cwd=ROOT) as process:
+    while not unfinished() and process.poll() is None:
+      time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+  assert process.returncode == -signal.SIGKILL
+  assert unfinished(), "killed too late to be in the middle of a save"
+  assert checkpoint.latest_step(str(killed)) in (3, 6)
+
+  subprocess.run([*command, str(killed)], cwd=ROOT, check=True)
+  assert not unfinished()
+  assert contents(killed) == contents(whole)
+  assert_same_state(
+    checkpoint.read_params(str(killed)), checkpoint.read_params(str(whole))
+  )
+
+
+def test_a_torn_last_row_is_dropped(tmp_path, whole):
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path, stopping_at(7))
+  with open(tmp_path / metrics.FILE, "a") as file:
+    file.write('{"step": 7, "lo')
+  train(tmp_path)
+  assert contents(tmp_path) == contents(whole[0])
+
+
+def test_compiles_its_step_once(tmp_path):
+  # One executable serves a fresh and a resumed run, before and after
+  # evaluations and saves.
+  toy.compiled.cache_clear()
+  task = toy.make_task()
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path, stopping_at(7, task))
+  train(tmp_path)
+  assert task.step._cache_size() == 1
+
+
+def test_a_checkpoint_of_donated_arrays_is_sound(tmp_path):
+  # Saves overlap with steps that reuse the buffers being saved.
+  task, seen = toy.make_task(ballast=20_000), {}
+
+  def evaluate(state, frozen):
+    seen[int(state.step)] = jax.tree.map(np.array, state.params)
+    return task.evaluate(state, frozen)
+
+  watched = dataclasses.replace(task, evaluate=evaluate)
+  train(tmp_path, watched, eval_every=1, checkpoint_every=1, keep=12)
+  for step in range(1, 13):
+    assert_same_state(checkpoint.read_params(str(tmp_path), step), seen[step])
+
+
+def test_resumes_on_another_mesh(tmp_path, whole):
+  assert jax.device_count() == 8, "tests/conftest.py fakes 8 devices"
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path, stopping_at(7))
+  mesh = sharding.make_mesh(data=4, model=2)
+  state = train(tmp_path, toy.make_task(mesh))
+  kernel = state.params["fit"]["kernel"]
+  moment = state.opt_state[1][0].mu["fit"]["kernel"]
+  assert kernel.sharding == moment.sharding
+  assert kernel.sharding.shard_shape(kernel.shape) == (4, 4)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    state,
+    whole[1],
+  )
+
+
+def test_refuses_a_workdir_of_another_config(tmp_path):
+  train(tmp_path, steps=3)
+  before = contents(tmp_path)
+  other = '{"seed": 1, "optim": {"lr": 0.1, "b1": 0.9}, "workdir": "elsewhere"}'
+  with pytest.raises(UserError) as error:
+    train(tmp_path, config_json=other)
+  lines = str(error.value).splitlines()
+  assert str(tmp_path) in lines[0]
+  assert [line.strip() for line in lines[1:]] == [
+    "optim.b1: absent there, 0.9 now",
+    "optim.lr: 0.01 there, 0.1 now",
+    "seed: 0 there, 1 now",
+  ]
+  assert contents(tmp_path) == before
+
+
+def test_refuses_a_workdir_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match=r"cannot be written.*--workdir"):
+    train(tmp_path / "file" / "run")
+
+
+def test_refuses_a_checkpoint_of_other_parameters(tmp_path):
+  train(tmp_path, steps=3)
+  with pytest.raises(UserError, match="missing ballast/kernel: expected float"):
+    train(tmp_path, toy.make_task(ballast=8))
+
+
+def poisoned(step, what):
+  """Returns a task whose step number `step` gives a NaN."""
+  task = toy.make_task()
+
+  def poison(state, frozen, batch):
+    bad = int(state.step) + 1 == step
+    state, values = task.step(state, frozen, batch)
+    if bad and what == "loss":
+      values["loss"] = jnp.float32(jnp.nan)
+    if bad and what == "parameters":
+      params = jax.tree.map(lambda x: x * jnp.nan, state.params)
+      state = state.replace(params=params)
+    return state, values
+
+  # The guard of the loop forbids the constants that this poison moves.
+  def step_fn(*args):
+    with jax.transfer_guard("allow"):
+      return poison(*args)
+
+  return dataclasses.replace(task, step=step_fn)
+
+
+@pytest.mark.parametrize(
+  ("what", "step", "message", "good"),
+  [
+    ("loss", 8, "loss is nan at step 8", 6),
+    ("loss", 9, "loss is nan at step 9", 6),
+    ("loss", 2, "loss is nan at step 2.*no checkpoint was saved", None),
+    ("parameters", 9, "parameters are not finite after step 9", 6),
+  ],
+)
+def test_stops_at_a_nan(tmp_path, what, step, message, good):
+  with pytest.raises(UserError, match=message) as error:
+    train(tmp_path, poisoned(step, what))
+  assert checkpoint.latest_step(str(tmp_path)) == good
+  if good:
+    assert f"last good checkpoint is {tmp_path}/checkpoints/{good}" in str(
+      error.value
+    )
+    for leaf in jax.tree.leaves(checkpoint.read_params(str(tmp_path))):
+      assert np.isfinite(leaf).all()
+  assert "NaN" not in (tmp_path / metrics.FILE).read_text()
+
+
+def test_says_when_the_data_ends(tmp_path):
+  task = toy.make_task(iterator=toy.batches(num_rows=40))
+  with pytest.raises(UserError, match="data ended after 5 of 12 steps"):
+    train(tmp_path, task)
+
+
+def test_forbids_transfers_in_a_step(tmp_path):
+  task = toy.make_task(put=lambda batch: batch)
+  with pytest.raises(Exception, match="Disallowed host-to-device"):
+    train(tmp_path, task)
+
+
+def test_tells_its_progress_from_the_first_step(tmp_path, capfd):
+  train(tmp_path)
+  lines = capfd.readouterr().out.splitlines()
+  steps = [line for line in lines if "loss" in line]
+  assert steps[0].startswith("step 1/12  first step ")
+  assert "steps/s  ETA 0:00:00  loss" in steps[-1]
+  assert steps[-1].startswith("step 12/12")
+
+
+def test_a_run_without_evaluation_saves_once(tmp_path):
+  train(tmp_path, eval_every=0, checkpoint_every=0)
+  assert os.listdir(tmp_path / "checkpoints") == ["12"]
+  assert not any("eval/loss" in row for row in metrics.read(str(tmp_path)))

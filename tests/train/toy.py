@@ -1,0 +1,111 @@
+"""A tiny task for the loop: a linear fit, on a real grain iterator.
+
+Run as a program it trains in a process of its own, so that a test can kill it:
+python -m tests.train.toy WORKDIR
+"""
+
+import dataclasses
+import functools
+import sys
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from genrec_jax.core import sharding
+from genrec_jax.core.types import TrainState
+from genrec_jax.train import loop, optimizers
+
+RUN = {
+  "config_json": '{"seed": 0, "optim": {"lr": 0.01}, "workdir": "x"}',
+  "steps": 12,
+  "log_every": 2,
+  "eval_every": 4,
+  "checkpoint_every": 3,
+  "keep": 2,
+}
+SPECS = {"fit": {"kernel": jax.P(None, "model"), "bias": jax.P("model")}}
+
+
+def examples(index: int) -> dict[str, np.ndarray]:
+  """Returns a random input [4] and its target [8]."""
+  rng = np.random.default_rng(index)
+  x = rng.normal(size=4).astype(np.float32)
+  return {"x": x, "y": np.tile(x, 2) + 1}
+
+
+def batches(num_rows: int | None = None):
+  """Returns a grain iterator of batches of 8; endless unless `num_rows`."""
+  data = grain.MapDataset.range(num_rows or 40).shuffle(seed=1)
+  data = data if num_rows else data.repeat()
+  return iter(data.map(examples).batch(8).to_iter_dataset())
+
+
+OPTIMIZER = optimizers.adamw(
+  lr=0.01, b1=0.9, b2=0.95, weight_decay=0.1, warmup_steps=3, grad_norm=1.0
+)
+
+
+def loss_fn(params, frozen, batch):
+  guess = batch["x"] @ params["fit"]["kernel"] + params["fit"]["bias"][None]
+  return frozen["scale"] * jnp.mean((guess - batch["y"]) ** 2)
+
+
+def train_step(state, frozen, batch):
+  key = jax.random.fold_in(jax.random.key(0), state.step)
+  noise = 0.1 * jax.random.normal(key, batch["x"].shape)
+  loss, grads = jax.value_and_grad(loss_fn)(
+    state.params, frozen, batch | {"x": batch["x"] + noise}
+  )
+  updates, opt_state = OPTIMIZER.update(grads, state.opt_state, state.params)
+  metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+  params = optax.apply_updates(state.params, updates)
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+@functools.cache
+def compiled(mesh, ballast: int):
+  """Returns the layout of the state and the jitted functions, one per test."""
+  params = {"fit": {"kernel": jnp.zeros((4, 8)), "bias": jnp.zeros(8)}}
+  specs = dict(SPECS)
+  if ballast:
+    specs["ballast"] = {"kernel": jax.P(None, "model")}
+    noise = np.random.default_rng(0).normal(size=(ballast, 8))  # no zip
+    params["ballast"] = {"kernel": noise.astype(np.float32)}
+  state = TrainState(jnp.int32(0), params, OPTIMIZER.init(params))
+  layout = sharding.shardings(mesh, sharding.like(specs, state))
+  step = jax.jit(train_step, donate_argnums=0, out_shardings=(layout, None))
+  return jax.device_get(state), layout, step, jax.jit(loss_fn)
+
+
+def make_task(mesh=None, ballast: int = 0, **changes) -> loop.Task:
+  """Returns a task; `ballast` rows make its checkpoints slow to write."""
+  mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
+  state, layout, step, loss = compiled(mesh, ballast)
+  held_out = sharding.put_batch(
+    mesh, {k: np.stack([v] * 8) for k, v in examples(99).items()}
+  )
+
+  def evaluate(state, frozen):
+    grid = np.full((4, 6, 3), int(state.step), np.uint8)
+    return {"loss": loss(state.params, frozen, held_out)}, grid
+
+  task = loop.Task(
+    state=jax.device_put(state, layout),
+    frozen=jax.device_put(
+      {"scale": np.float32(1)}, jax.NamedSharding(mesh, jax.P())
+    ),
+    step=step,
+    iterator=batches(),
+    put=functools.partial(sharding.put_batch, mesh),
+    evaluate=evaluate,
+    finish=lambda state, frozen, workdir: None,
+    headline="loss",
+  )
+  return dataclasses.replace(task, **changes)
+
+
+if __name__ == "__main__":
+  loop.run(make_task(ballast=200_000), workdir=sys.argv[1], **RUN)
