@@ -255,9 +255,7 @@ def _save(
     file = _SINGLE
     if len(shards) > 1:
       file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-    arrays = {
-      name: np.require(tensors[name], to, ["C"]) for name in names
-    }
+    arrays = {name: np.require(tensors[name], to, ["C"]) for name in names}
     save_file(arrays, folder / file, metadata)
     weight_map.update(dict.fromkeys(names, file))
   if len(shards) > 1:

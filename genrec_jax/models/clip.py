@@ -4,9 +4,7 @@ Same function as `CLIPModel` of transformers 5.23 and its image processor; the
 resize, crop and normalisation of the processor happen in the graph.
 """
 
-from collections.abc import Callable
 import dataclasses
-import functools
 
 from flax import linen as nn
 import jax
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core.types import PyTree
+from genrec_jax.nn import attention, layers
 
 # Every width must be a multiple of the mesh axis that splits it. Vocabulary
 # and position counts seldom are, so embeddings are split by width.
@@ -36,15 +35,8 @@ RULES = (
 )
 
 
-def quick_gelu(x: jax.Array) -> jax.Array:
-  """Returns x * sigmoid(1.702 x), OpenAI's approximation of gelu."""
-  return x * nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  "quick_gelu": quick_gelu,
-  "gelu": functools.partial(nn.gelu, approximate=False),
-}
+# Those of `nn.layers` that CLIP models come with.
+ACTIVATIONS = ("gelu", "quick_gelu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,179 +60,46 @@ class Tower:
       )
     if self.hidden_act not in ACTIVATIONS:
       problems.append(
-        f"hidden_act {self.hidden_act!r} is not one of {sorted(ACTIVATIONS)}"
+        f"hidden_act {self.hidden_act!r} is not one of {ACTIVATIONS}"
       )
     if problems:
       raise ValueError("CLIP tower: " + "; ".join(problems))
 
 
-def _norm(tower: Tower, dtype: str, name: str) -> nn.LayerNorm:
-  # Two-pass variance: E[x^2] - E[x]^2 loses digits where activations are large.
-  return nn.LayerNorm(
-    epsilon=tower.layer_norm_eps,
-    use_fast_variance=False,
-    dtype=dtype,
-    name=name,
-  )
-
-
 class Attention(nn.Module):
-  """Multi-head attention with biases; softmax in float32."""
+  """Multi-head self-attention with biases."""
 
   tower: Tower
   dtype: str
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Maps [B, T, D] to [B, T, D]; mask [B, T, T], True = may be seen."""
-    batch, length, width = x.shape
-    heads = self.tower.num_attention_heads
-    init = nn.initializers.normal(
-      width**-0.5 * (2 * self.tower.num_hidden_layers) ** -0.5
-    )
+    """Maps [B, T, D] to the same shape; mask [B, T, T], True = may be seen."""
+    width = self.tower.hidden_size
     q, k, v = (
-      nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)(x).reshape(
-        batch, length, heads, width // heads
-      )
+      layers.Linear(width, self.dtype, name=name)(x)
       for name in ("q_proj", "k_proj", "v_proj")
     )
-    weights = jnp.einsum(
-      "bqnh,bknh->bnqk", q, k, preferred_element_type=jnp.float32
-    )
-    weights = weights * (width // heads) ** -0.5
-    if mask is not None:
-      # The lowest finite number: a row that sees nothing must not become NaN.
-      lowest = jnp.finfo(jnp.float32).min
-      weights = jnp.where(mask[:, None], weights, lowest)
-    weights = nn.softmax(weights).astype(v.dtype)
-    h = jnp.einsum("bnqk,bknh->bqnh", weights, v).reshape(batch, length, width)
-    init = nn.initializers.normal(width**-0.5)
-    return nn.Dense(width, dtype=self.dtype, kernel_init=init, name="out_proj")(
-      h
-    )
-
-
-class MLP(nn.Module):
-  """Two dense layers and an activation."""
-
-  tower: Tower
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, T, D] to [B, T, D]."""
-    t = self.tower
-    init = nn.initializers.normal((2 * t.hidden_size) ** -0.5)
-    h = nn.Dense(
-      t.intermediate_size, dtype=self.dtype, kernel_init=init, name="fc1"
-    )(x)
-    h = ACTIVATIONS[t.hidden_act](h)
-    init = nn.initializers.normal(
-      t.hidden_size**-0.5 * (2 * t.num_hidden_layers) ** -0.5
-    )
-    return nn.Dense(
-      t.hidden_size, dtype=self.dtype, kernel_init=init, name="fc2"
-    )(h)
+    heads = self.tower.num_attention_heads
+    h = attention.self_attention(q, k, v, heads, mask)
+    return layers.Linear(width, self.dtype, name="out_proj")(h)
 
 
 class Block(nn.Module):
-  """One pre-norm transformer layer, as the body of a scan."""
+  """One pre-norm transformer layer."""
 
   tower: Tower
   dtype: str
 
   @nn.compact
-  def __call__(
-    self, x: jax.Array, mask: jax.Array | None
-  ) -> tuple[jax.Array, None]:
-    """Maps [B, T, D] to [B, T, D]."""
-    h = _norm(self.tower, self.dtype, "layer_norm1")(x)
-    x = x + Attention(self.tower, self.dtype, name="self_attn")(h, mask)
-    h = _norm(self.tower, self.dtype, "layer_norm2")(x)
-    return x + MLP(self.tower, self.dtype, name="mlp")(h), None
-
-
-def _layers(tower: Tower, dtype: str) -> nn.Module:
-  scanned = nn.scan(
-    Block,
-    variable_axes={"params": 0},
-    split_rngs={"params": True},
-    in_axes=nn.broadcast,
-    length=tower.num_hidden_layers,
-  )
-  return scanned(tower, dtype, name="layers")
-
-
-class VisionModel(nn.Module):
-  """Vision transformer; the class token is the image's vector."""
-
-  config: "Clip"
-
-  @nn.compact
-  def __call__(self, pixels: jax.Array) -> jax.Array:
-    """Maps normalised [B, S, S, 3] to [B, D]."""
-    c, tower = self.config, self.config.vision
-    patch, width = c.patch_size, tower.hidden_size
-    grid = c.image_size // patch
-    init = nn.initializers.normal(0.02)
-    kernel = self.param(
-      "patch_embedding",
-      lambda key: {"kernel": init(key, (patch, patch, 3, width))},
-    )["kernel"]
-    # A convolution whose stride is its size is a matrix product of patches.
-    x = pixels[:, : grid * patch, : grid * patch].astype(c.dtype)
-    x = x.reshape(-1, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(-1, grid * grid, patch * patch * 3)
-    x = x @ kernel.reshape(-1, width).astype(c.dtype)
-    class_token = self.param(
-      "class_embedding", nn.initializers.normal(width**-0.5), (width,)
-    ).astype(c.dtype)
-    class_token = jnp.broadcast_to(class_token, (x.shape[0], 1, width))
-    x = jnp.concatenate([class_token, x], axis=1)
-    x = x + nn.Embed(
-      grid * grid + 1,
-      width,
-      dtype=c.dtype,
-      embedding_init=init,
-      name="position_embedding",
-    )(jnp.arange(grid * grid + 1)[None])
-    x = _norm(tower, c.dtype, "pre_layrnorm")(x)  # spelt as in transformers
-    x, _ = _layers(tower, c.dtype)(x, None)
-    return _norm(tower, c.dtype, "post_layernorm")(x[:, 0])
-
-
-class TextModel(nn.Module):
-  """Causal transformer; the end-of-text token is the text's vector."""
-
-  config: "Clip"
-
-  @nn.compact
-  def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
-    """Maps ids [B, W], mask [B, W] (True = a real token) to [B, D]."""
-    c, tower = self.config, self.config.text
-    length = ids.shape[1]
-    init = nn.initializers.normal(0.02)
-    x = nn.Embed(
-      c.vocab_size,
-      tower.hidden_size,
-      dtype=c.dtype,
-      embedding_init=init,
-      name="token_embedding",
-    )(ids)
-    x = x + nn.Embed(
-      c.max_position_embeddings,
-      tower.hidden_size,
-      dtype=c.dtype,
-      embedding_init=init,
-      name="position_embedding",
-    )(jnp.arange(length)[None])
-    causal = jnp.tril(jnp.ones((1, length, length), bool))
-    x, _ = _layers(tower, c.dtype)(x, causal & mask[:, None, :])
-    x = _norm(tower, c.dtype, "final_layer_norm")(x)
-    # Checkpoints with the old, wrong end token 2 are read by the highest id,
-    # which is the end token of OpenAI's vocabulary; else by its first place.
-    score = ids if c.eos_token_id == 2 else ids == c.eos_token_id
-    return x[jnp.arange(len(ids)), jnp.argmax(score, axis=-1)]
+  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Maps [B, T, D] to the same shape; mask [B, T, T], True = may be seen."""
+    t = self.tower
+    h = layers.layer_norm(t.layer_norm_eps, self.dtype, "layer_norm1")(x)
+    x += Attention(t, self.dtype, name="self_attn")(h, mask)
+    h = layers.layer_norm(t.layer_norm_eps, self.dtype, "layer_norm2")(x)
+    mlp = layers.MLP(t.intermediate_size, t.hidden_act, self.dtype, name="mlp")
+    return x + mlp(h)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,20 +120,35 @@ class Clip:
   dtype: str = "float32"
 
   def init(self, key: jax.Array) -> PyTree:
-    """Returns random float32 parameters, initialised as transformers does."""
-    keys = jax.random.split(key, 4)
-    pixels = jnp.zeros((1, self.image_size, self.image_size, 3))
-    ids = jnp.zeros((1, 1), jnp.int32)
+    """Returns random float32 parameters."""
+    keys = jax.random.split(key, 9)
+    patches = (self.image_size // self.patch_size) ** 2
+    dv, dt = self.vision.hidden_size, self.text.hidden_size
+    patch = (self.patch_size, self.patch_size, 3, dv)
+    e = self.projection_dim
 
-    def projection(key, width):
-      shape = (width, self.projection_dim)
-      return {"kernel": jax.random.normal(key, shape) * width**-0.5}
+    def normal(i, scale, *shape):
+      return scale * jax.random.normal(keys[i], shape)
 
     return {
-      "vision_model": VisionModel(self).init(keys[0], pixels)["params"],
-      "text_model": TextModel(self).init(keys[1], ids, ids == 0)["params"],
-      "visual_projection": projection(keys[2], self.vision.hidden_size),
-      "text_projection": projection(keys[3], self.text.hidden_size),
+      "vision_model": {
+        "patch_embedding": {"kernel": normal(0, 0.02, *patch)},
+        "class_embedding": normal(1, dv**-0.5, dv),
+        "position_embedding": {"embedding": normal(2, 0.02, patches + 1, dv)},
+        "pre_layrnorm": _norm_params(dv),  # spelt as in transformers
+        "layers": self._init_layers(self.vision, keys[3]),
+        "post_layernorm": _norm_params(dv),
+      },
+      "text_model": {
+        "token_embedding": {"embedding": normal(4, 0.02, self.vocab_size, dt)},
+        "position_embedding": {
+          "embedding": normal(5, 0.02, self.max_position_embeddings, dt)
+        },
+        "layers": self._init_layers(self.text, keys[6]),
+        "final_layer_norm": _norm_params(dt),
+      },
+      "visual_projection": {"kernel": normal(7, dv**-0.5, dv, e)},
+      "text_projection": {"kernel": normal(8, dt**-0.5, dt, e)},
       "logit_scale": jnp.float32(self.logit_scale_init_value),
     }
 
@@ -318,9 +192,7 @@ class Clip:
       [..., E] float32 unit vectors.
     """
     flat = pixels.reshape(-1, *pixels.shape[-3:])
-    h = VisionModel(self).apply(
-      {"params": params["vision_model"]}, self.preprocess(flat)
-    )
+    h = self._see(params["vision_model"], self.preprocess(flat))
     h = _project(h, params["visual_projection"]["kernel"])
     return h.reshape(*pixels.shape[:-3], self.projection_dim)
 
@@ -346,13 +218,70 @@ class Clip:
         f"texts of {length} tokens; expected at most"
         f" {self.max_position_embeddings}; truncate them when tokenising"
       )
-    h = TextModel(self).apply(
-      {"params": params["text_model"]},
+    ids = jnp.asarray(ids)
+    h = self._read(
+      params["text_model"],
       ids.reshape(-1, length),
-      mask.astype(bool).reshape(-1, length),
+      jnp.asarray(mask, bool).reshape(-1, length),
     )
     h = _project(h, params["text_projection"]["kernel"])
     return h.reshape(*ids.shape[:-1], self.projection_dim)
+
+  def _see(self, params: PyTree, pixels: jax.Array) -> jax.Array:
+    """Maps normalised [B, S, S, 3] to [B, D], the class token's vector."""
+    patch, width = self.patch_size, self.vision.hidden_size
+    grid = self.image_size // patch
+    # A convolution whose stride is its size is a matrix product of patches.
+    x = pixels[:, : grid * patch, : grid * patch].astype(self.dtype)
+    x = x.reshape(-1, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(-1, grid * grid, patch * patch * 3)
+    kernel = params["patch_embedding"]["kernel"].reshape(-1, width)
+    x = x @ kernel.astype(self.dtype)
+    first = params["class_embedding"].astype(self.dtype).reshape(1, 1, width)
+    first = jnp.broadcast_to(first, (x.shape[0], 1, width))
+    x = jnp.concatenate([first, x], axis=1)
+    places = params["position_embedding"]["embedding"].astype(self.dtype)
+    x = self._norm(self.vision, params["pre_layrnorm"], x + places[None])
+    x = self._encode(self.vision, params["layers"], x, None)
+    return self._norm(self.vision, params["post_layernorm"], x[:, 0])
+
+  def _read(self, params: PyTree, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    """Maps ids and mask [B, W] to [B, D], the end token's vector."""
+    batch, length = ids.shape
+    tokens = jnp.asarray(params["token_embedding"]["embedding"], self.dtype)
+    places = params["position_embedding"]["embedding"].astype(self.dtype)
+    x = tokens[ids] + places[None, :length]
+    causal = jnp.tril(jnp.ones((1, length, length), bool))
+    x = self._encode(self.text, params["layers"], x, causal & mask[:, None, :])
+    # Checkpoints with the old, wrong end token 2 are read at the highest id,
+    # which is the end token of OpenAI's vocabulary; else at its first place.
+    score = ids if self.eos_token_id == 2 else ids == self.eos_token_id
+    x = x[jnp.arange(batch), jnp.argmax(score, axis=-1)]
+    return self._norm(self.text, params["final_layer_norm"], x)
+
+  def _init_layers(self, tower: Tower, key: jax.Array) -> PyTree:
+    x = jnp.zeros((1, 1, tower.hidden_size))
+    return layers.init_stack(
+      Block(tower, self.dtype), key, tower.num_hidden_layers, x, None
+    )
+
+  def _encode(
+    self, tower: Tower, params: PyTree, x: jax.Array, mask: jax.Array | None
+  ) -> jax.Array:
+    """Runs a tower's layers; params have a leading axis [L]."""
+
+    def step(x, layer):
+      return Block(tower, self.dtype).apply({"params": layer}, x, mask), None
+
+    return layers.scan_stack(step, x, params, remat="none")[0]
+
+  def _norm(self, tower: Tower, params: PyTree, x: jax.Array) -> jax.Array:
+    norm = layers.layer_norm(tower.layer_norm_eps, self.dtype, None)
+    return norm.apply({"params": params}, x)
+
+
+def _norm_params(width: int) -> PyTree:
+  return {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
 
 
 def _project(h: jax.Array, kernel: jax.Array) -> jax.Array:

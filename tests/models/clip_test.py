@@ -143,9 +143,9 @@ def test_similarities_match(pair):
       input_ids=torch.tensor(ids),
       pixel_values=torch.tensor(np.array(images).transpose(0, 3, 1, 2)),
     ).logits_per_text.numpy()
-  texts = ours.embed_texts(params, ids, np.ones(ids.shape, bool))
+  texts = jax.jit(ours.embed_texts)(params, ids, np.ones(ids.shape, bool))
   found = np.exp(params["logit_scale"]) * np.array(
-    texts @ ours.embed_images(params, pixels).T
+    texts @ jax.jit(ours.embed_images)(params, pixels).T
   )
   np.testing.assert_allclose(found, expected, atol=2e-4, rtol=0)
 
@@ -155,28 +155,30 @@ def test_end_token_missing_reads_the_first_position(pair):
   theirs, ours, params = pair
   ids = np.full((1, 4), 3)
   expected = _unit(theirs.get_text_features(torch.tensor(ids)))
-  found = ours.embed_texts(params, ids, np.ones((1, 4), bool))
+  found = jax.jit(ours.embed_texts)(params, ids, np.ones((1, 4), bool))
   np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
 def test_padding_changes_nothing(pair):
   _, ours, params = pair
   ids, mask = _texts(ours, 7)
-  short = ours.embed_texts(params, ids[2:3, :5], mask[2:3, :5])
-  padded = ours.embed_texts(params, ids[2:3], mask[2:3])
+  embed = jax.jit(ours.embed_texts)
+  short = embed(params, ids[2:3, :5], mask[2:3, :5])
+  padded = embed(params, ids[2:3], mask[2:3])
   np.testing.assert_allclose(short, padded, atol=1e-6)
   # What a causal mask hides may hold anything; what it shows may not.
   other = ids[2:3].copy()
   other[0, 1] = 3 + (other[0, 1] == 3)
-  changed = ours.embed_texts(params, other, mask[2:3])
+  changed = embed(params, other, mask[2:3])
   assert np.abs(changed - padded).max() > 1e-3
 
 
 def test_leading_axes_of_texts(pair):
   _, ours, params = pair
   ids, mask = _texts(ours, 7)
-  flat = ours.embed_texts(params, ids, mask)
-  stacked = ours.embed_texts(params, np.stack([ids] * 2), np.stack([mask] * 2))
+  embed = jax.jit(ours.embed_texts)
+  flat = embed(params, ids, mask)
+  stacked = embed(params, np.stack([ids] * 2), np.stack([mask] * 2))
   np.testing.assert_allclose(stacked[1], flat, atol=1e-6)
   np.testing.assert_allclose(np.linalg.norm(flat, axis=-1), 1, atol=1e-6)
 
@@ -238,8 +240,7 @@ def test_export_is_bit_identical(pair):
 
 
 def test_contrastive_loss_has_finite_gradients(pair):
-  _, ours, _ = pair
-  params = jax.jit(ours.init)(jax.random.key(1))
+  _, ours, params = pair
   ids, mask = _texts(ours, 7)
   size = ours.image_size
   pixels = jax.random.uniform(jax.random.key(2), (5, size, size, 3))
@@ -257,6 +258,15 @@ def test_contrastive_loss_has_finite_gradients(pair):
   for path, leaf in tree.flatten(gradient(params)).items():
     assert np.all(np.isfinite(leaf)), path
     assert np.any(leaf != 0) or path.endswith("k_proj/bias"), path
+
+
+def test_random_parameters_embed_as_unit_vectors(pair):
+  _, ours, params = pair
+  fresh = jax.jit(ours.init)(jax.random.key(0))
+  assert not tree.diff(params, fresh)
+  ids, mask = _texts(ours, 7)
+  found = jax.jit(ours.embed_texts)(fresh, ids, mask)
+  np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
 
 
 def test_bfloat16_stays_close(pair):

@@ -115,7 +115,9 @@ def test_decode_is_lookup_then_decode_latents(pair):
   latents = ours.lookup(params, codes)
   np.testing.assert_allclose(np.linalg.norm(latents, axis=-1), 1, atol=1e-6)
   np.testing.assert_allclose(
-    ours.decode_latents(params, latents), ours.decode(params, codes), atol=1e-6
+    jax.jit(ours.decode_latents)(params, latents),
+    jax.jit(ours.decode)(params, codes),
+    atol=1e-6,
   )
 
 
@@ -145,10 +147,25 @@ def test_quantize_compares_unnormalised_entries():
   assert model.quantize(params, jnp.array([[[[1.0, 0.0]]]])).item() == 1
 
 
+def test_random_parameters_draw_an_image():
+  model = hf_vqgan.config_from_hf(CONFIGS["one_level"])
+  params = jax.jit(model.init)(jax.random.key(0))
+  norms = np.linalg.norm(params["quantizer"]["embedding"], axis=-1)
+  np.testing.assert_allclose(norms, 1, atol=1e-6)
+  images = jax.jit(model.decode)(params, np.zeros((1, 6, 6), np.int32))
+  assert np.std(images) > 0.01
+
+
 def test_training_path_has_finite_gradients():
-  config = hf_vqgan.config_from_hf(CONFIGS["three_levels"])
-  params = jax.jit(config.init)(jax.random.key(0))
-  pixels = _pixels(16, 1)
+  config = hf_vqgan.config_from_hf(
+    {**CONFIGS["two_blocks"], "num_res_blocks": 1}
+  )
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda leaf: rng.normal(size=leaf.shape, scale=0.1).astype(leaf.dtype),
+    jax.eval_shape(config.init, jax.random.key(0)),
+  )
+  pixels = _pixels(8, 1)
 
   @jax.jit
   def gradient(params):
