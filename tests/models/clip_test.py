@@ -279,6 +279,21 @@ def test_bfloat16_stays_close(pair):
   assert np.min(np.sum(exact * rough, axis=-1)) > 0.995
 
 
+def test_eight_devices_equal_one(pair):
+  _, ours, params = pair
+  mesh = sharding.make_mesh(4, 2, jax.devices()[:8])
+  layout = sharding.shardings(mesh, sharding.specs(clip.RULES, params))
+  spread = jax.device_put(params, layout)
+  ids, mask = _texts(ours, 7)
+  ids, mask = np.resize(ids, (8, 7)), np.resize(mask, (8, 7))
+  batch = jax.NamedSharding(mesh, sharding.BATCH)
+  found = jax.jit(ours.embed_texts, in_shardings=(layout, batch, batch))(
+    spread, ids, mask
+  )
+  expected = jax.jit(ours.embed_texts)(params, ids, mask)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
   ("preset", "count", "width"),
   [(clip.vit_b_32, 151_277_313, 512), (clip.vit_l_14, 427_616_513, 768)],
