@@ -49,7 +49,7 @@ class Hidden(nn.Module):
     """Maps [..., D] to the same shape."""
     for i in range(self.depth):
       x = layers.ACTIVATIONS[self.activation](x)
-      x = nn.Dense(self.width, dtype=self.dtype, name=str(i))(x)
+      x = layers.Linear(self.width, self.dtype, name=str(i))(x)
     return x
 
 
@@ -64,7 +64,7 @@ class Aligner(nn.Module):
   @nn.compact
   def __call__(self, x):
     """Maps [..., any] to [..., D]."""
-    x = nn.Dense(self.width, dtype=self.dtype, name="fc1")(x)
+    x = layers.Linear(self.width, self.dtype, name="fc1")(x)
     return Hidden(
       self.width,
       self.depth - 1,
@@ -85,9 +85,9 @@ class Head(nn.Module):
   @nn.compact
   def __call__(self, x):
     """Maps [..., D] to [..., C] float32."""
-    x = nn.Dense(self.width, dtype=self.dtype, name="proj_out")(x)
+    x = layers.Linear(self.width, self.dtype, name="proj_out")(x)
     x = layers.ACTIVATIONS[self.activation](x)
-    x = nn.Dense(self.num_codes, dtype=self.dtype, name="vision_head")(x)
+    x = layers.Linear(self.num_codes, self.dtype, name="vision_head")(x)
     return x.astype(jnp.float32)
 
 

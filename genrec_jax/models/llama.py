@@ -65,9 +65,7 @@ class Attention(nn.Module):
     cos, sin = rope
 
     def project(heads, name):
-      dense = nn.Dense(
-        heads * c.head_width, use_bias=False, dtype=c.dtype, name=name
-      )
+      dense = layers.Linear(heads * c.head_width, c.dtype, False, name=name)
       return dense(x).reshape(p, g, t, heads, c.head_width)
 
     q = rotate(project(c.num_heads, "q_proj"), cos, sin)
@@ -82,7 +80,7 @@ class Attention(nn.Module):
       v = jax.lax.dynamic_update_slice(cache[1], v, start)
     out = attention.attend(q, k, v, mask, prefix)
     out = out.transpose(0, 2, 4, 1, 3, 5).reshape(p, g, t, -1)
-    dense = nn.Dense(c.width, use_bias=False, dtype=c.dtype, name="o_proj")
+    dense = layers.Linear(c.width, c.dtype, False, name="o_proj")
     return dense(out), (k, v)
 
 
@@ -97,7 +95,7 @@ class GatedMLP(nn.Module):
     c = self.config
 
     def dense(width, name):
-      return nn.Dense(width, use_bias=False, dtype=c.dtype, name=name)
+      return layers.Linear(width, c.dtype, False, name=name)
 
     h = nn.silu(dense(c.mlp_width, "gate_proj")(x))
     h *= dense(c.mlp_width, "up_proj")(x)

@@ -39,11 +39,11 @@ class Attention(nn.Module):
     """Maps [B, T, D] to the same shape."""
     c = self.config
     q, k, v = (
-      nn.Dense(c.width, use_bias=c.attention_bias, dtype=c.dtype, name=name)(x)
+      layers.Linear(c.width, c.dtype, c.attention_bias, name=name)(x)
       for name in ("q_proj", "k_proj", "v_proj")
     )
     h = attention.self_attention(q, k, v, c.num_heads)
-    return nn.Dense(c.width, dtype=c.dtype, name="projection_layer")(h)
+    return layers.Linear(c.width, c.dtype, name="projection_layer")(h)
 
 
 class Block(nn.Module):

@@ -6,6 +6,8 @@ heads per kv head (N = K R), H head width. Products are batched over (P, K) or
 products are slow on every backend.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -31,6 +33,11 @@ def _mix(weights: jax.Array, v: jax.Array) -> jax.Array:
   )
 
 
+# The backward pass computes the weights again, whatever the layers' remat
+# policy: at T x S per head they are the largest arrays by far, and to store
+# and reload them took longer than to recompute them. The callers are scans,
+# which keep the two computations apart.
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def attend(
   q: jax.Array,
   k: jax.Array,

@@ -29,6 +29,30 @@ def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
   return nn.LayerNorm(epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
+class Linear(nn.Module):
+  """A linear layer on rows: what `nn.Dense` computes, on a flat matrix.
+
+  The backward pass of a product with more than one row axis ran 1.7x slower
+  on CPU: XLA transposes the operands of the weight's gradient.
+  """
+
+  features: int
+  dtype: str
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [..., D] to [..., features]."""
+    shape = (x.shape[-1], self.features)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+    y = rows @ kernel.astype(self.dtype)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+      y += bias.astype(self.dtype)[None]
+    return y.reshape(*x.shape[:-1], self.features)
+
+
 class RMSNorm(nn.Module):
   """Root-mean-square norm in float32; arXiv 1910.07467."""
 
@@ -55,9 +79,9 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [..., D] to the same shape."""
-    h = nn.Dense(self.width, dtype=self.dtype, name="fc1")(x)
+    h = Linear(self.width, self.dtype, name="fc1")(x)
     h = ACTIVATIONS[self.activation](h)
-    return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
+    return Linear(x.shape[-1], self.dtype, name="fc2")(h)
 
 
 def init_stack(

@@ -1,0 +1,167 @@
+"""Loads models: HF-format folders, bundled assets, and workdirs of ours."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+import ml_dtypes  # noqa: F401  (numpy learns 'bfloat16' from it)
+import numpy as np
+import transformers
+
+from genrec_jax.core import checkpoint, tree, workdir
+from genrec_jax.core.errors import UserError, listed
+from genrec_jax.core.types import PyTree
+from genrec_jax.hf import clip as hf_clip
+from genrec_jax.hf import janus as hf_janus
+from genrec_jax.hf import safetensors_io
+from genrec_jax.hf.processor import Processor
+from genrec_jax.hf.rules import to_params
+from genrec_jax.models.clip import Clip
+from genrec_jax.models.janus import Janus
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A generator as it was stored."""
+
+  model: Janus
+  params: PyTree  # numpy arrays
+  processor: Processor
+  source: str  # the HF-format folder of its config and tokenizer
+
+
+def load_generator(
+  path: str | os.PathLike[str],
+  *,
+  dtype: str,
+  param_dtype: str = "float32",
+  remat: str = "none",
+) -> Loaded:
+  """Loads a generator.
+
+  Args:
+    path: a folder in HF format; the name of a bundled asset ('tiny_base',
+      'tiny_sft'); or a workdir, whose base model is loaded and then overlaid
+      with its newest checkpoint.
+    dtype: compute type, 'float32' or 'bfloat16'.
+    param_dtype: type of the parameters, whatever they are stored as.
+    remat: see `nn.layers.scan_stack`.
+
+  Raises:
+    UserError: says which file is wrong and how.
+  """
+  folder = resolve(path)
+  if (folder / checkpoint.FOLDER).is_dir():
+    base = workdir.read_config(str(folder))["model"]["checkpoint"]
+    loaded = load_generator(
+      base, dtype=dtype, param_dtype=param_dtype, remat=remat
+    )
+    trained = checkpoint.read_params(str(folder))
+    return dataclasses.replace(
+      loaded, params=_overlay(loaded.params, trained, folder)
+    )
+  config = safetensors_io.read_config(folder)
+  if config.get("model_type") != "janus":
+    # Before the processor complains of what another model does not have.
+    hf_janus.config_from_hf(config, bos_id=0, pad_id=0, boi_id=0)
+  processor = Processor.from_pretrained(folder)
+  tensors = safetensors_io.open_tensors(folder)
+  # Configs leave out that the head is not tied, the default being that it is;
+  # as transformers does, believe the weights.
+  tied = config.get("tie_word_embeddings", True)
+  tied = tied and "lm_head.weight" not in tensors
+  model = hf_janus.config_from_hf(
+    {**config, "tie_word_embeddings": tied},
+    bos_id=processor.bos_id,
+    pad_id=processor.pad_id,
+    boi_id=processor.boi_id,
+  ).computing(dtype=dtype, remat=remat)
+  params = to_params(
+    hf_janus.rules(model), tensors, _expected(model, param_dtype)
+  )
+  return Loaded(model, params, processor, str(folder))
+
+
+def load_clip(
+  path: str | os.PathLike[str], *, dtype: str
+) -> tuple[Clip, PyTree, transformers.PreTrainedTokenizerBase]:
+  """Loads a CLIP model, float32 parameters, and its tokenizer.
+
+  Args:
+    path: a folder in HF format or the name of a bundled asset ('tiny_clip').
+    dtype: compute type.
+
+  Raises:
+    UserError: says which file is wrong and how.
+  """
+  folder = resolve(path)
+  config = safetensors_io.read_config(folder)
+  file = folder / "preprocessor_config.json"
+  preprocessor = safetensors_io.read_json(file) if file.exists() else None
+  clip = hf_clip.config_from_hf(config, preprocessor, dtype=dtype)
+  params = to_params(
+    hf_clip.rules(clip),
+    safetensors_io.open_tensors(folder),
+    _expected(clip, "float32"),
+    ignore=hf_clip.IGNORED,
+  )
+  try:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+      folder, local_files_only=True
+    )
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"cannot read the tokenizer in {folder}: {error}; expected"
+      " tokenizer.json and tokenizer_config.json"
+    ) from None
+  return clip, params, tokenizer
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+  """Returns the folder of a path or of a bundled asset's name.
+
+  Raises:
+    UserError: there is neither.
+  """
+  folder = Path(path)
+  if folder.is_dir():
+    return folder
+  if (ASSETS / folder.name).is_dir() and str(path) == folder.name:
+    return ASSETS / folder.name
+  names = sorted(p.name for p in ASSETS.glob("*") if p.is_dir())
+  raise UserError(
+    f"no model at {str(path)!r}: expected a folder in HF format, a workdir of"
+    f" a run, or one of the bundled {', '.join(names)}"
+  )
+
+
+def _expected(model: Janus | Clip, dtype: str) -> PyTree:
+  """Returns the parameters' shapes, all of one type."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.dtype(dtype)), shapes
+  )
+
+
+def _overlay(base: PyTree, trained: PyTree, folder: Path) -> PyTree:
+  """Returns the base's parameters with the trained ones in their places."""
+  flat, new = tree.flatten(base), tree.flatten(trained)
+  problems = [f"{name}: not in the base model" for name in new.keys() - flat]
+  problems += [
+    f"{name}: base {list(flat[name].shape)}, trained {list(new[name].shape)}"
+    for name in new.keys() & flat.keys()
+    if flat[name].shape != new[name].shape
+  ]
+  if problems:
+    raise UserError(
+      listed(
+        f"the checkpoint in {folder} does not fit its base model, which must"
+        " have changed since:",
+        sorted(problems),
+      )
+    )
+  cast = {name: np.asarray(x, flat[name].dtype) for name, x in new.items()}
+  return tree.unflatten({**flat, **cast})
