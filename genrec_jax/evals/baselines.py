@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from genrec_jax.core.types import Batch
+from genrec_jax.evals import scores
+from genrec_jax.evals import windows as windows_lib
 
 NAMES = ("real_next_item", "random_item", "copy_last")
 
@@ -73,3 +75,62 @@ class Catalogue(Sequence):
     record = self._items[index]
     picture = Image.open(io.BytesIO(record["image"]))
     return self._pixels(picture.convert("RGB"))
+
+
+def score_all(
+  embed_images: Callable[[np.ndarray], Any],
+  windows: Sequence[windows_lib.Window],
+  catalogue: Sequence[np.ndarray],
+  *,
+  num_samples: int,
+  copy_threshold: float,
+  seed: int,
+) -> dict[str, dict[str, np.ndarray]]:
+  """Scores every baseline.
+
+  Args:
+    embed_images: uint8 [P, G, h, w, 3] -> [P, G, E], compiled.
+    windows: see `windows.prepare`.
+    catalogue: every item's picture, uint8 [h, w, 3].
+    num_samples: G, random items per user; the shape it is compiled for.
+    copy_threshold: see `scores.clip_scores`.
+    seed: of the random items.
+
+  Returns:
+    {baseline: {metric: [U] float64}}.
+  """
+  found = {name: [] for name in NAMES}
+  single = {"real_next_item": [], "copy_last": []}
+  for index, window in enumerate(windows):
+    rows = np.arange(len(window.batch.history_mask))
+    last = last_index(window.targets.history_mask)
+    known = window.targets.history_mask.any(-1)[: window.count]
+    pictures = {
+      "real_next_item": (
+        window.targets.future[:, 0],
+        real_next_item(window.batch),
+      ),
+      "copy_last": (
+        window.targets.history[rows, last],
+        copy_last(window.batch),
+      ),
+    }
+    for name, (embeds, images) in pictures.items():
+      result = windows_lib.score(
+        window, embeds[:, None], images[:, None], copy_threshold
+      )
+      if name == "copy_last":  # nothing to copy where there is no history
+        result = {k: np.where(known, v, np.nan) for k, v in result.items()}
+      found[name].append(result)
+      single[name].append(embeds[: window.count])
+    images = random_items(catalogue, len(rows), num_samples, seed=seed + index)
+    embeds = np.asarray(embed_images(images), np.float32)
+    found["random_item"].append(
+      windows_lib.score(window, embeds, images, copy_threshold)
+    )
+  result = {
+    name: windows_lib.concatenate(parts) for name, parts in found.items()
+  }
+  for name, parts in single.items():
+    result[name]["diversity"] = scores.spread(np.concatenate(parts))
+  return result

@@ -1,286 +1,34 @@
-"""Evaluation: of any checkpoint as a task, during training, and at its end.
+"""Evaluation: of any checkpoint as a task, during training, and at its end."""
 
-One compiled draw and one compiled embedding serve every row of the table: rows
-differ in parameters and prompts, never in shapes.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
-from typing import Any, NamedTuple
+import os
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import NamedSharding
 import numpy as np
 
-from genrec_jax import rewards, sampling
-from genrec_jax.core.types import Batch, Prompt, PyTree
-from genrec_jax.data import builders, pipeline, world
+from genrec_jax.core import sharding
+from genrec_jax.core import workdir as workdir_lib
+from genrec_jax.core.errors import UserError
+from genrec_jax.core.types import PyTree
+from genrec_jax.data import builders
 from genrec_jax.evals import baselines, page, report, scores
+from genrec_jax.evals.evaluator import (
+  Draw,
+  Embed,
+  Evaluator,
+  build,
+  evaluate_model,
+)
 from genrec_jax.evals.examples import examples
-from genrec_jax.evals.windows import Window, grid, prepare, shuffled_prompts
-from genrec_jax.models.api import Generator
-from genrec_jax.models.clip import Clip
+from genrec_jax.evals.windows import Window, grid, shuffled_prompts
+from genrec_jax.hf import load
+from genrec_jax.models import janus
 
-Draw = Callable[[Prompt, jax.Array], jax.Array]  # uint8 [P, G, h, w, 3]
-
-
-def _same(tree: PyTree) -> PyTree:
-  return tree
-
-
-class Embed(NamedTuple):
-  """CLIP, compiled; takes numpy arrays."""
-
-  images: Callable[[np.ndarray], jax.Array]  # uint8 [P, G, h, w, 3]: [P, G, E]
-  targets: Callable[[Batch], rewards.Targets]
-
-
-class Evaluator(NamedTuple):
-  """Everything that evaluating takes, but for parameters."""
-
-  draw: Callable[[PyTree, Prompt, jax.Array], jax.Array]  # see `make_draw`
-  embed: Embed
-  windows: Sequence[Window]
-  catalogue: Sequence[np.ndarray]  # every item's picture, uint8 [h, w, 3]
-  copy_threshold: float  # see `scores.clip_scores`
-  seed: int  # of noise, shuffling, random items and bootstrap
-
-
-class Evaluation(NamedTuple):
-  """What a model did for every user."""
-
-  scores: dict[str, np.ndarray]  # metric -> [U] float64, NaN: undefined
-  samples: np.ndarray  # [U', G, h, w, 3] uint8, of the first users
-
-
-def make_draw(
-  model: Generator,
-  *,
-  gather: Callable[[PyTree], PyTree] = _same,
-  put: Callable[[PyTree], PyTree] = _same,
-  **sample: Any,
-) -> Callable[[PyTree, Prompt, jax.Array], jax.Array]:
-  """Compiles (params, prompt, key) -> samples, uint8 [P, G, h, w, 3].
-
-  Args:
-    model: the generator.
-    gather: lays out parameters for the decode loop, in the graph.
-    put: puts what is on the host on the devices.
-    **sample: options of `sampling.sample_images`.
-  """
-
-  @jax.jit
-  def compiled(params, prompt, key):
-    pixels = sampling.draw_images(model, gather(params), prompt, key, **sample)
-    return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
-
-  return lambda params, prompt, key: compiled(params, put(prompt), key)
-
-
-def make_embed(
-  clip: Clip, params: PyTree, *, put: Callable[[PyTree], PyTree] = _same
-) -> Embed:
-  """Compiles CLIP for pictures and for the targets of a batch.
-
-  Args:
-    clip: the judge.
-    params: its parameters, on the devices.
-    put: puts what is on the host on the devices.
-  """
-
-  @jax.jit
-  def images(params, pixels):
-    return clip.embed_images(params, pixels.astype(jnp.float32) / 255)
-
-  @jax.jit
-  def targets(params, batch):
-    return rewards.embed_targets(clip, params, batch)
-
-  return Embed(
-    images=lambda pixels: images(params, put(pixels)),
-    targets=lambda batch: targets(params, put(batch)),
-  )
-
-
-def build(
-  model: Generator,
-  processor: Any,
-  clip: Clip,
-  clip_params: PyTree,
-  clip_tokenizer: Any,
-  dataset: builders.Dataset,
-  *,
-  history_length: int,
-  future_horizon: int,
-  instruction: str,
-  users: int,
-  batch_size: int,
-  sample: Mapping[str, Any],
-  copy_threshold: float,
-  seed: int,
-  gather: Callable[[PyTree], PyTree] = _same,
-  put: Callable[[PyTree], PyTree] = _same,
-) -> Evaluator:
-  """Reads the held-out users of a data set and compiles what judges them.
-
-  Args:
-    model: the generator; all rows of the table have its architecture.
-    processor: of its checkpoint.
-    clip: the judge.
-    clip_params: its parameters, on the devices.
-    clip_tokenizer: of its checkpoint.
-    dataset: see `builders.load`.
-    history_length: N.
-    future_horizon: F.
-    instruction: what the prompt asks for.
-    users: held-out users, at most.
-    batch_size: P, users drawn for at once.
-    sample: options of `sampling.sample_images`.
-    copy_threshold: see `scores.clip_scores`.
-    seed: see `Evaluator`.
-    gather: see `make_draw`.
-    put: see `make_draw`.
-  """
-  embed = make_embed(clip, clip_params, put=put)
-  batches = pipeline.eval_batches(
-    dataset,
-    processor,
-    clip_tokenizer,
-    history_length=history_length,
-    future_horizon=future_horizon,
-    batch_size=batch_size,
-    num_users=users,
-    instruction=instruction,
-  )
-  return Evaluator(
-    draw=make_draw(model, gather=gather, put=put, **sample),
-    embed=embed,
-    windows=prepare(batches, embed.targets, batch_size),
-    catalogue=baselines.Catalogue(dataset.items, processor.pixels),
-    copy_threshold=copy_threshold,
-    seed=seed,
-  )
-
-
-def evaluate_model(
-  draw: Draw,
-  embed: Embed,
-  windows: Sequence[Window],
-  key: jax.Array,
-  *,
-  copy_threshold: float,
-  prompts: Sequence[Prompt] | None = None,
-  keep: int = 0,
-) -> Evaluation:
-  """Draws for every user and scores what was drawn.
-
-  Args:
-    draw: (prompt, key) -> uint8 [P, G, h, w, 3].
-    embed: see `make_embed`.
-    windows: see `windows.prepare`.
-    key: PRNG key; window number i folds i in, so models share their noise.
-    copy_threshold: see `scores.clip_scores`.
-    prompts: shown instead of the windows' own, for shuffled histories.
-    keep: return the samples of that many users, the first.
-  """
-  prompts = prompts or [window.batch.prompt for window in windows]
-  found, kept = [], []
-  for index, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
-    images = np.asarray(draw(prompt, jax.random.fold_in(key, index)))
-    embeds = np.asarray(embed.images(images), np.float32)
-    found.append(score(window, embeds, images, copy_threshold))
-    if sum(map(len, kept)) < keep:
-      kept.append(images[: window.count])
-  return Evaluation(
-    _concatenate(found), np.concatenate(kept)[:keep] if kept else np.zeros(0)
-  )
-
-
-def score(
-  window: Window,
-  embeds: np.ndarray,
-  images: np.ndarray,
-  copy_threshold: float,
-) -> dict[str, np.ndarray]:
-  """Scores samples of one window: embeds [P, G, E], uint8 [P, G, h, w, 3].
-
-  Returns:
-    {metric: [count] float64}; what needs the truth only where it is known.
-  """
-  targets = window.targets
-  result = scores.clip_scores(
-    embeds,
-    targets.history,
-    targets.history_mask,
-    targets.future,
-    targets.future_mask,
-    targets.text,
-    copy_threshold,
-  )
-  if window.wants is not None:
-    shown = world.read(images.reshape(-1, *images.shape[2:]))
-    result |= scores.truth_scores(
-      shown.reshape(*images.shape[:2], -1),
-      window.attributes,
-      targets.history_mask,
-      window.wants,
-    )
-  return {name: values[: window.count] for name, values in result.items()}
-
-
-def score_baselines(
-  embed: Embed,
-  windows: Sequence[Window],
-  catalogue: Sequence[np.ndarray],
-  *,
-  num_samples: int,
-  copy_threshold: float,
-  seed: int,
-) -> dict[str, dict[str, np.ndarray]]:
-  """Scores what needs no model; see `baselines`.
-
-  Args:
-    embed: see `make_embed`.
-    windows: see `windows.prepare`.
-    catalogue: every item's picture, uint8 [h, w, 3].
-    num_samples: G, random items per user; the shape `embed` is compiled for.
-    copy_threshold: see `scores.clip_scores`.
-    seed: of the random items.
-
-  Returns:
-    {baseline: {metric: [U] float64}}.
-  """
-  found = {name: [] for name in baselines.NAMES}
-  single = {"real_next_item": [], "copy_last": []}
-  for index, window in enumerate(windows):
-    rows = np.arange(len(window.batch.history_mask))
-    last = baselines.last_index(window.targets.history_mask)
-    known = window.targets.history_mask.any(-1)[: window.count]
-    pictures = {
-      "real_next_item": (
-        window.targets.future[:, 0],
-        baselines.real_next_item(window.batch),
-      ),
-      "copy_last": (
-        window.targets.history[rows, last],
-        baselines.copy_last(window.batch),
-      ),
-    }
-    for name, (embeds, images) in pictures.items():
-      result = score(window, embeds[:, None], images[:, None], copy_threshold)
-      if name == "copy_last":  # nothing to copy where there is no history
-        result = {k: np.where(known, v, np.nan) for k, v in result.items()}
-      found[name].append(result)
-      single[name].append(embeds[: window.count])
-    images = baselines.random_items(
-      catalogue, len(rows), num_samples, seed=seed + index
-    )
-    embeds = np.asarray(embed.images(images), np.float32)
-    found["random_item"].append(score(window, embeds, images, copy_threshold))
-  result = {name: _concatenate(parts) for name, parts in found.items()}
-  for name, parts in single.items():
-    result[name]["diversity"] = scores.spread(np.concatenate(parts))
-  return result
+# Keys of the synthetic world in a config's `data`.
+_WORLD = ("num_users", "held_out", "num_events", "future_horizon", "seed")
 
 
 def held_out(
@@ -365,8 +113,8 @@ def finish(
     models[name], samples[name] = interval(done.scores), done.samples
     if name in shuffle and shuffled:
       strangers[name] = interval(measure(bound, prompts=shuffled).scores)
-  found = score_baselines(
-    embed,
+  found = baselines.score_all(
+    embed.images,
     windows,
     catalogue,
     num_samples=done.samples.shape[1],
@@ -381,9 +129,88 @@ def finish(
   return summary
 
 
-def _concatenate(
-  parts: Sequence[Mapping[str, np.ndarray]],
-) -> dict[str, np.ndarray]:
-  return {
-    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-  }
+def run(config: Any, workdir: str) -> None:
+  """Evaluates `config.model.checkpoint`; see configs/evaluate.py.
+
+  The table has a row for each model that the checkpoint, if it is a workdir,
+  was trained from; see `lineage`.
+
+  Raises:
+    UserError: a checkpoint, data set, mesh or workdir that does not fit.
+  """
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+  sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
+  workdir_lib.claim(workdir, config.to_json())
+  read = functools.partial(load.load_generator, dtype=config.model.dtype)
+  loaded = read(config.model.checkpoint)
+
+  specs = sharding.specs(janus.RULES, loaded.params)
+  layout = sharding.without("data", specs)  # nothing here is trained
+
+  def params(path):
+    other = read(path)
+    if other.model != loaded.model:
+      raise UserError(
+        f"{path} cannot be a row beside {config.model.checkpoint}: expected"
+        f" the same architecture, {loaded.model}; found {other.model}"
+      )
+    return sharding.place(mesh, layout, other.params)
+
+  rows = lineage(config.model.checkpoint)
+  clip, clip_params, clip_tokenizer = load.load_clip(
+    config.clip.checkpoint, dtype=config.clip.dtype
+  )
+  evaluator = build(
+    loaded.model,
+    loaded.processor,
+    clip,
+    jax.device_put(clip_params, NamedSharding(mesh, sharding.REPLICATED)),
+    clip_tokenizer,
+    builders.open_or_build(
+      config.data.path, **{name: config.data[name] for name in _WORLD}
+    ),
+    history_length=config.data.history_length,
+    future_horizon=config.data.future_horizon,
+    instruction=config.data.instruction,
+    users=config.eval.users,
+    batch_size=config.eval.batch_size,
+    sample=dict(config.sample),
+    copy_threshold=config.eval.copy_threshold,
+    seed=config.seed,
+    put=functools.partial(sharding.put_batch, mesh),
+  )
+  finish(
+    [(name, functools.partial(params, path)) for name, path in rows],
+    evaluator,
+    workdir,
+    shuffle=[name for name, _ in rows if name != "base"],
+  )
+
+
+def lineage(checkpoint: str) -> list[tuple[str, str]]:
+  """Names a checkpoint and what it was trained from: [(row, path), ...].
+
+  A workdir says so in its config: an RL run has rows base, sft and rl, an SFT
+  run base and sft. Ancestors that are not there any more are left out. Bundled
+  checkpoints carry their name; of any other folder nothing is known: 'model'.
+  """
+  config = {}
+  if os.path.exists(os.path.join(checkpoint, workdir_lib.CONFIG)):
+    config = workdir_lib.read_config(checkpoint)
+  task = config.get("task")  # the config of an HF folder has no task
+  if task == "rl":
+    older = [("base", config["eval"]["base"])]
+    older += [("sft", config["model"]["checkpoint"])]
+  elif task == "sft":
+    older = [("base", config["model"]["checkpoint"])]
+  else:
+    bundled = {"tiny_base": "base", "tiny_sft": "sft"}
+    return [(bundled.get(checkpoint, "model"), checkpoint)]
+  return [*filter(_there, older), (task, checkpoint)]
+
+
+def _there(row: tuple[str, str]) -> bool:
+  try:
+    return bool(row[1] and load.resolve(row[1]))
+  except UserError:
+    return False

@@ -4,7 +4,7 @@ All batches have P rows, so that every function compiled for one serves all: a
 shorter one is filled up, and `count` says how many of its rows are users.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from genrec_jax import rewards
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import world
+from genrec_jax.evals import scores
 
 
 class Window(NamedTuple):
@@ -96,6 +97,47 @@ def shuffled_prompts(windows: Sequence[Window], seed: int) -> list[Prompt]:
       )
     )
   return shuffled
+
+
+def score(
+  window: Window,
+  embeds: np.ndarray,
+  images: np.ndarray,
+  copy_threshold: float,
+) -> dict[str, np.ndarray]:
+  """Scores samples of one window: embeds [P, G, E], uint8 [P, G, h, w, 3].
+
+  Returns:
+    {metric: [count] float64}; what needs the truth only where it is known.
+  """
+  targets = window.targets
+  result = scores.clip_scores(
+    embeds,
+    targets.history,
+    targets.history_mask,
+    targets.future,
+    targets.future_mask,
+    targets.text,
+    copy_threshold,
+  )
+  if window.wants is not None:
+    shown = world.read(images.reshape(-1, *images.shape[2:]))
+    result |= scores.truth_scores(
+      shown.reshape(*images.shape[:2], -1),
+      window.attributes,
+      targets.history_mask,
+      window.wants,
+    )
+  return {name: values[: window.count] for name, values in result.items()}
+
+
+def concatenate(
+  parts: Sequence[Mapping[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+  """Joins the scores of windows to scores of all their users."""
+  return {
+    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+  }
 
 
 def grid(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from genrec_jax.data import world
-from genrec_jax.evals import evaluate, scores
+from genrec_jax.evals import baselines, evaluate, scores
+from genrec_jax.evals import evaluator as evaluator_lib
 from genrec_jax.evals.windows import prepare, shuffled_prompts
 
 KEY = jax.random.key(0)
@@ -20,7 +21,7 @@ def evaluator(batches, embed, fake_draw, catalogue):
 
 
 def _evaluate(evaluator, fidelity, **kwargs):
-  return evaluate.evaluate_model(
+  return evaluator_lib.evaluate_model(
     functools.partial(evaluator.draw, fidelity),
     evaluator.embed,
     evaluator.windows,
@@ -56,7 +57,7 @@ def test_users_do_not_depend_on_the_rows_they_share_a_batch_with(
 
   windows = prepare(batches(known=True), embed.targets, 7)
   one, other = (
-    evaluate.evaluate_model(constant, embed, w, KEY, copy_threshold=0.95)
+    evaluator_lib.evaluate_model(constant, embed, w, KEY, copy_threshold=0.95)
     for w in (evaluator.windows, windows)
   )
   for name, values in one.scores.items():
@@ -73,8 +74,8 @@ def test_shuffled_histories_keep_their_targets(evaluator):
 
 
 def test_baselines(evaluator):
-  found = evaluate.score_baselines(
-    evaluator.embed,
+  found = baselines.score_all(
+    evaluator.embed.images,
     evaluator.windows,
     evaluator.catalogue,
     num_samples=4,
@@ -106,8 +107,8 @@ def test_copy_last_is_undefined_without_a_history(evaluator):
     batch=window.batch.replace(history_mask=mask),
     targets=window.targets.replace(history_mask=mask),
   )
-  found = evaluate.score_baselines(
-    evaluator.embed,
+  found = baselines.score_all(
+    evaluator.embed.images,
     [window],
     evaluator.catalogue,
     num_samples=4,
@@ -227,17 +228,22 @@ def test_one_compilation_serves_all_rows(
     # Beyond [0, 1], as a decoder's output may be.
     return 2 * jax.random.uniform(key, shape) - params["shift"]
 
-  monkeypatch.setattr(evaluate.sampling, "draw_images", draw_images)
+  monkeypatch.setattr(evaluator_lib.sampling, "draw_images", draw_images)
   clip = _Clip()
   keys = jax.random.split(KEY)
   clip_params = {
     "image": jax.random.normal(keys[0], (64, 8)),
     "text": jax.random.normal(keys[1], (10, 8)),
   }
-  embed = evaluate.make_embed(clip, clip_params)
+  embed = evaluator_lib.make_embed(clip, clip_params)
   windows = prepare(batches(known=True), embed.targets, 4)
   parts = evaluate.Evaluator(
-    evaluate.make_draw(None, num_samples=2), embed, windows, catalogue, 0.95, 0
+    evaluator_lib.make_draw(None, num_samples=2),
+    embed,
+    windows,
+    catalogue,
+    0.95,
+    0,
   )
   rows = [
     (name, {"shift": jnp.float32(shift)})

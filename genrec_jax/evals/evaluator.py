@@ -1,0 +1,194 @@
+"""Draws for held-out users and scores what was drawn.
+
+One compiled draw and one compiled embedding serve every row of the table: rows
+differ in parameters and prompts, never in shapes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genrec_jax import rewards, sampling
+from genrec_jax.core.types import Batch, Prompt, PyTree
+from genrec_jax.data import builders, pipeline
+from genrec_jax.evals import baselines
+from genrec_jax.evals.windows import Window, concatenate, prepare, score
+from genrec_jax.models.api import Generator
+from genrec_jax.models.clip import Clip
+
+Draw = Callable[[Prompt, jax.Array], jax.Array]  # uint8 [P, G, h, w, 3]
+
+
+def _same(tree: PyTree) -> PyTree:
+  return tree
+
+
+class Embed(NamedTuple):
+  """CLIP, compiled; takes numpy arrays."""
+
+  images: Callable[[np.ndarray], jax.Array]  # uint8 [P, G, h, w, 3]: [P, G, E]
+  targets: Callable[[Batch], rewards.Targets]
+
+
+class Evaluator(NamedTuple):
+  """Everything that evaluating takes, but for parameters."""
+
+  draw: Callable[[PyTree, Prompt, jax.Array], jax.Array]  # see `make_draw`
+  embed: Embed
+  windows: Sequence[Window]
+  catalogue: Sequence[np.ndarray]  # every item's picture, uint8 [h, w, 3]
+  copy_threshold: float  # see `scores.clip_scores`
+  seed: int  # of noise, shuffling, random items and bootstrap
+
+
+class Evaluation(NamedTuple):
+  """What a model did for every user."""
+
+  scores: dict[str, np.ndarray]  # metric -> [U] float64, NaN: undefined
+  samples: np.ndarray  # [U', G, h, w, 3] uint8, of the first users
+
+
+def make_draw(
+  model: Generator,
+  *,
+  gather: Callable[[PyTree], PyTree] = _same,
+  put: Callable[[PyTree], PyTree] = _same,
+  **sample: Any,
+) -> Callable[[PyTree, Prompt, jax.Array], jax.Array]:
+  """Compiles (params, prompt, key) -> samples, uint8 [P, G, h, w, 3].
+
+  Args:
+    model: the generator.
+    gather: lays out parameters for the decode loop, in the graph.
+    put: puts what is on the host on the devices.
+    **sample: options of `sampling.sample_images`.
+  """
+
+  @jax.jit
+  def compiled(params, prompt, key):
+    pixels = sampling.draw_images(model, gather(params), prompt, key, **sample)
+    return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
+
+  return lambda params, prompt, key: compiled(params, put(prompt), key)
+
+
+def make_embed(
+  clip: Clip, params: PyTree, *, put: Callable[[PyTree], PyTree] = _same
+) -> Embed:
+  """Compiles CLIP for pictures and for the targets of a batch.
+
+  Args:
+    clip: the judge.
+    params: its parameters, on the devices.
+    put: puts what is on the host on the devices.
+  """
+
+  @jax.jit
+  def images(params, pixels):
+    return clip.embed_images(params, pixels.astype(jnp.float32) / 255)
+
+  @jax.jit
+  def targets(params, batch):
+    return rewards.embed_targets(clip, params, batch)
+
+  return Embed(
+    images=lambda pixels: images(params, put(pixels)),
+    targets=lambda batch: targets(params, put(batch)),
+  )
+
+
+def build(
+  model: Generator,
+  processor: Any,
+  clip: Clip,
+  clip_params: PyTree,
+  clip_tokenizer: Any,
+  dataset: builders.Dataset,
+  *,
+  history_length: int,
+  future_horizon: int,
+  instruction: str,
+  users: int,
+  batch_size: int,
+  sample: Mapping[str, Any],
+  copy_threshold: float,
+  seed: int,
+  gather: Callable[[PyTree], PyTree] = _same,
+  put: Callable[[PyTree], PyTree] = _same,
+) -> Evaluator:
+  """Reads the held-out users of a data set and compiles what judges them.
+
+  Args:
+    model: the generator; all rows of the table have its architecture.
+    processor: of its checkpoint.
+    clip: the judge.
+    clip_params: its parameters, on the devices.
+    clip_tokenizer: of its checkpoint.
+    dataset: see `builders.load`.
+    history_length: N.
+    future_horizon: F.
+    instruction: what the prompt asks for.
+    users: held-out users, at most.
+    batch_size: P, users drawn for at once.
+    sample: options of `sampling.sample_images`.
+    copy_threshold: see `scores.clip_scores`.
+    seed: see `Evaluator`.
+    gather: see `make_draw`.
+    put: see `make_draw`.
+  """
+  embed = make_embed(clip, clip_params, put=put)
+  batches = pipeline.eval_batches(
+    dataset,
+    processor,
+    clip_tokenizer,
+    history_length=history_length,
+    future_horizon=future_horizon,
+    batch_size=batch_size,
+    num_users=users,
+    instruction=instruction,
+  )
+  return Evaluator(
+    draw=make_draw(model, gather=gather, put=put, **sample),
+    embed=embed,
+    windows=prepare(batches, embed.targets, batch_size),
+    catalogue=baselines.Catalogue(dataset.items, processor.pixels),
+    copy_threshold=copy_threshold,
+    seed=seed,
+  )
+
+
+def evaluate_model(
+  draw: Draw,
+  embed: Embed,
+  windows: Sequence[Window],
+  key: jax.Array,
+  *,
+  copy_threshold: float,
+  prompts: Sequence[Prompt] | None = None,
+  keep: int = 0,
+) -> Evaluation:
+  """Draws for every user and scores what was drawn.
+
+  Args:
+    draw: (prompt, key) -> uint8 [P, G, h, w, 3].
+    embed: see `make_embed`.
+    windows: see `windows.prepare`.
+    key: PRNG key; window number i folds i in, so models share their noise.
+    copy_threshold: see `scores.clip_scores`.
+    prompts: shown instead of the windows' own, for shuffled histories.
+    keep: return the samples of that many users, the first.
+  """
+  prompts = prompts or [window.batch.prompt for window in windows]
+  found, kept = [], []
+  for index, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
+    images = np.asarray(draw(prompt, jax.random.fold_in(key, index)))
+    embeds = np.asarray(embed.images(images), np.float32)
+    found.append(score(window, embeds, images, copy_threshold))
+    if sum(map(len, kept)) < keep:
+      kept.append(images[: window.count])
+  return Evaluation(
+    concatenate(found), np.concatenate(kept)[:keep] if kept else np.zeros(0)
+  )
