@@ -85,8 +85,8 @@ def train_batches(
   Args:
     dataset: see `builders.load`.
     processor: of the generator, see `hf.processor`.
-    clip_tokenizer: of the reward model; titles are padded to its
-      `model_max_length`.
+    clip_tokenizer: of the reward model; titles are cut to its
+      `model_max_length` and padded to the data set's longest.
     history_length: N, items in the prompt at most.
     future_horizon: F, items from the target on at most.
     batch_size: P, of this shard.
@@ -217,7 +217,8 @@ class _Maker:
     )
     tokens = clip_tokenizer(
       titles,
-      padding="max_length",
+      padding=True,
+      padding_side="right",  # whatever the checkpoint's default
       truncation=True,
       max_length=clip_tokenizer.model_max_length,
     )
@@ -310,19 +311,18 @@ def _info(dataset, found, indices, history_length, future_horizon):
 
 def _shorten(titles, tokenizer, sample=32):
   """Cuts titles to `_TITLE_TOKENS`; returns them and the longest of them."""
+  # Not by `truncation`, a state of the tokenizer: another stream's thread may
+  # be encoding prompts with it now, and would get them cut.
   tokens = tokenizer(
-    titles,
-    add_special_tokens=False,
-    truncation=True,
-    max_length=_TITLE_TOKENS,
-    return_offsets_mapping=True,
+    titles, add_special_tokens=False, return_offsets_mapping=True
   )
-  lengths = np.asarray([len(ids) for ids in tokens["input_ids"]])
+  cut = [offsets[:_TITLE_TOKENS] for offsets in tokens["offset_mapping"]]
   short = [
     title[: offsets[-1][1]] if offsets else title
-    for title, offsets in zip(titles, tokens["offset_mapping"], strict=True)
+    for title, offsets in zip(titles, cut, strict=True)
   ]
-  return short, [short[row] for row in np.argsort(-lengths)[:sample]]
+  order = sorted(range(len(titles)), key=lambda row: -len(cut[row]))
+  return short, [short[row] for row in order[:sample]]
 
 
 def _stack(rows):

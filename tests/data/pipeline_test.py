@@ -131,8 +131,8 @@ def test_shapes_and_types_are_those_of_the_batch(stream):
     "history_mask": (first.history_mask, (8, 5), np.bool_),
     "future": (first.future, (8, 3, 32, 32, 3), np.uint8),
     "future_mask": (first.future_mask, (8, 3), np.bool_),
-    "title_ids": (first.title_ids, (8, 12), np.int32),
-    "title_mask": (first.title_mask, (8, 12), np.bool_),
+    "title_ids": (first.title_ids, (8, 6), np.int32),
+    "title_mask": (first.title_mask, (8, 6), np.bool_),
   }
   for name, (array, shape, dtype) in expected.items():
     assert type(array) is np.ndarray, name
@@ -355,7 +355,10 @@ def test_page_long_titles_are_cut(dataset, processor, clip_tokenizer):
     batch_size=1,
     **LENGTHS,
   )
-  ids = batches[0].batch.prompt.ids
+  batch, _ = batches[0]
+  assert batch.title_ids.shape[1] == 12  # the CLIP tokenizer's longest
+  assert not batch.title_mask[:, 6:].any()
+  ids = batch.prompt.ids
   assert ids.shape[1] == 1 + 5 * (64 + IMAGE_TOKENS + 3) + 3 + 1
 
 
