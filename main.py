@@ -31,10 +31,9 @@ flags.FLAGS.set_default("verbosity", logging.ERROR)
 
 def parse(argv: list[str]) -> list[str]:
   """Parses flags; what is wrong with them ends the program in one line."""
-  for arg in argv:
-    path = re.fullmatch(r"--?config=([^:]*)(:.*)?", arg)
-    if path and not os.path.isfile(path[1]):
-      _fail(f"no config file {path[1]!r}: expected one such as configs/rl.py")
+  path = re.search(r"^--?config[=\n]([^:\n]+)", "\n".join(argv), re.MULTILINE)
+  if path and not os.path.isfile(path[1]):
+    _fail(f"no config file {path[1]!r}: expected one such as configs/rl.py")
   try:
     rest = flags.FLAGS(argv)
   except (AttributeError, KeyError) as error:  # ml_collections: unknown key

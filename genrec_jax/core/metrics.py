@@ -99,10 +99,18 @@ class Progress:
     self._begun = time.monotonic()
     self._first: float | None = None
     self._printed = -float("inf")
+    self._open = False  # the cursor is at the end of a line to rewrite
 
   def say(self, text: str) -> None:
     """Prints a line of its own."""
-    print(("\r\033[K" if self._terminal else "") + text, flush=True)
+    print(("\r\033[K" if self._open else "") + text, flush=True)
+    self._open = False
+
+  def close(self) -> None:
+    """Ends a line that was to be rewritten."""
+    if self._open:
+      print(flush=True)
+    self._open = False
 
   def step(self, step: int, name: str, value: float) -> float | None:
     """Reports that `step` is done; returns steps per second, once known.
@@ -125,6 +133,7 @@ class Progress:
       line = f"step {step}/{self._steps}  {speed}  {name} {value:.4g}"
       if self._terminal and step < self._steps:
         print(f"\r\033[K{line}", end="", flush=True)
+        self._open = True
       else:
         self.say(line)
     return rate

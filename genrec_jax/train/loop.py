@@ -90,12 +90,14 @@ def run(
     state = checkpoint.restore(manager, task.state, task.iterator)
     begun = manager.latest_step()
     writer = metrics.Writer(workdir, begun)
+    progress = metrics.Progress(begun or 0, steps)
     try:
       state = _steps(
         task,
         task.state if state is None else state,
         manager,
         writer,
+        progress,
         begun=begun,
         steps=steps,
         log_every=log_every,
@@ -103,6 +105,7 @@ def run(
         checkpoint_every=checkpoint_every,
       )
     finally:
+      progress.close()
       writer.close()
   task.finish(state, task.frozen, workdir)
   return state
@@ -113,6 +116,7 @@ def _steps(
   state: TrainState,
   manager: Any,
   writer: metrics.Writer,
+  progress: metrics.Progress,
   *,
   begun: int | None,
   steps: int,
@@ -121,7 +125,6 @@ def _steps(
   checkpoint_every: int,
 ) -> TrainState:
   start = begun or 0
-  progress = metrics.Progress(start, steps)
   if begun is not None:
     progress.say(f"resumed at step {begun} of {steps}")
   pending: tuple[int, Metrics] | None = None

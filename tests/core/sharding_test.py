@@ -1,0 +1,129 @@
+import jax
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+from genrec_jax.core import sharding
+from genrec_jax.core.errors import UserError
+from genrec_jax.core.types import TrainState
+
+RULES = (
+  (r"layers/\w+/kernel", P(None, "data", "model")),
+  (r"layers/\w+/bias", P(None, "model")),
+  (r"scale", P()),
+)
+
+
+def params(width=16):
+  return {
+    "layers": {
+      "up": {"kernel": np.ones((2, 8, width)), "bias": np.ones((2, width))},
+    },
+    "scale": np.ones(3),
+  }
+
+
+def test_a_mesh_takes_all_devices():
+  assert dict(sharding.make_mesh().shape) == {"data": 8, "model": 1}
+  assert dict(sharding.make_mesh(model=2).shape) == {"data": 4, "model": 2}
+  one = sharding.make_mesh(devices=jax.devices()[:1])
+  assert dict(one.shape) == {"data": 1, "model": 1}
+
+
+@pytest.mark.parametrize(("data", "model"), [(3, 1), (-1, 3), (-1, 0), (0, 8)])
+def test_a_mesh_that_does_not_fit_is_refused(data, model):
+  with pytest.raises(UserError, match=r"does not fit 8 device.*mesh.data=-1"):
+    sharding.make_mesh(data, model)
+
+
+def test_batches_that_devices_do_not_divide_are_refused_at_once():
+  mesh = sharding.make_mesh(model=2)
+  sharding.check_batch(mesh, batch_size=8)
+  with pytest.raises(UserError) as error:
+    sharding.check_batch(mesh, batch_size=6, other=4, third=0)
+  assert "batch_size=6, third=0; " in str(error.value)
+  assert "multiple of 4" in str(error.value)
+
+
+def test_each_leaf_gets_its_rule():
+  specs = sharding.specs(RULES, params())
+  assert specs == {
+    "layers": {
+      "up": {"kernel": P(None, "data", "model"), "bias": P(None, "model")}
+    },
+    "scale": P(),
+  }
+
+
+def test_rules_are_strict():
+  rules = (
+    *RULES,
+    (r"scale|other", P("data", "model")),
+    (r"unused", P()),
+    (r"cale", P()),
+  )
+  tree = params() | {"free": np.ones(1), "other": np.ones(3)}
+  with pytest.raises(ValueError, match="exactly one") as error:
+    sharding.specs(rules, tree)
+  lines = [line.strip() for line in str(error.value).splitlines()[1:]]
+  assert lines == [
+    "scale matches 'scale' and 'scale|other'",
+    "free matches no rule",
+    f"other: {P('data', 'model')} is too long for (3,)",
+    "rule 'unused' matches nothing",
+    "rule 'cale' matches nothing",
+  ]
+
+
+def test_prefixed_rules_match_a_part_of_a_larger_tree():
+  rules = sharding.prefixed("tower", (*RULES[:2], (r"scale|none", P())))
+  specs = sharding.specs(rules, {"tower": params()})
+  assert specs == {"tower": sharding.specs(RULES, params())}
+
+
+def test_a_train_state_follows_its_parameters():
+  specs = sharding.specs(RULES, params())
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+  state = TrainState(np.int32(0), params(), optimizer.init(params()))
+  laid = sharding.like(specs, state)
+  assert laid.step == P()
+  assert laid.params == specs
+  assert laid.opt_state[1][0].mu == specs
+  assert laid.opt_state[1][0].nu == specs
+  assert laid.opt_state[1][0].count == P()
+  assert jax.tree.structure(laid) == jax.tree.structure(state)
+
+
+def test_without_gathers_one_axis():
+  tree = {"a": P(None, "data", "model"), "b": P(("data", "model")), "c": P()}
+  assert sharding.without("data", tree) == {
+    "a": P(None, None, "model"),
+    "b": P(("model",)),
+    "c": P(),
+  }
+
+
+def test_placed_parameters_are_split():
+  mesh = sharding.make_mesh(data=4, model=2)
+  placed = sharding.place(mesh, sharding.specs(RULES, params()), params())
+  kernel = placed["layers"]["up"]["kernel"]
+  assert kernel.sharding.shard_shape(kernel.shape) == (2, 2, 8)
+  np.testing.assert_array_equal(kernel, params()["layers"]["up"]["kernel"])
+
+
+def test_parameters_that_the_mesh_does_not_divide_are_listed():
+  mesh = sharding.make_mesh(data=4, model=2)
+  tree = params(width=5)
+  with pytest.raises(UserError) as error:
+    sharding.place(mesh, sharding.specs(RULES, tree), tree)
+  assert "layers/up/kernel[2, 8, 5]: 5 % 2 != 0" in str(error.value)
+  assert "layers/up/bias[2, 5]: 5 % 2 != 0" in str(error.value)
+
+
+def test_batches_are_split_over_data():
+  mesh = sharding.make_mesh(data=4, model=2)
+  rows = np.arange(16).reshape(8, 2)
+  batch = sharding.put_batch(mesh, {"rows": rows})["rows"]
+  assert batch.sharding.shard_shape(batch.shape) == (2, 2)
+  np.testing.assert_array_equal(batch, rows)

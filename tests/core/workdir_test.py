@@ -1,0 +1,44 @@
+import os
+
+import pytest
+
+from genrec_jax.core import workdir
+from genrec_jax.core.errors import UserError
+
+
+def test_the_first_run_claims_and_the_same_config_may_return(tmp_path):
+  folder = str(tmp_path / "runs" / "x")
+  workdir.claim(folder, '{"seed": 0, "workdir": "runs/x"}')
+  assert os.listdir(folder) == ["config.json"]
+  workdir.claim(folder, '{"workdir": "moved", "seed": 0}')
+  assert workdir.read_config(folder) == {"seed": 0, "workdir": "runs/x"}
+
+
+def test_checking_writes_nothing(tmp_path):
+  workdir.check(str(tmp_path), "{}")
+  assert os.listdir(tmp_path) == []
+
+
+def test_another_config_is_refused_with_its_differing_keys(tmp_path):
+  workdir.claim(str(tmp_path), '{"rl": {"kl": "k2", "clip": 0.2}}')
+  with pytest.raises(UserError) as error:
+    workdir.check(str(tmp_path), '{"rl": {"kl": "k3", "new": null}}')
+  assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
+    "rl.clip: 0.2 there, absent now",
+    'rl.kl: "k2" there, "k3" now',
+    "rl.new: absent there, null now",
+  ]
+
+
+@pytest.mark.parametrize("inner", ["", "run"])
+def test_a_file_in_the_way_is_refused(tmp_path, inner):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match=r"cannot be written \(.*\): give"):
+    workdir.check(str(tmp_path / "file" / inner), "{}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path):
+  tmp_path.chmod(0o500)
+  with pytest.raises(UserError, match="Permission denied"):
+    workdir.check(str(tmp_path), "{}")

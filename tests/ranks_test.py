@@ -1,0 +1,93 @@
+"""Keeps the ranks of docs/architecture.md true: imports point only down."""
+
+import ast
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[1]
+RANKS = {
+  "core": 0,
+  "nn": 1,
+  "models": 2,
+  "hf": 3,
+  "data": 3,
+  "sampling": 3,
+  "objectives": 3,
+  "rewards": 3,
+  "evals": 4,
+  "train": 4,
+}
+TOP = 5  # main.py, configs, tools, benchmarks, tests
+BANNED_NAMES = {"utils", "common", "helpers", "experimental"}
+
+
+def sources():
+  return sorted((ROOT / "genrec_jax").rglob("*.py"))
+
+
+def package(path):
+  return path.relative_to(ROOT / "genrec_jax").parts[0].removesuffix(".py")
+
+
+def imported(path):
+  """Yields the dotted names that a file imports, from any depth."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_module_has_a_rank():
+  assert {package(path) for path in sources()} - {"__init__"} == set(RANKS)
+
+
+def test_imports_point_only_down():
+  wrong = []
+  for path in sources():
+    for name in imported(path):
+      top, *rest = name.split(".")
+      if top in ("main", "configs", "tools", "tests", "benchmarks"):
+        wrong.append(f"{path} imports {name}")
+      if top != "genrec_jax" or package(path) == "__init__":
+        continue
+      if RANKS[rest[0]] > RANKS[package(path)]:
+        wrong.append(f"{path} imports {name}, which ranks above it")
+  assert not wrong, "\n".join(wrong)
+
+
+def test_the_library_imports_neither_torch_nor_tensorflow():
+  wrong = [
+    f"{path} imports {name}"
+    for path in sources()
+    for name in imported(path)
+    if name.split(".")[0] in ("torch", "tensorflow")
+  ]
+  assert not wrong, "\n".join(wrong)
+
+
+def test_jit_is_called_only_at_the_top():
+  wrong = [
+    f"{path}:{node.lineno}"
+    for path in sources()
+    if RANKS.get(package(path), 0) < RANKS["train"]
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Attribute) and node.attr in ("jit", "pjit", "pmap")
+  ]
+  assert not wrong, "\n".join(wrong)
+
+
+def test_config_goes_no_deeper_than_a_task():
+  wrong = [
+    f"{path} imports {name}"
+    for path in sources()
+    for name in imported(path)
+    if name.split(".")[0] == "ml_collections"
+  ]
+  assert not wrong, "\n".join(wrong)
+
+
+def test_names_say_what_a_module_is_for():
+  assert not BANNED_NAMES & {
+    part.removesuffix(".py") for path in sources() for part in path.parts
+  }
