@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config = ConfigDict()
   config.task = "evaluate"
   config.workdir = "runs/evaluate"
-  config.seed = 0
+  config.seed = 0  # of sampling, shuffling and the bootstrap
 
   config.model = ConfigDict()
   # HF-format folder, workdir of ours, or a bundled name.
@@ -47,7 +47,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.seed = 0  # as in training
   config.data.history_length = 5  # as in training
   config.data.future_horizon = 3  # as in training
-  config.data.instruction = "Draw the next item that this user will like."
+  config.data.instruction = (  # after the history; any wording, but one
+    "Draw the next item that this user will like."
+  )
 
   config.sample = ConfigDict()
   config.sample.num_samples = 4  # images per user; enough to see diversity
@@ -65,7 +67,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.eval.batch_size = 32  # users drawn for at once
   config.eval.copy_threshold = 0.98  # CLIP cosine from which it is a copy
 
-  if variant == "debug":
+  if variant == "debug":  # as little as still goes through every part
     config.workdir = "runs/evaluate_debug"
     config.data.num_users = 64
     config.data.held_out = 16

@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config = ConfigDict()
   config.task = "rl"
   config.workdir = "runs/rl"
-  config.seed = 0
+  config.seed = 0  # of sampling, shuffling and the bootstrap
 
   config.model = ConfigDict()
   # HF-format folder, workdir of ours, or a bundled name; after SFT.
@@ -53,7 +53,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.future_horizon = 3  # less noise than one next item alone
   config.data.batch_size = 16  # prompts a step; times num_samples images
   config.data.workers = 0  # reading processes; 32 px PNGs decode in place
-  config.data.instruction = "Draw the next item that this user will like."
+  config.data.instruction = (  # after the history; any wording, but one
+    "Draw the next item that this user will like."
+  )
 
   config.sample = ConfigDict()
   config.sample.num_samples = 8  # the group that a reward is compared within
@@ -115,7 +117,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.eval.samples = 4  # images per user; enough to see diversity
   config.eval.batch_size = 32  # users drawn for at once
 
-  if variant == "debug":
+  if variant == "debug":  # as little as still goes through every part
     config.workdir = "runs/rl_debug"
     config.data.num_users = 64
     config.data.held_out = 16
@@ -140,9 +142,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.reward.copy_threshold = 0.95  # photos of one item differ more
     config.optim.lr = 1e-6  # full fine-tuning by policy gradient
     config.mesh.model = 1 if variant == "janus_pro_1b" else 4  # 7B: 4 shards
-    config.train.steps = 1000
-    config.train.eval_every = 100
-    config.train.checkpoint_every = 100
+    config.train.steps = 1000  # 512,000 images; watch eval for the end
+    config.train.eval_every = 100  # ten points on the curve
+    config.train.checkpoint_every = 100  # a tenth of the run at risk
     config.eval.base = ""  # name the model before SFT to have its row
     config.eval.users = 1024  # prepared data has users enough
   return config

@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config = ConfigDict()
   config.task = "sft"
   config.workdir = "runs/sft"
-  config.seed = 0
+  config.seed = 0  # of sampling, shuffling and the bootstrap
 
   config.model = ConfigDict()
   # HF-format folder, workdir of ours, or a bundled name.
@@ -53,7 +53,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.future_horizon = 3  # as many future images as rewards compare
   config.data.batch_size = 32  # prompts a step, over all devices
   config.data.workers = 0  # reading processes; 32 px PNGs decode in place
-  config.data.instruction = "Draw the next item that this user will like."
+  config.data.instruction = (  # after the history; any wording, but one
+    "Draw the next item that this user will like."
+  )
 
   config.sft = ConfigDict()
   config.sft.condition_dropout = 0.1  # trains guidance's unconditional branch
@@ -90,7 +92,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.eval.batch_size = 32  # users drawn for at once
   config.eval.copy_threshold = 0.98  # CLIP cosine from which it is a copy
 
-  if variant == "debug":
+  if variant == "debug":  # as little as still goes through every part
     config.workdir = "runs/sft_debug"
     config.data.num_users = 64
     config.data.held_out = 16
@@ -115,9 +117,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.lr = 1e-5  # full fine-tuning of a pretrained model
     config.optim.warmup_steps = 100  # longer: moments start from nothing
     config.mesh.model = 1 if variant == "janus_pro_1b" else 4  # 7B: 4 shards
-    config.train.steps = 5000
-    config.train.log_every = 10
-    config.train.eval_every = 500
-    config.train.checkpoint_every = 500
+    config.train.steps = 5000  # 320,000 windows; watch eval for the end
+    config.train.log_every = 10  # 500 rows
+    config.train.eval_every = 500  # ten points on the curve
+    config.train.checkpoint_every = 500  # a tenth of the run at risk
     config.eval.users = 1024  # prepared data has users enough
   return config
