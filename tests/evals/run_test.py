@@ -1,0 +1,203 @@
+"""The task from config to report, on random weights that no file holds."""
+
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from genrec_jax.core.errors import UserError
+from genrec_jax.data import world
+from genrec_jax.evals import evaluate
+from genrec_jax.hf.load import Loaded
+from genrec_jax.models.clip import Clip, Tower
+from genrec_jax.models.janus import Janus
+from genrec_jax.models.llama import Llama
+from genrec_jax.models.siglip import Siglip
+from genrec_jax.models.vqgan import VQGAN
+
+ROOT = pathlib.Path(__file__).parents[2]
+WORDS = ["<s>", "<pad>", "<boi>", "<image>", "on", "<unk>"]
+WORDS += [word for words in world.ATTRIBUTES.values() for word in words]
+
+
+def _tokenizer(length):
+  vocabulary = {word: i for i, word in enumerate(WORDS)}
+  model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+  model.pre_tokenizer = pre_tokenizers.Whitespace()
+  return PreTrainedTokenizerFast(
+    tokenizer_object=model, pad_token="<pad>", model_max_length=length
+  )
+
+
+class _Processor:
+  pad_id, image_size = 1, 32
+
+  def __init__(self):
+    self.tokenizer = _tokenizer(1000)
+
+  def prompt_ids(self, titles, instruction):
+    del instruction
+    ids = [0]
+    for title in titles:
+      ids += [*self.tokenizer(title)["input_ids"], *[3] * 4]
+    return [*ids, 2]
+
+  def pixels(self, image):
+    return np.asarray(image)
+
+
+def _janus(width=16):
+  return Janus(
+    language=Llama(
+      vocab_size=len(WORDS),
+      width=width,
+      mlp_width=16,
+      num_layers=1,
+      num_heads=2,
+      num_kv_heads=1,
+      head_width=8,
+    ),
+    vision=Siglip(
+      width=16,
+      mlp_width=16,
+      num_layers=1,
+      num_heads=2,
+      image_size=32,
+      patch_size=16,
+    ),
+    tokenizer=VQGAN(
+      embed_dim=4,
+      num_embeddings=16,
+      latent_channels=32,
+      base_channels=32,
+      channel_multiplier=(1, 1, 1, 1, 1),
+      num_res_blocks=1,
+    ),
+    bos_id=0,
+    pad_id=1,
+    boi_id=2,
+    image_id=3,
+  )
+
+
+def _random(model, seed):
+  """Returns random parameters; `init` would compile each draw."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype),
+    jax.eval_shape(model.init, jax.random.key(0)),
+  )
+
+
+def _config(**checkpoint):
+  path = ROOT / "configs" / "evaluate.py"
+  spec = importlib.util.spec_from_file_location("evaluate_config", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config("debug")
+  config.model.update(checkpoint)
+  return config
+
+
+def _workdir(path, **config):
+  path.mkdir()
+  (path / "config.json").write_text(json.dumps(config))
+  return str(path)
+
+
+@pytest.fixture
+def checkpoints(monkeypatch):
+  """Replaces loading; {path: (model, seed)} of what has been loaded."""
+  sizes, loaded = {}, []
+
+  def load_generator(path, *, dtype):
+    assert dtype == "float32"
+    model = _janus(sizes.get(str(path), 16))
+    params = _random(model, seed=len(loaded))
+    loaded.append(str(path))
+    return Loaded(model, params, _Processor(), path)
+
+  def load_clip(path, *, dtype):
+    del path, dtype
+    clip = Clip(
+      vision=Tower(16, 16, 1, 2),
+      text=Tower(16, 16, 1, 2),
+      projection_dim=8,
+      image_size=32,
+      patch_size=16,
+      vocab_size=len(WORDS),
+      max_position_embeddings=12,
+      eos_token_id=4,
+    )
+    return clip, _random(clip, seed=9), _tokenizer(12)
+
+  monkeypatch.setattr(evaluate.load, "load_generator", load_generator)
+  monkeypatch.setattr(evaluate.load, "load_clip", load_clip)
+  return sizes, loaded
+
+
+def test_run_compares_a_workdir_with_what_it_came_from(
+  tmp_path, monkeypatch, checkpoints, capsys
+):
+  monkeypatch.chdir(tmp_path)  # the synthetic data goes to runs/data
+  (tmp_path / "first").mkdir()
+  sft = _workdir(tmp_path / "sft", task="sft", model={"checkpoint": "first"})
+  rl = _workdir(
+    tmp_path / "rl",
+    task="rl",
+    model={"checkpoint": sft},
+    eval={"base": "first"},
+  )
+  evaluate.run(_config(checkpoint=rl), str(tmp_path / "out"))
+  summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+  assert summary["users"] == 8
+  assert list(summary["models"])[:3] == ["base", "sft", "rl"]
+  assert list(summary["shuffled"]) == ["sft", "rl"]
+  assert "preference_match" in summary["models"]["rl"]
+  assert (tmp_path / "out" / "report.html").exists()
+  assert (tmp_path / "out" / "config.json").exists()
+  assert "8 users" in capsys.readouterr().out
+  # The same command again is fine; another config in its place is not.
+  other = _config(checkpoint=rl)
+  other.seed = 1
+  with pytest.raises(UserError, match="seed"):
+    evaluate.run(other, str(tmp_path / "out"))
+
+
+def test_run_refuses_rows_of_another_architecture(
+  tmp_path, monkeypatch, checkpoints
+):
+  monkeypatch.chdir(tmp_path)
+  sizes, _ = checkpoints
+  (tmp_path / "first").mkdir()
+  sizes["first"] = 32
+  sft = _workdir(tmp_path / "sft", task="sft", model={"checkpoint": "first"})
+  with pytest.raises(UserError, match="first cannot be a row beside"):
+    evaluate.run(_config(checkpoint=sft), str(tmp_path / "out"))
+  assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_run_refuses_a_batch_the_devices_do_not_divide(tmp_path, checkpoints):
+  del checkpoints
+  config = _config(checkpoint="tiny_sft")
+  config.eval.batch_size = 3
+  with pytest.raises(UserError, match=r"eval\.batch_size=3"):
+    evaluate.run(config, str(tmp_path / "out"))
+
+
+def test_lineage(tmp_path):
+  assert evaluate.lineage("tiny_base") == [("base", "tiny_base")]
+  assert evaluate.lineage("tiny_sft") == [("sft", "tiny_sft")]
+  folder = _workdir(tmp_path / "hf", model_type="janus")
+  assert evaluate.lineage(folder) == [("model", folder)]
+  gone = _workdir(tmp_path / "sft", task="sft", model={"checkpoint": "gone"})
+  assert evaluate.lineage(gone) == [("sft", gone)]
+  rl = _workdir(
+    tmp_path / "rl", task="rl", model={"checkpoint": gone}, eval={"base": ""}
+  )
+  assert evaluate.lineage(rl) == [("sft", gone), ("rl", rl)]
