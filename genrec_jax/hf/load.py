@@ -55,9 +55,8 @@ def load_generator(
   """
   folder = resolve(path)
   if (folder / checkpoint.FOLDER).is_dir():
-    base = workdir.read_config(str(folder))["model"]["checkpoint"]
     loaded = load_generator(
-      base, dtype=dtype, param_dtype=param_dtype, remat=remat
+      _base(folder), dtype=dtype, param_dtype=param_dtype, remat=remat
     )
     trained = checkpoint.read_params(str(folder))
     return dataclasses.replace(
@@ -136,6 +135,17 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     f"no model at {str(path)!r}: expected a folder in HF format, a workdir of"
     f" a run, or one of the bundled {', '.join(names)}"
   )
+
+
+def _base(folder: Path) -> str:
+  """Returns the checkpoint that a workdir's run started from."""
+  try:
+    return workdir.read_config(str(folder))["model"]["checkpoint"]
+  except (OSError, ValueError, KeyError, TypeError):
+    raise UserError(
+      f"{folder} has {checkpoint.FOLDER}/ but no config.json with the"
+      " model.checkpoint that its run started from; give a whole workdir"
+    ) from None
 
 
 def _expected(model: Janus | Clip, dtype: str) -> PyTree:

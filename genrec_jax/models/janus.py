@@ -230,6 +230,14 @@ class Janus:
       ),
     }
 
+  def decode_prefix(self, prefix: Prefix) -> Prefix:
+    """Lays a prefix out for `decode_step`; call once per rollout.
+
+    `decode_step` takes a prefix as it is, too, but then slices it, a copy, at
+    every token.
+    """
+    return llama.split_prefix(prefix)
+
   def init_cache(self, prefix: Prefix, num_samples: int) -> KVCache:
     """Returns an empty cache for G answers of I codes to each prompt."""
     return self.language.init_cache(prefix, num_samples, self.image_tokens)
@@ -282,7 +290,7 @@ class Janus:
   def _embed_codes(self, params, codes):
     """Embeds codes [...] as the language model's input [..., D]."""
     head = params["image_head"]
-    vectors = head["embed"]["embedding"].astype(self.language.dtype)[codes]
+    vectors = head["embed"]["embedding"][codes].astype(self.language.dtype)
     return self._image_aligner().apply({"params": head["aligner"]}, vectors)
 
   def _code_logits(self, params, hidden):

@@ -174,7 +174,7 @@ class Llama:
 
   def embed(self, params: PyTree, ids: jax.Array) -> jax.Array:
     """Looks up ids [...]: [..., D]."""
-    return params["embed_tokens"]["embedding"].astype(self.dtype)[ids]
+    return params["embed_tokens"]["embedding"][ids].astype(self.dtype)
 
   def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
     """Returns next-token logits [..., V] float32 of hidden states [..., D]."""

@@ -1,0 +1,173 @@
+"""Loading generators and CLIP, and what is said when it cannot be done."""
+
+import json
+
+import grain
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from genrec_jax.core import checkpoint, tree
+from genrec_jax.core.errors import UserError
+from genrec_jax.core.types import TrainState
+from genrec_jax.hf import load
+from tests.hf import tiny_janus
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return tiny_janus.save(tmp_path_factory.mktemp("janus"))
+
+
+def test_a_folder_in_hf_format(folder):
+  loaded = load.load_generator(folder, dtype="bfloat16", remat="dots")
+  _, model, params = tiny_janus.pair()
+  assert loaded.model == model.computing(dtype="bfloat16", remat="dots")
+  assert loaded.processor.boi_id == tiny_janus.BOI
+  assert loaded.source == str(folder)
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+
+
+def test_parameters_take_the_type_asked_for(folder):
+  loaded = load.load_generator(folder, dtype="bfloat16", param_dtype="bfloat16")
+  leaves = jax.tree.leaves(loaded.params)
+  assert {leaf.dtype for leaf in leaves} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+def test_a_tied_head_is_known_by_its_absence(tmp_path):
+  folder = tiny_janus.save(tmp_path, tiny_janus.torch_model(tied=True))
+  assert load.load_generator(folder, dtype="float32").model.language.tied
+
+
+def test_a_head_of_its_own_is_loaded_whatever_the_default(folder, tmp_path):
+  tiny_janus.save(tmp_path)
+  tiny_janus.edit(tmp_path / "config.json", tie_word_embeddings=None)
+  loaded = load.load_generator(tmp_path, dtype="float32")
+  assert not loaded.model.language.tied
+
+
+def make_workdir(path, base, params):
+  """Writes what a run leaves."""
+  config = {"model": {"checkpoint": str(base)}}
+  path.mkdir(exist_ok=True)
+  (path / "config.json").write_text(json.dumps(config))
+  manager = checkpoint.open_manager(str(path), keep=1)
+  state = TrainState(step=np.int32(3), params=params, opt_state={})
+  iterator = iter(grain.MapDataset.range(4).to_iter_dataset())
+  checkpoint.save(manager, jax.tree.map(jax.numpy.asarray, state), iterator)
+  manager.close()
+  return path
+
+
+def test_a_workdir_is_its_base_overlaid_with_what_was_trained(folder, tmp_path):
+  base = load.load_generator(folder, dtype="float32").params
+  trained, _ = tree.select(base, ["self_attn/q_proj"])
+  trained = jax.tree.map(lambda x: x + 1, trained)
+  workdir = make_workdir(tmp_path / "run", folder, trained)
+  loaded = load.load_generator(workdir, dtype="float32")
+  assert loaded.source == str(folder)
+  expected = tree.flatten(base) | tree.flatten(trained)
+  for name, value in tree.flatten(loaded.params).items():
+    np.testing.assert_array_equal(value, expected[name], err_msg=name)
+  # A run may start from another run.
+  second = make_workdir(
+    tmp_path / "second",
+    workdir,
+    tree.select(base, ["k_proj"])[0],
+  )
+  again = tree.flatten(load.load_generator(second, dtype="float32").params)
+  for name, value in expected.items():
+    np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_a_workdir_of_another_base_is_refused(folder, tmp_path):
+  trained = {"language": {"norm": {"scale": np.ones(3)}, "more": np.ones(2)}}
+  workdir = make_workdir(tmp_path / "run", folder, trained)
+  with pytest.raises(UserError) as error:
+    load.load_generator(workdir, dtype="float32")
+  assert "language/norm/scale: base [40], trained [3]" in str(error.value)
+  assert "language/more: not in the base model" in str(error.value)
+
+
+def test_checkpoints_without_their_run_are_refused(tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(UserError, match=r"no config\.json with the model\.check"):
+    load.load_generator(tmp_path, dtype="float32")
+
+
+@pytest.mark.parametrize("path", ["nowhere", "no/such/tiny_sft"])
+def test_no_model_at_all(path):
+  with pytest.raises(UserError, match="no model at"):
+    load.load_generator(path, dtype="float32")
+
+
+def test_another_architecture_is_named(tmp_path):
+  transformers.CLIPConfig().save_pretrained(tmp_path)
+  with pytest.raises(UserError, match="model_type 'clip'; expected 'janus'"):
+    load.load_generator(tmp_path, dtype="float32")
+
+
+def test_weights_of_another_size_are_named(tmp_path):
+  folder = tiny_janus.save(tmp_path)
+  text = json.loads((folder / "config.json").read_text())["text_config"]
+  tiny_janus.edit(
+    folder / "config.json", text_config=text | {"intermediate_size": 57}
+  )
+  with pytest.raises(UserError) as error:
+    load.load_generator(folder, dtype="float32")
+  assert "mlp.down_proj.weight (3 tensors): expected [40, 57]" in str(
+    error.value
+  )
+  assert "found [40, 56]" in str(error.value)
+
+
+def test_a_head_that_must_be_there_and_is_not(tmp_path):
+  folder = tiny_janus.save(tmp_path, tiny_janus.torch_model(tied=True))
+  tiny_janus.edit(folder / "config.json", tie_word_embeddings=False)
+  with pytest.raises(UserError, match=r"lm_head\.weight: missing"):
+    load.load_generator(folder, dtype="float32")
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+  folder = tiny_janus.save(tmp_path)
+  file = folder / "model.safetensors"
+  file.write_bytes(file.read_bytes()[:-100])
+  with pytest.raises(UserError, match=r"model\.safetensors"):
+    load.load_generator(folder, dtype="float32")
+
+
+def test_a_pickle_is_refused(tmp_path):
+  folder = tiny_janus.save(tmp_path)
+  (folder / "model.safetensors").unlink()
+  torch.save({}, folder / "pytorch_model.bin")
+  with pytest.raises(UserError, match=r"pytorch_model\.bin: refused"):
+    load.load_generator(folder, dtype="float32")
+
+
+def test_clip_comes_with_its_tokenizer(tmp_path):
+  tower = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+  }
+  theirs = transformers.CLIPModel(
+    transformers.CLIPConfig(
+      text_config=tower
+      | {"vocab_size": 303, "max_position_embeddings": 16, "eos_token_id": 1},
+      vision_config=tower | {"image_size": 16, "patch_size": 8},
+      projection_dim=12,
+    )
+  )
+  theirs.save_pretrained(tmp_path)
+  tiny_janus.tokenizer().save_pretrained(tmp_path)
+  clip, params, tokenizer = load.load_clip(tmp_path, dtype="bfloat16")
+  assert clip.dtype == "bfloat16"
+  assert len(tokenizer) == len(tiny_janus.tokenizer())
+  np.testing.assert_array_equal(
+    params["visual_projection"]["kernel"],
+    theirs.visual_projection.weight.detach().numpy().T,
+  )

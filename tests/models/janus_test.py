@@ -1,0 +1,280 @@
+"""Janus against transformers': what it reads, what it draws, code for code."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from genrec_jax import sampling
+from genrec_jax.core import sharding, tree
+from genrec_jax.core.types import Prompt
+from genrec_jax.models import janus
+from tests.hf import tiny_janus
+
+GUIDANCE = 5.0
+
+
+@pytest.fixture(scope="module")
+def pair():
+  return tiny_janus.pair()
+
+
+def prompt_of(ids, mask, images):
+  return Prompt(ids=ids, mask=mask, images=images)
+
+
+def pixel_values(images):
+  """Scales uint8 [..., h, w, 3] as the HF processor does: [-1, 1], NCHW."""
+  pixels = images.astype(np.float32) / 255 * 2 - 1
+  return torch.tensor(pixels.transpose(0, 3, 1, 2))
+
+
+@torch.no_grad()
+def torch_greedy(model, ids, mask, images, guidance):
+  """Draws greedily with history images, which transformers cannot do itself.
+
+  As `JanusForConditionalGeneration.generate`, but without a cache, and with
+  the images of each row in their places.
+  """
+  ids, mask = torch.tensor(ids).long(), torch.tensor(mask)
+  embeds = model.get_input_embeddings()(ids)
+  slots = ids == tiny_janus.IMAGE
+  for row in range(len(ids)):
+    count = int(slots[row].sum()) // tiny_janus.PATCHES
+    if count:
+      features = model.model.get_image_features(
+        pixel_values(images[row, :count]), return_dict=True
+      ).pooler_output
+      embeds[row, slots[row]] = features.reshape(-1, embeds.shape[-1])
+  keep = (ids == tiny_janus.BOS) | (ids == tiny_janus.BOI)
+  other = model.get_input_embeddings()(ids.masked_fill(~keep, tiny_janus.PAD))
+  embeds, mask = torch.cat([embeds, other]), torch.cat([mask, mask])
+  codes = []
+  for _ in range(tiny_janus.PATCHES):
+    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    hidden = model.model.language_model(
+      inputs_embeds=embeds, attention_mask=mask, position_ids=positions
+    ).last_hidden_state[:, -1]
+    c, u = model.model.generation_head(hidden).chunk(2)
+    codes.append((u + guidance * (c - u)).argmax(-1))
+    step = model.prepare_embeddings_for_image_generation(
+      torch.cat([codes[-1]] * 2)[:, None]
+    )
+    embeds = torch.cat([embeds, step], 1)
+    mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+  return torch.stack(codes, -1).numpy()
+
+
+def greedy(model, params, prompt, guidance=GUIDANCE):
+  rollout = jax.jit(
+    lambda params, prompt: sampling.sample_images(
+      model,
+      params,
+      prompt,
+      jax.random.key(0),
+      num_samples=1,
+      guidance=guidance,
+      greedy=True,
+    )
+  )(params, prompt)
+  return np.asarray(rollout.codes[:, 0])
+
+
+def test_greedy_text_prompts_match_generate_token_for_token(pair):
+  theirs, ours, params = pair
+  ids, mask, images = tiny_janus.prompts(with_images=False)
+  expected = theirs.generate(
+    input_ids=torch.tensor(ids).long(),
+    attention_mask=torch.tensor(mask).long(),
+    generation_mode="image",
+    guidance_scale=GUIDANCE,
+    do_sample=False,
+  ).numpy()
+  found = greedy(ours, params, prompt_of(ids, mask, images[:, :0]))
+  np.testing.assert_array_equal(found, expected)
+  assert len(np.unique(found)) > 5  # else agreement would mean little
+  # The loop that stands in for transformers below is the same function.
+  np.testing.assert_array_equal(
+    torch_greedy(theirs, ids, mask, images, GUIDANCE), expected
+  )
+
+
+def test_greedy_prompts_with_history_images_match_a_torch_loop(pair):
+  theirs, ours, params = pair
+  ids, mask, images = tiny_janus.prompts(with_images=True)
+  expected = torch_greedy(theirs, ids, mask, images, GUIDANCE)
+  found = greedy(ours, params, prompt_of(ids, mask, images))
+  np.testing.assert_array_equal(found, expected)
+  other = greedy(ours, params, prompt_of(ids, mask, 255 - images))
+  assert (found[:2] != other[:2]).any(-1).all()  # rows with images
+  np.testing.assert_array_equal(found[2], other[2])  # and the one without
+
+
+def test_image_features_match(pair):
+  theirs, ours, params = pair
+  images = tiny_janus.prompts(with_images=True)[2]
+  with torch.no_grad():
+    expected = theirs.model.get_image_features(
+      pixel_values(images[0]), return_dict=True
+    ).pooler_output.numpy()
+  found = jax.jit(ours.image_features)(params, images)
+  assert found.shape == (3, 2, ours.image_tokens, ours.language.width)
+  np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
+def test_text_training_sees_images_as_transformers_does(pair):
+  theirs, ours, params = pair
+  ids, mask, images = (x[:1] for x in tiny_janus.prompts(with_images=True))
+  with torch.no_grad():
+    expected = theirs(
+      input_ids=torch.tensor(ids[mask][None]).long(),
+      pixel_values=pixel_values(images[0]),
+    ).logits.numpy()
+  embeds = ours.embed(params, prompt_of(ids, mask, images))
+  hidden = ours.hidden_states(params, embeds, mask)
+  found = np.asarray(ours.text_logits(params, hidden))[mask]
+  np.testing.assert_allclose(found, expected[0], atol=1e-4, rtol=1e-5)
+
+
+def test_image_head_matches(pair):
+  theirs, ours, params = pair
+  ids, mask, images = tiny_janus.prompts(with_images=False)
+  codes = np.random.default_rng(1).integers(
+    0, ours.codebook_size, (len(ids), 1, ours.image_tokens)
+  )
+  with torch.no_grad():
+    embeds = torch.cat(
+      [
+        theirs.get_input_embeddings()(torch.tensor(ids).long()),
+        theirs.prepare_embeddings_for_image_generation(
+          torch.tensor(codes[:, 0])
+        ),
+      ],
+      1,
+    )
+    seen = np.concatenate([mask, np.ones_like(codes[:, 0], bool)], 1)
+    hidden = theirs.model.language_model(
+      inputs_embeds=embeds, attention_mask=torch.tensor(seen)
+    ).last_hidden_state
+    expected = theirs.model.generation_head(hidden).numpy()
+  found = jax.jit(logits_of, static_argnums=0)(
+    ours, params, prompt_of(ids, mask, images[:, :0]), codes
+  )
+  length = ids.shape[1]
+  np.testing.assert_allclose(
+    found[:, 0], expected[:, length - 1 : -1], atol=1e-4
+  )
+
+
+def logits_of(model, params, prompt, codes):
+  embeds = model.embed(params, prompt)
+  return model.code_logits(
+    params, model.prefill(params, embeds, prompt.mask), codes
+  )
+
+
+def test_pixels_and_codes_match(pair):
+  theirs, ours, params = pair
+  images = tiny_janus.prompts(with_images=True)[2]
+  with torch.no_grad():
+    tokens = theirs.model.vqmodel.encode(
+      pixel_values(images.reshape(-1, *images.shape[2:]))
+    ).image_tokens
+    drawn = theirs.decode_image_tokens(tokens.reshape(6, -1)).numpy()
+  codes = jax.jit(ours.encode_pixels)(params, images.astype("float32") / 255)
+  assert codes.shape == (3, 2, ours.image_tokens)
+  np.testing.assert_array_equal(codes.reshape(-1), tokens.reshape(-1))
+  pixels = jax.jit(ours.decode_pixels)(params, codes)
+  assert pixels.shape == images.shape
+  np.testing.assert_allclose(
+    pixels.reshape(drawn.shape), np.clip(drawn / 2 + 0.5, 0, 1), atol=1e-4
+  )
+
+
+def test_unconditional_prompts_keep_bos_begin_of_image_and_mask(pair):
+  _, ours, _ = pair
+  prompt = prompt_of(*tiny_janus.prompts(with_images=True))
+  other = ours.unconditional(prompt)
+  keep = np.isin(prompt.ids, [tiny_janus.BOS, tiny_janus.BOI])
+  np.testing.assert_array_equal(
+    other.ids, np.where(keep, prompt.ids, tiny_janus.PAD)
+  )
+  np.testing.assert_array_equal(other.mask, prompt.mask)
+  assert other.images.shape[1] == 0
+
+
+def test_padding_changes_nothing(pair):
+  _, ours, params = pair
+  ids, mask, images = tiny_janus.prompts(with_images=True)
+  codes = np.arange(3 * 2 * ours.image_tokens).reshape(3, 2, -1) % 50
+  found = logits_of(ours, params, prompt_of(ids, mask, images), codes)
+  wider = ((0, 0), (7, 0))
+  padded = prompt_of(
+    np.pad(ids, wider, constant_values=tiny_janus.PAD),
+    np.pad(mask, wider),
+    images,
+  )
+  again = logits_of(ours, params, padded, codes)
+  np.testing.assert_allclose(found, again, atol=1e-5)
+
+
+def test_bfloat16_gives_float32_logits_and_keeps_the_image_tokenizer(pair):
+  _, ours, params = pair
+  model = ours.computing(dtype="bfloat16", remat="dots")
+  assert model.tokenizer == ours.tokenizer
+  prompt = prompt_of(*tiny_janus.prompts(with_images=True))
+  codes = np.zeros((3, 1, ours.image_tokens), np.int32)
+  exact = logits_of(ours, params, prompt, codes)
+  found = logits_of(model, params, prompt, codes)
+  assert found.dtype == jnp.float32
+  assert np.std(found - exact) < 0.05 * np.std(exact)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_key_draws_one_set_of_parameters(pair, dtype):
+  _, ours, params = pair
+  ours = ours.computing(dtype=dtype)
+  init = jax.jit(ours.init)
+  assert not tree.diff(params, init(jax.random.key(0)))
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    init(jax.random.key(1)),
+    init(jax.random.key(1)),
+  )
+
+
+def test_images_must_be_drawn_at_the_size_at_which_they_are_read(pair):
+  _, ours, _ = pair
+  vision = dataclasses.replace(ours.vision, image_size=24, patch_size=8)
+  with pytest.raises(ValueError, match="read at 24 pixels and drawn at 12"):
+    dataclasses.replace(ours, vision=vision)
+
+
+@pytest.mark.parametrize(
+  ("preset", "language", "total"),
+  # As transformers counts them in models of these configs, see hf/janus_test.
+  [
+    (janus.janus_pro_1b, 1_652_656_128, 2_076_636_811),
+    (janus.janus_pro_7b, 6_910_365_696, 7_407_773_323),
+  ],
+)
+def test_presets_have_their_published_sizes(preset, language, total):
+  model = preset()
+  assert (model.image_tokens, model.image_size) == (576, 384)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+
+  def count(part):
+    return sum(leaf.size for leaf in jax.tree.leaves(part))
+
+  assert count(params["language"]) == language
+  assert count(params) == total
+  # Strict: every parameter has one rule, every rule a parameter.
+  specs = sharding.specs(janus.RULES, params)
+  mesh = {"data": 8, "model": 4}
+  for name, leaf in tree.flatten(params).items():
+    spec = tree.flatten(specs)[name]
+    for size, axis in zip(leaf.shape, spec, strict=False):
+      assert size % mesh.get(axis, 1) == 0, (name, leaf.shape, spec)

@@ -1,0 +1,205 @@
+"""The language model against transformers', and against itself unshared."""
+
+import dataclasses
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers.models.llama import modeling_llama
+
+from genrec_jax.core import tree
+from genrec_jax.models import llama
+from tests.hf import tiny_janus
+
+P, T, G, LENGTH = 2, 9, 3, 5
+
+
+@pytest.fixture(scope="module")
+def pair():
+  theirs, ours, params = tiny_janus.pair()
+  return theirs.model.language_model, ours.language, params["language"]
+
+
+def draw(key, *shape):
+  return jax.random.normal(jax.random.key(key), shape)
+
+
+def left_padded():
+  """Returns embeddings [P, T, D] and a mask, the second row shorter."""
+  mask = np.ones((P, T), bool)
+  mask[1, :4] = False
+  return draw(0, P, T, tiny_janus.TEXT["hidden_size"]), mask
+
+
+def test_rotary_is_that_of_transformers(pair):
+  theirs, ours, _ = pair
+  positions = np.array([[0, 1, 5, 200]])
+  x = draw(1, 1, ours.num_heads, 4, ours.head_width)
+  expected, _ = modeling_llama.apply_rotary_pos_emb(
+    torch.tensor(np.asarray(x)),
+    torch.tensor(np.asarray(x)),
+    *theirs.rotary_emb(torch.zeros(1), torch.tensor(positions)),
+  )
+  tables = llama.rotary(positions, ours.head_width, ours.rope_base)
+  found = llama.rotate(x, *(table[:, None] for table in tables))
+  np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_a_layer_matches(pair):
+  theirs, ours, params = pair
+  x, mask = left_padded()
+  x, mask = x[:1], mask[:1]
+  positions = torch.arange(T)[None]
+  causal = torch.full((1, 1, T, T), -torch.inf).triu(1)
+  with torch.no_grad():
+    expected = theirs.layers[1](
+      torch.tensor(np.asarray(x)),
+      attention_mask=causal,
+      position_embeddings=theirs.rotary_emb(torch.zeros(1), positions),
+    )
+  tables = llama.rotary(jnp.arange(T)[None], ours.head_width, ours.rope_base)
+  found, _ = llama.Block(ours).apply(
+    {"params": jax.tree.map(lambda leaf: leaf[1], params["layers"])},
+    x[:, None],
+    tuple(table[:, None, :, None] for table in tables),
+    jnp.tri(T, dtype=bool)[None, None, None, None],
+  )
+  np.testing.assert_allclose(found[:, 0], expected.numpy(), atol=1e-5)
+
+
+def test_hidden_states_match_under_left_padding(pair):
+  theirs, ours, params = pair
+  x, mask = left_padded()
+  positions = np.maximum(np.cumsum(mask, -1) - 1, 0)
+  with torch.no_grad():
+    expected = theirs(
+      inputs_embeds=torch.tensor(np.asarray(x)),
+      attention_mask=torch.tensor(mask),
+      position_ids=torch.tensor(positions),
+    ).last_hidden_state.numpy()
+  found = jax.jit(ours.hidden_states)(params, x, mask)
+  np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
+  prefix = jax.jit(ours.prefill)(params, x, mask)
+  np.testing.assert_allclose(prefix.hidden, expected[:, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_text_logits_match(tied):
+  theirs = tiny_janus.torch_model(tied=tied)
+  ours, params = tiny_janus.ours_of(theirs)
+  assert ours.language.tied == tied
+  assert ("lm_head" in params["language"]) != tied
+  ids = np.array([[5, 60, 70, 80]])
+  with torch.no_grad():
+    expected = theirs(torch.tensor(ids)).logits.numpy()
+  hidden = ours.hidden_states(
+    params, ours.language.embed(params["language"], ids), ids > 0
+  )
+  found = ours.text_logits(params, hidden)
+  assert found.dtype == jnp.float32
+  # Logits of a random embedding are sums of 40 products of order one.
+  np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_answers_equal_prompt_and_answer_in_one_row(pair):
+  _, ours, params = pair
+  x, mask = left_padded()
+  answers = draw(2, P, G, LENGTH, ours.width)
+  prefix = jax.jit(ours.prefill)(params, x, mask)
+  shared = jax.jit(ours.answer)(params, prefix, answers)
+  rows = np.concatenate(
+    [np.repeat(x, G, 0), np.reshape(answers, (P * G, LENGTH, -1))], 1
+  )
+  seen = np.concatenate(
+    [np.repeat(mask, G, 0), np.ones((P * G, LENGTH), bool)], 1
+  )
+  alone = jax.jit(ours.hidden_states)(params, rows, seen)
+  np.testing.assert_allclose(
+    np.reshape(shared, (P * G, LENGTH, -1)), alone[:, T:], atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_cached_equals_uncached(pair, split):
+  _, ours, params = pair
+  x, mask = left_padded()
+  answers = draw(2, P, G, LENGTH, ours.width)
+  prefix = jax.jit(ours.prefill)(params, x, mask)
+  expected = jax.jit(ours.answer)(params, prefix, answers)
+  _, found = jax.jit(lambda: decode(ours, params, prefix, answers, split))()
+  np.testing.assert_allclose(found.transpose(1, 2, 0, 3), expected, atol=1e-5)
+
+
+def decode(model, params, prefix, answers, split):
+  decode_params = model.decode_params(params)
+  if split:
+    prefix = llama.split_prefix(prefix)
+
+  def body(cache, step):
+    index, embeds = step
+    hidden, cache = model.decode_step(
+      decode_params, prefix, cache, embeds, index
+    )
+    return cache, hidden
+
+  length = answers.shape[2]
+  cache = model.init_cache(prefix, answers.shape[1], length)
+  steps = (jnp.arange(length), answers.transpose(2, 0, 1, 3))
+  return jax.lax.scan(body, cache, steps)
+
+
+def test_the_decode_loop_copies_neither_prefix_nor_parameters(pair):
+  _, ours, params = pair
+  x, mask = left_padded()
+  prefix = ours.prefill(params, x, mask)
+  answers = draw(2, P, G, LENGTH, ours.width)
+
+  def made(split):
+    jaxpr = jax.make_jaxpr(
+      lambda: decode(ours, params, prefix, answers, split)
+    )()
+    (loop,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
+    return _shapes(loop.params["jaxpr"].jaxpr)
+
+  shapes = made(True)
+  assert prefix.keys.shape[1:] not in shapes
+  for name, leaf in tree.flatten(params["layers"]).items():
+    assert leaf.ndim < 3 or leaf.shape[1:] not in shapes, name
+  assert prefix.keys.shape[1:] in made(False)  # else this would test nothing
+
+
+def _shapes(jaxpr):
+  """Returns the shapes of all that a jaxpr computes, at any depth."""
+  shapes = set()
+  for equation in jaxpr.eqns:
+    shapes |= {variable.aval.shape for variable in equation.outvars}
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      shapes |= _shapes(inner)
+  return shapes
+
+
+def test_bfloat16_caches_are_bfloat16_and_scores_agree(pair):
+  _, ours, params = pair
+  ours = dataclasses.replace(ours, dtype="bfloat16", remat="full")
+  x, mask = left_padded()
+  answers = draw(2, P, G, LENGTH, ours.width)
+  prefix = jax.jit(ours.prefill)(params, x, mask)
+  assert prefix.keys.dtype == jnp.bfloat16
+  cache, found = jax.jit(lambda: decode(ours, params, prefix, answers, True))()
+  assert cache.keys[0].dtype == jnp.bfloat16
+  expected = ours.answer(params, prefix, answers)
+  assert expected.dtype == jnp.bfloat16
+  # Eight bits of mantissa through three layers.
+  np.testing.assert_allclose(
+    found.transpose(1, 2, 0, 3).astype(jnp.float32),
+    expected.astype(jnp.float32),
+    atol=0.1,
+  )
+
+
+def test_init_matches_the_checkpoint_s_tree(pair):
+  _, ours, params = pair
+  assert not tree.diff(jax.eval_shape(ours.init, jax.random.key(0)), params)

@@ -1,0 +1,105 @@
+"""Shared-prefix attention against attention to a repeated prefix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrec_jax.nn import attention
+
+P, K, G, R, T, S, H = 2, 3, 4, 2, 5, 7, 6
+
+
+def draw(key, *shape, dtype="float32"):
+  return jax.random.normal(jax.random.key(key), shape).astype(dtype)
+
+
+@pytest.fixture
+def inputs():
+  return {
+    "q": draw(0, P, K, G, R, T, H),
+    "k": draw(1, P, K, G, T, H),
+    "v": draw(2, P, K, G, T, H),
+    "keys": draw(3, P, K, S, H),
+    "values": draw(4, P, K, S, H),
+  }
+
+
+SEEN = jnp.arange(S)[None] >= jnp.array([[0], [3]])  # [P, S]
+CAUSAL = jnp.tri(T, dtype=bool)
+
+
+def shared(x):
+  return attention.attend(
+    x["q"],
+    x["k"],
+    x["v"],
+    CAUSAL[None, None, None, None],
+    (x["keys"], x["values"], SEEN),
+  )
+
+
+def repeated(x):
+  """Every sample with its own copy of the prefix, plainly written."""
+
+  def per_sample(prefix):
+    return jnp.broadcast_to(prefix[:, :, None], (P, K, G, S, H))
+
+  k = jnp.concatenate([per_sample(x["keys"]), x["k"]], 3)
+  v = jnp.concatenate([per_sample(x["values"]), x["v"]], 3)
+  scores = jnp.einsum("pkgrth,pkgsh->pkgrts", x["q"], k) / np.sqrt(H)
+  seen = jnp.concatenate(
+    [
+      jnp.broadcast_to(SEEN[:, None], (P, T, S)),
+      jnp.broadcast_to(CAUSAL[None], (P, T, T)),
+    ],
+    -1,
+  )
+  scores = jnp.where(seen[:, None, None, None], scores, -jnp.inf)
+  return jnp.einsum("pkgrts,pkgsh->pkgrth", jax.nn.softmax(scores), v)
+
+
+def test_a_shared_prefix_is_one_repeated_for_each_sample(inputs):
+  np.testing.assert_allclose(shared(inputs), repeated(inputs), atol=1e-6)
+
+
+def test_its_gradient_too(inputs):
+  direction = draw(9, P, K, G, R, T, H)
+
+  def along(function):
+    return jax.grad(lambda x: jnp.sum(function(x) * direction))(inputs)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    along(shared),
+    along(repeated),
+  )
+
+
+def test_self_attention_is_that_of_jax():
+  q, k, v = (draw(i, 3, 8, 12) for i in range(3))
+  mask = jnp.tri(8, dtype=bool)[None]
+  found = attention.self_attention(q, k, v, 4, mask)
+  expected = jax.nn.dot_product_attention(
+    *(x.reshape(3, 8, 4, 3) for x in (q, k, v)), mask=mask[:, None]
+  )
+  np.testing.assert_allclose(found, expected.reshape(3, 8, 12), atol=1e-6)
+
+
+def test_a_row_that_sees_nothing_stays_finite(inputs):
+  nothing = jnp.zeros((1, 1, 1, 1, T, T), bool)
+  out = attention.attend(inputs["q"], inputs["k"], inputs["v"], nothing)
+  assert np.isfinite(out).all()
+
+
+def test_bfloat16_keeps_its_type_and_a_float32_softmax():
+  q, k, v = (draw(i, 1, 64, 32, dtype="bfloat16") for i in range(3))
+  found = attention.self_attention(q, k, v, 2)
+  assert found.dtype == jnp.bfloat16
+  exact = attention.self_attention(
+    *(x.astype(jnp.float32) for x in (q, k, v)), 2
+  )
+  # One rounding of the weights and one of the result.
+  np.testing.assert_allclose(
+    found.astype(jnp.float32), exact, atol=2**-7 * float(jnp.abs(exact).max())
+  )

@@ -1,0 +1,92 @@
+"""Small layers against Flax's and torch's."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers.activations import ACT2FN
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from genrec_jax.nn import layers
+
+X = jax.random.normal(jax.random.key(0), (2, 3, 5, 7)) * 3 + 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_a_dense_layer(bias):
+  dense = nn.Dense(4, use_bias=bias)
+  variables = jax.tree.map(lambda x: x + 0.5, dense.init(jax.random.key(1), X))
+  linear = layers.Linear(4, "float32", bias)
+  assert jax.tree.structure(linear.init(jax.random.key(1), X)) == (
+    jax.tree.structure(variables)
+  )
+  np.testing.assert_allclose(
+    linear.apply(variables, X), dense.apply(variables, X), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("name", list(layers.ACTIVATIONS))
+def test_activations_are_those_of_transformers(name):
+  expected = ACT2FN[name](torch.tensor(np.asarray(X)))
+  np.testing.assert_allclose(
+    layers.ACTIVATIONS[name](X), expected.numpy(), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ("ours", "theirs"),
+  [
+    (layers.RMSNorm(1e-3, "float32"), LlamaRMSNorm(7, eps=1e-3)),
+    (layers.layer_norm(1e-3, "float32", "n"), torch.nn.LayerNorm(7, eps=1e-3)),
+  ],
+)
+def test_norms_are_those_of_torch(ours, theirs):
+  scale = np.linspace(0.5, 2, 7, dtype=np.float32)
+  params = {"scale": scale}
+  with torch.no_grad():
+    theirs.weight.copy_(torch.tensor(scale))
+    if hasattr(theirs, "bias"):
+      theirs.bias.copy_(torch.tensor(scale))
+      params["bias"] = scale
+    # A large mean, where E[x^2] - E[x]^2 would cancel.
+    expected = theirs(torch.tensor(np.asarray(X + 100)))
+  found = ours.apply({"params": params}, X + 100)
+  np.testing.assert_allclose(found, expected.numpy(), atol=1e-5, rtol=1e-5)
+
+
+def test_mlp_keeps_the_width():
+  mlp = layers.MLP(11, "gelu", "float32")
+  params = mlp.init(jax.random.key(0), X)["params"]
+  assert params["fc1"]["kernel"].shape == (7, 11)
+  assert mlp.apply({"params": params}, X).shape == X.shape
+
+
+def stack(remat):
+  block = layers.MLP(11, "silu", "float32")
+  params = layers.init_stack(block, jax.random.key(0), 3, X)
+
+  def loss(params):
+    def step(x, layer):
+      x = x + block.apply({"params": layer}, x)
+      return x, x.mean()
+
+    x, means = layers.scan_stack(step, X, params, remat)
+    return jnp.sum(x**2) + jnp.sum(means)
+
+  return jax.value_and_grad(loss)(params)
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_changes_nothing(remat):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    stack("none"),
+    stack(remat),
+  )
+
+
+def test_an_unknown_remat_is_refused():
+  with pytest.raises(ValueError, match=r"'half'.*none, full, dots"):
+    stack("half")
