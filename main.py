@@ -25,8 +25,6 @@ TASKS = {
 config_flags.DEFINE_config_file("config", None, "Path[:variant] of a config.")
 flags.DEFINE_string("workdir", None, "Folder of the run; overrides the config.")
 flags.mark_flag_as_required("config")
-# Orbax and transformers warn about what is theirs to know.
-flags.FLAGS.set_default("verbosity", logging.ERROR)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -49,6 +47,9 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> None:
   """Runs the config's task in its workdir."""
+  if not any(arg.lstrip("-").startswith("verbosity") for arg in sys.argv):
+    # Orbax and JAX report what is theirs to know.
+    logging.set_verbosity(logging.ERROR)
   config = flags.FLAGS.config
   if flags.FLAGS.workdir:
     config.workdir = flags.FLAGS.workdir

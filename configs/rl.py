@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
   # HF-format folder, workdir of ours, or a bundled name; after SFT.
   config.model.checkpoint = "tiny_sft"
   config.model.dtype = "float32"  # CPUs compute bfloat16 slowly
-  config.model.remat = "none"  # the tiny model's activations fit
+  config.model.remat = "full"  # on CPUs, too, faster than storing
   # What draws. What reads (vision, aligner) is left as SFT left it: a reward
   # on the drawing should not change how histories are seen.
   config.model.trainable = ("^language/", "^image_head/")
@@ -134,7 +134,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.workdir = f"runs/rl_{variant}"
     config.model.checkpoint = ""  # yours; see the command above
     config.model.dtype = "bfloat16"  # what accelerators multiply fast
-    config.model.remat = "full"  # 3,000-token prompts fill memory otherwise
     config.clip.checkpoint = ""  # such as openai/clip-vit-large-patch14
     config.data.batch_size = 64  # divisible by small pods
     config.data.workers = 8  # photos take time to decode

@@ -121,10 +121,7 @@ def sample_images(
     prefix = model.prefill(params, *_both_branches(model, params, prompt))
   else:
     prefix = model.prefill(params, model.embed(params, prompt), prompt.mask)
-  # One array per layer: inside the loop, a slice of a stack is a copy.
-  prefix = prefix.replace(
-    keys=tuple(prefix.keys), values=tuple(prefix.values)
-  )
+  prefix = model.decode_prefix(prefix)
   decode_params = model.decode_params(params)
 
   def combine(logits):

@@ -9,48 +9,7 @@ import pytest
 
 from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
-from genrec_jax.models import llama
-from genrec_jax.models import siglip
-from genrec_jax.models import vqgan
-from genrec_jax.models.janus import Janus
-
-BOS, PAD, BOI, IMAGE = 0, 1, 2, 3
-
-
-def tiny_janus(**language) -> Janus:
-  """Returns a Janus of awkward sizes: 16-pixel images of four codes."""
-  sizes = {
-    "vocab_size": 19,
-    "width": 24,
-    "mlp_width": 40,
-    "num_layers": 2,
-    "num_heads": 6,
-    "num_kv_heads": 2,
-    "head_width": 10,
-  }
-  return Janus(
-    language=llama.Llama(**(sizes | language)),
-    vision=siglip.Siglip(
-      width=12,
-      mlp_width=20,
-      num_layers=1,
-      num_heads=2,
-      image_size=16,
-      patch_size=8,
-    ),
-    tokenizer=vqgan.VQGAN(
-      embed_dim=4,
-      num_embeddings=11,
-      latent_channels=32,
-      base_channels=32,
-      channel_multiplier=(1, 1, 1, 1),
-      num_res_blocks=1,
-    ),
-    bos_id=BOS,
-    pad_id=PAD,
-    boi_id=BOI,
-    image_id=IMAGE,
-  )
+from tests.tiny import BOI, BOS, IMAGE, PAD, amplified, tiny_janus
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +19,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def params(model):
-  # Far from init's small values, so that no logit is close to uniform.
-  return jax.tree.map(lambda x: 2 * x, model.init(jax.random.key(0)))
+  return amplified(model.init(jax.random.key(0)), 1.25)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +69,7 @@ def test_scores_are_the_log_probabilities_sampled_with(
   )(rollout.codes)
   np.testing.assert_allclose(rollout.logprobs, logprobs, atol=1e-5)
   assert np.all(entropy >= 0)
-  assert np.all(entropy <= np.log(11) + 1e-5)
+  assert np.all(entropy <= np.log(model.codebook_size) + 1e-5)
   # Unshared: every sample with a copy of its prompt.
   alone, _ = jax.jit(
     lambda codes: sampling.score_images(
@@ -154,7 +112,7 @@ def test_samples_follow_the_distribution(model, params, prompt):
   )(jax.random.key(2))
   for row in range(2):
     first = np.asarray(rollout.codes[row, :, 0])
-    counts = np.bincount(first, minlength=11) / len(first)
+    counts = np.bincount(first, minlength=model.codebook_size) / len(first)
     probs = np.exp(rollout.logprobs[row, :, 0])
     for code in np.unique(first):
       expected = probs[first == code][0]
@@ -187,7 +145,7 @@ def test_the_unconditional_gradient_can_be_stopped(model, params, prompt):
 
 def test_gradient_of_a_score_is_its_finite_difference(model, params, prompt):
   codes = np.asarray([[[1, 4, 2, 9]], [[0, 10, 3, 3]]], np.int32)
-  keys = iter(jax.random.split(jax.random.key(5), 200))
+  keys = iter(jax.random.split(jax.random.key(5), 500))
   direction = jax.tree.map(
     lambda x: jax.random.normal(next(keys), x.shape) * jnp.std(x), params
   )

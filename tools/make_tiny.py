@@ -343,6 +343,7 @@ def janus(tokens) -> Janus:
       num_heads=4,
       num_kv_heads=2,
       head_width=32,
+      remat="full",
     ),
     vision=siglip.Siglip(
       width=72,

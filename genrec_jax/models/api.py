@@ -45,6 +45,9 @@ class Generator(Protocol):
   def decode_params(self, params: PyTree) -> PyTree:
     """Lays parameters out for `decode_step`; call once per rollout."""
 
+  def decode_prefix(self, prefix: Prefix) -> Prefix:
+    """Lays a prefix out for `decode_step`; call once per rollout."""
+
   def init_cache(self, prefix: Prefix, num_samples: int) -> KVCache:
     """Returns an empty cache for G answers of I codes to each prompt."""
 

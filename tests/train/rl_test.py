@@ -1,0 +1,169 @@
+"""The RL step: on policy, one compilation, the same on any mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from genrec_jax.core import sharding, tree
+from genrec_jax.core.types import TrainState
+from genrec_jax.models import janus
+from genrec_jax.train import rl
+from tests.tiny import amplified, random_batch, tiny_clip, tiny_janus
+
+MODEL, CLIP = tiny_janus(), tiny_clip()
+# Plain gradient descent: Adam's first steps turn rounding into signs.
+OPTIMIZER = optax.sgd(0.1)
+OPTIONS = {
+  "model": MODEL,
+  "clip": CLIP,
+  "optimizer": OPTIMIZER,
+  "gather": lambda params: params,
+  "seed": 3,
+  "sample": {
+    "num_samples": 4,
+    "guidance": 2.0,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+  },
+  "reward": {
+    "history_pool": "mean",
+    "future_pool": "mean",
+    "recency_decay": 0.8,
+    "copy_threshold": 0.9,
+  },
+  "weights": {"text": 1.0, "history": 0.5, "future": 1.0, "copy": 1.0},
+  "normalise": "group",
+  "objective": {
+    "ratio": "token",
+    "clip_low": 0.2,
+    "clip_high": 0.28,
+    "kl": "k3",
+    "kl_weight": 0.1,
+    "aggregation": "token",
+  },
+  "advantage": "grpo",
+  "scoring": "guided",
+  "stop_unconditional_gradient": False,
+  "inner_epochs": 1,
+}
+TRAINABLE = ("^language/", "^image_head/")
+
+
+@pytest.fixture(scope="module")
+def params():
+  return amplified(MODEL.init(jax.random.key(0)), 1.25)
+
+
+@pytest.fixture(scope="module")
+def clip_params():
+  return CLIP.init(jax.random.key(1))
+
+
+def parts(params, clip_params):
+  """Returns fresh copies: the state is donated."""
+  params = jax.tree.map(jnp.copy, params)
+  trainable, rest = tree.select(params, TRAINABLE)
+  state = TrainState(jnp.int32(0), trainable, OPTIMIZER.init(trainable))
+  frozen = {
+    "generator": rest,
+    "clip": clip_params,
+    "reference": jax.tree.map(jnp.copy, trainable),
+  }
+  return state, frozen
+
+
+def run(params, clip_params, steps, **options):
+  step = jax.jit(
+    functools.partial(rl.train_step, **(OPTIONS | options)), donate_argnums=0
+  )
+  state, frozen = parts(params, clip_params)
+  found = []
+  for i in range(steps):
+    batch = jax.device_put(random_batch(8, seed=i))
+    frozen = jax.device_put(frozen)
+    with jax.transfer_guard("disallow"):
+      state, metrics = step(state, frozen, batch)
+    found.append(jax.device_get(metrics))
+  assert step._cache_size() == 1
+  return state, found
+
+
+@pytest.fixture(scope="module")
+def single(params, clip_params):
+  return run(params, clip_params, 2)
+
+
+def test_the_step_is_on_policy_and_moves_away_from_the_reference(
+  params, single
+):
+  state, metrics = single
+  assert int(state.step) == 2
+  for values in metrics:
+    assert values["ratio_error_at_start"] < 1e-5
+    assert all(np.isfinite(v) and np.ndim(v) == 0 for v in values.values())
+  assert metrics[0]["kl"] < 1e-9
+  assert metrics[1]["kl"] > metrics[0]["kl"]
+  weights = OPTIONS["weights"]
+  total = sum(w * metrics[0][f"reward/{k}_mean"] for k, w in weights.items())
+  np.testing.assert_allclose(metrics[0]["reward"], total, rtol=1e-5)
+  before = tree.flatten(params)
+  moved = {
+    path: np.abs(new - before[path]).max()
+    for path, new in tree.flatten(state.params).items()
+  }
+  assert moved.pop("language/lm_head/kernel") == 0  # no text is drawn
+  assert all(moved.values())
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (8, 1)])
+def test_eight_devices_equal_one(params, clip_params, single, shape):
+  mesh = sharding.make_mesh(*shape)
+  specs = sharding.specs(janus.RULES, params)
+  part = tree.select(specs, TRAINABLE)
+  state, frozen = parts(sharding.place(mesh, specs, params), clip_params)
+  like = sharding.shardings(mesh, sharding.like(part[0], state))
+  whole = jax.NamedSharding(mesh, sharding.REPLICATED)
+  rollout = sharding.shardings(mesh, sharding.without("data", specs))
+  gather = functools.partial(
+    jax.lax.with_sharding_constraint, shardings=rollout
+  )
+  frozen["clip"] = jax.device_put(clip_params, whole)
+  state = jax.device_put(state, like)
+  step = jax.jit(
+    functools.partial(rl.train_step, **(OPTIONS | {"gather": gather})),
+    donate_argnums=0,
+    out_shardings=(like, whole),
+  )
+  for i in range(2):
+    batch = sharding.put_batch(mesh, random_batch(8, seed=i))
+    with jax.transfer_guard("disallow"):
+      state, metrics = step(state, frozen, batch)
+    for name, value in single[1][i].items():
+      np.testing.assert_allclose(
+        metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+      )
+  assert step._cache_size() == 1
+  expected = tree.flatten(single[0].params)
+  for path, value in tree.flatten(state.params).items():
+    np.testing.assert_allclose(value, expected[path], atol=1e-5, err_msg=path)
+
+
+def test_inner_epochs_take_more_than_one_update(params, clip_params, single):
+  state, metrics = run(params, clip_params, 1, inner_epochs=3)
+  assert metrics[0]["ratio_error_at_start"] < 1e-5
+  # From the second epoch on the policy is no longer the one that sampled.
+  assert metrics[0]["ratio_max_deviation"] > 1e-4
+  assert metrics[0]["reward"] == single[1][0]["reward"]
+  assert int(state.step) == 1
+
+
+def test_conditional_scoring_leaves_guidance_out(params, clip_params):
+  _, metrics = run(params, clip_params, 1, scoring="conditional")
+  assert metrics[0]["ratio_error_at_start"] < 1e-5
+  with pytest.raises(ValueError, match="scoring='sampled'"):
+    run(params, clip_params, 1, scoring="sampled")

@@ -1,0 +1,91 @@
+"""The SFT step: its loss by another way, dropout, and any mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from genrec_jax import sampling
+from genrec_jax.core import sharding, tree
+from genrec_jax.core.types import TrainState
+from genrec_jax.models import janus
+from genrec_jax.train import sft
+from tests.tiny import amplified, random_batch, tiny_janus
+
+MODEL = tiny_janus()
+OPTIMIZER = optax.sgd(0.1)
+TRAINABLE = ("^language/", "^image_head/", "^aligner/")
+
+
+@pytest.fixture(scope="module")
+def params():
+  return amplified(MODEL.init(jax.random.key(0)), 1.25)
+
+
+def make(params, dropout):
+  trainable, rest = tree.select(jax.tree.map(jnp.copy, params), TRAINABLE)
+  state = TrainState(jnp.int32(0), trainable, OPTIMIZER.init(trainable))
+  step = functools.partial(
+    sft.train_step,
+    model=MODEL,
+    optimizer=OPTIMIZER,
+    seed=0,
+    condition_dropout=dropout,
+  )
+  return step, state, {"generator": rest}
+
+
+def run(params, batch, dropout, steps=1):
+  step, state, frozen = make(params, dropout)
+  step = jax.jit(step, donate_argnums=0)
+  batch, frozen, losses = jax.device_put(batch), jax.device_put(frozen), []
+  for _ in range(steps):
+    with jax.transfer_guard("disallow"):
+      state, metrics = step(state, frozen, batch)
+    losses.append(float(metrics["loss"]))
+  assert step._cache_size() == 1
+  return state, losses
+
+
+def test_loss_is_minus_the_score_of_the_real_codes(params):
+  batch = random_batch(8)
+  codes = MODEL.encode_pixels(params, batch.future[:, 0] / np.float32(255))
+  for dropout, prompt in (
+    (0.0, batch.prompt),
+    (1.0, MODEL.unconditional(batch.prompt)),
+  ):
+    _, losses = run(params, batch, dropout)
+    logprobs, _ = sampling.score_images(
+      MODEL, params, prompt, codes[:, None], guidance=1.0
+    )
+    np.testing.assert_allclose(losses[0], -logprobs.mean(), rtol=1e-5)
+
+
+def test_it_learns_a_batch_by_heart(params):
+  _, losses = run(params, random_batch(8), 0.0, steps=60)
+  assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (8, 1)])
+def test_eight_devices_equal_one(params, shape):
+  batch = random_batch(8)
+  alone, losses = run(params, batch, 0.5, steps=2)
+  mesh = sharding.make_mesh(*shape)
+  specs = sharding.specs(janus.RULES, params)
+  step, state, frozen = make(sharding.place(mesh, specs, params), 0.5)
+  like = sharding.shardings(
+    mesh, sharding.like(tree.select(specs, TRAINABLE)[0], state)
+  )
+  whole = jax.NamedSharding(mesh, sharding.REPLICATED)
+  step = jax.jit(step, donate_argnums=0, out_shardings=(like, whole))
+  state, batch = jax.device_put(state, like), sharding.put_batch(mesh, batch)
+  for expected in losses:
+    with jax.transfer_guard("disallow"):
+      state, metrics = step(state, frozen, batch)
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+  expected = tree.flatten(alone.params)
+  for path, value in tree.flatten(state.params).items():
+    np.testing.assert_allclose(value, expected[path], atol=1e-5, err_msg=path)
