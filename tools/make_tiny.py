@@ -232,13 +232,13 @@ def check_vqgan(params) -> float:
 # --- tokenizers and CLIP ------------------------------------------------------
 
 
-def tokenizer(special: dict[str, str], suffix: str, size: int = 512):
+def tokenizer(special: dict[str, str], suffix: str, max_length: int):
   """Trains a byte-level BPE on the world's titles; any text can be encoded.
 
   Args:
     special: names (as transformers has them, 'bos_token' ...) to tokens.
     suffix: 'eos_token' or '', what to append to each text besides BOS first.
-    size: of the vocabulary.
+    max_length: tokens of the longest text.
   """
   model = tokenizers.Tokenizer(tokenizers.models.BPE())
   model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
@@ -246,7 +246,7 @@ def tokenizer(special: dict[str, str], suffix: str, size: int = 512):
   )
   model.decoder = tokenizers.decoders.ByteLevel()
   trainer = tokenizers.trainers.BpeTrainer(
-    vocab_size=size,
+    vocab_size=512,
     special_tokens=list(special.values()),
     initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     show_progress=False,
@@ -264,7 +264,7 @@ def tokenizer(special: dict[str, str], suffix: str, size: int = 512):
   named = ("bos_token", "eos_token", "pad_token")
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=model,
-    model_max_length=4096,
+    model_max_length=max_length,
     padding_side="left",
     extra_special_tokens={
       name: token for name, token in special.items() if name not in named
@@ -289,7 +289,7 @@ def train_clip(tokens, seed: int, steps: int, batch: int = 192):
     image_size=world.IMAGE_SIZE,
     patch_size=8,
     vocab_size=len(tokens),
-    max_position_embeddings=32,
+    max_position_embeddings=tokens.model_max_length,
     eos_token_id=tokens.eos_token_id,
   )
   encoded = tokens(
@@ -456,6 +456,10 @@ def train_base(
 def write_clip(folder: Path, clip: Clip, params, tokens) -> None:
   """Writes CLIP in HF format."""
   config, preprocessor = hf_clip.config_to_hf(clip)
+  config["text_config"] |= {
+    "bos_token_id": tokens.bos_token_id,
+    "pad_token_id": tokens.pad_token_id,
+  }
   with tempfile.TemporaryDirectory() as source:
     tokens.save_pretrained(source)
     write_json(Path(source, "preprocessor_config.json"), preprocessor)
@@ -532,12 +536,12 @@ def main(argv: list[str]) -> None:
   if any(out.iterdir()):
     raise app.UsageError(f"{out} is not empty: give a new folder with --out")
   start = time.time()
-  tokens = tokenizer(CLIP_TOKENS, "eos_token")
+  tokens = tokenizer(CLIP_TOKENS, "eos_token", 32)
   write_clip(out / "tiny_clip", *train_clip(tokens, seed, 500), tokens)
   vq_params = train_vqgan(seed, 300, 1300)
   share, _ = check_vqgan(vq_params)
   logging.info("attributes read right of reconstructions: %s", share)
-  tokens = tokenizer(JANUS_TOKENS, "")
+  tokens = tokenizer(JANUS_TOKENS, "", 4096)
   with tempfile.TemporaryDirectory() as folder:
     source = Path(folder)
     write_source(source, janus(tokens), tokens)

@@ -130,6 +130,12 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     return folder
   if (ASSETS / folder.name).is_dir() and str(path) == folder.name:
     return ASSETS / folder.name
+  if folder.is_file():
+    raise UserError(
+      f"{path} is a file: expected the folder of a model with config.json and"
+      " .safetensors files; .bin and .pt files are pickles, which can run code"
+      " and are never read"
+    )
   names = sorted(p.name for p in ASSETS.glob("*") if p.is_dir())
   raise UserError(
     f"no model at {str(path)!r}: expected a folder in HF format, a workdir of"

@@ -257,6 +257,7 @@ def _save(
       file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
     arrays = {name: np.require(tensors[name], to, ["C"]) for name in names}
     save_file(arrays, folder / file, metadata)
+    (folder / file).chmod(0o644)  # safetensors leaves it to its owner only
     weight_map.update(dict.fromkeys(names, file))
   if len(shards) > 1:
     total = sum(_size(tensor, to) for tensor in tensors.values())
