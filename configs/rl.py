@@ -97,6 +97,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.optim.b2 = 0.95  # forgets faster than 0.999, for short runs
   config.optim.weight_decay = 0.0  # the KL term keeps it near its start
   config.optim.warmup_steps = 10  # until Adam's moments mean something
+  config.optim.decay_steps = 0  # none: runs are prolonged as rewards allow
   config.optim.grad_norm = 1.0  # bounds the odd batch
 
   config.mesh = ConfigDict()

@@ -229,13 +229,13 @@ def open_or_build(
   Args:
     path: a prepared data set, or "".
     cache: where synthetic data sets are built, on first use, and found again,
-      each in a folder named by its settings.
+      each in a folder named by the world's version and its settings.
     **settings: see `synthetic`.
   """
   if path:
     return load(path)
   name = "_".join(f"{key}{value}" for key, value in sorted(settings.items()))
-  folder = pathlib.Path(cache) / f"synthetic_{name}"
+  folder = pathlib.Path(cache) / f"synthetic{world.VERSION}_{name}"
   return load(synthetic(folder, **settings))
 
 

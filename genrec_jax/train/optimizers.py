@@ -14,12 +14,14 @@ def adamw(
   b2: float,
   weight_decay: float,
   warmup_steps: int,
+  decay_steps: int,
   grad_norm: float,
 ) -> optax.GradientTransformation:
   """Returns AdamW behind a clip of the global gradient norm.
 
-  The learning rate rises linearly to `lr` at step `warmup_steps` and stays;
-  the first step is taken at lr / warmup_steps, not at 0. Only leaves named
+  The learning rate rises linearly to `lr` at step `warmup_steps`; the first
+  step is taken at lr / warmup_steps, not at 0. Then it stays, or falls as half
+  a cosine from step 0 to 0 at step `decay_steps`. Only leaves named
   'kernel' decay: norms, biases and embeddings do not.
 
   Args:
@@ -29,11 +31,16 @@ def adamw(
     weight_decay: decoupled, times the learning rate (Loshchilov and Hutter,
       arXiv 1711.05101).
     warmup_steps: 0 for none.
+    decay_steps: 0 for none.
     grad_norm: the largest global norm that passes unscaled.
   """
 
   def schedule(count: jax.Array) -> jax.Array:
-    return lr * jnp.minimum(1.0, (count + 1) / max(warmup_steps, 1))
+    rise = jnp.minimum(1.0, (count + 1) / max(warmup_steps, 1))
+    if not decay_steps:
+      return lr * rise
+    fall = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.minimum(1.0, count / decay_steps))
+    return lr * rise * fall
 
   return optax.chain(
     optax.clip_by_global_norm(grad_norm),

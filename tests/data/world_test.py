@@ -90,9 +90,9 @@ def test_simulation_has_the_asked_statistics():
   events = world.simulate(2000, 24, seed=1)
   attrs = world.attributes(events.items)
   met = attrs[..., :3] == events.wants
-  np.testing.assert_allclose(met.mean((0, 1)), 0.85, atol=0.01)
+  np.testing.assert_allclose(met.mean((0, 1)), 0.9, atol=0.01)
   switched = events.wants[:, 1:] != events.wants[:, :-1]
-  np.testing.assert_allclose(switched.mean((0, 1)), 0.08, atol=0.006)
+  np.testing.assert_allclose(switched.mean((0, 1)), 0.06, atol=0.006)
   for a, count in ((3, 6), (4, 3)):
     share = np.bincount(attrs[..., a].ravel()) / attrs[..., a].size
     np.testing.assert_allclose(share, 1 / count, atol=0.01)

@@ -12,6 +12,7 @@ def make(**changes):
     "b2": 0.95,
     "weight_decay": 0.0,
     "warmup_steps": 4,
+    "decay_steps": 0,
     "grad_norm": 1e9,
   }
   return optimizers.adamw(**options | changes)
@@ -24,6 +25,17 @@ def test_the_learning_rate_warms_up_from_above_zero():
     updates, state = optimizer.update({"bias": jnp.ones(1)}, state, params)
     # A constant gradient makes Adam's step the learning rate.
     np.testing.assert_allclose(updates["bias"], -expected, rtol=1e-5)
+
+
+def test_the_learning_rate_falls_as_half_a_cosine():
+  optimizer = make(warmup_steps=0, decay_steps=4)
+  params = {"bias": jnp.zeros(1)}
+  state = optimizer.init(params)
+  for share in (1.0, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5, 0.0, 0.0):
+    updates, state = optimizer.update({"bias": jnp.ones(1)}, state, params)
+    np.testing.assert_allclose(
+      updates["bias"], -0.1 * share, rtol=1e-5, atol=1e-8
+    )
 
 
 def test_without_warmup_the_first_step_is_whole():

@@ -44,7 +44,13 @@ def batches(num_rows: int | None = None):
 
 
 OPTIMIZER = optimizers.adamw(
-  lr=0.01, b1=0.9, b2=0.95, weight_decay=0.1, warmup_steps=3, grad_norm=1.0
+  lr=0.01,
+  b1=0.9,
+  b2=0.95,
+  weight_decay=0.1,
+  warmup_steps=3,
+  decay_steps=0,
+  grad_norm=1.0,
 )
 
 
