@@ -15,11 +15,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import diff
 from genrec_jax.core.types import PyTree, TrainState
 
-FOLDER = "checkpoints"
+FOLDER = workdir_lib.CHECKPOINTS
 
 
 def open_manager(workdir: str, keep: int) -> ocp.CheckpointManager:
@@ -104,6 +105,21 @@ def latest_step(workdir: str) -> int | None:
   return max(ocp.utils.checkpoint_steps(folder), default=None)
 
 
+def saved_step(workdir: str) -> int:
+  """Returns the newest whole checkpoint's step.
+
+  Raises:
+    UserError: there is none.
+  """
+  step = latest_step(workdir)
+  if step is None:
+    raise UserError(
+      f"{workdir} holds no checkpoint: expected {FOLDER}/<step>; train there"
+      " until the first is saved"
+    )
+  return step
+
+
 def read_params(workdir: str, step: int | None = None) -> dict[str, Any]:
   """Returns the trained parameters of a workdir's checkpoint, the newest.
 
@@ -113,12 +129,7 @@ def read_params(workdir: str, step: int | None = None) -> dict[str, Any]:
   Raises:
     UserError: the workdir has no whole checkpoint.
   """
-  step = latest_step(workdir) if step is None else step
-  if step is None:
-    raise UserError(
-      f"{workdir} holds no checkpoint: expected {FOLDER}/<step>; train there"
-      " until the first is saved"
-    )
+  step = saved_step(workdir) if step is None else step
   path = epath.Path(os.path.abspath(workdir)) / FOLDER / str(step) / "params"
   reader = ocp.PyTreeCheckpointHandler()
   # Without types Orbax would want the devices that the run had.

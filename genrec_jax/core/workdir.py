@@ -8,12 +8,14 @@ from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
 
 CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
 
 
 def check(workdir: str, config_json: str) -> None:
   """Refuses a folder that cannot be written or holds another config's run.
 
-  Makes the folder if absent, and nothing in it. The key 'workdir' may differ:
+  Makes the folder if absent, and nothing in it. A run without a checkpoint has
+  nothing to lose: its folder may be taken over. The key 'workdir' may differ:
   folders may be moved.
 
   Args:
@@ -35,10 +37,9 @@ def check(workdir: str, config_json: str) -> None:
       " that can with --workdir=DIR"
     ) from error
   path = os.path.join(workdir, CONFIG)
-  if not os.path.exists(path):
+  if not os.path.exists(path) or not _has_checkpoint(workdir):
     return
-  with open(path) as file:
-    theirs, ours = _keys(file.read()), _keys(config_json)
+  theirs, ours = _keys(read_config(workdir)), _keys(json.loads(config_json))
   absent = object()
   problems = [
     f"{key}: {_show(theirs, key)} there, {_show(ours, key)} now"
@@ -56,17 +57,31 @@ def check(workdir: str, config_json: str) -> None:
 
 
 def claim(workdir: str, config_json: str) -> None:
-  """Checks the folder and writes `config.json` into it if it is new."""
+  """Checks the folder and writes `config.json` into it; see `check`."""
   check(workdir, config_json)
   path = os.path.join(workdir, CONFIG)
-  if not os.path.exists(path):
+  if not os.path.exists(path) or not _has_checkpoint(workdir):
     write(path, config_json.rstrip() + "\n")
 
 
 def read_config(workdir: str) -> dict[str, Any]:
-  """Returns the config of the run that made a workdir, as nested dicts."""
-  with open(os.path.join(workdir, CONFIG)) as file:
-    return json.load(file)
+  """Returns the config of the run that made a workdir, as nested dicts.
+
+  Raises:
+    UserError: the file is absent, damaged, or no config.
+  """
+  path = os.path.join(workdir, CONFIG)
+  try:
+    with open(path) as file:
+      config = json.load(file)
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"cannot read {path}: {error}; expected the config of a run. Put it back,"
+      " or give another folder"
+    ) from None
+  if not isinstance(config, dict):
+    raise UserError(f"{path} holds no JSON object: expected a run's config")
+  return config
 
 
 def write(path: str, text: str) -> None:
@@ -78,8 +93,14 @@ def write(path: str, text: str) -> None:
   os.replace(f"{path}.tmp", path)
 
 
-def _keys(config_json: str) -> dict[str, Any]:
-  flat = flatten(json.loads(config_json))
+def _has_checkpoint(workdir: str) -> bool:
+  """Says whether there is a whole checkpoint, a folder named by its step."""
+  folder = os.path.join(workdir, CHECKPOINTS)
+  return os.path.isdir(folder) and any(map(str.isdigit, os.listdir(folder)))
+
+
+def _keys(config: dict[str, Any]) -> dict[str, Any]:
+  flat = flatten(config)
   flat.pop("workdir", None)
   return {path.replace("/", "."): value for path, value in flat.items()}
 

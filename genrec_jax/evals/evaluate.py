@@ -11,7 +11,7 @@ import numpy as np
 
 from genrec_jax.core import sharding
 from genrec_jax.core import workdir as workdir_lib
-from genrec_jax.core.errors import UserError
+from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.data import builders
 from genrec_jax.evals import baselines, page, report, scores
@@ -21,11 +21,11 @@ from genrec_jax.evals.evaluator import (
   Evaluator,
   build,
   evaluate_model,
+  noise,
 )
 from genrec_jax.evals.examples import examples
 from genrec_jax.evals.windows import Window, grid, shuffled_prompts
 from genrec_jax.hf import load
-from genrec_jax.models import janus
 
 # Keys of the synthetic world in a config's `data`.
 _WORLD = ("num_users", "held_out", "num_events", "future_horizon", "seed")
@@ -75,29 +75,28 @@ def finish(
   evaluator: Evaluator,
   workdir: str,
   *,
-  shuffle: Sequence[str] = ("sft", "rl"),
   num_examples: int = 12,
 ) -> dict[str, Any]:
   """Compares models and baselines; writes and prints what a run leaves.
 
   Leaves summary.json and report.html in `workdir`, whose config.json and
-  metrics.jsonl, where present, go into the page.
+  metrics.jsonl, where present, go into the page. Every row but 'base', which
+  never learned from a history, is shown with shuffled histories as well.
 
   Args:
     rows: (name, params) in the order of the table. A function of no arguments
       is called for its row's params, so that one model is in memory at a time.
     evaluator: see `build`.
     workdir: an existing folder.
-    shuffle: names of the rows to show with shuffled histories as well.
     num_examples: users on the page.
 
   Returns:
     The summary; see `report`.
   """
-  draw, embed, windows, catalogue, copy_threshold, seed = evaluator
+  draw, embed, windows, catalogue, copy_threshold, seed, _ = evaluator
   users = sum(window.count for window in windows)
   shuffled = shuffled_prompts(windows, seed) if users > 1 else None
-  key = jax.random.key(seed)
+  key = noise(seed)
   measure = functools.partial(
     evaluate_model,
     embed=embed,
@@ -111,8 +110,9 @@ def finish(
     bound = functools.partial(draw, params() if callable(params) else params)
     done = measure(bound, keep=num_examples)
     models[name], samples[name] = interval(done.scores), done.samples
-    if name in shuffle and shuffled:
+    if name != "base" and shuffled:
       strangers[name] = interval(measure(bound, prompts=shuffled).scores)
+    del bound  # makes room for the next row's parameters
   found = baselines.score_all(
     embed.images,
     windows,
@@ -140,29 +140,23 @@ def run(config: Any, workdir: str) -> None:
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
   sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
-  workdir_lib.claim(workdir, config.to_json())
-  read = functools.partial(load.load_generator, dtype=config.model.dtype)
-  loaded = read(config.model.checkpoint)
+  compute = {"dtype": config.model.dtype}
+  opened = load.open_generator(config.model.checkpoint, **compute)
 
-  specs = sharding.specs(janus.RULES, loaded.params)
-  layout = sharding.without("data", specs)  # nothing here is trained
+  def place(params):
+    specs = sharding.specs(opened.rules, params)
+    # Nothing here is trained: no need to shard over the data axis.
+    return sharding.place(mesh, sharding.without("data", specs), params)
 
-  def params(path):
-    other = read(path)
-    if other.model != loaded.model:
-      raise UserError(
-        f"{path} cannot be a row beside {config.model.checkpoint}: expected"
-        f" the same architecture, {loaded.model}; found {other.model}"
-      )
-    return sharding.place(mesh, layout, other.params)
-
-  rows = lineage(config.model.checkpoint)
+  rows = open_rows(
+    present(lineage(config.model.checkpoint)), opened, place, **compute
+  )
   clip, clip_params, clip_tokenizer = load.load_clip(
     config.clip.checkpoint, dtype=config.clip.dtype
   )
   evaluator = build(
-    loaded.model,
-    loaded.processor,
+    opened.model,
+    opened.processor,
     clip,
     jax.device_put(clip_params, NamedSharding(mesh, sharding.REPLICATED)),
     clip_tokenizer,
@@ -179,20 +173,60 @@ def run(config: Any, workdir: str) -> None:
     seed=config.seed,
     put=functools.partial(sharding.put_batch, mesh),
   )
-  finish(
-    [(name, functools.partial(params, path)) for name, path in rows],
-    evaluator,
-    workdir,
-    shuffle=[name for name, _ in rows if name != "base"],
-  )
+  workdir_lib.claim(workdir, config.to_json())
+  finish(rows, evaluator, workdir)
+
+
+def open_rows(
+  rows: Sequence[tuple[str, str]],
+  like: load.Opened,
+  place: Callable[[PyTree], PyTree],
+  **compute: str,
+) -> list[tuple[str, Callable[[], PyTree]]]:
+  """Opens the models of a table; their weights are read when called for.
+
+  Args:
+    rows: (name, checkpoint).
+    like: the model whose compiled functions and prompts serve all rows.
+    place: host parameters -> on the devices.
+    **compute: options of `load.open_generator`, as `like` was opened with.
+
+  Raises:
+    UserError: lists the rows of another architecture or vocabulary.
+  """
+  opened, problems = [], []
+  for name, path in rows:
+    other = load.open_generator(path, **compute)
+    if other.model != like.model:
+      problems.append(f"{name}, {path}: {other.model}")
+    elif _words(other) != _words(like):
+      problems.append(f"{name}, {path}: another vocabulary")
+    opened.append((name, functools.partial(_placed, other, place)))
+  if problems:
+    raise UserError(
+      listed(
+        f"these cannot be rows beside {like.source}: expected its vocabulary"
+        f" and its architecture, {like.model}; found:",
+        problems,
+      )
+    )
+  return opened
+
+
+def _placed(opened: load.Opened, place: Callable[[PyTree], PyTree]) -> PyTree:
+  return place(opened.read())
+
+
+def _words(opened: load.Opened) -> dict[str, int]:
+  return opened.processor.tokenizer.get_vocab()
 
 
 def lineage(checkpoint: str) -> list[tuple[str, str]]:
   """Names a checkpoint and what it was trained from: [(row, path), ...].
 
   A workdir says so in its config: an RL run has rows base, sft and rl, an SFT
-  run base and sft. Ancestors that are not there any more are left out. Bundled
-  checkpoints carry their name; of any other folder nothing is known: 'model'.
+  run base and sft. Bundled checkpoints carry their name; of any other folder
+  nothing is known: 'model'.
   """
   config = {}
   if os.path.exists(os.path.join(checkpoint, workdir_lib.CONFIG)):
@@ -206,11 +240,16 @@ def lineage(checkpoint: str) -> list[tuple[str, str]]:
   else:
     bundled = {"tiny_base": "base", "tiny_sft": "sft"}
     return [(bundled.get(checkpoint, "model"), checkpoint)]
-  return [*filter(_there, older), (task, checkpoint)]
+  return [*(row for row in older if row[1]), (task, checkpoint)]
 
 
-def _there(row: tuple[str, str]) -> bool:
-  try:
-    return bool(row[1] and load.resolve(row[1]))
-  except UserError:
-    return False
+def present(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+  """Leaves out, and says so, the rows whose folders are not there any more."""
+  found = []
+  for name, path in rows:
+    try:
+      load.resolve(path)
+      found.append((name, path))
+    except UserError as error:
+      print(f"no row {name!r} in the table: {error}", flush=True)
+  return found

@@ -42,6 +42,7 @@ class Evaluator(NamedTuple):
   catalogue: Sequence[np.ndarray]  # every item's picture, uint8 [h, w, 3]
   copy_threshold: float  # see `scores.clip_scores`
   seed: int  # of noise, shuffling, random items and bootstrap
+  during: Sequence[Window] = ()  # validation windows, for mid-run evaluation
 
 
 class Evaluation(NamedTuple):
@@ -49,6 +50,12 @@ class Evaluation(NamedTuple):
 
   scores: dict[str, np.ndarray]  # metric -> [U] float64, NaN: undefined
   samples: np.ndarray  # [U', G, h, w, 3] uint8, of the first users
+
+
+def noise(seed: int) -> jax.Array:
+  """Returns the key of evaluation, apart from that of every training step."""
+  # Steps fold their number in; none has this one.
+  return jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))
 
 
 def make_draw(
@@ -118,6 +125,7 @@ def build(
   seed: int,
   gather: Callable[[PyTree], PyTree] = _same,
   put: Callable[[PyTree], PyTree] = _same,
+  users_during: int = 0,
 ) -> Evaluator:
   """Reads the held-out users of a data set and compiles what judges them.
 
@@ -138,25 +146,34 @@ def build(
     seed: see `Evaluator`.
     gather: see `make_draw`.
     put: see `make_draw`.
+    users_during: held-out users of mid-run evaluations, at most. Their windows
+      are those of the validation split, so that what is seen, and perhaps
+      chosen by, during a run is not what is reported at its end.
   """
   embed = make_embed(clip, clip_params, put=put)
-  batches = pipeline.eval_batches(
-    dataset,
-    processor,
-    clip_tokenizer,
-    history_length=history_length,
-    future_horizon=future_horizon,
-    batch_size=batch_size,
-    num_users=users,
-    instruction=instruction,
-  )
+
+  def windows(split, number):
+    batches = pipeline.eval_batches(
+      dataset,
+      processor,
+      clip_tokenizer,
+      history_length=history_length,
+      future_horizon=future_horizon,
+      batch_size=batch_size,
+      num_users=number,
+      instruction=instruction,
+      split=split,
+    )
+    return prepare(batches, embed.targets, batch_size)
+
   return Evaluator(
     draw=make_draw(model, gather=gather, put=put, **sample),
     embed=embed,
-    windows=prepare(batches, embed.targets, batch_size),
+    windows=windows("test", users),
     catalogue=baselines.Catalogue(dataset.items, processor.pixels),
     copy_threshold=copy_threshold,
     seed=seed,
+    during=windows("validation", users_during) if users_during else (),
   )
 
 

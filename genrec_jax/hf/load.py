@@ -1,5 +1,6 @@
 """Loads models: HF-format folders, bundled assets, and workdirs of ours."""
 
+from collections.abc import Callable
 import dataclasses
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import ml_dtypes  # noqa: F401  (numpy learns 'bfloat16' from it)
 import numpy as np
 import transformers
 
-from genrec_jax.core import checkpoint, tree, workdir
+from genrec_jax.core import checkpoint, sharding, tree, workdir
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.hf import clip as hf_clip
@@ -17,37 +18,51 @@ from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import safetensors_io
 from genrec_jax.hf.processor import Processor
 from genrec_jax.hf.rules import to_params
+from genrec_jax.models import janus
+from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
-from genrec_jax.models.janus import Janus
 
 ASSETS = Path(__file__).parents[1] / "assets"
+# model_type of config.json -> its config and names in files, its sharding.
+FAMILIES = {"janus": (hf_janus, janus.RULES)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
-  """A generator as it was stored."""
+class Opened:
+  """A generator on disk: everything but its weights has been read."""
 
-  model: Janus
-  params: PyTree  # numpy arrays
+  model: Generator
   processor: Processor
   source: str  # the HF-format folder of its config and tokenizer
+  rules: sharding.Rules
+  read: Callable[[], PyTree]  # -> its parameters, float32 numpy arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded(Opened):
+  """A generator as it was stored."""
+
+  params: PyTree  # float32 numpy arrays
 
 
 def load_generator(
-  path: str | os.PathLike[str],
-  *,
-  dtype: str,
-  param_dtype: str = "float32",
-  remat: str = "none",
+  path: str | os.PathLike[str], *, dtype: str, remat: str = "none"
 ) -> Loaded:
-  """Loads a generator.
+  """Opens a generator and reads its weights; see `open_generator`."""
+  opened = open_generator(path, dtype=dtype, remat=remat)
+  return Loaded(**vars(opened), params=opened.read())
+
+
+def open_generator(
+  path: str | os.PathLike[str], *, dtype: str, remat: str = "none"
+) -> Opened:
+  """Opens a generator; its weights are read when asked for.
 
   Args:
     path: a folder in HF format; the name of a bundled asset ('tiny_base',
       'tiny_sft'); or a workdir, whose base model is loaded and then overlaid
       with its newest checkpoint.
     dtype: compute type, 'float32' or 'bfloat16'.
-    param_dtype: type of the parameters, whatever they are stored as.
     remat: see `nn.layers.scan_stack`.
 
   Raises:
@@ -55,33 +70,40 @@ def load_generator(
   """
   folder = resolve(path)
   if (folder / checkpoint.FOLDER).is_dir():
-    loaded = load_generator(
-      _base(folder), dtype=dtype, param_dtype=param_dtype, remat=remat
-    )
-    trained = checkpoint.read_params(str(folder))
-    return dataclasses.replace(
-      loaded, params=_overlay(loaded.params, trained, folder)
-    )
+    base = open_generator(_base(folder), dtype=dtype, remat=remat)
+    step = checkpoint.saved_step(str(folder))
+
+    def overlaid():
+      trained = checkpoint.read_params(str(folder), step)
+      return _overlay(base.read(), trained, folder)
+
+    return dataclasses.replace(base, read=overlaid)
   config = safetensors_io.read_config(folder)
-  if config.get("model_type") != "janus":
-    # Before the processor complains of what another model does not have.
-    hf_janus.config_from_hf(config, bos_id=0, pad_id=0, boi_id=0)
+  kind = config.get("model_type")
+  if kind not in FAMILIES:
+    raise UserError(
+      f"{folder}/config.json has model_type {kind!r}; expected"
+      f" {' or '.join(map(repr, FAMILIES))}: give the folder of a generator in"
+      " HF format, such as deepseek-community/Janus-Pro-1B"
+    )
+  family, rules = FAMILIES[kind]
   processor = Processor.from_pretrained(folder)
   tensors = safetensors_io.open_tensors(folder)
   # Configs leave out that the head is not tied, the default being that it is;
   # as transformers does, believe the weights.
   tied = config.get("tie_word_embeddings", True)
   tied = tied and "lm_head.weight" not in tensors
-  model = hf_janus.config_from_hf(
+  model = family.config_from_hf(
     {**config, "tie_word_embeddings": tied},
     bos_id=processor.bos_id,
     pad_id=processor.pad_id,
     boi_id=processor.boi_id,
   ).computing(dtype=dtype, remat=remat)
-  params = to_params(
-    hf_janus.rules(model), tensors, _expected(model, param_dtype)
-  )
-  return Loaded(model, params, processor, str(folder))
+
+  def read():
+    return to_params(family.rules(model), tensors, _expected(model))
+
+  return Opened(model, processor, str(folder), rules, read)
 
 
 def load_clip(
@@ -104,7 +126,7 @@ def load_clip(
   params = to_params(
     hf_clip.rules(clip),
     safetensors_io.open_tensors(folder),
-    _expected(clip, "float32"),
+    _expected(clip),
     ignore=hf_clip.IGNORED,
   )
   try:
@@ -154,12 +176,9 @@ def _base(folder: Path) -> str:
     ) from None
 
 
-def _expected(model: Janus | Clip, dtype: str) -> PyTree:
-  """Returns the parameters' shapes, all of one type."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.dtype(dtype)), shapes
-  )
+def _expected(model: Generator | Clip) -> PyTree:
+  """Returns the parameters' shapes, float32."""
+  return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def _overlay(base: PyTree, trained: PyTree, folder: Path) -> PyTree:

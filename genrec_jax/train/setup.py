@@ -1,22 +1,18 @@
 """What SFT and RL share: models, data, mesh and state, built from a config."""
 
 from collections.abc import Callable
-import functools
 from typing import Any, NamedTuple
 
-from absl import logging
 from clu import parameter_overview
 import jax
 import jax.numpy as jnp
 import optax
 
 from genrec_jax.core import sharding, tree
-from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import builders, pipeline
 from genrec_jax.evals import evaluate
 from genrec_jax.hf import load
-from genrec_jax.models import janus
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.train import loop, optimizers
@@ -35,16 +31,24 @@ class Parts(NamedTuple):
   put: Callable[[PyTree], PyTree]  # host batch -> device batch
   iterator: Any
   evaluator: evaluate.Evaluator
-  load: Callable[[str], PyTree]  # checkpoint -> all parameters, as the run's
+  rows: list[tuple[str, Callable[[], PyTree]]]  # models to compare with
 
 
-def build(config, *, sample: dict[str, Any], copy_threshold: float) -> Parts:
+def build(
+  config,
+  *,
+  sample: dict[str, Any],
+  copy_threshold: float,
+  rows: dict[str, str],
+) -> Parts:
   """Loads models and data and lays the state out on the mesh.
 
   Args:
     config: of an SFT or RL run.
     sample: how evaluation draws; options of `sampling.sample_images`.
     copy_threshold: see `evals.scores.clip_scores`.
+    rows: name -> checkpoint of the models shown beside this run's, before it;
+      an empty checkpoint is left out.
 
   Raises:
     UserError: a checkpoint, data set, batch or mesh that does not fit.
@@ -57,19 +61,29 @@ def build(config, *, sample: dict[str, Any], copy_threshold: float) -> Parts:
       "eval.batch_size": config.eval.batch_size,
     },
   )
-  loaded = load.load_generator(
-    config.model.checkpoint, dtype=config.model.dtype, remat=config.model.remat
+  compute = {"dtype": config.model.dtype, "remat": config.model.remat}
+  loaded = load.open_generator(config.model.checkpoint, **compute)
+
+  def place(params):
+    return sharding.place(mesh, specs, params)
+
+  # Before the run, not after it, is when a row that cannot be must be told.
+  opened_rows = evaluate.open_rows(
+    [row for row in rows.items() if row[1]], loaded, place, **compute
   )
   clip, clip_params, clip_tokenizer = load.load_clip(
     config.clip.checkpoint, dtype=config.clip.dtype
   )
   model = loaded.model
-  logging.info(
-    "parameters:\n%s", parameter_overview.get_parameter_overview(loaded.params)
-  )
-  specs = sharding.specs(janus.RULES, loaded.params)
-  params = sharding.place(mesh, specs, loaded.params)
+  params = loaded.read()
+  specs = sharding.specs(loaded.rules, params)
+  params = place(params)
   trainable, rest = tree.select(params, config.model.trainable)
+  total, trained = map(parameter_overview.count_parameters, (params, trainable))
+  print(
+    f"{config.model.checkpoint}: {total:,} parameters, {trained:,} trained",
+    flush=True,
+  )
   optimizer = optimizers.adamw(**config.optim)
   state = TrainState(
     step=jnp.int32(0), params=trainable, opt_state=optimizer.init(trainable)
@@ -85,17 +99,6 @@ def build(config, *, sample: dict[str, Any], copy_threshold: float) -> Parts:
 
   def gather(params):
     return jax.lax.with_sharding_constraint(params, rollout)
-
-  def load_params(path):
-    other = load.load_generator(
-      path, dtype=config.model.dtype, remat=config.model.remat
-    )
-    if other.model != model:
-      raise UserError(
-        f"{path} has another architecture than {config.model.checkpoint}:"
-        " models compared in one table must share it"
-      )
-    return sharding.place(mesh, specs, other.params)
 
   def put(batch):
     return sharding.put_batch(mesh, batch)
@@ -139,6 +142,7 @@ def build(config, *, sample: dict[str, Any], copy_threshold: float) -> Parts:
     seed=config.seed,
     gather=gather,
     put=put,
+    users_during=config.eval.users_during if config.train.eval_every else 0,
     **window,
   )
   return Parts(
@@ -152,7 +156,7 @@ def build(config, *, sample: dict[str, Any], copy_threshold: float) -> Parts:
     put=put,
     iterator=iter(batches),
     evaluator=evaluator,
-    load=load_params,
+    rows=opened_rows,
   )
 
 
@@ -164,7 +168,6 @@ def train(
   step: Callable,
   *,
   headline: str,
-  rows: dict[str, str],
 ) -> None:
   """Runs the loop and, at its end, the comparison of models.
 
@@ -175,15 +178,11 @@ def train(
     frozen: what the step reads, parts.frozen and more.
     step: (state, frozen, batch) -> (state, metrics), to be jitted.
     headline: the metric on the progress line.
-    rows: name -> checkpoint of the models shown beside this run's, before it;
-      an empty checkpoint is left out.
   """
   replicated = jax.NamedSharding(
     parts.state_shardings.step.mesh, sharding.REPLICATED
   )
   evaluator = parts.evaluator
-  # Whole batches of the same users as at the end: nothing compiles twice.
-  few = -(-config.eval.users_during // config.eval.batch_size)
 
   def whole(state, frozen):
     return tree.merge(state.params, frozen["generator"])
@@ -193,19 +192,18 @@ def train(
     return evaluate.held_out(
       lambda prompt, key: evaluator.draw(params, prompt, key),
       evaluator.embed,
-      evaluator.windows[:few],
-      jax.random.key(config.seed),
+      evaluator.during,
+      evaluate.noise(config.seed),
       copy_threshold=evaluator.copy_threshold,
     )
 
   def finish(state, frozen, workdir):
-    others = [
-      (name, functools.partial(parts.load, path))
-      for name, path in rows.items()
-      if path
-    ]
+    # What only training needs makes room for the other models.
+    spare = [frozen[name] for name in frozen.keys() - parts.frozen.keys()]
+    for array in jax.tree.leaves([state.opt_state, spare]):
+      array.delete()
     own = (config.task, whole(state, frozen))
-    evaluate.finish([*others, own], evaluator, workdir)
+    evaluate.finish([*parts.rows, own], evaluator, workdir)
 
   loop.run(
     loop.Task(

@@ -74,6 +74,7 @@ def run(config, workdir: str) -> None:
     config,
     sample=dict(config.sample),
     copy_threshold=config.eval.copy_threshold,
+    rows={"base": config.model.checkpoint},
   )
   step = functools.partial(
     train_step,
@@ -89,5 +90,4 @@ def run(config, workdir: str) -> None:
     parts.frozen,
     step,
     headline="loss",
-    rows={"base": config.model.checkpoint},
   )
