@@ -9,6 +9,8 @@ from genrec_jax.core.tree import flatten
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
+# A run adds to its config what model.checkpoint held when it began.
+FINGERPRINT = "model.checkpoint_sha256"
 
 
 def check(workdir: str, config_json: str) -> None:
@@ -16,7 +18,7 @@ def check(workdir: str, config_json: str) -> None:
 
   Makes the folder if absent, and nothing in it. A run without a checkpoint has
   nothing to lose: its folder may be taken over. The key 'workdir' may differ:
-  folders may be moved.
+  folders may be moved. `FINGERPRINT` is compared where both configs have it.
 
   Args:
     workdir: the folder.
@@ -40,6 +42,9 @@ def check(workdir: str, config_json: str) -> None:
   if not os.path.exists(path) or not _has_checkpoint(workdir):
     return
   theirs, ours = _keys(read_config(workdir)), _keys(json.loads(config_json))
+  if not (FINGERPRINT in theirs and FINGERPRINT in ours):
+    theirs.pop(FINGERPRINT, None)
+    ours.pop(FINGERPRINT, None)
   absent = object()
   problems = [
     f"{key}: {_show(theirs, key)} there, {_show(ours, key)} now"

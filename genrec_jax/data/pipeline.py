@@ -5,7 +5,7 @@ compiled once: prompts are left-padded to the longest there can be, histories
 and futures shorter than N and F are padded and masked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import io
 from typing import Any, NamedTuple
 
@@ -189,6 +189,21 @@ def eval_batches(
   return grain.MapDataset.source(batches).map(batch_of)
 
 
+def decode(record: Mapping[str, Any]) -> Image.Image:
+  """Returns the RGB picture of a record of `Dataset.items`.
+
+  Raises:
+    UserError: names the item whose bytes are no picture.
+  """
+  try:
+    return Image.open(io.BytesIO(record["image"])).convert("RGB")
+  except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
+    raise UserError(
+      f"The image of item {record['id'].decode()!r} cannot be decoded: "
+      f"{error}. Expected PNG or JPEG; prepare the data set again."
+    ) from error
+
+
 class _Maker:
   """Makes the window of a given index: a Batch without the axis P."""
 
@@ -269,14 +284,7 @@ class _Maker:
 
   def _pixels(self, row):
     if row not in self._cache:
-      record = self._items[row]
-      try:
-        image = Image.open(io.BytesIO(record["image"])).convert("RGB")
-      except OSError as error:
-        raise UserError(
-          f"The image of item {record['id'].decode()!r} cannot be decoded: "
-          f"{error}. Expected PNG or JPEG; prepare the data set again."
-        ) from error
+      image = decode(self._items[row])
       if len(self._cache) >= self._cached:
         self._cache.pop(next(iter(self._cache)))
       self._cache[row] = self._processor.pixels(image)

@@ -5,13 +5,13 @@ model gets for repeating instead of generating.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import io
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from genrec_jax.core.types import Batch
+from genrec_jax.data import pipeline
 from genrec_jax.evals import scores
 from genrec_jax.evals import windows as windows_lib
 
@@ -72,9 +72,7 @@ class Catalogue(Sequence):
 
   def __getitem__(self, index: int) -> np.ndarray:
     """Returns one picture, uint8 [h, w, 3]."""
-    record = self._items[index]
-    picture = Image.open(io.BytesIO(record["image"]))
-    return self._pixels(picture.convert("RGB"))
+    return self._pixels(pipeline.decode(self._items[index]))
 
 
 def score_all(

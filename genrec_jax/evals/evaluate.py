@@ -1,6 +1,6 @@
 """Evaluation: of any checkpoint as a task, during training, and at its end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 from typing import Any
@@ -140,6 +140,7 @@ def run(config: Any, workdir: str) -> None:
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
   sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
+  _check_data(config)
   compute = {"dtype": config.model.dtype}
   opened = load.open_generator(config.model.checkpoint, **compute)
 
@@ -175,6 +176,34 @@ def run(config: Any, workdir: str) -> None:
   )
   workdir_lib.claim(workdir, config.to_json())
   finish(rows, evaluator, workdir)
+
+
+def _check_data(config: Any) -> None:
+  """Refuses to show a model other prompts, or users it was trained on.
+
+  Another data set, in `data.path`, is the reader's choice.
+  """
+  path = config.model.checkpoint
+  if not os.path.exists(os.path.join(path, workdir_lib.CONFIG)):
+    return
+  theirs = workdir_lib.read_config(path).get("data", {})
+  keys = ["history_length", "instruction"]
+  if theirs.get("path") == config.data.path:
+    keys += _WORLD
+  problems = [
+    f"data.{key}: {theirs[key]!r} there, {config.data[key]!r} now"
+    for key in keys
+    if key in theirs and theirs[key] != config.data[key]
+  ]
+  if problems:
+    raise UserError(
+      listed(
+        f"{path} was trained with other data settings, which would change what"
+        " its prompts look like or who is held out; give its own with"
+        " --config.data.KEY=VALUE:",
+        problems,
+      )
+    )
 
 
 def open_rows(
@@ -224,23 +253,38 @@ def _words(opened: load.Opened) -> dict[str, int]:
 def lineage(checkpoint: str) -> list[tuple[str, str]]:
   """Names a checkpoint and what it was trained from: [(row, path), ...].
 
-  A workdir says so in its config: an RL run has rows base, sft and rl, an SFT
-  run base and sft. Bundled checkpoints carry their name; of any other folder
-  nothing is known: 'model'.
+  A workdir says so in its config: an RL run after SFT has rows base, sft and
+  rl, an SFT run base and sft. Bundled checkpoints carry their name; of any
+  other folder nothing is known: 'model'. They need not be there any more.
   """
   config = {}
   if os.path.exists(os.path.join(checkpoint, workdir_lib.CONFIG)):
     config = workdir_lib.read_config(checkpoint)
-  task = config.get("task")  # the config of an HF folder has no task
-  if task == "rl":
-    older = [("base", config["eval"]["base"])]
-    older += [("sft", config["model"]["checkpoint"])]
-  elif task == "sft":
-    older = [("base", config["model"]["checkpoint"])]
-  else:
-    bundled = {"tiny_base": "base", "tiny_sft": "sft"}
-    return [(bundled.get(checkpoint, "model"), checkpoint)]
-  return [*(row for row in older if row[1]), (task, checkpoint)]
+  if "task" in config:  # the config of an HF folder has none
+    return [*ancestors(config), (config["task"], checkpoint)]
+  bundled = {"tiny_base": "base", "tiny_sft": "sft"}
+  return [(bundled.get(checkpoint, "model"), checkpoint)]
+
+
+def ancestors(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """Names the models that the run of a config came from, as `lineage` does.
+
+  What SFT starts from is 'base' unless it is known to be something else; a
+  start named as the run itself, SFT after SFT, is 'start'. `eval.base` is the
+  base of a checkpoint that does not know its own.
+  """
+  rows = dict(lineage(config["model"]["checkpoint"]))
+  if config["task"] == "sft" and "model" in rows:
+    rows = {"base": rows["model"]}
+  base = config.get("eval", {}).get("base")
+  if base and "base" not in rows:
+    rows = {"base": base, **rows}
+  return list(
+    {
+      "start" if name == config["task"] else name: path
+      for name, path in rows.items()
+    }.items()
+  )
 
 
 def present(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

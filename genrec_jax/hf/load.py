@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def open_generator(
   folder = resolve(path)
   if (folder / checkpoint.FOLDER).is_dir():
     base = open_generator(_base(folder), dtype=dtype, remat=remat)
+    _same_base(folder)
     step = checkpoint.saved_step(str(folder))
 
     def overlaid():
@@ -138,7 +140,33 @@ def load_clip(
       f"cannot read the tokenizer in {folder}: {error}; expected"
       " tokenizer.json and tokenizer_config.json"
     ) from None
+  # A tokenizer that does not say how long a text may be says 1e30.
+  tokenizer.model_max_length = min(
+    tokenizer.model_max_length, clip.max_position_embeddings
+  )
   return clip, params, tokenizer
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+  """Returns a hash of a checkpoint's weights: 16 hexadecimal digits.
+
+  A workdir's is of its newest checkpoint and of what that is laid over.
+
+  Raises:
+    UserError: there is no checkpoint.
+  """
+  folder, whole = resolve(path), hashlib.sha256()
+  if (folder / checkpoint.FOLDER).is_dir():
+    whole.update(fingerprint(_base(folder)).encode())
+    step = checkpoint.saved_step(str(folder))
+    folder = folder / checkpoint.FOLDER / str(step) / "params"
+    files = [file for file in folder.rglob("*") if file.is_file()]
+  else:
+    files = list(folder.glob("*.safetensors"))
+  for file in sorted(files):
+    with open(file, "rb") as opened:
+      whole.update(hashlib.file_digest(opened, "sha256").digest())
+  return whole.hexdigest()[:16]
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
@@ -169,11 +197,24 @@ def _base(folder: Path) -> str:
   """Returns the checkpoint that a workdir's run started from."""
   try:
     return workdir.read_config(str(folder))["model"]["checkpoint"]
-  except (OSError, ValueError, KeyError, TypeError):
+  except (UserError, KeyError, TypeError):
     raise UserError(
       f"{folder} has {checkpoint.FOLDER}/ but no config.json with the"
       " model.checkpoint that its run started from; give a whole workdir"
     ) from None
+
+
+def _same_base(folder: Path) -> None:
+  """Refuses a workdir whose base has other weights than it was trained from."""
+  section, key = workdir.FINGERPRINT.split(".")
+  then = workdir.read_config(str(folder))[section].get(key)
+  now = then and fingerprint(_base(folder))
+  if then != now:
+    raise UserError(
+      f"{folder} was trained from {_base(folder)} when that had other weights"
+      f" ({workdir.FINGERPRINT} {then} then, {now} now): put those back, or"
+      " train again"
+    )
 
 
 def _expected(model: Generator | Clip) -> PyTree:

@@ -151,7 +151,6 @@ def run(config, workdir: str) -> None:
     config,
     sample=dict(config.sample, num_samples=config.eval.samples),
     copy_threshold=config.reward.copy_threshold,
-    rows={"base": config.eval.base, "sft": config.model.checkpoint},
   )
   frozen = parts.frozen | {
     "reference": jax.tree.map(jnp.copy, parts.state.params)

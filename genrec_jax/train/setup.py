@@ -1,6 +1,7 @@
 """What SFT and RL share: models, data, mesh and state, built from a config."""
 
 from collections.abc import Callable
+import json
 from typing import Any, NamedTuple
 
 from clu import parameter_overview
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from genrec_jax.core import sharding, tree
+from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import builders, pipeline
 from genrec_jax.evals import evaluate
@@ -39,7 +41,6 @@ def build(
   *,
   sample: dict[str, Any],
   copy_threshold: float,
-  rows: dict[str, str],
 ) -> Parts:
   """Loads models and data and lays the state out on the mesh.
 
@@ -47,8 +48,6 @@ def build(
     config: of an SFT or RL run.
     sample: how evaluation draws; options of `sampling.sample_images`.
     copy_threshold: see `evals.scores.clip_scores`.
-    rows: name -> checkpoint of the models shown beside this run's, before it;
-      an empty checkpoint is left out.
 
   Raises:
     UserError: a checkpoint, data set, batch or mesh that does not fit.
@@ -68,9 +67,10 @@ def build(
     return sharding.place(mesh, specs, params)
 
   # Before the run, not after it, is when a row that cannot be must be told.
-  opened_rows = evaluate.open_rows(
-    [row for row in rows.items() if row[1]], loaded, place, **compute
-  )
+  if config.eval.get("base"):
+    load.resolve(config.eval.base)
+  rows = evaluate.present(evaluate.ancestors(config.to_dict()))
+  rows = evaluate.open_rows(rows, loaded, place, **compute)
   clip, clip_params, clip_tokenizer = load.load_clip(
     config.clip.checkpoint, dtype=config.clip.dtype
   )
@@ -156,7 +156,7 @@ def build(
     put=put,
     iterator=iter(batches),
     evaluator=evaluator,
-    rows=opened_rows,
+    rows=rows,
   )
 
 
@@ -183,6 +183,9 @@ def train(
     parts.state_shardings.step.mesh, sharding.REPLICATED
   )
   evaluator = parts.evaluator
+  record = json.loads(config.to_json())
+  section, key = workdir_lib.FINGERPRINT.split(".")
+  record[section][key] = load.fingerprint(config.model.checkpoint)
 
   def whole(state, frozen):
     return tree.merge(state.params, frozen["generator"])
@@ -221,6 +224,6 @@ def train(
       headline=headline,
     ),
     workdir=workdir,
-    config_json=config.to_json(),
+    config_json=json.dumps(record, indent=2),
     **config.train,
   )

@@ -74,7 +74,6 @@ def run(config, workdir: str) -> None:
     config,
     sample=dict(config.sample),
     copy_threshold=config.eval.copy_threshold,
-    rows={"base": config.model.checkpoint},
   )
   step = functools.partial(
     train_step,
