@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -11,11 +12,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import world
+from genrec_jax.data import builders, world
 from genrec_jax.evals import evaluate
-from genrec_jax.hf.load import Loaded
+from genrec_jax.hf.load import Opened
 from genrec_jax.models.clip import Clip, Tower
-from genrec_jax.models.janus import Janus
+from genrec_jax.models.janus import RULES, Janus
 from genrec_jax.models.llama import Llama
 from genrec_jax.models.siglip import Siglip
 from genrec_jax.models.vqgan import VQGAN
@@ -112,15 +113,24 @@ def _workdir(path, **config):
 
 @pytest.fixture
 def checkpoints(monkeypatch):
-  """Replaces loading; {path: (model, seed)} of what has been loaded."""
-  sizes, loaded = {}, []
+  """Replaces loading.
 
-  def load_generator(path, *, dtype):
+  Returns {path: width}, the paths of another vocabulary, and what was read.
+  """
+  sizes, others, loaded = {}, [], []
+
+  def open_generator(path, *, dtype):
     assert dtype == "float32"
     model = _janus(sizes.get(str(path), 16))
-    params = _random(model, seed=len(loaded))
-    loaded.append(str(path))
-    return Loaded(model, params, _Processor(), path)
+    processor = _Processor()
+    if path in others:
+      processor.tokenizer.add_tokens(["word"])
+
+    def read():
+      loaded.append(str(path))
+      return _random(model, seed=len(loaded))
+
+    return Opened(model, processor, path, RULES, read)
 
   def load_clip(path, *, dtype):
     del path, dtype
@@ -136,9 +146,9 @@ def checkpoints(monkeypatch):
     )
     return clip, _random(clip, seed=9), _tokenizer(12)
 
-  monkeypatch.setattr(evaluate.load, "load_generator", load_generator)
+  monkeypatch.setattr(evaluate.load, "open_generator", open_generator)
   monkeypatch.setattr(evaluate.load, "load_clip", load_clip)
-  return sizes, loaded
+  return sizes, others, loaded
 
 
 def test_run_compares_a_workdir_with_what_it_came_from(
@@ -162,24 +172,94 @@ def test_run_compares_a_workdir_with_what_it_came_from(
   assert (tmp_path / "out" / "report.html").exists()
   assert (tmp_path / "out" / "config.json").exists()
   assert "8 users" in capsys.readouterr().out
-  # The same command again is fine; another config in its place is not.
-  other = _config(checkpoint=rl)
-  other.seed = 1
-  with pytest.raises(UserError, match="seed"):
-    evaluate.run(other, str(tmp_path / "out"))
+  assert checkpoints[-1] == ["first", sft, rl]  # each once
+  # The same place serves the evaluation of another model.
+  shutil.rmtree("first")
+  evaluate.run(_config(checkpoint=sft), str(tmp_path / "out"))
+  summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+  assert list(summary["models"])[:2] == ["sft", "real_next_item"]
+  assert "no row 'base' in the table" in capsys.readouterr().out
 
 
-def test_run_refuses_rows_of_another_architecture(
+def test_run_refuses_rows_that_do_not_compare(
   tmp_path, monkeypatch, checkpoints
 ):
   monkeypatch.chdir(tmp_path)
-  sizes, _ = checkpoints
-  (tmp_path / "first").mkdir()
+  sizes, others, loaded = checkpoints
+  for name in ("first", "second"):
+    (tmp_path / name).mkdir()
   sizes["first"] = 32
-  sft = _workdir(tmp_path / "sft", task="sft", model={"checkpoint": "first"})
-  with pytest.raises(UserError, match="first cannot be a row beside"):
-    evaluate.run(_config(checkpoint=sft), str(tmp_path / "out"))
-  assert not (tmp_path / "out" / "summary.json").exists()
+  others.append("second")
+  for name, message in (
+    ("first", r"base, first: Janus\("),
+    ("second", "base, second: another vocabulary"),
+  ):
+    sft = _workdir(
+      tmp_path / f"sft_{name}", task="sft", model={"checkpoint": name}
+    )
+    with pytest.raises(UserError, match=message):
+      evaluate.run(_config(checkpoint=sft), str(tmp_path / "out"))
+  assert not (tmp_path / "out").exists()
+  assert not loaded
+
+
+def test_run_refuses_other_data_than_it_was_trained_on(tmp_path):
+  def workdir(name, **data):
+    return _workdir(tmp_path / name, task="sft", data=data)
+
+  config = _config(checkpoint=workdir("here", path="", held_out=7, seed=0))
+  with pytest.raises(UserError) as error:
+    evaluate.run(config, str(tmp_path / "out"))
+  assert str(error.value).splitlines()[1:] == [
+    "  data.held_out: 7 there, 16 now"
+  ]
+  # The world's keys mean nothing where the data is another's, prompts do.
+  config = _config(
+    checkpoint=workdir("there", path="/x", held_out=7, history_length=2)
+  )
+  with pytest.raises(UserError) as error:
+    evaluate.run(config, str(tmp_path / "out"))
+  assert str(error.value).splitlines()[1:] == [
+    "  data.history_length: 2 there, 5 now"
+  ]
+
+
+def test_mid_run_windows_are_not_those_of_the_end(tmp_path, checkpoints):
+  del checkpoints
+  dataset = builders.synthetic(tmp_path / "data", num_users=20, held_out=10)
+  clip, params, tokenizer = evaluate.load.load_clip("", dtype="float32")
+  evaluator = evaluate.build(
+    _janus(),
+    _Processor(),
+    clip,
+    params,
+    tokenizer,
+    builders.load(dataset),
+    history_length=2,
+    future_horizon=2,
+    instruction="",
+    users=8,
+    batch_size=4,
+    sample={"num_samples": 1},
+    copy_threshold=0.9,
+    seed=0,
+    users_during=6,
+  )
+  counts = [[w.count for w in evaluator.windows]]
+  counts.append([w.count for w in evaluator.during])
+  assert counts == [[4, 4], [4, 2]]
+
+  def targets(windows):
+    return {
+      name: window.batch.future[row].tobytes()
+      for window in windows
+      for row, name in enumerate(window.names)
+    }
+
+  last, middle = targets(evaluator.windows), targets(evaluator.during)
+  shared = last.keys() & middle.keys()
+  assert shared
+  assert all(last[name] != middle[name] for name in shared)
 
 
 def test_run_refuses_a_batch_the_devices_do_not_divide(tmp_path, checkpoints):
@@ -196,8 +276,19 @@ def test_lineage(tmp_path):
   folder = _workdir(tmp_path / "hf", model_type="janus")
   assert evaluate.lineage(folder) == [("model", folder)]
   gone = _workdir(tmp_path / "sft", task="sft", model={"checkpoint": "gone"})
-  assert evaluate.lineage(gone) == [("sft", gone)]
+  assert evaluate.lineage(gone) == [("base", "gone"), ("sft", gone)]
+  assert evaluate.present(evaluate.lineage(gone)) == [("sft", gone)]
+  # A base that is known is believed, one that is not is taken from eval.base.
+  eval_base = {"base": "tiny_base"}
   rl = _workdir(
-    tmp_path / "rl", task="rl", model={"checkpoint": gone}, eval={"base": ""}
+    tmp_path / "rl", task="rl", model={"checkpoint": gone}, eval=eval_base
   )
-  assert evaluate.lineage(rl) == [("sft", gone), ("rl", rl)]
+  older = [("base", "gone"), ("sft", gone)]
+  assert evaluate.lineage(rl) == [*older, ("rl", rl)]
+  config = {"task": "rl", "model": {"checkpoint": rl}}
+  assert evaluate.ancestors(config) == [*older, ("start", rl)]
+  config = {"task": "rl", "model": {"checkpoint": folder}, "eval": eval_base}
+  assert evaluate.ancestors(config) == [
+    ("base", "tiny_base"),
+    ("model", folder),
+  ]

@@ -1,16 +1,17 @@
 """Loading generators and CLIP, and what is said when it cannot be done."""
 
 import json
+import shutil
 
 import grain
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
 import transformers
 
 from genrec_jax.core import checkpoint, tree
+from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import TrainState
 from genrec_jax.hf import load
@@ -31,10 +32,17 @@ def test_a_folder_in_hf_format(folder):
   jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
 
 
-def test_parameters_take_the_type_asked_for(folder):
-  loaded = load.load_generator(folder, dtype="bfloat16", param_dtype="bfloat16")
-  leaves = jax.tree.leaves(loaded.params)
-  assert {leaf.dtype for leaf in leaves} == {np.dtype(ml_dtypes.bfloat16)}
+def test_parameters_are_float32_whatever_computes(folder):
+  loaded = load.load_generator(folder, dtype="bfloat16")
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded.params)} == {
+    "float32"
+  }
+
+
+def test_opening_reads_no_weights(tmp_path, monkeypatch):
+  folder = tiny_janus.save(tmp_path)
+  monkeypatch.setattr(load, "to_params", None)
+  assert load.open_generator(folder, dtype="float32").source == str(folder)
 
 
 def test_a_tied_head_is_known_by_its_absence(tmp_path):
@@ -51,7 +59,10 @@ def test_a_head_of_its_own_is_loaded_whatever_the_default(folder, tmp_path):
 
 def make_workdir(path, base, params):
   """Writes what a run leaves."""
-  config = {"model": {"checkpoint": str(base)}}
+  section, key = workdir_lib.FINGERPRINT.split(".")
+  config = {
+    section: {"checkpoint": str(base), key: load.fingerprint(base)},
+  }
   path.mkdir(exist_ok=True)
   (path / "config.json").write_text(json.dumps(config))
   manager = checkpoint.open_manager(str(path), keep=1)
@@ -83,6 +94,25 @@ def test_a_workdir_is_its_base_overlaid_with_what_was_trained(folder, tmp_path):
     np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
+def test_a_workdir_whose_base_has_changed_is_refused(tmp_path):
+  base = tiny_janus.save(tmp_path / "base")
+  params = load.load_generator(base, dtype="float32").params
+  first = make_workdir(tmp_path / "1", base, tree.select(params, ["q_proj"])[0])
+  second = make_workdir(
+    tmp_path / "2", first, tree.select(params, ["k_proj"])[0]
+  )
+  load.open_generator(second, dtype="float32")
+  before = load.fingerprint(second)
+  model = tiny_janus.torch_model()
+  with torch.no_grad():
+    model.lm_head.weight.add_(1)
+  tiny_janus.save(base, model)
+  assert load.fingerprint(second) != before
+  for workdir in (first, second):
+    with pytest.raises(UserError, match="had other weights"):
+      load.open_generator(workdir, dtype="float32")
+
+
 def test_a_workdir_of_another_base_is_refused(folder, tmp_path):
   trained = {"language": {"norm": {"scale": np.ones(3)}, "more": np.ones(2)}}
   workdir = make_workdir(tmp_path / "run", folder, trained)
@@ -96,6 +126,13 @@ def test_checkpoints_without_their_run_are_refused(tmp_path):
   (tmp_path / "checkpoints").mkdir()
   with pytest.raises(UserError, match=r"no config\.json with the model\.check"):
     load.load_generator(tmp_path, dtype="float32")
+
+
+def test_a_workdir_without_a_checkpoint_is_refused(folder, tmp_path):
+  workdir = make_workdir(tmp_path / "run", folder, {"x": np.ones(2)})
+  shutil.rmtree(workdir / "checkpoints" / "3")
+  with pytest.raises(UserError, match="holds no checkpoint"):
+    load.open_generator(workdir, dtype="float32")
 
 
 @pytest.mark.parametrize("path", ["nowhere", "no/such/tiny_sft"])
@@ -167,6 +204,7 @@ def test_clip_comes_with_its_tokenizer(tmp_path):
   clip, params, tokenizer = load.load_clip(tmp_path, dtype="bfloat16")
   assert clip.dtype == "bfloat16"
   assert len(tokenizer) == len(tiny_janus.tokenizer())
+  assert tokenizer.model_max_length == 16  # not more than it has positions for
   np.testing.assert_array_equal(
     params["visual_projection"]["kernel"],
     theirs.visual_projection.weight.detach().numpy().T,
