@@ -1,17 +1,21 @@
+import os
 import pathlib
 import runpy
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+ASSETS = ROOT / "genrec_jax" / "assets"
 
 
-def main(*args):
+def main(*args, cwd=ROOT):
   done = subprocess.run(
-    [sys.executable, "main.py", *args],
-    cwd=ROOT,
+    [sys.executable, str(ROOT / "main.py"), *args],
+    cwd=cwd,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
     capture_output=True,
     text=True,
     timeout=300,
@@ -67,8 +71,39 @@ def main(*args):
     ),
     (
       ["--config=configs/rl.py:janus_pro_7b"],
-      "model.checkpoint is not set: give an HF-format folder with"
-      " --config.model.checkpoint=DIR",
+      "values of the config that cannot be:\n"
+      "  model.checkpoint is not set: give an HF-format folder with"
+      " --config.model.checkpoint=DIR\n"
+      "  clip.checkpoint is not set: give an HF-format folder with"
+      " --config.clip.checkpoint=DIR",
+    ),
+    (
+      ["--config=configs/rl.py", "--config.rl.scoring=x"],
+      "rl.scoring is 'x': expected one of guided, conditional",
+    ),
+    (
+      ["--config=configs/evaluate.py", "--config.task=x"],
+      "task is 'x': expected one of sft, rl, evaluate",
+    ),
+    (
+      [
+        "--config=configs/rl.py",
+        "--config.sample.temperature=0",
+        "--config.sample.top_p=2",
+        "--config.model.remat=x",
+        "--config.model.dtype=float16",
+        "--config.rl.inner_epochs=0",
+        "--config.train.log_every=0",
+      ],
+      "values of the config that cannot be:\n"
+      "  model.dtype is 'float16': expected one of float32, bfloat16\n"
+      "  model.remat is 'x': expected one of none, full, dots\n"
+      "  rl.inner_epochs is 0: expected at least 1\n"
+      "  train.log_every is 0: expected at least 1\n"
+      "  sample.temperature is 0.0: expected more than 0; sample.top_k=1 draws"
+      " the likeliest code\n"
+      "  sample.top_p is 2.0: expected more than 0 and at most 1, which cuts"
+      " nothing",
     ),
     (
       ["--config=configs/rl.py", "--workdir=main.py/run"],
@@ -87,8 +122,84 @@ def test_a_workdir_of_another_config_is_refused_before_anything_loads(tmp_path):
   config = runpy.run_path(str(ROOT / "configs/rl.py"))["get_config"]()
   config.seed = 3
   (tmp_path / "config.json").write_text(config.to_json())
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   status, stderr = main("--config=configs/rl.py", f"--workdir={tmp_path}")
   assert status == 1
   assert stderr.startswith(f"error: workdir {tmp_path} belongs to a run of")
   assert stderr.splitlines()[1:] == ["  seed: 3 there, 0 now"]
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]
+  assert sorted(path.name for path in tmp_path.iterdir()) == [
+    "checkpoints",
+    "config.json",
+  ]
+
+
+def truncated(folder):
+  weights = (folder / "model.safetensors").read_bytes()
+  (folder / "model.safetensors").write_bytes(weights[:-100])
+
+
+def missing(folder):
+  (folder / "model.safetensors").unlink()
+
+
+def pickled(folder):
+  (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def another(folder):
+  shutil.rmtree(folder)
+  shutil.copytree(ASSETS / "tiny_clip", folder)
+
+
+@pytest.mark.parametrize(
+  ("task", "damage", "message"),
+  [
+    ("sft", truncated, "model.safetensors"),
+    ("rl", missing, "model.safetensors"),
+    ("sft", pickled, "pytorch_model.bin: refused"),
+    ("rl", another, "has model_type 'clip'; expected 'janus'"),
+  ],
+)
+def test_a_bad_checkpoint_is_told_and_poisons_nothing(
+  tmp_path, task, damage, message
+):
+  shutil.copytree(ASSETS / "tiny_base", tmp_path / "model")
+  damage(tmp_path / "model")
+  status, stderr = main(
+    f"--config={ROOT}/configs/{task}.py:debug",
+    "--config.model.checkpoint=model",
+    "--workdir=run",
+    cwd=tmp_path,
+  )
+  assert status == 1
+  assert stderr.startswith("error: ")
+  assert "Traceback" not in stderr
+  assert message in stderr
+  assert str(tmp_path / "model") in stderr
+  assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_row_that_cannot_be_is_told_before_the_run(tmp_path):
+  status, stderr = main(
+    f"--config={ROOT}/configs/rl.py:debug",
+    "--config.eval.base=tiny_bass",
+    "--workdir=run",
+    cwd=tmp_path,
+  )
+  assert status == 1
+  assert stderr.startswith("error: no model at 'tiny_bass': expected")
+  assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_batch_that_the_devices_do_not_divide(tmp_path):
+  status, stderr = main(
+    f"--config={ROOT}/configs/sft.py:debug",
+    "--config.data.batch_size=9",
+    "--workdir=run",
+    cwd=tmp_path,
+  )
+  assert status == 1
+  assert stderr.startswith("error: ")
+  assert "Traceback" not in stderr
+  assert "data.batch_size=9" in stderr
+  assert not list((tmp_path / "run").iterdir())

@@ -16,7 +16,7 @@ RANKS = {
   "evals": 4,
   "train": 4,
 }
-TOP = 5  # main.py, configs, tools, benchmarks, tests
+JIT = {"jit", "pjit", "pmap"}
 BANNED_NAMES = {"utils", "common", "helpers", "experimental"}
 
 
@@ -66,13 +66,30 @@ def test_the_library_imports_neither_torch_nor_tensorflow():
   assert not wrong, "\n".join(wrong)
 
 
+def jits(tree):
+  """Returns the lines that name a jit, as an attribute or imported."""
+  return [
+    node.lineno
+    for node in ast.walk(tree)
+    if (isinstance(node, ast.Attribute) and node.attr in JIT)
+    or (
+      isinstance(node, ast.ImportFrom)
+      and JIT & {alias.name for alias in node.names}
+    )
+  ]
+
+
+def test_a_jit_is_seen_however_it_is_written():
+  for text in ("jax.jit(f)", "@jax.jit\ndef f(): pass", "from jax import jit"):
+    assert jits(ast.parse(text))
+
+
 def test_jit_is_called_only_at_the_top():
   wrong = [
-    f"{path}:{node.lineno}"
+    f"{path}:{line}"
     for path in sources()
     if RANKS.get(package(path), 0) < RANKS["train"]
-    for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.Attribute) and node.attr in ("jit", "pjit", "pmap")
+    for line in jits(ast.parse(path.read_text()))
   ]
   assert not wrong, "\n".join(wrong)
 

@@ -2,7 +2,9 @@ import io
 
 import numpy as np
 from PIL import Image
+import pytest
 
+from genrec_jax.core.errors import UserError
 from genrec_jax.evals import baselines
 
 
@@ -40,3 +42,10 @@ def test_catalogue_decodes_pictures_when_asked():
   assert len(pictures) == 4
   assert pictures[3].shape == (2, 3, 3)
   assert pictures[0][0, 0].tolist() == [7, 8, 9]
+
+
+@pytest.mark.parametrize("image", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\nno"])
+def test_catalogue_names_an_item_without_a_picture(image):
+  pictures = baselines.Catalogue([{"id": b"i7", "image": image}], np.asarray)
+  with pytest.raises(UserError, match=r"item 'i7' cannot be decoded"):
+    pictures[0]
