@@ -45,7 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data = ConfigDict()
   # Folder of prepared data; '' renders the synthetic world of the keys below.
   config.data.path = ""
-  config.data.num_users = 4096  # enough that users are seen twice at most
+  config.data.num_users = 4096  # 60,000 windows, each seen once at most
   config.data.held_out = 512  # more than evaluation reads, never trained on
   config.data.num_events = 24  # several drifts of a want per user
   config.data.seed = 0  # apart from `seed`: runs differ, users stay
