@@ -8,11 +8,18 @@ gradients. G samples share the prefix of their prompt in both.
 Letters: P prompts, T prompt tokens, G samples, I codes, C codebook, h w pixels.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
+from genrec_jax.core import tree
 from genrec_jax.core.types import Prompt, PyTree, Rollout
 from genrec_jax.models.api import Generator
+
+# Logits of one sample that scoring holds at a time, float32: those of Janus-Pro
+# (576 codes of 16,384) do not fit a device for a whole batch.
+_MAX_LOGITS = 2**19
 
 
 def guide(
@@ -71,15 +78,53 @@ def log_distribution(
   return jax.nn.log_softmax(kept)
 
 
+def _pair(conditional: jax.Array, unconditional: jax.Array) -> jax.Array:
+  """Interleaves the rows of two [P, ...]: [2P, ...].
+
+  A prompt's two rows stay on its device; one half after the other would move
+  rows between devices, where P is sharded, in both directions.
+  """
+  rows = jnp.stack([conditional, unconditional], 1)
+  return rows.reshape(-1, *conditional.shape[1:])
+
+
+def _unpair(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Undoes `_pair`."""
+  pairs = rows.reshape(-1, 2, *rows.shape[1:])
+  return pairs[:, 0], pairs[:, 1]
+
+
 def _both_branches(
   model: Generator, params: PyTree, prompt: Prompt
 ) -> tuple[jax.Array, jax.Array]:
-  """Stacks the conditional over the unconditional rows: [2P, T, D], [2P, T]."""
-  unconditional = model.unconditional(prompt)
-  embeds = jnp.concatenate(
-    [model.embed(params, prompt), model.embed(params, unconditional)]
-  )
-  return embeds, jnp.concatenate([prompt.mask, unconditional.mask])
+  """Returns embeddings [2P, T, D] and mask [2P, T] of both, as `_pair` does."""
+  other = model.unconditional(prompt)
+  embeds = _pair(model.embed(params, prompt), model.embed(params, other))
+  return embeds, _pair(prompt.mask, other.mask)
+
+
+def rollout_params(
+  model: Generator, params: PyTree, gather: Callable[[PyTree], PyTree]
+) -> PyTree:
+  """Lays out what the decode loop reads, once per rollout.
+
+  Cast to the compute type and then gathered, so half the bytes travel in
+  bfloat16; nothing changes in value. What only reads prompts stays as it is.
+
+  Args:
+    model: the generator.
+    params: its parameters, laid out for training.
+    gather: constrains a tree like `params` to the decode loop's layout.
+
+  Returns:
+    A tree like `params`, for `sample_images`.
+  """
+  flat, loop = (tree.flatten(x) for x in (params, model.loop_params(params)))
+  gathered = tree.flatten(gather(tree.unflatten(flat | loop)))
+  # The barrier keeps a training pass from reusing the gathered copy, which
+  # would stay alive through the whole step.
+  held = jax.lax.optimization_barrier({path: gathered[path] for path in loop})
+  return tree.unflatten(flat | held)
 
 
 def sample_images(
@@ -125,7 +170,7 @@ def sample_images(
   decode_params = model.decode_params(params)
 
   def combine(logits):
-    return guide(*jnp.split(logits, 2), guidance) if guided else logits
+    return guide(*_unpair(logits), guidance) if guided else logits
 
   def choose(logits, index):
     if greedy:
@@ -139,18 +184,19 @@ def sample_images(
 
   def body(carry, index):
     cache, codes = carry
-    rows = jnp.concatenate([codes, codes]) if guided else codes
+    rows = _pair(codes, codes) if guided else codes
     logits, cache = model.decode_step(decode_params, prefix, cache, rows, index)
     codes, logprobs = choose(combine(logits), index + 1)
     return (cache, codes), (codes, logprobs)
 
-  logits = combine(model.first_logits(params, prefix))[:, None]
+  logits = combine(model.logits(decode_params, prefix.hidden))[:, None]
   shape = (logits.shape[0], num_samples, logits.shape[-1])
   first = choose(jnp.broadcast_to(logits, shape), jnp.int32(0))
   cache = model.init_cache(prefix, num_samples)
-  _, rest = jax.lax.scan(
-    body, (cache, first[0]), jnp.arange(model.image_tokens - 1)
-  )
+  with jax.named_scope("decode"):
+    _, rest = jax.lax.scan(
+      body, (cache, first[0]), jnp.arange(model.image_tokens - 1)
+    )
   codes, logprobs = (
     jnp.concatenate([one[None], more]).transpose(1, 2, 0)
     for one, more in zip(first, rest, strict=True)
@@ -186,32 +232,89 @@ def score_images(
   Returns:
     logprobs [P, G, I] and the distribution's entropy in nats [P, G, I].
   """
+  guided = guidance != 1
+  # The unconditional branch's parameters, which may take no gradient.
+  others = (
+    jax.lax.stop_gradient(params) if stop_unconditional_gradient else params
+  )
 
-  def logits_of(embeds, mask, codes):
-    return model.code_logits(params, model.prefill(params, embeds, mask), codes)
+  def run(params, embeds, mask, codes):
+    return model.code_hidden(params, model.prefill(params, embeds, mask), codes)
 
-  if guidance == 1:
-    logits = logits_of(model.embed(params, prompt), prompt.mask, codes)
+  def run_alone(params, prompt):
+    return run(params, model.embed(params, prompt), prompt.mask, codes)
+
+  if not guided:
+    hidden = (run_alone(params, prompt),)
   elif stop_unconditional_gradient:
-    other = model.unconditional(prompt)
-    logits = guide(
-      logits_of(model.embed(params, prompt), prompt.mask, codes),
-      jax.lax.stop_gradient(
-        logits_of(model.embed(params, other), other.mask, codes)
-      ),
-      guidance,
+    hidden = (
+      run_alone(params, prompt),
+      run_alone(others, model.unconditional(prompt)),
     )
   else:
     both = _both_branches(model, params, prompt)
-    rows = logits_of(*both, jnp.concatenate([codes, codes]))
-    logits = guide(*jnp.split(rows, 2), guidance)
-  logprobs = log_distribution(
-    logits, temperature=temperature, top_k=top_k, top_p=top_p, keep=codes
+    hidden = _unpair(run(params, *both, _pair(codes, codes)))
+
+  def score(hidden, codes):
+    """Scores [P, G, i] codes, i of the I, by the states before them."""
+    logits = model.logits(params, hidden[0])
+    if guided:
+      logits = guide(logits, model.logits(others, hidden[1]), guidance)
+    logprobs = log_distribution(
+      logits, temperature=temperature, top_k=top_k, top_p=top_p, keep=codes
+    )
+    # A code cut off has probability 0 and adds nothing, not 0 * -inf.
+    finite = jnp.where(jnp.isfinite(logprobs), logprobs, 0.0)
+    entropy = -jnp.sum(jnp.exp(logprobs) * finite, -1)
+    return _gather(logprobs, codes), entropy
+
+  return _in_chunks(score, _chunks(model), hidden, codes)
+
+
+def _chunks(model: Generator) -> int:
+  """Returns into how few equal parts I codes go by `_MAX_LOGITS`."""
+  length = model.image_tokens
+  most = max(_MAX_LOGITS // model.codebook_size, 1)
+  return next(
+    n for n in range(1, length + 1) if length % n == 0 and length <= n * most
   )
-  # A code cut off has probability 0 and adds nothing, not 0 * -inf.
-  finite = jnp.where(jnp.isfinite(logprobs), logprobs, 0.0)
-  entropy = -jnp.sum(jnp.exp(logprobs) * finite, -1)
-  return _gather(logprobs, codes), entropy
+
+
+def _in_chunks(function, chunks: int, *inputs: PyTree) -> PyTree:
+  """Maps a function over parts of the codes' axis, the third of every array.
+
+  One part's intermediates live at a time, in the backward pass, too.
+  """
+  if chunks == 1:
+    return function(*inputs)
+
+  def split(x):
+    parts = x.reshape(*x.shape[:2], chunks, -1, *x.shape[3:])
+    return jnp.moveaxis(parts, 2, 0)
+
+  def join(parts):
+    x = jnp.moveaxis(parts, 0, 2)
+    return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+  parts = jax.lax.map(
+    jax.checkpoint(lambda part: function(*part), prevent_cse=False),
+    jax.tree.map(split, inputs),
+  )
+  return jax.tree.map(join, parts)
+
+
+def decode_images(
+  model: Generator, params: PyTree, codes: jax.Array
+) -> jax.Array:
+  """Draws codes [P, G, I]: float32 pixels [P, G, h, w, 3] in [0, 1].
+
+  One sample of every prompt at a time: a decoder's feature maps are a hundred
+  times as large as its pixels, and small ones stay in a CPU's cache.
+  """
+  pixels = jax.lax.map(
+    lambda one: model.decode_pixels(params, one), codes.swapaxes(0, 1)
+  )
+  return pixels.swapaxes(0, 1)
 
 
 def draw_images(
@@ -222,7 +325,7 @@ def draw_images(
   Takes the options of `sample_images`.
   """
   rollout = sample_images(model, params, prompt, key, **options)
-  return model.decode_pixels(params, rollout.codes)
+  return decode_images(model, params, rollout.codes)
 
 
 def _gather(values: jax.Array, codes: jax.Array) -> jax.Array:

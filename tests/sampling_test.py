@@ -9,6 +9,7 @@ import pytest
 
 from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
+from genrec_jax.models import janus
 from tests.tiny import BOI, BOS, IMAGE, PAD, amplified, tiny_janus
 
 
@@ -26,11 +27,11 @@ def params(model):
 def prompt():
   """Two prompts of unequal length, the second with one image less."""
   picture = [BOI, IMAGE, IMAGE, IMAGE, IMAGE, 5]
-  rows = [
+  long, short = (
     [BOS, 7, *picture, 8, *picture, 9, BOI],
-    [PAD] * 7 + [BOS, 11, *picture, BOI][-10:],
-  ]
-  rows[1] = [PAD] * (len(rows[0]) - 9) + [BOS, 11, *picture, BOI]
+    [BOS, 11, *picture, BOI],
+  )
+  rows = [long, [PAD] * (len(long) - len(short)) + short]
   rng = np.random.default_rng(0)
   ids = np.asarray(rows, np.int32)
   return Prompt(
@@ -78,6 +79,100 @@ def test_scores_are_the_log_probabilities_sampled_with(
   )(rollout.codes.reshape(6, 1, 4))
   np.testing.assert_allclose(
     rollout.logprobs, np.reshape(alone, (2, 3, 4)), atol=1e-5
+  )
+
+
+def test_guidance_of_one_is_the_formula_of_two_branches_at_one(
+  model, params, prompt
+):
+  rollout = jax.jit(
+    lambda key: sampling.sample_images(
+      model, params, prompt, key, num_samples=3, guidance=1.0
+    )
+  )(jax.random.key(1))
+  conditional, unconditional = (
+    model.code_logits(
+      params,
+      model.prefill(params, model.embed(params, one), one.mask),
+      rollout.codes,
+    )
+    for one in (prompt, model.unconditional(prompt))
+  )
+  assert np.abs(conditional - unconditional).max() > 0.1
+  guided = sampling.guide(conditional, unconditional, 1.0)
+  expected = np.take_along_axis(
+    jax.nn.log_softmax(guided), rollout.codes[..., None], -1
+  )[..., 0]
+  np.testing.assert_allclose(rollout.logprobs, expected, atol=1e-5)
+  scores, _ = sampling.score_images(
+    model, params, prompt, rollout.codes, guidance=1.0
+  )
+  np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_scoring_in_chunks_changes_nothing(
+  model, params, prompt, stop, monkeypatch
+):
+  codes = np.asarray([[[1, 4, 2, 9]] * 2, [[0, 10, 3, 3]] * 2], np.int32)
+
+  def total(params):
+    logprobs, entropy = sampling.score_images(
+      model,
+      params,
+      prompt,
+      codes,
+      guidance=3.0,
+      top_k=6,
+      stop_unconditional_gradient=stop,
+    )
+    return (logprobs * np.float32(0.5) + entropy).sum(), (logprobs, entropy)
+
+  def run():
+    return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+
+  whole = run()
+  monkeypatch.setattr(sampling, "_MAX_LOGITS", 2 * model.codebook_size)
+  assert sampling._chunks(model) == 2
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    run(),
+    whole,
+  )
+
+
+def test_few_logits_are_held_at_a_time():
+  assert sampling._chunks(tiny_janus()) == 1
+  large = janus.janus_pro_7b()
+  codes = large.image_tokens // sampling._chunks(large)
+  assert codes * large.codebook_size <= sampling._MAX_LOGITS
+
+
+def test_the_rollout_s_parameters_compute_the_same_in_bfloat16(
+  model, params, prompt
+):
+  half = model.computing(dtype="bfloat16")
+  cast = sampling.rollout_params(half, params, lambda tree: tree)
+  assert cast["language"]["norm"]["scale"].dtype == jnp.bfloat16
+  assert cast["image_head"]["head"]["vision_head"]["kernel"].dtype == (
+    jnp.bfloat16
+  )
+  draw = jax.jit(
+    lambda params: sampling.sample_images(
+      half, params, prompt, jax.random.key(4), num_samples=2, guidance=2.0
+    )
+  )
+  ours, theirs = draw(cast), draw(params)
+  np.testing.assert_array_equal(ours.codes, theirs.codes)
+  np.testing.assert_array_equal(ours.logprobs, theirs.logprobs)
+
+
+def test_images_are_decoded_each_on_its_own(model, params):
+  codes = np.arange(24, dtype=np.int32).reshape(2, 3, 4) % model.codebook_size
+  pixels = sampling.decode_images(model, params, codes)
+  assert pixels.shape == (2, 3, 16, 16, 3)
+  np.testing.assert_allclose(
+    pixels, model.decode_pixels(params, codes), atol=1e-5
   )
 
 

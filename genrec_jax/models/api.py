@@ -42,6 +42,9 @@ class Generator(Protocol):
   ) -> Prefix:
     """Runs the language model over [P, T, D] embeddings, mask [P, T]."""
 
+  def loop_params(self, params: PyTree) -> PyTree:
+    """Returns the subtree that `decode_step` reads, in the compute type."""
+
   def decode_params(self, params: PyTree) -> PyTree:
     """Lays parameters out for `decode_step`; call once per rollout."""
 
@@ -50,9 +53,6 @@ class Generator(Protocol):
 
   def init_cache(self, prefix: Prefix, num_samples: int) -> KVCache:
     """Returns an empty cache for G answers of I codes to each prompt."""
-
-  def first_logits(self, params: PyTree, prefix: Prefix) -> jax.Array:
-    """Returns the logits of the first code: [P, C] float32."""
 
   def decode_step(
     self,
@@ -64,10 +64,18 @@ class Generator(Protocol):
   ) -> tuple[jax.Array, KVCache]:
     """Appends code number `index` [P, G]; returns the next logits [P, G, C]."""
 
+  def code_hidden(
+    self, params: PyTree, prefix: Prefix, codes: jax.Array
+  ) -> jax.Array:
+    """Teacher-forced states before each of codes [P, G, I]: [P, G, I, D]."""
+
+  def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
+    """Returns a code's logits [..., C] float32 of the state before it."""
+
   def code_logits(
     self, params: PyTree, prefix: Prefix, codes: jax.Array
   ) -> jax.Array:
-    """Teacher-forced logits of codes [P, G, I]: [P, G, I, C] float32."""
+    """Returns `logits` of `code_hidden`: [P, G, I, C] float32."""
 
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""

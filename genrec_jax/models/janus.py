@@ -22,14 +22,11 @@ RULES = (
   *((f"vision/{pattern}", spec) for pattern, spec in siglip.RULES),
   *((f"tokenizer/{pattern}", spec) for pattern, spec in vqgan.RULES),
   (r"(image_head/)?aligner/fc1/kernel", PartitionSpec(None, "model")),
-  (
-    r"(image_head/)?aligner/hidden_layers/\d+/kernel",
-    PartitionSpec("data", "model"),
-  ),
   (r"(image_head/)?aligner/(fc1|hidden_layers/\d+)/bias", PartitionSpec()),
   (r"image_head/embed/embedding", PartitionSpec("data", None)),
-  (
-    r"image_head/head/(proj_out|vision_head)/kernel",
+  (  # One rule: an aligner of one layer has no hidden ones.
+    r"((image_head/)?aligner/hidden_layers/\d+"
+    r"|image_head/head/(proj_out|vision_head))/kernel",
     PartitionSpec("data", "model"),
   ),
   (r"image_head/head/(proj_out|vision_head)/bias", PartitionSpec()),
@@ -221,13 +218,23 @@ class Janus:
     """Runs the language model over [P, T, D] embeddings, mask [P, T]."""
     return self.language.prefill(params["language"], embeds, mask)
 
+  def loop_params(self, params: PyTree) -> PyTree:
+    """Returns the subtree that `decode_step` reads, in the compute type.
+
+    Every use casts to that type, so a model with these in place of its own
+    computes the same.
+    """
+    language = {name: params["language"][name] for name in ("layers", "norm")}
+    return jax.tree.map(
+      lambda x: x.astype(self.language.dtype),
+      {"language": language, "image_head": params["image_head"]},
+    )
+
   def decode_params(self, params: PyTree) -> PyTree:
     """Lays parameters out for `decode_step`; call once per rollout."""
-    return {
-      "language": self.language.decode_params(params["language"]),
-      "image_head": jax.tree.map(
-        lambda x: x.astype(self.language.dtype), params["image_head"]
-      ),
+    params = self.loop_params(params)
+    return params | {
+      "language": self.language.decode_params(params["language"])
     }
 
   def decode_prefix(self, prefix: Prefix) -> Prefix:
@@ -242,10 +249,6 @@ class Janus:
     """Returns an empty cache for G answers of I codes to each prompt."""
     return self.language.init_cache(prefix, num_samples, self.image_tokens)
 
-  def first_logits(self, params: PyTree, prefix: Prefix) -> jax.Array:
-    """Returns the logits of the first code: [P, C] float32."""
-    return self._code_logits(params, prefix.hidden)
-
   def decode_step(
     self,
     decode_params: PyTree,
@@ -259,19 +262,28 @@ class Janus:
     hidden, cache = self.language.decode_step(
       decode_params["language"], prefix, cache, embeds, index
     )
-    return self._code_logits(decode_params, hidden), cache
+    return self.logits(decode_params, hidden), cache
+
+  def code_hidden(
+    self, params: PyTree, prefix: Prefix, codes: jax.Array
+  ) -> jax.Array:
+    """Teacher-forced states before each of codes [P, G, I]: [P, G, I, D]."""
+    # Code i is predicted at the token before it, code 0 at the prompt's last.
+    embeds = self._embed_codes(params, codes[:, :, :-1])
+    rest = self.language.answer(params["language"], prefix, embeds)
+    first = prefix.hidden[:, None, None]
+    first = jnp.broadcast_to(first, (*rest.shape[:2], 1, rest.shape[-1]))
+    return jnp.concatenate([first, rest], 2)
+
+  def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
+    """Returns a code's logits [..., C] float32 of the state before it."""
+    return self._head().apply({"params": params["image_head"]["head"]}, hidden)
 
   def code_logits(
     self, params: PyTree, prefix: Prefix, codes: jax.Array
   ) -> jax.Array:
-    """Teacher-forced logits of codes [P, G, I]: [P, G, I, C] float32."""
-    # Code i is predicted at the token before it, code 0 at the prompt's last.
-    embeds = self._embed_codes(params, codes[:, :, :-1])
-    hidden = self.language.answer(params["language"], prefix, embeds)
-    rest = self._code_logits(params, hidden)
-    first = self.first_logits(params, prefix)[:, None, None]
-    first = jnp.broadcast_to(first, (*rest.shape[:2], 1, rest.shape[-1]))
-    return jnp.concatenate([first, rest], 2)
+    """Returns `logits` of `code_hidden`: [P, G, I, C] float32."""
+    return self.logits(params, self.code_hidden(params, prefix, codes))
 
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""
@@ -292,9 +304,6 @@ class Janus:
     head = params["image_head"]
     vectors = head["embed"]["embedding"][codes].astype(self.language.dtype)
     return self._image_aligner().apply({"params": head["aligner"]}, vectors)
-
-  def _code_logits(self, params, hidden):
-    return self._head().apply({"params": params["image_head"]["head"]}, hidden)
 
   def _aligner(self) -> Aligner:
     return Aligner(

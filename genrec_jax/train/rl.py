@@ -77,15 +77,15 @@ def train_step(
     raise ValueError(f"scoring={scoring!r}: expected 'guided' or 'conditional'")
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   rest = frozen["generator"]
-  # The barrier keeps the training pass from reusing the gathered copy, which
-  # would stay alive through the whole step.
-  rollout_params = jax.lax.optimization_barrier(
-    gather(tree.merge(state.params, rest))
-  )
+  params = tree.merge(state.params, rest)
   rollout = sampling.sample_images(
-    model, rollout_params, batch.prompt, key, **sample
+    model,
+    sampling.rollout_params(model, params, gather),
+    batch.prompt,
+    key,
+    **sample,
   )
-  pixels = model.decode_pixels(rollout_params, rollout.codes)
+  pixels = sampling.decode_images(model, params, rollout.codes)
   raw = rewards.score(
     clip.embed_images(frozen["clip"], pixels),
     rewards.embed_targets(clip, frozen["clip"], batch),
@@ -137,7 +137,9 @@ def train_step(
   metrics = {name: values.mean() for name, values in epochs.items()}
   # Before the first update the ratio must be 1: anything else means that what
   # is scored is not what was sampled.
-  metrics["ratio_error_at_start"] = epochs["ratio_max_deviation"][0]
+  deviations = epochs["ratio_max_deviation"]
+  metrics["ratio_error_at_start"] = deviations[0]
+  metrics["ratio_max_deviation"] = deviations.max()
   metrics["reward"] = sum(
     weight * raw[name].mean() for name, weight in weights.items()
   )
