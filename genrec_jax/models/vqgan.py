@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core.types import PyTree
+from genrec_jax.nn import layers
 
 # Frozen, small next to the language model and applied once per step: a copy on
 # every device costs less than gathering it.
@@ -28,11 +29,8 @@ def _conv(features: int, dtype: str, name: str) -> nn.Conv:
   return nn.Conv(features, (3, 3), padding=1, dtype=dtype, name=name)
 
 
-def _norm(dtype: str, name: str) -> nn.GroupNorm:
-  # Two-pass variance: E[x^2] - E[x]^2 loses digits where activations are large.
-  return nn.GroupNorm(
-    32, epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name
-  )
+def _norm(dtype: str, name: str) -> layers.GroupNorm:
+  return layers.GroupNorm(32, 1e-6, dtype, name=name)
 
 
 class Conv1x1(nn.Module):

@@ -253,6 +253,14 @@ def test_images_must_be_drawn_at_the_size_at_which_they_are_read(pair):
     dataclasses.replace(ours, vision=vision)
 
 
+def test_aligners_of_one_layer_fit_the_sharding_rules(pair):
+  _, ours, _ = pair
+  ours = dataclasses.replace(ours, aligner_depth=1, image_aligner_depth=1)
+  params = jax.eval_shape(ours.init, jax.random.key(0))
+  specs = sharding.specs(janus.RULES, params)
+  assert jax.tree.structure(specs) == jax.tree.structure(params)
+
+
 @pytest.mark.parametrize(
   ("preset", "language", "total"),
   # As transformers counts them in models of these configs, see hf/janus_test.

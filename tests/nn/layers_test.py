@@ -35,6 +35,26 @@ def test_activations_are_those_of_transformers(name):
   )
 
 
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_group_norm_is_that_of_torch(offset):
+  """Also where the mean is large: the variance is of two passes."""
+  x = offset + jax.random.normal(jax.random.key(2), (2, 5, 3, 12))
+  scale, bias = np.random.default_rng(0).normal(size=(2, 12)).astype("f")
+  expected = torch.nn.functional.group_norm(
+    torch.tensor(np.asarray(x)).permute(0, 3, 1, 2).double(),
+    4,
+    *(torch.tensor(p).double() for p in (scale, bias)),
+    1e-6,
+  )
+  ours = layers.GroupNorm(4, 1e-6, "float32")
+  params = {"params": {"scale": scale, "bias": bias}}
+  np.testing.assert_allclose(
+    ours.apply(params, x),
+    expected.permute(0, 2, 3, 1),
+    atol=1e-5 if offset == 0 else 3e-4,  # float32 has 3e-5 at 300
+  )
+
+
 @pytest.mark.parametrize(
   ("ours", "theirs"),
   [
