@@ -52,15 +52,16 @@ def run(params, batch, dropout, steps=1):
 
 def test_loss_is_minus_the_score_of_the_real_codes(params):
   batch = random_batch(8)
-  codes = MODEL.encode_pixels(params, batch.future[:, 0] / np.float32(255))
+  codes = jax.jit(MODEL.encode_pixels)(
+    params, batch.future[:, 0] / np.float32(255)
+  )
+  score = jax.jit(functools.partial(sampling.score_images, MODEL, guidance=1.0))
   for dropout, prompt in (
     (0.0, batch.prompt),
     (1.0, MODEL.unconditional(batch.prompt)),
   ):
     _, losses = run(params, batch, dropout)
-    logprobs, _ = sampling.score_images(
-      MODEL, params, prompt, codes[:, None], guidance=1.0
-    )
+    logprobs, _ = score(params, prompt, codes[:, None])
     np.testing.assert_allclose(losses[0], -logprobs.mean(), rtol=1e-5)
 
 
