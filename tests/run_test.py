@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,26 +36,42 @@ def command(folder, task, workdir, *options):
   """Starts main.py where its default folders are the test's own."""
   # One device, as a newcomer has; the steps' own tests have eight.
   flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-  return subprocess.Popen(
-    [
-      sys.executable,
-      str(ROOT / "main.py"),
-      f"--config={ROOT}/configs/{task}.py:debug",
-      f"--workdir={folder / workdir}",
-      *options,
-    ],
-    cwd=folder,
-    env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+  # Compilations are logged as warnings.
+  environment = {
+    "XLA_FLAGS": flags,
+    "PYTHONPATH": str(ROOT),
+    "JAX_LOG_COMPILES": "1",
+  }
+  log = folder / f"{workdir}.log"
+  # A file, not a pipe: nobody reads while a run is waited for.
+  with log.open("a") as file:
+    process = subprocess.Popen(
+      [
+        sys.executable,
+        str(ROOT / "main.py"),
+        f"--config={ROOT}/configs/{task}.py:debug",
+        f"--workdir={folder / workdir}",
+        "--verbosity=-1",
+        *options,
+      ],
+      cwd=folder,
+      env=os.environ | environment,
+      stdout=file,
+      stderr=subprocess.STDOUT,
+    )
+  return process, log
 
 
-def finish(process):
-  output, _ = process.communicate(timeout=600)
-  assert process.returncode == 0, output[-4000:]
-  return output
+def finish(started, status=0):
+  """Waits for a run; returns what it printed."""
+  process, log = started
+  assert process.wait(timeout=600) == status, log.read_text()[-4000:]
+  return log.read_text()
+
+
+def compiled(output, name):
+  """Returns how often a jitted function was compiled."""
+  return output.count(f"Finished XLA compilation of jit({name})")
 
 
 def check(folder, workdir, models, shuffled):
@@ -72,36 +87,50 @@ def check(folder, workdir, models, shuffled):
   assert (folder / workdir / "config.json").exists()
 
 
+STEPS = "--config.train.steps=6"  # checkpoints at 2, 4 and 6
+
+
 @pytest.fixture(scope="module")
 def rl(folder):
-  return finish(command(folder, "rl", "rl"))
+  return finish(command(folder, "rl", "rl", STEPS))
 
 
 def test_rl(folder, rl):
   check(folder, "rl", {"base", "sft", "rl"}, {"sft", "rl"})
-  assert "step 4/4" in rl
+  assert "step 6/6" in rl
   assert "real_next_item" in rl
   rows = [
     json.loads(line)
     for line in (folder / "rl" / "metrics.jsonl").read_text().splitlines()
   ]
-  assert [row["step"] for row in rows if "reward" in row] == [1, 2, 3, 4]
+  assert [row["step"] for row in rows if "reward" in row] == list(range(1, 7))
   assert all(
     row["ratio_error_at_start"] < 1e-4 for row in rows if "reward" in row
   )
   assert list((folder / "rl" / "samples").glob("*.png"))
 
 
+def test_each_function_is_compiled_once_in_a_run(rl):
+  # Six steps, four evaluations, three models and shuffled histories.
+  assert compiled(rl, "train_step") == 1
+  assert compiled(rl, "compiled") == 1  # draws for evaluation
+
+
 def test_a_killed_run_ends_as_if_it_had_not_been(folder, rl):
-  process = command(folder, "rl", "killed")
-  # Killed as soon as the first save has begun, whole or not.
-  while not list((folder / "killed").glob("checkpoints/2*")):
-    assert process.poll() is None, process.stdout.read()
-    time.sleep(0.02)
+  whole, killed = folder / "rl", folder / "killed"
+  process, log = command(folder, "rl", "killed", STEPS)
+  # Killed while the second checkpoint is written, the first being whole.
+  while not list(killed.glob("checkpoints/4*")):
+    assert process.poll() is None, log.read_text()
+    time.sleep(0.001)
   process.send_signal(signal.SIGKILL)
   process.wait()
-  finish(command(folder, "rl", "killed"))
-  whole, killed = folder / "rl", folder / "killed"
+  log.unlink()
+  begun = checkpoint.latest_step(str(killed))
+  assert begun in (2, 4)  # 4 if the save was quicker than the kill
+  output = finish(command(folder, "rl", "killed", STEPS))
+  assert f"resumed at step {begun} of 6" in output
+  assert compiled(output, "train_step") == 1
   assert (whole / "metrics.jsonl").read_bytes() == (
     killed / "metrics.jsonl"
   ).read_bytes()
@@ -116,7 +145,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, rl):
 
 
 def test_sft_and_evaluation_of_its_workdir(folder, rl):
-  finish(command(folder, "sft", "sft"))
+  output = finish(command(folder, "sft", "sft"))
+  assert compiled(output, "train_step") == 1
   check(folder, "sft", {"base", "sft"}, {"sft"})
   output = finish(
     command(
@@ -130,10 +160,21 @@ def test_sft_and_evaluation_of_its_workdir(folder, rl):
   assert "sft shuffled" in output
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_good(folder, rl):
-  shutil.rmtree(folder / "nan", ignore_errors=True)
-  process = command(folder, "sft", "nan", "--config.optim.lr=1e30")
-  output, _ = process.communicate(timeout=600)
-  assert process.returncode == 1
-  assert "error: " in output
-  assert "at step" in output or "after step" in output
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_good(folder):
+  # The first update is finite, the loss after it is not.
+  started = command(
+    folder,
+    "sft",
+    "nan",
+    "--config.optim.lr=1e30",
+    "--config.train.checkpoint_every=1",
+    "--config.train.eval_every=0",
+  )
+  output = finish(started, status=1)
+  (error,) = [line for line in output.splitlines() if line[:6] == "error:"]
+  assert "loss is nan at step 2" in error
+  workdir = str(folder / "nan")
+  assert f"the last good checkpoint is {workdir}/checkpoints/1" in error
+  assert checkpoint.latest_step(workdir) == 1
+  for leaf in jax.tree.leaves(checkpoint.read_params(workdir)):
+    assert np.isfinite(leaf).all()
