@@ -61,11 +61,6 @@ def check_batch(mesh: Mesh, **sizes: int) -> None:
     )
 
 
-def prefixed(name: str, rules: Rules) -> tuple[tuple[str, PartitionSpec], ...]:
-  """Returns a model's rules for when its parameters live under `name`."""
-  return tuple((f"{name}/(?:{regex})", spec) for regex, spec in rules)
-
-
 def specs(rules: Rules, tree: PyTree) -> PyTree:
   """Returns the tree of PartitionSpecs that the rules give a nested dict.
 

@@ -14,10 +14,10 @@ Curve = Sequence[tuple[int, float]]
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 320, 132, 47, 18  # of a curve
 _GROUPS = (
-  ("Held-out users, during training", r"^(eval|held_out)/"),
+  ("Held-out users, during training", r"^eval/"),
   ("Reward and its parts", r"reward"),
-  ("Policy", r"kl|entropy|ratio|clip_fraction|advantage"),
-  ("Loss and gradient", r"loss|grad|accuracy|learning_rate|(^|/)lr$"),
+  ("Policy", r"kl|entropy|ratio|clip_fraction"),
+  ("Loss and gradient", r"loss|grad|accuracy"),
 )
 
 

@@ -166,7 +166,7 @@ def _facts(config: Mapping[str, Any]) -> str:
   weights = {
     key.rsplit(".", 1)[-1]: value
     for key, value in flat.items()
-    if re.fullmatch(r"(rl\.)?(rewards|weights)\.\w+", key)
+    if re.fullmatch(r"weights\.\w+", key)
   }
   if weights:
     found.append(

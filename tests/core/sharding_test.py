@@ -76,12 +76,6 @@ def test_rules_are_strict():
   ]
 
 
-def test_prefixed_rules_match_a_part_of_a_larger_tree():
-  rules = sharding.prefixed("tower", (*RULES[:2], (r"scale|none", P())))
-  specs = sharding.specs(rules, {"tower": params()})
-  assert specs == {"tower": sharding.specs(RULES, params())}
-
-
 def test_a_train_state_follows_its_parameters():
   specs = sharding.specs(RULES, params())
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
