@@ -8,11 +8,11 @@ again resumes a run that was stopped.
 import importlib
 import os
 import re
-import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
+from genrec_jax.core import cli
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
@@ -63,29 +63,28 @@ def parse(argv: list[str]) -> list[str]:
   """Parses flags; what is wrong with them ends the program in one line."""
   path = re.search(r"^--?config[=\n]([^:\n]+)", "\n".join(argv), re.MULTILINE)
   if path and not os.path.isfile(path[1]):
-    _fail(f"no config file {path[1]!r}: expected one such as configs/rl.py")
+    cli.fail(f"no config file {path[1]!r}: expected one such as configs/rl.py")
   try:
     rest = flags.FLAGS(argv)
   except (AttributeError, KeyError) as error:  # ml_collections: unknown key
-    _fail(_unknown_key(argv, str(error)))
+    cli.fail(_unknown_key(argv, str(error)))
   except (flags.Error, TypeError, ValueError) as error:
     # absl appends the traceback of an error in the config; its end says it.
     last = str(error).strip().splitlines()[-1].strip()
-    _fail(re.sub(r"^\w+Error: ", "", last))
-  if rest[1:]:
-    _fail(f"unexpected argument {rest[1]!r}: options start with --")
+    cli.fail(re.sub(r"^\w+Error: ", "", last))
+  cli.refuse_arguments(rest)
   return rest
 
 
 def main(_: list[str]) -> None:
   """Runs the config's task in its workdir."""
-  if not any(arg.lstrip("-").startswith("verbosity") for arg in sys.argv):
-    # Orbax and JAX report what is theirs to know.
-    logging.set_verbosity(logging.ERROR)
+  cli.quieten()
   config = flags.FLAGS.config
   if flags.FLAGS.workdir:
     config.workdir = flags.FLAGS.workdir
-  try:
+  with cli.user_errors(
+    "stopped; the same command resumes from the last checkpoint"
+  ):
     check(config)
     for path in FOLDERS:
       section, key = path.split(".")
@@ -94,10 +93,6 @@ def main(_: list[str]) -> None:
     # Before anything is loaded: a 7B model takes minutes.
     workdir_lib.check(config.workdir, config.to_json())
     importlib.import_module(TASKS[config.task]).run(config, config.workdir)
-  except UserError as error:
-    _fail(str(error))
-  except KeyboardInterrupt:
-    _fail("stopped; the same command resumes from the last checkpoint", 130)
 
 
 def check(config) -> None:
@@ -147,11 +142,6 @@ def _unknown_key(argv: list[str], message: str) -> str:
   hint = re.search(r'Did you mean "(\w+)"', message)
   expected = f"did you mean {hint[1]}?" if hint else "see the file's keys"
   return f"unknown config key {path!r}: {expected}"
-
-
-def _fail(message: str, status: int = 1) -> None:
-  print(f"error: {message}", file=sys.stderr, flush=True)
-  sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import safetensors_io
 from genrec_jax.hf.processor import Processor
 from genrec_jax.hf.rules import to_params
+from genrec_jax.hf.tokenizers import read_tokenizer
 from genrec_jax.models import janus
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
@@ -131,15 +132,7 @@ def load_clip(
     _expected(clip),
     ignore=hf_clip.IGNORED,
   )
-  try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-      folder, local_files_only=True
-    )
-  except (OSError, ValueError) as error:
-    raise UserError(
-      f"cannot read the tokenizer in {folder}: {error}; expected"
-      " tokenizer.json and tokenizer_config.json"
-    ) from None
+  tokenizer = read_tokenizer(folder)
   # A tokenizer that does not say how long a text may be says 1e30.
   tokenizer.model_max_length = min(
     tokenizer.model_max_length, clip.max_position_embeddings

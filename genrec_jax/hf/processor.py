@@ -12,6 +12,7 @@ import transformers
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.hf import safetensors_io
+from genrec_jax.hf.tokenizers import read_tokenizer
 
 # Fields of `JanusImageProcessor`, transformers 5.23.
 _IMAGES = {
@@ -51,15 +52,7 @@ class Processor:
     config = safetensors_io.read_config(folder)
     generation = _optional(folder / "generation_config.json")
     images = {**_IMAGES, **_image_settings(folder)}
-    try:
-      tokenizer = transformers.AutoTokenizer.from_pretrained(
-        folder, local_files_only=True
-      )
-    except (OSError, ValueError) as error:
-      raise UserError(
-        f"cannot read the tokenizer in {folder}: {error}; expected"
-        " tokenizer.json and tokenizer_config.json"
-      ) from None
+    tokenizer = read_tokenizer(folder)
     text = config.get("text_config") or {}
     vision = config.get("vision_config") or {}
     size, patch = vision.get("image_size", 384), vision.get("patch_size", 16)

@@ -1,0 +1,64 @@
+"""How commands parse their flags and end: one clear error, no traceback."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import sys
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from genrec_jax.core.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a tool whose flags are absl's: parses them, calls `main()`, exits.
+
+  The exit status is 0, 1 for bad flags or a `UserError`, whose message goes to
+  standard error, or 130 when interrupted.
+  """
+
+  def guarded(_: list[str]) -> None:
+    quieten()
+    with user_errors():
+      main()
+
+  app.run(guarded, flags_parser=parse)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags; what is wrong with them ends the program in one line."""
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    fail(str(error))
+  refuse_arguments(rest)
+  return rest
+
+
+def refuse_arguments(rest: list[str]) -> None:
+  """Ends the program if anything but flags was given."""
+  if rest[1:]:
+    fail(f"unexpected argument {rest[1]!r}: options start with --")
+
+
+@contextlib.contextmanager
+def user_errors(interrupted: str = "stopped") -> Iterator[None]:
+  """Ends the program with the message of a `UserError`, or when interrupted."""
+  try:
+    yield
+  except UserError as error:
+    fail(str(error))
+  except KeyboardInterrupt:
+    fail(interrupted, 130)
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+  """Ends the program."""
+  print(f"error: {message}", file=sys.stderr, flush=True)
+  sys.exit(status)
+
+
+def quieten() -> None:
+  """Silences what Orbax and JAX report, unless --verbosity asks for it."""
+  if not any(arg.lstrip("-").startswith("verbosity") for arg in sys.argv):
+    logging.set_verbosity(logging.ERROR)

@@ -1,0 +1,26 @@
+"""The tokenizer of an HF-format folder."""
+
+import os
+
+import transformers
+
+from genrec_jax.core.errors import UserError
+
+
+def read_tokenizer(
+  folder: str | os.PathLike[str],
+) -> transformers.PreTrainedTokenizerBase:
+  """Reads a tokenizer; no network.
+
+  Raises:
+    UserError: its files are missing or damaged.
+  """
+  try:
+    return transformers.AutoTokenizer.from_pretrained(
+      folder, local_files_only=True
+    )
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"cannot read the tokenizer in {folder}: {error}; expected"
+      " tokenizer.json and tokenizer_config.json"
+    ) from None
