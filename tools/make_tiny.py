@@ -336,7 +336,7 @@ def janus(tokens) -> Janus:
   """Returns the tiny Janus: 32-pixel images of 16 codes, 1.9 M parameters."""
   return Janus(
     language=llama.Llama(
-      vocab_size=len(tokens),
+      vocab_size=-(-len(tokens) // 8) * 8,  # so that small meshes divide it
       width=128,
       mlp_width=256,
       num_layers=4,

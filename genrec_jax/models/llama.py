@@ -17,10 +17,10 @@ from genrec_jax.core.types import KVCache, Prefix, PyTree
 from genrec_jax.nn import attention, layers
 
 # Tensor parallel over 'model' (heads and MLP width), the other axis over 'data'
-# (FSDP). The embedding and an untied head lie the same way round, so one rule
-# holds both.
+# (FSDP). Of the vocabulary, whose size may be odd, only 'model' takes parts.
 RULES = (
-  (r"(embed_tokens/embedding|lm_head/kernel)", P("data", "model")),
+  (r"embed_tokens/embedding", P("model", "data")),
+  (r"lm_head/kernel", P("data", "model")),
   (r"layers/self_attn/[qkv]_proj/kernel", P(None, "data", "model")),
   (r"layers/self_attn/o_proj/kernel", P(None, "model", "data")),
   (r"layers/mlp/(gate|up)_proj/kernel", P(None, "data", "model")),
