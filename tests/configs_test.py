@@ -5,11 +5,12 @@ import types
 
 import pytest
 
+from configs import common
 from genrec_jax.core.tree import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 TASKS = ("sft", "rl", "evaluate")
-VARIANTS = ("", "debug", "janus_pro_1b", "janus_pro_7b")
+VARIANTS = ("", *common.VARIANTS)
 
 
 def load(task):
@@ -34,7 +35,7 @@ def test_every_variant_has_the_keys_and_types_of_the_default(task, variant):
   assert config["task"] == task
   if variant:
     assert config["workdir"].endswith(f"_{variant}")
-    assert variant in module.VARIANTS
+    assert variant in common.VARIANTS
 
 
 @pytest.mark.parametrize("task", TASKS)

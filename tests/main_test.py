@@ -203,3 +203,15 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path):
   assert "Traceback" not in stderr
   assert "data.batch_size=9" in stderr
   assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_learning_rate_that_ends_before_the_run(tmp_path):
+  status, stderr = main(
+    f"--config={ROOT}/configs/sft.py:debug",
+    "--config.optim.decay_steps=2",
+    "--workdir=run",
+    cwd=tmp_path,
+  )
+  assert status == 1
+  assert stderr.startswith("error: optim.decay_steps=2: nothing is learned")
+  assert "optim.decay_steps=0" in stderr

@@ -11,6 +11,7 @@ import optax
 
 from genrec_jax.core import sharding, tree
 from genrec_jax.core import workdir as workdir_lib
+from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import builders, pipeline
 from genrec_jax.evals import evaluate
@@ -52,6 +53,12 @@ def build(
   Raises:
     UserError: a checkpoint, data set, batch or mesh that does not fit.
   """
+  if 0 < config.optim.decay_steps < config.train.steps:
+    raise UserError(
+      f"optim.decay_steps={config.optim.decay_steps}: nothing is learned from"
+      f" there to train.steps={config.train.steps}; give both the same value,"
+      " or optim.decay_steps=0 for a learning rate that stays"
+    )
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
   sharding.check_batch(
     mesh,
@@ -63,21 +70,20 @@ def build(
   compute = {"dtype": config.model.dtype, "remat": config.model.remat}
   loaded = load.open_generator(config.model.checkpoint, **compute)
 
-  def place(params):
-    return sharding.place(mesh, specs, params)
-
+  specs = sharding.specs(loaded.rules, loaded.shapes)
+  layout = sharding.layout(mesh, specs, loaded.shapes)
   # Before the run, not after it, is when a row that cannot be must be told.
   if config.eval.get("base"):
     load.resolve(config.eval.base)
   rows = evaluate.present(evaluate.ancestors(config.to_dict()))
-  rows = evaluate.open_rows(rows, loaded, place, **compute)
+  rows = evaluate.open_rows(rows, loaded, layout, **compute)
   clip, clip_params, clip_tokenizer = load.load_clip(
-    config.clip.checkpoint, dtype=config.clip.dtype
+    config.clip.checkpoint,
+    dtype=config.clip.dtype,
+    place=jax.NamedSharding(mesh, sharding.REPLICATED),
   )
   model = loaded.model
-  params = loaded.read()
-  specs = sharding.specs(loaded.rules, params)
-  params = place(params)
+  params = loaded.read(layout)
   trainable, rest = tree.select(params, config.model.trainable)
   total, trained = map(parameter_overview.count_parameters, (params, trainable))
   print(
@@ -91,9 +97,6 @@ def build(
   state_shardings = sharding.shardings(
     mesh,
     sharding.like(tree.select(specs, config.model.trainable)[0], state),
-  )
-  clip_params = jax.device_put(
-    clip_params, jax.NamedSharding(mesh, sharding.REPLICATED)
   )
   rollout = sharding.shardings(mesh, sharding.without("data", specs))
 

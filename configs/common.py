@@ -1,0 +1,123 @@
+"""What the configs share: how each starts, before it adds what is its own.
+
+Every value stands in one place: here, where training and evaluation must agree
+or have no reason to differ; in the config's own file otherwise.
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("debug", "janus_pro_1b", "janus_pro_7b")
+
+
+def base(task: str, variant: str) -> ConfigDict:
+  """Returns the sections that `task` shares with the others.
+
+  Args:
+    task: 'sft', 'rl' or 'evaluate'.
+    variant: '' for the bundled tiny model on the synthetic world, 'debug' for
+      the same in a few steps, or a real model on prepared data.
+
+  Raises:
+    ValueError: an unknown variant.
+  """
+  if variant and variant not in VARIANTS:
+    raise ValueError(
+      f"unknown variant {variant!r} of configs/{task}.py: expected none or one"
+      f" of {', '.join(VARIANTS)}"
+    )
+  config = ConfigDict()
+  config.task = task
+  config.workdir = f"runs/{task}_{variant}" if variant else f"runs/{task}"
+  config.seed = 0  # of sampling, shuffling and the bootstrap
+
+  config.model = ConfigDict()
+  # HF-format folder, workdir of ours, or a bundled name.
+  config.model.checkpoint = "tiny_sft"
+  config.model.dtype = "float32"  # CPUs compute bfloat16 slowly
+
+  config.clip = ConfigDict()
+  config.clip.checkpoint = "tiny_clip"  # rewards and judges; not trained
+  config.clip.dtype = "float32"  # cosines differ in the third digit
+
+  config.data = ConfigDict()
+  # Folder of prepared data; '' renders the synthetic world of the keys below.
+  config.data.path = ""
+  config.data.num_users = 4608  # 60,000 windows, each seen once at most
+  config.data.held_out = 1024  # as many as evaluation reads, never trained on
+  config.data.num_events = 24  # several drifts of a want per user
+  config.data.seed = 0  # apart from `seed`: runs differ, users stay
+  config.data.history_length = 5  # wants drift every dozen events
+  config.data.future_horizon = 3  # less noise than one next item alone
+  config.data.instruction = (  # after the history; any wording, but one
+    "Draw the next item that this user will like."
+  )
+
+  config.sample = ConfigDict()
+  config.sample.num_samples = 4  # images per user; enough to see diversity
+  config.sample.guidance = 2.0  # more makes tiny samples alike
+  config.sample.temperature = 1.0  # the distribution as trained
+  config.sample.top_k = 0  # off: a cut code could never be learned again
+  config.sample.top_p = 1.0  # off, for the same reason
+
+  config.mesh = ConfigDict()
+  config.mesh.data = -1  # all devices that `model` leaves
+  config.mesh.model = 1  # small layers gain nothing from tensor parallelism
+
+  config.eval = ConfigDict()
+  config.eval.users = 256  # held-out; intervals of about +-0.03
+  config.eval.batch_size = 32  # users drawn for at once
+
+  if variant == "debug":  # as little as still goes through every part
+    config.data.num_users = 64
+    config.data.held_out = 16
+    config.sample.num_samples = 2
+    config.eval.users = 8
+    config.eval.batch_size = 8
+  elif variant:
+    config.model.checkpoint = ""  # yours; see the command of each config
+    config.model.dtype = "bfloat16"  # what accelerators multiply fast
+    config.clip.checkpoint = ""  # such as openai/clip-vit-large-patch14
+    config.sample.guidance = 5.0  # Janus-Pro's own default
+    config.mesh.model = 1 if variant == "janus_pro_1b" else 4  # 7B: 4 shards
+    config.eval.users = 1024  # prepared data has users enough
+  return config
+
+
+def copy_threshold(variant: str) -> float:
+  """Returns the CLIP cosine from which a drawing is a copy."""
+  return 0.95 if variant.startswith("janus") else 0.98  # photos differ more
+
+
+def training(task: str, variant: str) -> ConfigDict:
+  """Returns what SFT and RL share: `base` and what concerns steps.
+
+  How many steps, and how often what, is left to each, but for 'debug'.
+  """
+  config = base(task, variant)
+  config.model.remat = "full"  # on CPUs, too, faster than storing
+
+  config.data.batch_size = 32  # prompts a step, over all devices
+  config.data.workers = 0  # reading processes; 32 px PNGs decode in place
+
+  config.optim = ConfigDict()
+  config.optim.b1 = 0.9  # Adam's usual
+  config.optim.b2 = 0.95  # forgets faster than 0.999, for short runs
+  config.optim.weight_decay = 0.0  # fine-tuning should stay near its start
+  config.optim.grad_norm = 1.0  # bounds the odd batch
+
+  config.train = ConfigDict()
+  config.train.keep = 2  # the newest, and one before in case
+
+  config.eval.users_during = 64  # in mid-run evaluations, to be quick
+
+  if variant == "debug":
+    config.data.batch_size = 8
+    config.train.steps = 4
+    config.train.log_every = 1
+    config.train.eval_every = 2
+    config.train.checkpoint_every = 2
+    config.eval.users_during = 8
+  elif variant:
+    config.data.batch_size = 64  # divisible by small pods
+    config.data.workers = 8  # photos take time to decode
+  return config
