@@ -11,6 +11,7 @@ RANKS = {
   "hf": 3,
   "data": 3,
   "sampling": 3,
+  "text": 3,
   "objectives": 3,
   "rewards": 3,
   "evals": 4,

@@ -17,6 +17,7 @@ from PIL import Image
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import builders, histories
+from genrec_jax.hf.processor import upright
 
 # Of a title in the prompt: enough to name an item, and one page-long title
 # cannot make every prompt of the data set long.
@@ -190,13 +191,13 @@ def eval_batches(
 
 
 def decode(record: Mapping[str, Any]) -> Image.Image:
-  """Returns the RGB picture of a record of `Dataset.items`.
+  """Returns the picture of a record of `Dataset.items`, upright and RGB.
 
   Raises:
     UserError: names the item whose bytes are no picture.
   """
   try:
-    return Image.open(io.BytesIO(record["image"])).convert("RGB")
+    return upright(Image.open(io.BytesIO(record["image"])))
   except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
     raise UserError(
       f"The image of item {record['id'].decode()!r} cannot be decoded: "

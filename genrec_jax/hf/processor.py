@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import transformers
 
 from genrec_jax.core.errors import UserError, listed
@@ -23,7 +25,32 @@ _IMAGES = {
   "resample": 3,
   "min_size": 14,
   "rescale_factor": 1 / 255,
+  "size": {"height": 384, "width": 384},
 }
+# The names that `JanusProcessor` reads off a tokenizer, and what Janus calls
+# the tokens where a tokenizer does not name them.
+_TOKENS = {
+  "boi_id": ("boi_token", "<begin_of_image>"),
+  "eoi_id": ("eoi_token", "<end_of_image>"),
+  "image_id": ("image_token", "<image_placeholder>"),
+}
+# What published Janus checkpoints make of one user's turn, for those that bring
+# no template of their own.
+_CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
+{%- if part['type'] == 'image' -%}
+{{ ('' if loop.first else '\\n') + '<image_placeholder>\\n' }}
+{%- else -%}
+{%- set text = part['text'].lstrip() if loop.first else part['text'] -%}
+{{ text.rstrip() if loop.last else text }}
+{%- endif -%}
+{%- endfor -%}
+{{ '\\n\\n<|Assistant|>:' }}"""
+# Of `JanusProcessor`, put before questions where a checkpoint asks for it.
+_SYSTEM = (
+  "You are a helpful language and vision assistant. You are able to understand"
+  " the visual content that the user provides, and assist the user with a"
+  " variety of tasks using natural language.\n\n"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +65,11 @@ class Processor:
   image_id: int  # placeholder of one image feature
   num_image_tokens: int  # placeholders per image
   image_size: int
+  end_ids: tuple[int, ...]  # tokens that end an answer in words
+  max_positions: int  # tokens that prompt and answer may have together
   min_size: int = 14  # of the shorter side, before padding
+  system: str = ""  # said before a question
+  chat_template: str = _CHAT  # Jinja, as transformers renders it
 
   @classmethod
   def from_pretrained(cls, folder: str | os.PathLike[str]) -> "Processor":
@@ -56,43 +87,25 @@ class Processor:
     text = config.get("text_config") or {}
     vision = config.get("vision_config") or {}
     size, patch = vision.get("image_size", 384), vision.get("patch_size", 16)
-    vocabulary = tokenizer.get_vocab()
-    extra = generation.get("generation_kwargs") or {}
-    ids = {
-      "bos_id": _first(
-        generation.get("bos_token_id"),
-        text.get("bos_token_id"),
-        tokenizer.bos_token_id,
-      ),
-      "pad_id": _first(
-        generation.get("pad_token_id"),
-        text.get("pad_token_id"),
-        tokenizer.pad_token_id,
-      ),
-      "boi_id": _first(
-        extra.get("boi_token_id"),
-        generation.get("boi_token_id"),
-        vocabulary.get("<begin_of_image>"),
-      ),
-      "eoi_id": _first(vocabulary.get("<end_of_image>")),
-      "image_id": _first(
-        config.get("image_token_id"), vocabulary.get("<image_placeholder>")
-      ),
-    }
-    problems = [
-      f"no {name}: neither generation_config.json, config.json nor the"
-      " tokenizer has it"
-      for name, value in ids.items()
-      if value is None
-    ]
+    ids, problems = _special_ids(tokenizer, config, generation)
     problems += _image_problems(images, size)
     if problems:
       raise UserError(listed(f"{folder} is no Janus model:", problems))
+    chat = _optional(folder / "processor_config.json")
+    legacy = _optional(folder / "chat_template.json")
     return cls(
       tokenizer=tokenizer,
       num_image_tokens=(size // patch) ** 2,
       image_size=size,
+      max_positions=text.get("max_position_embeddings", 2048),
       min_size=images["min_size"],
+      system=_SYSTEM if chat.get("use_default_system_prompt") else "",
+      chat_template=_first(
+        tokenizer.chat_template,
+        legacy.get("chat_template"),
+        chat.get("chat_template"),
+        _CHAT,
+      ),
       **ids,
     )
 
@@ -105,30 +118,70 @@ class Processor:
 
     Args:
       titles: of the history, oldest first; may be none. Special tokens spelt
-        out in a title are taken out, or they would stand for images.
+        out in a text are taken out, or they would stand for images.
       instruction: what to draw.
 
     Returns:
       Token ids, BOS first, not padded.
     """
-    image = self._token(self.boi_id)
-    image += self._token(self.image_id) * self.num_image_tokens
-    image += self._token(self.eoi_id)
+    image = self._image()
     items = "".join(f"{self._plain(title)}{image}\n" for title in titles)
-    text = f"<|User|>: {items}{instruction}\n\n<|Assistant|>:"
-    text += self._token(self.boi_id)
-    ids = self.tokenizer.encode(text, add_special_tokens=False)
-    return [self.bos_id, *ids]
+    text = f"<|User|>: {items}{self._plain(instruction)}\n\n<|Assistant|>:"
+    return self._encode(text + self._token(self.boi_id))
 
   def text_prompt_ids(self, text: str) -> list[int]:
     """Writes the prompt for drawing what a text says."""
-    return self.prompt_ids([], self._plain(text))
+    return self.prompt_ids([], text.strip())
+
+  def question_ids(self, titles: Sequence[str], question: str) -> list[int]:
+    """Writes the prompt for an answer in words, about images if there are any.
+
+    What `JanusProcessor` makes of one user's turn by the checkpoint's own chat
+    template: for each item its title, if it has one, and its image, then the
+    question.
+
+    Args:
+      titles: one for each image, in their order; '' where one has none.
+      question: what to answer.
+
+    Returns:
+      Token ids, BOS first, not padded.
+
+    Raises:
+      UserError: the checkpoint's chat template is wrong or takes no images.
+    """
+    parts: list[dict[str, str]] = []
+    for title in map(self._plain, titles):
+      parts += [{"type": "text", "text": title}] if title else []
+      parts.append({"type": "image"})
+    parts.append({"type": "text", "text": self._plain(question)})
+    problem, text = "", ""
+    try:
+      text = self.tokenizer.apply_chat_template(
+        [{"role": "user", "content": parts}],
+        chat_template=self.chat_template,
+        add_generation_prompt=True,
+        tokenize=False,
+      )
+    except (jinja2.TemplateError, TypeError) as error:
+      problem = f"fails: {error}"
+    place = self._token(self.image_id)
+    if not problem and text.count(place) != len(titles):
+      problem = f"has {text.count(place)} places for {len(titles)} images"
+    if problem:
+      raise UserError(
+        f"the chat template of this checkpoint {problem}; take that of"
+        " deepseek-community/Janus-Pro-1B, or none for the same"
+      )
+    text = self.system + text.removeprefix(self._token(self.bos_id))
+    return self._encode(text.replace(place, self._image()))
 
   def pixels(self, image: PIL.Image.Image) -> np.ndarray:
-    """Fits a picture into a square as `JanusImageProcessor` does.
+    """Fits a picture into a square as `JanusImageProcessorPil` does.
 
     The longer side becomes `image_size`, bicubic; the rest is filled with the
-    middle grey, evenly on both sides.
+    middle grey, evenly on both sides. Pictures of other modes than RGB, which
+    that refuses, become RGB as Pillow converts them; see `upright`.
 
     Returns:
       uint8 [S, S, 3]; the model itself rescales to [-1, 1].
@@ -147,13 +200,102 @@ class Processor:
   def _token(self, index: int) -> str:
     return self.tokenizer.convert_ids_to_tokens(index)
 
+  def _image(self) -> str:
+    """Returns the tokens that an image takes, spelt out."""
+    places = self._token(self.image_id) * self.num_image_tokens
+    return self._token(self.boi_id) + places + self._token(self.eoi_id)
+
+  def _encode(self, text: str) -> list[int]:
+    ids = self.tokenizer.encode(text, add_special_tokens=False)
+    return [self.bos_id, *ids]
+
   def _plain(self, text: str) -> str:
     for token in self.tokenizer.get_added_vocab():
       text = text.replace(token, " ")
     return text
 
 
-def _first(*values: int | None) -> int | None:
+def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
+  """Opens a picture as transformers does with a path; see `upright`.
+
+  Raises:
+    UserError: no such file, or no picture in it.
+  """
+  try:
+    with PIL.Image.open(path) as image:
+      return upright(image)
+  except FileNotFoundError:
+    raise UserError(f"no image {path}: expected the path of a file") from None
+  except Exception as error:  # Pillow's formats raise many kinds
+    raise UserError(
+      f"{path} cannot be read as an image ({error}): expected a whole PNG, JPEG"
+      " or another format that Pillow opens"
+    ) from None
+
+
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
+  """Turns a picture as its EXIF orientation says and makes it RGB.
+
+  As `transformers.image_utils.load_image`: by Pillow's `convert`, which drops
+  transparency, showing what colour lies below, and clips 16 bits at 255.
+  """
+  return PIL.ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _special_ids(
+  tokenizer: transformers.PreTrainedTokenizerBase,
+  config: Mapping[str, Any],
+  generation: Mapping[str, Any],
+) -> tuple[dict[str, Any], list[str]]:
+  """Returns a checkpoint's special ids by field, and what is wrong with them.
+
+  The order of precedence is that of `generate`: generation_config.json,
+  config.json, tokenizer.
+  """
+  text = config.get("text_config") or {}
+  extra = generation.get("generation_kwargs") or {}
+  vocabulary, problems = tokenizer.get_vocab(), []
+  ids: dict[str, Any] = {}
+  for field, name in {
+    "bos_id": "bos_token_id",
+    "pad_id": "pad_token_id",
+    "end_ids": "eos_token_id",
+  }.items():
+    ids[field] = _first(
+      generation.get(name),
+      config.get(name),
+      text.get(name),
+      getattr(tokenizer, name),
+    )
+    if ids[field] is None:
+      problems.append(
+        f"no {name}: neither generation_config.json, config.json nor the"
+        " tokenizer has it"
+      )
+  if not isinstance(ids["end_ids"], list):
+    ids["end_ids"] = [ids["end_ids"]]
+  ids["end_ids"] = tuple(ids["end_ids"])
+  told = {
+    "boi_id": _first(extra.get("boi_token_id"), generation.get("boi_token_id")),
+    "image_id": config.get("image_token_id"),
+  }
+  for field, (name, usual) in _TOKENS.items():
+    token = getattr(tokenizer, name, None) or usual
+    ids[field] = vocabulary.get(token)
+    if ids[field] is None:
+      problems.append(
+        f"its tokenizer has no token {token!r}; take the tokenizer files of a"
+        " Janus checkpoint"
+      )
+    elif told.get(field, ids[field]) not in (None, ids[field]):
+      problems.append(
+        f"{token!r} is {ids[field]} in the tokenizer and {told[field]} in"
+        " config.json or generation_config.json; get the folder again"
+      )
+  return ids, problems
+
+
+def _first(*values: Any) -> Any:
   return next((value for value in values if value is not None), None)
 
 

@@ -3,7 +3,7 @@
 A family (Janus here; Emu3 or Chameleon could follow) is a frozen, hashable
 dataclass of static configuration whose methods take the parameters. Letters:
 P prompts, T prompt tokens, G samples per prompt, I codes per image, C codebook,
-D width, L layers.
+D width, V vocabulary, L layers.
 """
 
 from typing import Protocol
@@ -76,6 +76,27 @@ class Generator(Protocol):
     self, params: PyTree, prefix: Prefix, codes: jax.Array
   ) -> jax.Array:
     """Returns `logits` of `code_hidden`: [P, G, I, C] float32."""
+
+  def text_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
+    """Returns a token's logits [..., V] float32 of the state before it."""
+
+  def text_decode_params(self, params: PyTree) -> PyTree:
+    """Lays parameters out for `decode_text_step`; call once per answer."""
+
+  def init_text_cache(
+    self, prefix: Prefix, num_samples: int, length: int
+  ) -> KVCache:
+    """Returns an empty cache for G answers of up to `length` tokens."""
+
+  def decode_text_step(
+    self,
+    decode_params: PyTree,
+    prefix: Prefix,
+    cache: KVCache,
+    ids: jax.Array,
+    index: jax.Array,
+  ) -> tuple[jax.Array, KVCache]:
+    """Appends token number `index` [P, G]; returns next logits [P, G, V]."""
 
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""

@@ -264,6 +264,35 @@ class Janus:
     )
     return self.logits(decode_params, hidden), cache
 
+  def text_decode_params(self, params: PyTree) -> PyTree:
+    """Lays parameters out for `decode_text_step`; call once per answer."""
+    language = params["language"]
+    names = language.keys() & {"embed_tokens", "lm_head"}
+    ends = {name: language[name] for name in names}
+    ends = jax.tree.map(lambda x: x.astype(self.language.dtype), ends)
+    return {"language": ends | self.language.decode_params(language)}
+
+  def init_text_cache(
+    self, prefix: Prefix, num_samples: int, length: int
+  ) -> KVCache:
+    """Returns an empty cache for G answers of up to `length` tokens."""
+    return self.language.init_cache(prefix, num_samples, length)
+
+  def decode_text_step(
+    self,
+    decode_params: PyTree,
+    prefix: Prefix,
+    cache: KVCache,
+    ids: jax.Array,
+    index: jax.Array,
+  ) -> tuple[jax.Array, KVCache]:
+    """Appends token number `index` [P, G]; returns next logits [P, G, V]."""
+    params = decode_params["language"]
+    hidden, cache = self.language.decode_step(
+      params, prefix, cache, self.language.embed(params, ids), index
+    )
+    return self.language.logits(params, hidden), cache
+
   def code_hidden(
     self, params: PyTree, prefix: Prefix, codes: jax.Array
   ) -> jax.Array:

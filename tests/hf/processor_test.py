@@ -1,5 +1,6 @@
 """Prompts and pixels against transformers' Janus processor."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import transformers
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf.processor import Processor
+from genrec_jax.hf import processor as processor_lib
+from genrec_jax.hf.load import ASSETS
+from genrec_jax.hf.processor import Processor, open_image, upright
 from tests.hf import tiny_janus
 
 
@@ -61,13 +64,69 @@ def test_ids_come_from_the_checkpoint(processor):
 def test_begin_of_image_is_found_wherever_it_is(tmp_path, where):
   folder = tiny_janus.save(tmp_path)
   place = {
-    "generation_kwargs": {"generation_kwargs": {"boi_token_id": 77}},
-    "top": {"generation_kwargs": None, "boi_token_id": 77},
+    "generation_kwargs": {},
+    "top": {"generation_kwargs": None, "boi_token_id": tiny_janus.BOI},
     "tokenizer": {"generation_kwargs": None},
   }[where]
   tiny_janus.edit(folder / "generation_config.json", **place)
-  expected = tiny_janus.BOI if where == "tokenizer" else 77
-  assert Processor.from_pretrained(folder).boi_id == expected
+  assert Processor.from_pretrained(folder).boi_id == tiny_janus.BOI
+
+
+def test_ids_are_taken_in_the_order_of_transformers(tmp_path):
+  folder = tiny_janus.save(tmp_path)
+  tiny_janus.edit(
+    folder / "generation_config.json",
+    pad_token_id=70,
+    bos_token_id=None,
+    eos_token_id=[1, 71],
+  )
+  config = json.loads((folder / "config.json").read_text())
+  text = config["text_config"] | {"bos_token_id": 72, "pad_token_id": 73}
+  tiny_janus.edit(folder / "config.json", text_config=text)
+  processor = Processor.from_pretrained(folder)
+  assert processor.pad_id == 70
+  assert processor.bos_id == 72
+  assert processor.end_ids == (1, 71)
+  (folder / "generation_config.json").unlink()
+  processor = Processor.from_pretrained(folder)
+  assert processor.pad_id == 73
+  assert processor.end_ids == (tiny_janus.EOS,)
+  assert processor.max_positions == 256
+
+
+def test_ids_that_contradict_each_other_are_refused(tmp_path):
+  folder = tiny_janus.save(tmp_path)
+  tiny_janus.edit(folder / "config.json", image_token_id=9)
+  tiny_janus.edit(
+    folder / "generation_config.json", generation_kwargs={"boi_token_id": 8}
+  )
+  with pytest.raises(UserError) as error:
+    Processor.from_pretrained(folder)
+  assert "'<image_placeholder>' is 3 in the tokenizer and 9" in str(error.value)
+  assert "'<begin_of_image>' is 4 in the tokenizer and 8" in str(error.value)
+
+
+def test_a_tokenizer_without_image_tokens_is_refused(tmp_path):
+  folder = tiny_janus.save(tmp_path)
+  tokenizer = json.loads((folder / "tokenizer.json").read_text())
+  names = ("<begin_of_image>", "<end_of_image>", "<image_placeholder>")
+  tokenizer["added_tokens"] = [
+    token
+    for token in tokenizer["added_tokens"]
+    if token["content"] not in names
+  ]
+  for name in names:
+    tokenizer["model"]["vocab"].pop(name, None)
+  (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+  settings = json.loads((folder / "tokenizer_config.json").read_text())
+  settings = {k: v for k, v in settings.items() if v not in names}
+  settings.pop("extra_special_tokens", None)
+  (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+  with pytest.raises(UserError) as error:
+    Processor.from_pretrained(folder)
+  for name in names:
+    assert f"its tokenizer has no token {name!r}" in str(error.value)
+  assert str(folder) in str(error.value)
 
 
 def test_text_prompts_are_those_of_transformers(processor, theirs):
@@ -98,31 +157,200 @@ def test_prompts_with_a_history_are_those_of_transformers(processor, theirs):
   assert found[-1] == tiny_janus.BOI
 
 
-def test_special_tokens_in_a_title_stand_for_nothing(processor):
+def test_special_tokens_in_a_text_stand_for_nothing(processor):
   title = "a <image_placeholder> in <begin_of_image> disguise"
-  ids = processor.prompt_ids([title], "Draw.")
+  ids = processor.prompt_ids([title], title)
   assert ids.count(tiny_janus.IMAGE) == tiny_janus.PATCHES
   assert ids.count(tiny_janus.BOI) == 2
   assert processor.text_prompt_ids(title).count(tiny_janus.IMAGE) == 0
+  ids = processor.question_ids([title], title)
+  assert ids.count(tiny_janus.IMAGE) == tiny_janus.PATCHES
+  assert ids.count(tiny_janus.BOI) == 1
+
+
+def test_questions_are_written_as_published_checkpoints_do(processor):
+  def written(titles, question):
+    ids = processor.question_ids(titles, question)
+    assert ids[0] == tiny_janus.BOS
+    text = processor.tokenizer.decode(ids[1:])
+    return text.replace(
+      "<begin_of_image>"
+      + "<image_placeholder>" * tiny_janus.PATCHES
+      + "<end_of_image>",
+      "[]",
+    )
+
+  end = "\n\n<|Assistant|>:"
+  assert written([], " Hi? ") == f"<|User|>: Hi?{end}"
+  assert written([""], "What?") == f"<|User|>: []\nWhat?{end}"
+  assert written(["", ""], "What? ") == f"<|User|>: []\n\n[]\nWhat?{end}"
+  assert written([" a ", "b"], "And?") == (
+    f"<|User|>: a \n[]\nb\n[]\nAnd?{end}"
+  )
+
+
+@pytest.mark.parametrize("system", [False, True])
+@pytest.mark.parametrize("file", [None, "chat_template.jinja", "json"])
+def test_questions_are_those_of_transformers(tmp_path, file, system):
+  folder = tiny_janus.save(tmp_path)
+  template = processor_lib._CHAT
+  if file:
+    template = (
+      "{{ bos_token }}{% for m in messages %}{{ m['role'] }}:"
+      "{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+      "(<image_placeholder>){% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+      "{% endfor %}{% if add_generation_prompt %} so:{% endif %}"
+    )
+  if file == "json":
+    legacy = json.dumps({"chat_template": template})
+    (folder / "chat_template.json").write_text(legacy)
+  elif file:
+    (folder / file).write_text(template)
+  settings = {"use_default_system_prompt": system}
+  (folder / "processor_config.json").write_text(json.dumps(settings))
+  theirs = transformers.JanusProcessor(
+    tiny_janus.image_processor(),
+    tiny_janus.tokenizer(),
+    chat_template=template,
+    use_default_system_prompt=system,
+    num_image_tokens=tiny_janus.PATCHES,
+  )
+  content = [
+    {"type": "text", "text": "red cross"},
+    {"type": "image", "image": picture(20, 20)},
+    {"type": "image", "image": picture(20, 30)},
+    {"type": "text", "text": "Which is red? "},
+  ]
+  if file and system:  # theirs would then begin with BOS twice
+    template = template.removeprefix("{{ bos_token }}")
+  expected = theirs.apply_chat_template(
+    [{"role": "user", "content": content}],
+    chat_template=template,
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
+  )["input_ids"]
+  processor = Processor.from_pretrained(folder)
+  found = processor.question_ids(["red cross", ""], "Which is red? ")
+  assert found == list(np.asarray(expected).reshape(-1))
+
+
+@pytest.mark.parametrize("template", ["no places", "{{ nothing.at.all }}"])
+def test_a_template_without_images_is_refused(processor, template):
+  other = dataclasses.replace(processor, chat_template=template)
+  with pytest.raises(UserError, match="the chat template of this checkpoint"):
+    other.question_ids([""], "What?")
+
+
+def test_the_bundled_models_prompts_are_those_of_transformers():
+  folder = ASSETS / "tiny_sft"
+  theirs = transformers.JanusProcessor(
+    tiny_janus.image_processor(),
+    transformers.AutoTokenizer.from_pretrained(folder),
+    chat_template=processor_lib._CHAT,
+    num_image_tokens=16,
+  )
+  content = [{"type": "text", "text": "large red circle "}]
+  (text,) = theirs.apply_chat_template(
+    [[{"role": "user", "content": content}]], add_generation_prompt=True
+  )
+  expected = theirs(text=[text], generation_mode="image")["input_ids"][0]
+  ours = Processor.from_pretrained(folder)
+  assert ours.text_prompt_ids("large red circle ") == list(expected)
 
 
 @pytest.mark.parametrize(
-  "size", [(20, 20), (40, 20), (13, 31), (300, 7), (5, 5), (64, 63)]
+  "size", [(20, 20), (40, 20), (13, 31), (300, 7), (7, 301), (5, 5), (64, 63)]
 )
 def test_pixels_are_those_of_transformers(processor, theirs, size):
   image = picture(*size)
-  expected = theirs.image_processor(
-    image, do_rescale=False, do_normalize=False, return_tensors="np"
-  )["pixel_values"][0]
   found = processor.pixels(image)
   assert found.dtype == np.uint8
   assert found.shape == (tiny_janus.SIDE, tiny_janus.SIDE, 3)
+  expected = theirs.image_processor(
+    image, do_rescale=False, do_normalize=False, return_tensors="np"
+  )["pixel_values"][0]
   np.testing.assert_array_equal(found, expected.transpose(1, 2, 0))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+FILES = (
+  ("1", "png"),
+  ("L", "png"),
+  ("P", "gif"),
+  ("P", "png"),
+  ("RGB", "jpeg"),
+  ("RGBA", "png"),
+  ("LA", "png"),
+  ("PA", "tiff"),
+  ("CMYK", "jpeg"),
+  ("I;16", "png"),
+  ("I", "tiff"),
+  ("F", "tiff"),
+)
+
+
+@pytest.mark.parametrize(("mode", "kind"), FILES)
+def test_files_of_any_mode_become_what_transformers_makes(
+  processor, theirs, tmp_path, mode, kind
+):
+  image = picture(23, 41)
+  if mode == "I;16":
+    grey = np.asarray(image.convert("L"), np.uint16)
+    image = PIL.Image.fromarray(grey * 3)  # 0 to 765
+  elif mode.endswith("A"):
+    image = image.convert("RGBA")
+    image.putalpha(picture(41, 23, "L").resize((23, 41)))
+    image = image.convert(mode)
+  else:
+    image = image.convert(mode)
+  path = tmp_path / f"image.{kind}"
+  image.save(path)
+  check_file(processor, theirs, path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_files_are_turned_upright(processor, theirs, tmp_path, orientation):
+  image = picture(23, 41)
+  exif = PIL.Image.Exif()
+  exif[274] = orientation
+  path = tmp_path / "image.png"
+  image.save(path, exif=exif)
+  check_file(processor, theirs, path)
+  turned = np.asarray(open_image(path))
+  assert turned.shape == ((41, 23, 3) if orientation < 5 else (23, 41, 3))
+  assert np.array_equal(turned, image) == (orientation == 1)
+
+
+def check_file(processor, theirs, path):
+  """What `JanusProcessor` makes of a path, `load_image` included."""
+  expected = theirs.image_processor(str(path), return_tensors="np")
+  found = processor.pixels(open_image(path)) / np.float32(127.5) - 1
+  np.testing.assert_allclose(
+    found.transpose(2, 0, 1), expected["pixel_values"][0], atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "RGBA", "LA", "I"])
 def test_other_colour_modes_become_rgb(processor, mode):
-  assert processor.pixels(picture(20, 30, mode)).shape == (20, 20, 3)
+  image = picture(20, 30).convert("RGB" if mode == "CMYK" else "L")
+  expected = processor.pixels(image.convert(mode).convert("RGB"))
+  np.testing.assert_array_equal(processor.pixels(image.convert(mode)), expected)
+  assert upright(image.convert(mode)).mode == "RGB"
+
+
+def test_what_is_no_image_is_refused_by_name(tmp_path):
+  text, part = tmp_path / "text.png", tmp_path / "part.png"
+  text.write_text("no image")
+  picture(50, 50).save(part)
+  part.write_bytes(part.read_bytes()[:-200])
+  for path, message in (
+    (text, "text.png cannot be read as an image"),
+    (part, "part.png cannot be read as an image"),
+    (tmp_path, "cannot be read as an image"),
+    (tmp_path / "none.png", "no image .*none.png"),
+  ):
+    with pytest.raises(UserError, match=message):
+      open_image(path)
 
 
 def test_settings_that_it_does_not_follow_are_refused(tmp_path):
