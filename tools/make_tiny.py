@@ -26,6 +26,9 @@ import optax
 import tokenizers
 import transformers
 
+# A script's own folder is on the path, not the one it lies in.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from genrec_jax.core.types import Prompt
 from genrec_jax.data import world
 from genrec_jax.hf import clip as hf_clip
