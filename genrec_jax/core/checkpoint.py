@@ -6,6 +6,7 @@ that a reader need not know the optimizer), `optimizer` (with the step) and
 under its name only when it is whole; what a killed run left is removed.
 """
 
+import math
 import os
 from typing import Any
 
@@ -120,24 +121,63 @@ def saved_step(workdir: str) -> int:
   return step
 
 
-def read_params(workdir: str, step: int | None = None) -> dict[str, Any]:
-  """Returns the trained parameters of a workdir's checkpoint, the newest.
+def param_shapes(workdir: str, step: int) -> dict[str, Any]:
+  """Returns what `read_params` would read: anything with a shape and a dtype.
 
-  They are a nested dict of numpy arrays: the trainable ones only, to lay over
-  those of `config.json`'s base model.
+  The nested dict has the trained parameters only, to lay over those of
+  `config.json`'s base model.
+  """
+  return ocp.PyTreeCheckpointHandler().metadata(_params(workdir, step)).tree
+
+
+def read_params(
+  workdir: str,
+  step: int | None = None,
+  shardings: PyTree | None = None,
+  dtype: Any = None,
+) -> dict[str, Any]:
+  """Returns trained parameters of a workdir's checkpoint.
+
+  The host holds no more than the largest of them, or 1 GB, at a time.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint; None means the newest.
+    shardings: nested dict of what is to be read, and how it is to be laid out,
+      on any mesh; None means all, on one device.
+    dtype: of the results; None means as saved.
 
   Raises:
     UserError: the workdir has no whole checkpoint.
   """
   step = saved_step(workdir) if step is None else step
-  path = epath.Path(os.path.abspath(workdir)) / FOLDER / str(step) / "params"
-  reader = ocp.PyTreeCheckpointHandler()
-  # Without types Orbax would want the devices that the run had.
-  types = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-    reader.metadata(path).tree,
+  shapes = param_shapes(workdir, step)
+  if shardings is None:
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda _: here, shapes)
+  largest = max(
+    math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+    for leaf in jax.tree.leaves(shapes)
   )
-  return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=types))
+  reader = ocp.PyTreeCheckpointHandler(
+    # Whole GB, and Orbax refuses what is not less.
+    restore_concurrent_gb=1 + largest // 10**9
+  )
+  return reader.restore(
+    _params(workdir, step),
+    args=ocp.args.PyTreeRestore(
+      item=shardings,
+      restore_args=jax.tree.map(
+        lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype),
+        shardings,
+      ),
+      partial_restore=True,
+    ),
+  )
+
+
+def _params(workdir: str, step: int) -> epath.Path:
+  return epath.Path(os.path.abspath(workdir)) / FOLDER / str(step) / "params"
 
 
 def _optimizer(state: TrainState) -> dict[str, PyTree]:

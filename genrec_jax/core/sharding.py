@@ -123,8 +123,8 @@ def shardings(mesh: Mesh, spec_tree: PyTree) -> PyTree:
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), spec_tree)
 
 
-def place(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
-  """Puts a nested dict of arrays on the mesh as its specs say.
+def layout(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
+  """Returns the shardings of a nested dict's leaves, real or abstract.
 
   Raises:
     UserError: lists the parameters whose axes the mesh does not divide.
@@ -144,7 +144,12 @@ def place(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
         problems,
       )
     )
-  return jax.device_put(tree, shardings(mesh, spec_tree))
+  return shardings(mesh, spec_tree)
+
+
+def place(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
+  """Puts a nested dict of arrays on the mesh; see `layout`."""
+  return jax.device_put(tree, layout(mesh, spec_tree, tree))
 
 
 def put_batch(mesh: Mesh, batch: PyTree) -> PyTree:

@@ -143,23 +143,22 @@ def run(config: Any, workdir: str) -> None:
   _check_data(config)
   compute = {"dtype": config.model.dtype}
   opened = load.open_generator(config.model.checkpoint, **compute)
-
-  def place(params):
-    specs = sharding.specs(opened.rules, params)
-    # Nothing here is trained: no need to shard over the data axis.
-    return sharding.place(mesh, sharding.without("data", specs), params)
-
+  specs = sharding.specs(opened.rules, opened.shapes)
+  # Nothing here is trained: no need to shard over the data axis.
+  layout = sharding.layout(mesh, sharding.without("data", specs), opened.shapes)
   rows = open_rows(
-    present(lineage(config.model.checkpoint)), opened, place, **compute
+    present(lineage(config.model.checkpoint)), opened, layout, **compute
   )
   clip, clip_params, clip_tokenizer = load.load_clip(
-    config.clip.checkpoint, dtype=config.clip.dtype
+    config.clip.checkpoint,
+    dtype=config.clip.dtype,
+    place=NamedSharding(mesh, sharding.REPLICATED),
   )
   evaluator = build(
     opened.model,
     opened.processor,
     clip,
-    jax.device_put(clip_params, NamedSharding(mesh, sharding.REPLICATED)),
+    clip_params,
     clip_tokenizer,
     builders.open_or_build(
       config.data.path, **{name: config.data[name] for name in _WORLD}
@@ -209,7 +208,7 @@ def _check_data(config: Any) -> None:
 def open_rows(
   rows: Sequence[tuple[str, str]],
   like: load.Opened,
-  place: Callable[[PyTree], PyTree],
+  layout: PyTree,
   **compute: str,
 ) -> list[tuple[str, Callable[[], PyTree]]]:
   """Opens the models of a table; their weights are read when called for.
@@ -217,7 +216,7 @@ def open_rows(
   Args:
     rows: (name, checkpoint).
     like: the model whose compiled functions and prompts serve all rows.
-    place: host parameters -> on the devices.
+    layout: shardings of the parameters.
     **compute: options of `load.open_generator`, as `like` was opened with.
 
   Raises:
@@ -230,7 +229,7 @@ def open_rows(
       problems.append(f"{name}, {path}: {other.model}")
     elif _words(other) != _words(like):
       problems.append(f"{name}, {path}: another vocabulary")
-    opened.append((name, functools.partial(_placed, other, place)))
+    opened.append((name, functools.partial(other.read, layout)))
   if problems:
     raise UserError(
       listed(
@@ -240,10 +239,6 @@ def open_rows(
       )
     )
   return opened
-
-
-def _placed(opened: load.Opened, place: Callable[[PyTree], PyTree]) -> PyTree:
-  return place(opened.read())
 
 
 def _words(opened: load.Opened) -> dict[str, int]:

@@ -1,11 +1,18 @@
 """Writes a generator as `JanusForConditionalGeneration` loads it."""
 
+from collections.abc import Mapping
+import functools
 import os
+from typing import Any
 
+import jax
+
+from genrec_jax.core import tree
 from genrec_jax.core.types import PyTree
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import safetensors_io
-from genrec_jax.hf.rules import to_hf
+from genrec_jax.hf.load import Opened
+from genrec_jax.hf.rules import Layer, to_hf
 from genrec_jax.models.janus import Janus
 
 
@@ -28,18 +35,71 @@ def export_generator(
   Raises:
     UserError: the folder is not empty or cannot be written.
   """
+  tensors = to_hf(hf_janus.rules(model), params)
+  _write(folder, model, tensors, source, dtype)
+
+
+def export_checkpoint(
+  folder: str | os.PathLike[str], opened: Opened, dtype: str | None = None
+) -> None:
+  """Writes an opened generator, reading one parameter at a time.
+
+  What was never trained is copied bit for bit.
+
+  Args:
+    folder: where to; absent or empty.
+    opened: an HF-format folder or a workdir, see `load.open_generator`.
+    dtype: what the weights are stored as; None keeps the types of the
+      checkpoint that training began with.
+
+  Raises:
+    UserError: the folder is not empty or cannot be written.
+  """
+  _write(folder, opened.model, _tensors(opened), opened.source, dtype)
+
+
+def _tensors(opened: Opened) -> dict[str, Any]:
+  """Returns HF name -> tensor, trained or as the source has it."""
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  cache: dict[str, jax.Array] = {}
+
+  def trained(path: str) -> jax.Array:
+    # All layers of a parameter follow one another: the last one is enough.
+    if path not in cache:
+      cache.clear()
+      cache.update(tree.flatten(opened.read(tree.unflatten({path: here}))))
+    return cache[path]
+
+  tensors = {}
+  for path, stored in opened.stored.items():
+    names = stored.rule.names(len(stored.tensors))
+    tensors.update(zip(names, stored.tensors, strict=True))
+    if path in opened.trained:
+      for i, name in enumerate(names):
+        tensors[name] = Layer(
+          stored.rule,
+          functools.partial(trained, path),
+          i,
+          tensors[name].shape,
+          tensors[name].dtype,
+        )
+  return tensors
+
+
+def _write(
+  folder: str | os.PathLike[str],
+  model: Janus,
+  tensors: Mapping[str, Any],
+  source: str | os.PathLike[str],
+  dtype: str | None,
+) -> None:
   config = safetensors_io.read_config(source)
   sections = [value for value in config.values() if isinstance(value, dict)]
-  for section in (config, *sections):
-    for key in ("dtype", "torch_dtype"):  # of transformers 5 and 4
-      if key in section:
-        section[key] = dtype
-  config["dtype"] = dtype
+  if dtype is not None:
+    for section in (config, *sections):
+      for key in ("dtype", "torch_dtype"):  # of transformers 5 and 4
+        if key in section:
+          section[key] = dtype
+    config["dtype"] = dtype
   config["tie_word_embeddings"] = model.language.tied
-  safetensors_io.write(
-    folder,
-    config,
-    to_hf(hf_janus.rules(model), params),
-    dtype=dtype,
-    source=source,
-  )
+  safetensors_io.write(folder, config, tensors, dtype=dtype, source=source)

@@ -1,10 +1,10 @@
 """Loads models: HF-format folders, bundled assets, and workdirs of ours."""
 
-from collections.abc import Callable
 import dataclasses
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes  # noqa: F401  (numpy learns 'bfloat16' from it)
@@ -16,9 +16,9 @@ from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import janus as hf_janus
-from genrec_jax.hf import safetensors_io
+from genrec_jax.hf import safetensors_io, streaming
 from genrec_jax.hf.processor import Processor
-from genrec_jax.hf.rules import to_params
+from genrec_jax.hf.rules import Stored, to_params
 from genrec_jax.hf.tokenizers import read_tokenizer
 from genrec_jax.models import janus
 from genrec_jax.models.api import Generator
@@ -31,28 +31,61 @@ FAMILIES = {"janus": (hf_janus, janus.RULES)}
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-  """A generator on disk: everything but its weights has been read."""
+  """A generator on disk: its weights fit it, and none has been read."""
 
   model: Generator
   processor: Processor
   source: str  # the HF-format folder of its config and tokenizer
   rules: sharding.Rules
-  read: Callable[[], PyTree]  # -> its parameters, float32 numpy arrays
+  shapes: PyTree  # of its parameters, float32
+  stored: dict[str, Stored]  # path -> its tensors in `source`
+  # path -> (workdir, step) of newer values than those.
+  trained: dict[str, tuple[str, int]]
+
+  def read(
+    self, shardings: PyTree | None = None, param_dtype: str = "float32"
+  ) -> PyTree:
+    """Reads parameters straight into their shards.
+
+    Args:
+      shardings: of the parameters to be read; None means all of them, on one
+        device.
+      param_dtype: of the results; what computes casts to its own.
+    """
+    shardings = _everywhere(self.shapes) if shardings is None else shardings
+    flat = tree.flatten(shardings)
+    groups: dict[tuple[str, int] | None, dict[str, Any]] = {}
+    for path in flat:
+      groups.setdefault(self.trained.get(path), {})[path] = flat[path]
+    found = {}
+    for place, group in groups.items():
+      wanted, dtype = tree.unflatten(group), np.dtype(param_dtype)
+      if place is None:
+        arrays = streaming.read(tree.unflatten(self.stored), wanted, dtype)
+      else:
+        arrays = checkpoint.read_params(*place, wanted, dtype)
+      found |= tree.flatten(arrays)
+    return tree.unflatten({path: found[path] for path in flat})
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded(Opened):
-  """A generator as it was stored."""
+  """A generator with its parameters, on one device."""
 
-  params: PyTree  # float32 numpy arrays
+  params: PyTree
 
 
 def load_generator(
-  path: str | os.PathLike[str], *, dtype: str, remat: str = "none"
+  path: str | os.PathLike[str],
+  *,
+  dtype: str,
+  remat: str = "none",
+  param_dtype: str = "float32",
 ) -> Loaded:
   """Opens a generator and reads its weights; see `open_generator`."""
   opened = open_generator(path, dtype=dtype, remat=remat)
-  return Loaded(**vars(opened), params=opened.read())
+  params = opened.read(param_dtype=param_dtype)
+  return Loaded(**vars(opened), params=params)
 
 
 def open_generator(
@@ -62,8 +95,8 @@ def open_generator(
 
   Args:
     path: a folder in HF format; the name of a bundled asset ('tiny_base',
-      'tiny_sft'); or a workdir, whose base model is loaded and then overlaid
-      with its newest checkpoint.
+      'tiny_sft'); or a workdir, whose base model is overlaid with its newest
+      checkpoint.
     dtype: compute type, 'float32' or 'bfloat16'.
     remat: see `nn.layers.scan_stack`.
 
@@ -74,13 +107,7 @@ def open_generator(
   if (folder / checkpoint.FOLDER).is_dir():
     base = open_generator(_base(folder), dtype=dtype, remat=remat)
     _same_base(folder)
-    step = checkpoint.saved_step(str(folder))
-
-    def overlaid():
-      trained = checkpoint.read_params(str(folder), step)
-      return _overlay(base.read(), trained, folder)
-
-    return dataclasses.replace(base, read=overlaid)
+    return _overlay(base, folder)
   config = safetensors_io.read_config(folder)
   kind = config.get("model_type")
   if kind not in FAMILIES:
@@ -102,21 +129,31 @@ def open_generator(
     pad_id=processor.pad_id,
     boi_id=processor.boi_id,
   ).computing(dtype=dtype, remat=remat)
-
-  def read():
-    return to_params(family.rules(model), tensors, _expected(model))
-
-  return Opened(model, processor, str(folder), rules, read)
+  shapes = _expected(model)
+  stored = _stored(folder, family.rules(model), tensors, shapes)
+  return Opened(
+    model,
+    processor,
+    source=str(folder),
+    rules=rules,
+    shapes=shapes,
+    stored=tree.flatten(stored),
+    trained={},
+  )
 
 
 def load_clip(
-  path: str | os.PathLike[str], *, dtype: str
+  path: str | os.PathLike[str],
+  *,
+  dtype: str,
+  place: jax.sharding.Sharding | None = None,
 ) -> tuple[Clip, PyTree, transformers.PreTrainedTokenizerBase]:
   """Loads a CLIP model, float32 parameters, and its tokenizer.
 
   Args:
     path: a folder in HF format or the name of a bundled asset ('tiny_clip').
     dtype: compute type.
+    place: of every parameter; None means one device.
 
   Raises:
     UserError: says which file is wrong and how.
@@ -126,10 +163,12 @@ def load_clip(
   file = folder / "preprocessor_config.json"
   preprocessor = safetensors_io.read_json(file) if file.exists() else None
   clip = hf_clip.config_from_hf(config, preprocessor, dtype=dtype)
-  params = to_params(
+  shapes = _expected(clip)
+  stored = _stored(
+    folder,
     hf_clip.rules(clip),
     safetensors_io.open_tensors(folder),
-    _expected(clip),
+    shapes,
     ignore=hf_clip.IGNORED,
   )
   tokenizer = read_tokenizer(folder)
@@ -137,6 +176,7 @@ def load_clip(
   tokenizer.model_max_length = min(
     tokenizer.model_max_length, clip.max_position_embeddings
   )
+  params = streaming.read(stored, _everywhere(shapes, place), np.float32)
   return clip, params, tokenizer
 
 
@@ -215,14 +255,32 @@ def _expected(model: Generator | Clip) -> PyTree:
   return jax.eval_shape(model.init, jax.random.key(0))
 
 
-def _overlay(base: PyTree, trained: PyTree, folder: Path) -> PyTree:
-  """Returns the base's parameters with the trained ones in their places."""
-  flat, new = tree.flatten(base), tree.flatten(trained)
+def _stored(folder: Path, rules, tensors, shapes, ignore=()) -> PyTree:
+  """Finds each parameter's tensors; says in which folder they do not fit."""
+  try:
+    return to_params(rules, tensors, shapes, ignore)
+  except UserError as error:
+    raise UserError(f"{folder}: {error}") from None
+
+
+def _everywhere(
+  shapes: PyTree, place: jax.sharding.Sharding | None = None
+) -> PyTree:
+  """Returns one sharding for all; on one device if None."""
+  place = place or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(lambda _: place, shapes)
+
+
+def _overlay(base: Opened, folder: Path) -> Opened:
+  """Returns the base with a workdir's trained parameters in their places."""
+  step = checkpoint.saved_step(str(folder))
+  flat = tree.flatten(base.shapes)
+  new = tree.flatten(checkpoint.param_shapes(str(folder), step))
   problems = [f"{name}: not in the base model" for name in new.keys() - flat]
   problems += [
     f"{name}: base {list(flat[name].shape)}, trained {list(new[name].shape)}"
     for name in new.keys() & flat.keys()
-    if flat[name].shape != new[name].shape
+    if flat[name].shape != tuple(new[name].shape)
   ]
   if problems:
     raise UserError(
@@ -232,5 +290,5 @@ def _overlay(base: PyTree, trained: PyTree, folder: Path) -> PyTree:
         sorted(problems),
       )
     )
-  cast = {name: np.asarray(x, flat[name].dtype) for name, x in new.items()}
-  return tree.unflatten({**flat, **cast})
+  newer = dict.fromkeys(new, (str(folder), step))
+  return dataclasses.replace(base, trained={**base.trained, **newer})

@@ -1,8 +1,10 @@
 """One reversible table per model: names and layouts of HF <-> parameters."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
+import math
 import re
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 from genrec_jax.core import tree
 from genrec_jax.core.errors import UserError, listed
 
+# How much of a tensor is read at once, at least a row.
+CHUNK_BYTES = 2**25
 # Axes of ours, in the order in which the HF tensor has them.
 _TO_HF = {
   "same": None,
@@ -37,6 +41,37 @@ class Rule:
     if "{l}" not in self.hf:
       return [self.hf]
     return [self.hf.replace("{l}", str(i)) for i in range(layers)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """A parameter that lies in HF tensors and is read slice by slice."""
+
+  rule: Rule
+  tensors: tuple[Any, ...]  # one per layer, or just one
+  shape: tuple[int, ...]
+
+  def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+    """Reads a slice, and of the tensors not much more than it needs.
+
+    Args:
+      index: a slice of step 1 for each axis of the parameter.
+      dtype: of the result.
+
+    Returns:
+      The values in a new array.
+    """
+    sizes = zip(self.shape, index, strict=True)
+    out = np.empty([len(range(size)[part]) for size, part in sizes], dtype)
+    tensors = self.tensors
+    if "{l}" in self.rule.hf:
+      tensors, index = tensors[index[0]], index[1:]
+    axes = _TO_HF[self.rule.kind]
+    index = tuple(index[a] for a in axes) if axes else index
+    for tensor, part in zip(tensors, _parts(self.rule, out), strict=True):
+      for rows, into in _chunks(tensor, index):
+        part[into] = tensor[rows]
+    return out
 
 
 def linear(hf: str, ours: str, bias: bool = True) -> tuple[Rule, ...]:
@@ -78,19 +113,19 @@ def to_params(
   expected: Mapping[str, Any],
   ignore: Sequence[str] = (),
 ) -> tree.Tree:
-  """Lays HF tensors out as parameters; nothing is read before all fits.
+  """Finds each parameter's HF tensors; checks all of them, reads none.
 
   Args:
     rules: the model's table.
-    tensors: HF name -> array, or anything with a shape, a dtype and
-      `__array__`.
+    tensors: HF name -> array, or anything with a shape, a dtype and slices
+      that are arrays.
     expected: the model's parameters, real or abstract, as from
-      `jax.eval_shape(model.init, key)`; each result has its leaf's dtype.
+      `jax.eval_shape(model.init, key)`.
     ignore: regular expressions of the whole HF names of tensors that hold no
       parameter, such as buffers.
 
   Returns:
-    A nested dict of numpy arrays.
+    A nested dict of `Stored`; see `streaming.read`.
 
   Raises:
     UserError: names every missing, unexpected or misshapen tensor.
@@ -125,28 +160,48 @@ def to_params(
     )
   flat = {}
   for rule, leaf in zip(rules, leaves, strict=True):
-    out = np.empty(leaf.shape, leaf.dtype)
     names = rule.names(_layout(rule, leaf.shape)[0])
-    for part, name in zip(_parts(rule, out), names, strict=True):
-      part[...] = np.asarray(tensors[name])
-    flat[rule.ours] = out
+    found = tuple(tensors[name] for name in names)
+    flat[rule.ours] = Stored(rule, found, tuple(leaf.shape))
   return tree.unflatten(flat)
 
 
-def to_hf(
-  rules: Sequence[Rule], params: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-  """Returns HF name -> array, views of the parameters where possible.
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """An HF tensor that lies in a parameter; `np.asarray` fetches it."""
+
+  rule: Rule
+  fetch: Callable[[], Any]  # -> the parameter, a numpy or JAX array
+  layer: int
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    """Fetches the values from the device, those of this layer only."""
+    leaf = self.fetch()
+    array = np.asarray(leaf[self.layer] if "{l}" in self.rule.hf else leaf)
+    axes = _TO_HF[self.rule.kind]
+    array = array.transpose(axes) if axes else array
+    return np.asarray(array, self.dtype if dtype is None else dtype)
+
+
+def to_hf(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, Layer]:
+  """Returns HF name -> tensor, fetched one by one as they are asked for.
 
   Raises:
     ValueError: the parameters are not exactly those of the table.
   """
   tensors = {}
   for rule, leaf in zip(rules, _leaves(rules, params), strict=True):
-    array = np.asarray(leaf)
-    names = rule.names(_layout(rule, array.shape)[0])
-    tensors.update(zip(names, _parts(rule, array), strict=True))
+    layers, shape = _layout(rule, leaf.shape)
+    for i, name in enumerate(rule.names(layers)):
+      fetch = functools.partial(_same, leaf)
+      tensors[name] = Layer(rule, fetch, i, shape, np.dtype(leaf.dtype))
   return tensors
+
+
+def _same(leaf: Any) -> Any:
+  return leaf
 
 
 def _leaves(rules: Sequence[Rule], params: Mapping[str, Any]) -> list[Any]:
@@ -176,6 +231,21 @@ def _parts(rule: Rule, array: np.ndarray) -> list[np.ndarray]:
   parts = list(array) if "{l}" in rule.hf else [array]
   axes = _TO_HF[rule.kind]
   return [part.transpose(axes) for part in parts] if axes else parts
+
+
+def _chunks(
+  tensor: Any, index: tuple[slice, ...]
+) -> Iterator[tuple[tuple[slice, ...], Any]]:
+  """Cuts a slice of a tensor by rows: yields (where there, where here)."""
+  if not index:
+    yield (), ...
+    return
+  rows, rest = range(tensor.shape[0])[index[0]], index[1:]
+  width = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
+  step = max(1, CHUNK_BYTES // max(1, width))
+  for start in range(0, len(rows), step):
+    chunk = rows[start : start + step]
+    yield (slice(chunk.start, chunk.stop), *rest), slice(start, start + step)
 
 
 def _is_float(dtype: Any) -> bool:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import itertools
 import json
+import math
 import os
 from pathlib import Path
 import shutil
@@ -13,7 +13,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
 
 from genrec_jax.core.errors import UserError, listed
 
@@ -35,20 +34,32 @@ _DTYPES = {
   "U8": np.uint8,
   "BOOL": np.bool_,
 }
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-  """A tensor on disk; `np.asarray(tensor)` reads it."""
+  """A tensor on disk; `tensor[index]` and `np.asarray(tensor)` read it."""
 
-  name: str
   shape: tuple[int, ...]
   dtype: np.dtype
-  file: Any  # an open safetensors file, shared by its tensors
+  path: Path
+  offset: int  # of its first byte in the file
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    """Reads a slice; only the pages that hold it are touched."""
+    if not math.prod(self.shape):
+      return np.empty(self.shape, self.dtype)[index]
+    # Mapped for the length of this call: pages of a mapping that stays open
+    # stay resident, and a process that has read all of a checkpoint from one
+    # would seem to hold it, and be limited as if it did.
+    bits = np.dtype(f"u{self.dtype.itemsize}")
+    whole = np.memmap(self.path, bits, "r", self.offset, self.shape)
+    return np.array(whole[index]).view(self.dtype)
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
     """Reads the values."""
-    return np.asarray(self.file.get_tensor(self.name), dtype=dtype)
+    return np.asarray(self[...], dtype)
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -133,24 +144,38 @@ def _folder(path: str | os.PathLike[str]) -> Path:
 def _open_file(path: Path) -> tuple[dict[str, LazyTensor], str]:
   """Returns the tensors of one file, or none and what is wrong with it."""
   try:
-    file = safetensors.safe_open(path, framework="np")
-    tensors = {}
-    for name in file.keys():  # noqa: SIM118 -- no mapping, has only keys()
-      part = file.get_slice(name)
-      if part.get_dtype() not in _DTYPES:
-        return {}, (
-          f"{path.name}: {name} is {part.get_dtype()}; expected one of"
-          f" {', '.join(_DTYPES)}"
-        )
-      dtype = np.dtype(_DTYPES[part.get_dtype()])
-      shape = tuple(part.get_shape())
-      tensors[name] = LazyTensor(name, shape, dtype, file)
+    # This checks that header, size and places of tensors agree.
+    with safetensors.safe_open(path, framework="np"):
+      pass
+    header, start = _header(path)
   except (OSError, safetensors.SafetensorError) as error:
     return {}, (
       f"{path.name} ({path.stat().st_size} bytes) is truncated or no"
       f" safetensors file ({error}); get it again"
     )
+  tensors = {}
+  for name, entry in header.items():
+    if entry["dtype"] not in _DTYPES:
+      return {}, (
+        f"{path.name}: {name} is {entry['dtype']}; expected one of"
+        f" {', '.join(_DTYPES)}"
+      )
+    tensors[name] = LazyTensor(
+      shape=tuple(entry["shape"]),
+      dtype=np.dtype(_DTYPES[entry["dtype"]]),
+      path=path,
+      offset=start + entry["data_offsets"][0],
+    )
   return tensors, ""
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+  """Returns the entries of a safetensors file and where its data begin."""
+  with open(path, "rb") as file:
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+  header.pop("__metadata__", None)
+  return header, 8 + length
 
 
 def _open_shards(folder: Path) -> dict[str, LazyTensor]:
@@ -190,7 +215,7 @@ def _open_shards(folder: Path) -> dict[str, LazyTensor]:
 def write(
   folder: str | os.PathLike[str],
   config: Mapping[str, Any],
-  tensors: Mapping[str, np.ndarray],
+  tensors: Mapping[str, Any],
   *,
   dtype: str | None = None,
   source: str | os.PathLike[str] | None = None,
@@ -201,14 +226,16 @@ def write(
   Args:
     folder: where to; must be absent or empty.
     config: becomes config.json.
-    tensors: HF name -> array.
+    tensors: HF name -> array, or anything with a shape, a dtype and
+      `__array__`: one is in memory at a time, in this order.
     dtype: what to store them as, e.g. 'bfloat16'; None keeps each one's.
     source: a folder whose tokenizer, processor and generation settings are
       copied.
     max_shard_bytes: more than this is split into several files.
 
   Raises:
-    UserError: the folder is not empty or cannot be written.
+    UserError: the folder is not empty or cannot be written, or the disk has
+      no room.
   """
   folder = Path(folder)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -222,10 +249,12 @@ def write(
     raise UserError(f"cannot write {folder}: {error}; choose another") from None
   try:
     part.chmod(0o755)  # mkdtemp's folders are for their owner only
+    _check_room(part, tensors, dtype)
     if source is not None:
       _copy_settings(Path(source), part)
-    _dump(part / _CONFIG, config)
     _save(part, tensors, dtype, max_shard_bytes)
+    # Last: without it nothing takes what a killed export left for a model.
+    _dump(part / _CONFIG, config)
     os.replace(part, folder)
   except OSError as error:
     raise UserError(f"cannot write {folder}: {error}; choose another") from None
@@ -233,54 +262,100 @@ def write(
     shutil.rmtree(part, ignore_errors=True)
 
 
+def _check_room(
+  folder: Path, tensors: Mapping[str, Any], dtype: str | None
+) -> None:
+  need = sum(
+    _size(tensor, _stored(tensor, dtype)) for tensor in tensors.values()
+  )
+  free = shutil.disk_usage(folder).free
+  if need > free:
+    raise UserError(
+      f"the weights take {need / 1e9:.1f} GB and the disk of {folder.parent}"
+      f" has {free / 1e9:.1f} GB left; make room or choose another"
+    )
+
+
 def _copy_settings(source: Path, target: Path) -> None:
   for path in sorted(source.iterdir()):
-    index = path.name.endswith(".index.json")
-    if path.is_file() and path.suffix in _COPIED and not index:
+    weights = path.name == _CONFIG or path.name.endswith(".index.json")
+    if path.is_file() and path.suffix in _COPIED and not weights:
       shutil.copyfile(path, target / path.name)
 
 
 def _save(
   folder: Path,
-  tensors: Mapping[str, np.ndarray],
+  tensors: Mapping[str, Any],
   dtype: str | None,
   max_shard_bytes: int,
 ) -> None:
-  # transformers looks for the format in the metadata.
-  metadata = {"format": "pt"}
-  to = None if dtype is None else np.dtype(dtype)
-  shards = list(_shards(tensors, to, max_shard_bytes))
+  dtypes = {name: _stored(tensor, dtype) for name, tensor in tensors.items()}
+  sizes = {name: _size(tensors[name], dtypes[name]) for name in tensors}
+  shards = list(_shards(sizes, max_shard_bytes))
   weight_map = {}
   for i, names in enumerate(shards, start=1):
     file = _SINGLE
     if len(shards) > 1:
       file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-    arrays = {name: np.require(tensors[name], to, ["C"]) for name in names}
-    save_file(arrays, folder / file, metadata)
-    (folder / file).chmod(0o644)  # safetensors leaves it to its owner only
+    _write_file(
+      folder / file, [(name, tensors[name], dtypes[name]) for name in names]
+    )
     weight_map.update(dict.fromkeys(names, file))
   if len(shards) > 1:
-    total = sum(_size(tensor, to) for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    index = {
+      "metadata": {"total_size": sum(sizes.values())},
+      "weight_map": weight_map,
+    }
     _dump(folder / _INDEX, index)
 
 
-def _size(tensor: np.ndarray, dtype: np.dtype | None) -> int:
-  return tensor.size * (dtype or tensor.dtype).itemsize
+def _write_file(path: Path, tensors: list[tuple[str, Any, np.dtype]]) -> None:
+  """Writes a safetensors file one tensor at a time.
+
+  `safetensors.numpy.save_file` wants the whole file in memory, twice. Format:
+  https://huggingface.co/docs/safetensors.
+  """
+  # transformers looks for the format in the metadata. A reader may want every
+  # tensor to begin at a multiple of its item's size: the widest come first.
+  tensors = sorted(tensors, key=lambda entry: -entry[2].itemsize)
+  header, end = {"__metadata__": {"format": "pt"}}, 0
+  for name, tensor, dtype in tensors:
+    begin, end = end, end + _size(tensor, dtype)
+    header[name] = {
+      "dtype": _NAMES[dtype],
+      "shape": list(tensor.shape),
+      "data_offsets": [begin, end],
+    }
+  text = json.dumps(header).encode()
+  text += b" " * (-len(text) % 8)
+  with open(path, "wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, tensor, dtype in tensors:
+      array = np.require(np.asarray(tensor), dtype, ["C"])
+      file.write(array.reshape(-1).view(np.uint8).data)
+    # The rename that follows must not reach the disk before the data.
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def _shards(
-  tensors: Mapping[str, np.ndarray], dtype: np.dtype | None, limit: int
-) -> Iterator[list[str]]:
+def _stored(tensor: Any, dtype: str | None) -> np.dtype:
+  return np.dtype(tensor.dtype if dtype is None else dtype)
+
+
+def _size(tensor: Any, dtype: np.dtype) -> int:
+  return math.prod(tensor.shape) * dtype.itemsize
+
+
+def _shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
   """Yields names of tensors that fit one file together, in their order."""
-  ends = itertools.accumulate(_size(t, dtype) for t in tensors.values())
   names: list[str] = []
-  start = 0
-  for (name, tensor), end in zip(tensors.items(), ends, strict=True):
-    if names and end - start > limit:
+  filled = 0
+  for name, size in sizes.items():
+    if names and filled + size > limit:
       yield names
-      names, start = [], end - _size(tensor, dtype)
+      names, filled = [], 0
     names.append(name)
+    filled += size
   yield names
 
 

@@ -49,13 +49,23 @@ def test_restores_state_and_iterator_on_any_mesh(tmp_path):
     np.testing.assert_array_equal(next(again), following)
 
 
-def test_reads_trained_parameters_without_devices_or_optimizer(tmp_path):
+def test_reads_trained_parameters_without_their_mesh_or_optimizer(tmp_path):
   place = layout(sharding.make_mesh(data=4, model=2))
   with checkpoint.open_manager(str(tmp_path), 1) as manager:
     checkpoint.save(manager, make_state(1.5, place), iterator())
   params = checkpoint.read_params(str(tmp_path))
-  assert isinstance(params["a"]["kernel"], np.ndarray)
+  assert params["a"]["kernel"].devices() == {jax.devices()[0]}
   assert params["b"].dtype == jnp.bfloat16
+  np.testing.assert_array_equal(params["a"]["kernel"], np.full((8, 4), 1.5))
+  shapes = checkpoint.param_shapes(str(tmp_path), 7)
+  assert shapes["a"]["kernel"].shape == (8, 4)
+  # Some of them, on another mesh, as another type.
+  mesh = sharding.make_mesh(data=2, model=4)
+  there = {"a": {"kernel": jax.NamedSharding(mesh, jax.P("model", "data"))}}
+  params = checkpoint.read_params(str(tmp_path), 7, there, jnp.bfloat16)
+  assert params.keys() == {"a"}
+  assert params["a"]["kernel"].sharding == there["a"]["kernel"]
+  assert params["a"]["kernel"].dtype == jnp.bfloat16
   np.testing.assert_array_equal(params["a"]["kernel"], np.full((8, 4), 1.5))
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import builders, world
 from genrec_jax.evals import evaluate
-from genrec_jax.hf.load import Opened
 from genrec_jax.models.clip import Clip, Tower
 from genrec_jax.models.janus import RULES, Janus
 from genrec_jax.models.llama import Llama
@@ -126,13 +126,20 @@ def checkpoints(monkeypatch):
     if path in others:
       processor.tokenizer.add_tokens(["word"])
 
-    def read():
+    def read(shardings):
       loaded.append(str(path))
-      return _random(model, seed=len(loaded))
+      return jax.device_put(_random(model, seed=len(loaded)), shardings)
 
-    return Opened(model, processor, path, RULES, read)
+    return SimpleNamespace(
+      model=model,
+      processor=processor,
+      source=path,
+      rules=RULES,
+      shapes=jax.eval_shape(model.init, jax.random.key(0)),
+      read=read,
+    )
 
-  def load_clip(path, *, dtype):
+  def load_clip(path, *, dtype, place=None):
     del path, dtype
     clip = Clip(
       vision=Tower(16, 16, 1, 2),
@@ -144,7 +151,7 @@ def checkpoints(monkeypatch):
       max_position_embeddings=12,
       eos_token_id=4,
     )
-    return clip, _random(clip, seed=9), _tokenizer(12)
+    return clip, jax.device_put(_random(clip, seed=9), place), _tokenizer(12)
 
   monkeypatch.setattr(evaluate.load, "open_generator", open_generator)
   monkeypatch.setattr(evaluate.load, "load_clip", load_clip)

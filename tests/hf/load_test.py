@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 
-from genrec_jax.core import checkpoint, tree
+from genrec_jax.core import checkpoint, sharding, tree
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import TrainState
-from genrec_jax.hf import load
+from genrec_jax.hf import load, safetensors_io, streaming
 from tests.hf import tiny_janus
 
 
@@ -39,9 +39,50 @@ def test_parameters_are_float32_whatever_computes(folder):
   }
 
 
+def test_the_type_of_parameters_is_the_caller_s_choice(folder):
+  loaded = load.load_generator(folder, dtype="float32", param_dtype="bfloat16")
+  jax.tree.map(
+    lambda found, expected: np.testing.assert_array_equal(
+      found, expected.astype("bfloat16")
+    ),
+    loaded.params,
+    tiny_janus.pair()[2],
+  )
+
+
+@pytest.mark.parametrize("piece", [1, 300, streaming.PIECE_BYTES])
+def test_parameters_go_straight_onto_a_mesh(folder, monkeypatch, piece):
+  # A piece of a byte is a row; one of 300 ends within a layer of some.
+  monkeypatch.setattr(streaming, "PIECE_BYTES", piece)
+  opened = load.open_generator(folder, dtype="float32")
+  mesh = sharding.make_mesh(data=4, model=2)
+  specs = sharding.specs(opened.rules, opened.shapes)
+  # Sizes that fit nothing: keep of each spec what divides.
+  flat = tree.flatten(specs)
+  for path, leaf in tree.flatten(opened.shapes).items():
+    axes = zip(leaf.shape, flat[path], strict=False)
+    flat[path] = jax.P(
+      *(
+        name if name and n % mesh.shape[name] == 0 else None for n, name in axes
+      )
+    )
+  assert sum(any(spec) for spec in flat.values()) > 20
+  names = {name for spec in flat.values() for name in spec}
+  assert names == {"data", "model", None}
+  if piece == 1:  # many small arrays: some will do
+    flat = {path: flat[path] for path in list(flat)[::9]}
+  layout = sharding.shardings(mesh, tree.unflatten(flat))
+  params = tree.flatten(opened.read(layout))
+  assert params.keys() == flat.keys()
+  expected = tree.flatten(tiny_janus.pair()[2])
+  for path, array in params.items():
+    assert array.sharding == tree.flatten(layout)[path]
+    np.testing.assert_array_equal(array, expected[path], err_msg=path)
+
+
 def test_opening_reads_no_weights(tmp_path, monkeypatch):
   folder = tiny_janus.save(tmp_path)
-  monkeypatch.setattr(load, "to_params", None)
+  monkeypatch.setattr(safetensors_io.LazyTensor, "__getitem__", None)
   assert load.open_generator(folder, dtype="float32").source == str(folder)
 
 
@@ -82,6 +123,19 @@ def test_a_workdir_is_its_base_overlaid_with_what_was_trained(folder, tmp_path):
   assert loaded.source == str(folder)
   expected = tree.flatten(base) | tree.flatten(trained)
   for name, value in tree.flatten(loaded.params).items():
+    np.testing.assert_array_equal(value, expected[name], err_msg=name)
+  # On any mesh; only what is asked for is read.
+  mesh = sharding.make_mesh(data=2, model=4)
+  layout = jax.tree.map(
+    lambda leaf: jax.NamedSharding(
+      mesh, jax.P("data") if leaf.shape[0] % 2 == 0 else jax.P()
+    ),
+    {"vision": loaded.shapes["vision"]},
+  )
+  spread = tree.flatten(loaded.read(layout))
+  assert all(name.startswith("vision/") for name in spread)
+  for name, value in spread.items():
+    assert value.sharding == tree.flatten(layout)[name]
     np.testing.assert_array_equal(value, expected[name], err_msg=name)
   # A run may start from another run.
   second = make_workdir(

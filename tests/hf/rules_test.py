@@ -6,6 +6,7 @@ import pytest
 from genrec_jax.core import tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import rules
+from tests.hf.tiny_janus import values
 
 TABLE = (
   *rules.conv("stem", "patches"),
@@ -51,7 +52,7 @@ def _tensors(dtype=np.float32):
 
 def test_layouts():
   tensors = _tensors()
-  params = rules.to_params(TABLE, tensors, _expected())
+  params = values(rules.to_params(TABLE, tensors, _expected()))
   assert not tree.diff(_expected(), params)
   for h, w, i, o in ((0, 0, 0, 0), (1, 2, 4, 6), (0, 2, 3, 1)):
     assert (
@@ -72,19 +73,31 @@ def test_layouts():
 )
 def test_there_and_back_is_bit_identical(dtype):
   tensors = _tensors(dtype)
-  params = rules.to_params(TABLE, tensors, _expected())  # held in float32
+  stored = rules.to_params(TABLE, tensors, _expected())
+  params = values(stored)  # held in float32
   back = rules.to_hf(TABLE, jax.tree.map(jax.numpy.asarray, params))
   assert back.keys() == tensors.keys()
   for name, value in tensors.items():
     assert back[name].shape == value.shape
-    assert back[name].astype(dtype).tobytes() == value.tobytes(), name
+    found = np.asarray(back[name]).astype(dtype)
+    assert found.tobytes() == value.tobytes(), name
 
 
-def test_expected_decides_the_dtype():
-  params = rules.to_params(TABLE, _tensors(), _expected(ml_dtypes.bfloat16))
-  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
-    np.dtype(ml_dtypes.bfloat16)
-  }
+@pytest.mark.parametrize("rows", [1, 100])
+def test_slices_are_those_of_the_whole(rows, monkeypatch):
+  monkeypatch.setattr(rules, "CHUNK_BYTES", rows)
+  stored = rules.to_params(TABLE, _tensors(), _expected())
+  rng = np.random.default_rng(0)
+  for name, leaf in tree.flatten(stored).items():
+    whole = tree.flatten(values(stored))[name]
+    for _ in range(5):
+      ends = [sorted(rng.integers(0, n + 1, 2)) for n in leaf.shape]
+      index = tuple(slice(*end) for end in ends)
+      part = leaf.read(index, ml_dtypes.bfloat16)
+      assert part.dtype == ml_dtypes.bfloat16
+      np.testing.assert_array_equal(
+        part, whole[index].astype(ml_dtypes.bfloat16), err_msg=name
+      )
 
 
 def test_all_mismatches_in_one_message():
@@ -147,6 +160,6 @@ def test_prefixed():
     "model.part.stem.weight", "part/patches/kernel", "conv"
   )
   tensors = {f"model.part.{k}": v for k, v in _tensors().items()}
-  params = rules.to_params(nested, tensors, {"part": _expected()})
+  params = values(rules.to_params(nested, tensors, {"part": _expected()}))
   back = rules.to_hf(nested, params)
   assert back.keys() == tensors.keys()

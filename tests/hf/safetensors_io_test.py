@@ -4,6 +4,7 @@ import os
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 from safetensors.numpy import load_file, save_file
 
 from genrec_jax.core.errors import UserError
@@ -110,10 +111,49 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
   def full(*args):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(io, "save_file", full)
+  monkeypatch.setattr(io.os, "fsync", full)
   with pytest.raises(UserError, match=r"cannot write .*No space left"):
     io.write(tmp_path / "m", CONFIG, _tensors())
   assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_without_room_is_told_before_writing(tmp_path):
+  huge = np.broadcast_to(np.float32(0), (10**9, 10**7))
+  with pytest.raises(UserError, match=r"take 40000000\.0 GB and the disk of"):
+    io.write(tmp_path / "m", CONFIG, {"a": huge})
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_write_leaves_nothing_that_looks_complete(tmp_path):
+  seen = []
+
+  class Tensor:
+    shape, dtype = (2,), np.dtype(np.float32)
+
+    def __array__(self, dtype=None, copy=None):
+      seen.append(sorted(path.name for path in tmp_path.rglob("*")))
+      return np.zeros(2, np.float32)
+
+  io.write(tmp_path / "m", CONFIG, {"a": Tensor(), "b": Tensor()})
+  assert len(seen) == 2
+  for names in seen:
+    assert "m" not in names
+    assert "config.json" not in names
+
+
+def test_slices(single):
+  expected = _tensors()["b.weight"]
+  tensor = io.open_tensors(single)["b.weight"]
+  np.testing.assert_array_equal(tensor[1:3, 2:], expected[1:3, 2:])
+  np.testing.assert_array_equal(tensor[3], expected[3])
+  assert tensor[4:].shape == (0, 5)
+
+
+def test_what_is_written_is_a_file_of_safetensors(single):
+  found = load_file(single / "model.safetensors")
+  _same(found, _tensors())
+  with safetensors.safe_open(single / "model.safetensors", "np") as file:
+    assert file.metadata() == {"format": "pt"}
 
 
 def test_a_parent_that_is_a_file(tmp_path):

@@ -103,7 +103,15 @@ def ours_of(theirs):
     theirs.config.to_dict(), bos_id=BOS, pad_id=PAD, boi_id=BOI
   )
   expected = jax.eval_shape(model.init, jax.random.key(0))
-  return model, to_params(hf_janus.rules(model), tensors_of(theirs), expected)
+  tensors = tensors_of(theirs)
+  return model, values(to_params(hf_janus.rules(model), tensors, expected))
+
+
+def values(stored, dtype=np.float32):
+  """Returns what `to_params` found as numpy arrays."""
+  return jax.tree.map(
+    lambda leaf: leaf.read((slice(None),) * len(leaf.shape), dtype), stored
+  )
 
 
 def tensors_of(theirs):

@@ -17,6 +17,7 @@ from genrec_jax.core import sharding, tree
 from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import rules
 from genrec_jax.models import clip
+from tests.hf.tiny_janus import values
 
 CONFIGS = {
   # Text and vision differ in every size; 31 pixels are 4 patches and a rest.
@@ -79,7 +80,8 @@ def pair(request):
   ours = hf_clip.config_from_hf(config.to_dict())
   expected = jax.eval_shape(ours.init, jax.random.key(0))
   tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
-  return theirs, ours, rules.to_params(hf_clip.rules(ours), tensors, expected)
+  params = rules.to_params(hf_clip.rules(ours), tensors, expected)
+  return theirs, ours, values(params)
 
 
 def _unit(features):

@@ -12,6 +12,7 @@ from genrec_jax.core import sharding, tree
 from genrec_jax.hf import rules
 from genrec_jax.hf import vqgan as hf_vqgan
 from genrec_jax.models import vqgan
+from tests.hf.tiny_janus import values
 
 CONFIGS = {
   "three_levels": {
@@ -61,7 +62,7 @@ def pair(request):
   ours = hf_vqgan.config_from_hf(config.to_dict())
   tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
   expected = jax.eval_shape(ours.init, jax.random.key(0))
-  params = rules.to_params(hf_vqgan.rules(ours), tensors, expected)
+  params = values(rules.to_params(hf_vqgan.rules(ours), tensors, expected))
   return theirs, ours, params, config.num_patches * ours.downsampling
 
 

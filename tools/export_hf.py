@@ -1,0 +1,44 @@
+"""Writes a trained model in Hugging Face format.
+
+    python tools/export_hf.py --workdir=runs/rl --out=DIR [--dtype=bfloat16]
+
+`transformers.JanusForConditionalGeneration.from_pretrained(DIR)` loads it, with
+torch and without JAX. DIR appears when it is whole and not before.
+"""
+
+from absl import flags
+
+from genrec_jax.core import cli
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir",
+  None,
+  "A run's folder; a model in HF format will do, to change its type.",
+  required=True,
+)
+_OUT = flags.DEFINE_string(
+  "out", None, "Folder to write, absent or empty.", required=True
+)
+_DTYPE = flags.DEFINE_enum(
+  "dtype",
+  None,
+  ["float32", "bfloat16", "float16"],
+  "Of the weights; by default as they were before training.",
+)
+
+
+def main() -> None:
+  """Exports a workdir."""
+  # JAX takes seconds to import: bad flags are told sooner.
+  from genrec_jax.hf import export, load
+
+  opened = load.open_generator(_WORKDIR.value, dtype="float32")
+  export.export_checkpoint(_OUT.value, opened, _DTYPE.value)
+  trained = len(opened.trained)
+  print(
+    f"{_OUT.value}: {len(opened.stored)} parameters, {trained} of them trained"
+  )
+
+
+if __name__ == "__main__":
+  cli.run(main)
