@@ -6,7 +6,13 @@
 torch and without JAX. DIR appears when it is whole and not before.
 """
 
+from pathlib import Path
+import sys
+
 from absl import flags
+
+# A script's own folder is on the path, not the one it lies in.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genrec_jax.core import cli
 
@@ -30,13 +36,17 @@ _DTYPE = flags.DEFINE_enum(
 def main() -> None:
   """Exports a workdir."""
   # JAX takes seconds to import: bad flags are told sooner.
+  import jax
+
   from genrec_jax.hf import export, load
 
+  # Nothing is computed, and an accelerator may have less memory.
+  jax.config.update("jax_platforms", "cpu")
   opened = load.open_generator(_WORKDIR.value, dtype="float32")
   export.export_checkpoint(_OUT.value, opened, _DTYPE.value)
-  trained = len(opened.trained)
   print(
-    f"{_OUT.value}: {len(opened.stored)} parameters, {trained} of them trained"
+    f"{_OUT.value}: {len(opened.stored)} parameters, {len(opened.trained)} of"
+    " them trained"
   )
 
 

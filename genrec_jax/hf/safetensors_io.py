@@ -331,7 +331,7 @@ def _write_file(path: Path, tensors: list[tuple[str, Any, np.dtype]]) -> None:
   with open(path, "wb") as file:
     file.write(len(text).to_bytes(8, "little") + text)
     for _, tensor, dtype in tensors:
-      array = np.require(np.asarray(tensor), dtype, ["C"])
+      array = np.require(np.asarray(tensor, dtype), None, ["C"])
       file.write(array.reshape(-1).view(np.uint8).data)
     # The rename that follows must not reach the disk before the data.
     file.flush()

@@ -3,17 +3,14 @@
 import json
 import shutil
 
-import grain
 import jax
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from genrec_jax.core import checkpoint, sharding, tree
-from genrec_jax.core import workdir as workdir_lib
+from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
-from genrec_jax.core.types import TrainState
 from genrec_jax.hf import load, safetensors_io, streaming
 from tests.hf import tiny_janus
 
@@ -98,27 +95,11 @@ def test_a_head_of_its_own_is_loaded_whatever_the_default(folder, tmp_path):
   assert not loaded.model.language.tied
 
 
-def make_workdir(path, base, params):
-  """Writes what a run leaves."""
-  section, key = workdir_lib.FINGERPRINT.split(".")
-  config = {
-    section: {"checkpoint": str(base), key: load.fingerprint(base)},
-  }
-  path.mkdir(exist_ok=True)
-  (path / "config.json").write_text(json.dumps(config))
-  manager = checkpoint.open_manager(str(path), keep=1)
-  state = TrainState(step=np.int32(3), params=params, opt_state={})
-  iterator = iter(grain.MapDataset.range(4).to_iter_dataset())
-  checkpoint.save(manager, jax.tree.map(jax.numpy.asarray, state), iterator)
-  manager.close()
-  return path
-
-
 def test_a_workdir_is_its_base_overlaid_with_what_was_trained(folder, tmp_path):
   base = load.load_generator(folder, dtype="float32").params
   trained, _ = tree.select(base, ["self_attn/q_proj"])
   trained = jax.tree.map(lambda x: x + 1, trained)
-  workdir = make_workdir(tmp_path / "run", folder, trained)
+  workdir = tiny_janus.make_workdir(tmp_path / "run", folder, trained)
   loaded = load.load_generator(workdir, dtype="float32")
   assert loaded.source == str(folder)
   expected = tree.flatten(base) | tree.flatten(trained)
@@ -138,7 +119,7 @@ def test_a_workdir_is_its_base_overlaid_with_what_was_trained(folder, tmp_path):
     assert value.sharding == tree.flatten(layout)[name]
     np.testing.assert_array_equal(value, expected[name], err_msg=name)
   # A run may start from another run.
-  second = make_workdir(
+  second = tiny_janus.make_workdir(
     tmp_path / "second",
     workdir,
     tree.select(base, ["k_proj"])[0],
@@ -151,8 +132,10 @@ def test_a_workdir_is_its_base_overlaid_with_what_was_trained(folder, tmp_path):
 def test_a_workdir_whose_base_has_changed_is_refused(tmp_path):
   base = tiny_janus.save(tmp_path / "base")
   params = load.load_generator(base, dtype="float32").params
-  first = make_workdir(tmp_path / "1", base, tree.select(params, ["q_proj"])[0])
-  second = make_workdir(
+  first = tiny_janus.make_workdir(
+    tmp_path / "1", base, tree.select(params, ["q_proj"])[0]
+  )
+  second = tiny_janus.make_workdir(
     tmp_path / "2", first, tree.select(params, ["k_proj"])[0]
   )
   load.open_generator(second, dtype="float32")
@@ -169,7 +152,7 @@ def test_a_workdir_whose_base_has_changed_is_refused(tmp_path):
 
 def test_a_workdir_of_another_base_is_refused(folder, tmp_path):
   trained = {"language": {"norm": {"scale": np.ones(3)}, "more": np.ones(2)}}
-  workdir = make_workdir(tmp_path / "run", folder, trained)
+  workdir = tiny_janus.make_workdir(tmp_path / "run", folder, trained)
   with pytest.raises(UserError) as error:
     load.load_generator(workdir, dtype="float32")
   assert "language/norm/scale: base [40], trained [3]" in str(error.value)
@@ -183,7 +166,7 @@ def test_checkpoints_without_their_run_are_refused(tmp_path):
 
 
 def test_a_workdir_without_a_checkpoint_is_refused(folder, tmp_path):
-  workdir = make_workdir(tmp_path / "run", folder, {"x": np.ones(2)})
+  workdir = tiny_janus.make_workdir(tmp_path / "run", folder, {"x": np.ones(2)})
   shutil.rmtree(workdir / "checkpoints" / "3")
   with pytest.raises(UserError, match="holds no checkpoint"):
     load.open_generator(workdir, dtype="float32")

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import grain
 import jax
 import numpy as np
 import tokenizers
@@ -12,7 +13,11 @@ from transformers.models.janus.image_processing_pil_janus import (
   JanusImageProcessorPil,
 )
 
+from genrec_jax.core import checkpoint
+from genrec_jax.core import workdir as workdir_lib
+from genrec_jax.core.types import TrainState
 from genrec_jax.hf import janus as hf_janus
+from genrec_jax.hf import load
 from genrec_jax.hf.rules import to_params
 
 TOKENS = {
@@ -167,12 +172,28 @@ def image_processor():
   )
 
 
-def save(folder, theirs=None):
+def save(folder, theirs=None, **options):
   """Writes a folder in HF format, as `save_pretrained` does."""
-  (theirs or pair()[0]).save_pretrained(folder)
+  (theirs or pair()[0]).save_pretrained(folder, **options)
   tokenizer().save_pretrained(folder)
   image_processor().save_pretrained(folder)
   return folder
+
+
+def make_workdir(path, base, params):
+  """Writes what a run leaves."""
+  section, key = workdir_lib.FINGERPRINT.split(".")
+  config = {
+    section: {"checkpoint": str(base), key: load.fingerprint(base)},
+  }
+  path.mkdir(exist_ok=True)
+  (path / "config.json").write_text(json.dumps(config))
+  manager = checkpoint.open_manager(str(path), keep=1)
+  state = TrainState(step=np.int32(3), params=params, opt_state={})
+  iterator = iter(grain.MapDataset.range(4).to_iter_dataset())
+  checkpoint.save(manager, jax.tree.map(jax.numpy.asarray, state), iterator)
+  manager.close()
+  return path
 
 
 def edit(path, **changes):
