@@ -4,8 +4,12 @@
         --titles='red cup|blue cup' --out=DIR
 
 `JanusForConditionalGeneration.generate` draws from text only. `draw` below also
-sees pictures: the user's history, oldest first, each behind its title. Copy it:
-this file needs nothing of the project that it comes from.
+sees pictures: the user's history, oldest first, each behind its title. Copy
+what is above "The command line": it needs nothing else of this project.
+
+DIR gets 0.png, 1.png, ... and sheet.png, or with --mode=text answer.txt. --dump
+keeps the arrays behind them: prompt_ids.npy [T], pixel_values.npy [n, 3, S, S],
+codes.npy [num, I] and images.npy [num, S, S, 3], or answer_ids.npy.
 """
 
 import argparse
@@ -209,6 +213,24 @@ def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
   return logits.softmax(-1)
 
 
+def answer(model, inputs, **options):
+  """Answers in words, by transformers' own `generate` and its options.
+
+  Args:
+    model: from `load`.
+    inputs: from `question_prompt`.
+    **options: such as max_new_tokens and do_sample.
+
+  Returns:
+    Token ids [n]; the processor's `decode` makes text of them.
+  """
+  inputs = inputs.to(model.device)
+  if "pixel_values" in inputs:
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+  ids = model.generate(**inputs, generation_mode="text", **options)
+  return ids[0, inputs["input_ids"].shape[1] :]
+
+
 @torch.no_grad()
 def decode(model, codes):
   """Makes pictures of codes [num, I]: uint8 [num, S, S, 3]."""
@@ -217,25 +239,13 @@ def decode(model, codes):
   return to_uint8(pixels)
 
 
-@torch.no_grad()
-def answer(model, processor, inputs, max_tokens=256):
-  """Answers in words by transformers' own `generate`, greedily: text."""
-  inputs = inputs.to(model.device)
-  if "pixel_values" in inputs:
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-  ids = model.generate(
-    **inputs,
-    generation_mode="text",
-    max_new_tokens=max_tokens,
-    do_sample=False,
-  )[0, inputs["input_ids"].shape[1] :]
-  return processor.decode(ids, skip_special_tokens=True)
-
-
 def to_uint8(pixels):
   """Returns pixels in [-1, 1] as numpy uint8."""
   pixels = (pixels.cpu().float() / 2 + 0.5).clamp(0, 1)
   return (255 * pixels).round().to(torch.uint8).numpy()
+
+
+# The command line.
 
 
 def contact_sheet(rows, gap=2):
@@ -250,29 +260,44 @@ def contact_sheet(rows, gap=2):
   return sheet
 
 
-def write(folder, files):
-  """Writes pictures, arrays and texts, by file name, to a new or empty folder.
+def write(folders):
+  """Writes new folders: {folder: {file name: picture, array or text}}.
 
-  It appears when all is written.
+  They appear when all of them are whole.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: one cannot be written.
   """
-  folder = Path(folder)
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+  parts = {}
   try:
-    part.chmod(0o755)
-    for name, value in files.items():
-      if name.endswith(".png"):
-        PIL.Image.fromarray(value).save(part / name)
-      elif name.endswith(".npy"):
-        np.save(part / name, value)
-      else:
-        (part / name).write_text(value, encoding="utf-8")
-    os.replace(part, folder)
+    for folder, files in folders.items():
+      folder = Path(folder).resolve()
+      folder.parent.mkdir(parents=True, exist_ok=True)
+      part = tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
+      part = parts[folder] = Path(part)
+      part.chmod(0o755)  # mkdtemp's folders are for their owner only
+      for name, value in files.items():
+        if name.endswith(".png"):
+          PIL.Image.fromarray(value).save(part / name)
+        elif name.endswith(".npy"):
+          np.save(part / name, value)
+        else:
+          (part / name).write_text(value, encoding="utf-8")
+    for folder, part in parts.items():
+      os.replace(part, folder)
   finally:
-    shutil.rmtree(part, ignore_errors=True)
+    for part in parts.values():
+      shutil.rmtree(part, ignore_errors=True)
+
+
+def unwritable(folder):
+  """Says why a folder cannot be written, '' if it can."""
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    return f"{folder} exists and is not an empty folder; choose another"
+  parent = next(parent for parent in folder.parents if parent.exists())
+  if not (parent.is_dir() and os.access(parent, os.W_OK)):
+    return f"{folder} cannot be written: {parent} is no folder open to you"
+  return ""
 
 
 def parse(argv):
@@ -290,19 +315,22 @@ def parse(argv):
   add = parser.add_argument
   add("--model", required=True, help="folder in HF format, or a hub name")
   add("--history", default="", help="pictures, oldest first: a.png,b.png")
-  add("--titles", default="", help="theirs: 'A|B'")
+  add("--titles", help="a title for each picture: 'A|B'; default: none")
   add("--mode", default="image", choices=("image", "text"))
-  add("--instruction", default=INSTRUCTION, help="mode image: what to draw")
-  add("--question", default=QUESTION, help="mode text: what to answer")
-  add("--out", required=True, help="new folder for 0.png, ..., sheet.png")
-  add("--dump", help="new folder for the arrays behind them")
+  add("--prompt", help=f"default: {INSTRUCTION!r}, or {QUESTION!r}")
+  add(
+    "--out",
+    required=True,
+    help="folder for 0.png, ..., sheet.png or answer.txt",
+  )
+  add("--dump", help="folder for the arrays behind them")
   add("--num", type=int, default=4, help="images")
   add("--guidance", type=float, default=5.0, help="1 is without")
   add("--temperature", type=float, default=1.0)
   add("--top_k", type=int, default=0, help="0 keeps all codes")
   add("--top_p", type=float, default=1.0, help="1 keeps all codes")
-  add("--greedy", action="store_true", help="take the likeliest codes")
-  add("--max_tokens", type=int, default=256, help="mode text: at most so many")
+  add("--greedy", action="store_true", help="take the likeliest always")
+  add("--max_tokens", type=int, default=256, help="of an answer in words")
   add("--seed", type=int, default=0)
   add("--dtype", default="float32", choices=("float32", "bfloat16"))
   add(
@@ -310,14 +338,20 @@ def parse(argv):
   )
   args = parser.parse_args(argv)
   args.history = args.history.split(",") if args.history else []
-  args.titles = (
-    args.titles.split("|") if args.titles else [""] * len(args.history)
-  )
+  if args.titles is None:
+    args.titles = [""] * len(args.history)
+  else:
+    args.titles = args.titles.split("|")
   problems = [
     f"--{name}={getattr(args, name)}: expected {expected}"
     for name, good, expected in (
       ("num", args.num >= 1, "at least 1"),
-      ("temperature", args.temperature > 0, "more than 0, or --greedy"),
+      ("guidance", abs(args.guidance) < np.inf, "a number, 1 for none"),
+      (
+        "temperature",
+        0 < args.temperature < np.inf,
+        "more than 0, or --greedy",
+      ),
       ("top_k", args.top_k >= 0, "at least 0"),
       ("top_p", 0 < args.top_p <= 1, "more than 0 and at most 1"),
       ("max_tokens", args.max_tokens >= 1, "at least 1"),
@@ -329,9 +363,13 @@ def parse(argv):
       f"{len(args.titles)} titles for {len(args.history)} pictures: expected"
       " one each, as in --history=a.png,b.png --titles='A|B'"
     )
-  for folder in (args.out, args.dump):
-    if folder and Path(folder).exists() and os.listdir(folder):
-      problems.append(f"{folder} is not an empty folder; choose another")
+  if not args.history and not args.prompt:
+    problems.append("nothing to go by: give --history, --prompt or both")
+  folders = [Path(f).resolve() for f in (args.out, args.dump) if f]
+  problems += filter(None, map(unwritable, folders))
+  for a, b in (folders, folders[::-1]) if args.dump else ():
+    if b.is_relative_to(a):
+      problems.append(f"{b} is in {a}: expected --out and --dump side by side")
   if problems:
     raise ValueError("; ".join(problems))
   return args
@@ -370,10 +408,9 @@ def run(args):
   except Exception as error:  # files can be wrong in very many ways
     raise ValueError(f"cannot load {args.model}: {error}") from None
   drawing = args.mode == "image"
-  if drawing:
-    inputs = drawing_prompt(processor, args.titles, pictures, args.instruction)
-  else:
-    inputs = question_prompt(processor, args.titles, pictures, args.question)
+  text = (args.prompt or (INSTRUCTION if drawing else QUESTION)).strip()
+  prepare = drawing_prompt if drawing else question_prompt
+  inputs = prepare(processor, args.titles, pictures, text)
   length = inputs["input_ids"].shape[1]
   length += codes_per_image(model) if drawing else args.max_tokens
   limit = model.config.text_config.max_position_embeddings
@@ -384,12 +421,12 @@ def run(args):
     )
   seen = inputs.get("pixel_values")
   size = model.config.vision_config.image_size
+  none = np.zeros((0, 3, size, size), np.float32)
   dump = {
     "prompt_ids.npy": inputs["input_ids"][0].numpy().astype(np.int32),
-    "pixel_values.npy": np.zeros((0, 3, size, size), np.float32)
-    if seen is None
-    else seen.numpy(),
+    "pixel_values.npy": none if seen is None else seen.numpy(),
   }
+  options = {k: getattr(args, k) for k in ("temperature", "top_k", "top_p")}
   if drawing:
     codes = draw(
       model,
@@ -397,11 +434,9 @@ def run(args):
       seen,
       num=args.num,
       guidance=args.guidance,
-      temperature=args.temperature,
-      top_k=args.top_k,
-      top_p=args.top_p,
       greedy=args.greedy,
       seed=args.seed,
+      **options,
     )
     images = decode(model, codes)
     dump["codes.npy"] = codes.cpu().numpy().astype(np.int32)
@@ -410,12 +445,20 @@ def run(args):
     rows = [] if seen is None else [to_uint8(seen.permute(0, 2, 3, 1))]
     files["sheet.png"] = contact_sheet([*rows, images])
   else:
-    text = answer(model, processor, inputs, args.max_tokens)
+    torch.manual_seed(args.seed)
+    tokens = answer(
+      model,
+      inputs,
+      max_new_tokens=args.max_tokens,
+      do_sample=not args.greedy,
+      **({} if args.greedy else options),
+    )
+    dump["answer_ids.npy"] = tokens.cpu().numpy().astype(np.int32)
+    text = processor.decode(tokens, skip_special_tokens=True).strip()
     files = {"answer.txt": text + "\n"}
     print(text)
-  write(args.out, files)
-  if args.dump:
-    write(args.dump, dump)
+  write({args.out: files} | ({args.dump: dump} if args.dump else {}))
+  print(f"written: {', '.join(files)} in {args.out}")
 
 
 def fail(message):
@@ -429,7 +472,7 @@ def main(argv=None):
   transformers.utils.logging.disable_progress_bar()
   try:
     run(parse(argv))
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, torch.OutOfMemoryError) as error:
     fail(error)
 
 

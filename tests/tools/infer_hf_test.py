@@ -70,6 +70,9 @@ def test_ids_pixels_and_greedy_codes_are_ours(folder, theirs, pictures):
     tool.drawing_prompt(processor, [], [], text),
   ]
   assert [prompt["input_ids"][0].tolist() for prompt in prompts] == rows
+  question = tool.question_prompt(processor, TITLES, seen, text)
+  expected = ours.processor.question_ids(TITLES, text)
+  assert question["input_ids"][0].tolist() == expected
   images = np.stack([ours.processor.pixels(picture) for picture in seen])
   np.testing.assert_allclose(
     prompts[0]["pixel_values"],
@@ -212,12 +215,12 @@ def test_it_answers_a_question_about_a_picture(tmp_path, pictures, capsys):
   arguments = [
     *(f"--model={ASSET.with_name('tiny_base')}", "--mode=text"),
     *(f"--history={pictures[2]}", f"--out={tmp_path / 'out'}"),
-    *("--question=Describe the image.", "--max_tokens=8"),
+    *("--prompt=What is it?", "--greedy", "--max_tokens=8"),
   ]
   tool.main(arguments)
   text = capsys.readouterr().out
   assert text.strip()
-  assert (tmp_path / "out/answer.txt").read_text() == text
+  assert text.startswith((tmp_path / "out/answer.txt").read_text())
 
 
 @pytest.mark.parametrize(
