@@ -15,6 +15,7 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genrec_jax.core import cli
+from genrec_jax.hf import safetensors_io
 
 _WORKDIR = flags.DEFINE_string(
   "workdir",
@@ -35,6 +36,7 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
   """Exports a workdir."""
+  safetensors_io.check_unused(_OUT.value)
   # JAX takes seconds to import: bad flags are told sooner.
   import jax
 

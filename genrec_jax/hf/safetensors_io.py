@@ -54,7 +54,12 @@ class LazyTensor:
     # stay resident, and a process that has read all of a checkpoint from one
     # would seem to hold it, and be limited as if it did.
     bits = np.dtype(f"u{self.dtype.itemsize}")
-    whole = np.memmap(self.path, bits, "r", self.offset, self.shape)
+    try:
+      whole = np.memmap(self.path, bits, "r", self.offset, self.shape)
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f"cannot read {self.path}: {error}; get it again"
+      ) from None
     return np.array(whole[index]).view(self.dtype)
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -238,10 +243,7 @@ def write(
       no room.
   """
   folder = Path(folder)
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise UserError(
-      f"{folder} exists and is not an empty folder; choose another"
-    )
+  check_unused(folder)
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -260,6 +262,19 @@ def write(
     raise UserError(f"cannot write {folder}: {error}; choose another") from None
   finally:
     shutil.rmtree(part, ignore_errors=True)
+
+
+def check_unused(folder: str | os.PathLike[str]) -> None:
+  """Refuses a folder that holds anything.
+
+  Raises:
+    UserError: it does, or is no folder.
+  """
+  folder = Path(folder)
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise UserError(
+      f"{folder} exists and is not an empty folder; choose another"
+    )
 
 
 def _check_room(
