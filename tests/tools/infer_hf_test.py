@@ -1,6 +1,5 @@
 """The torch tool draws what we draw, and needs nothing of ours to do it."""
 
-import importlib.util
 import os
 import pathlib
 import subprocess
@@ -17,19 +16,10 @@ from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf.load import load_generator
 from tests.hf import tiny_janus
+from tools import infer_hf as tool
 
 ROOT = pathlib.Path(__file__).parents[2]
 ASSET = ROOT / "genrec_jax/assets/tiny_sft"
-
-
-def _module(name):
-  spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-tool = _module("infer_hf")
 TITLES = ["a red cross", "", "blue <image_placeholder> circle"]
 
 
