@@ -1,0 +1,313 @@
+"""The tool from the command line: what it writes, and what it refuses."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import transformers
+
+from genrec_jax.evals.sheet import Section, contact_sheet
+from genrec_jax.hf import processor as processor_lib
+from genrec_jax.hf.processor import Processor
+from tests.hf import tiny_janus
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOOL = str(ROOT / "tools" / "generate.py")
+TITLES = ["a red, 'large' cross", "", "blue <image_placeholder> \u4e2d circle"]
+# Runs many commands in one process, which may not reach any network.
+DRIVER = """
+import contextlib, importlib.util, io, json, socket, sys
+def refuse(*args, **kwargs):
+  raise AssertionError("the network was asked")
+socket.socket.connect = socket.getaddrinfo = refuse
+from absl import flags
+spec = importlib.util.spec_from_file_location("generate", sys.argv[1])
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+found = []
+for argv in json.load(sys.stdin):
+  for name in flags.FLAGS:
+    flags.FLAGS[name].unparse()
+  out, err, status = io.StringIO(), io.StringIO(), 0
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    try:
+      tool.cli.parse(["generate.py", *argv])
+      with tool.cli.user_errors():
+        tool.main()
+    except SystemExit as end:
+      status = end.code
+  found.append((status, out.getvalue(), err.getvalue()))
+json.dump(found, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return tiny_janus.save(tmp_path_factory.mktemp("janus"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+  """Returns files: tall, turned by EXIF; wide, a palette; square, alpha."""
+  folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+  exif = PIL.Image.Exif()
+  exif[274] = 6
+  paths = []
+  for width, height, mode in ((31, 40, "RGB"), (50, 9, "P"), (20, 20, "RGBA")):
+    pixels = rng.integers(0, 256, (height // 3 + 1, width // 3 + 1, 4), "uint8")
+    picture = PIL.Image.fromarray(pixels).resize((width, height), 0)
+    paths.append(folder / f"{width}.png")
+    picture.convert(mode).save(paths[-1], exif=exif)
+  (folder / "text.png").write_text("no picture")
+  (folder / "part.png").write_bytes(paths[0].read_bytes()[:-100])
+  return paths
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, folder, pictures):
+  """Runs all commands; returns name -> (status, stdout, stderr, --out)."""
+  place = tmp_path_factory.mktemp("outs")
+  (place / "full").mkdir()
+  (place / "full" / "note").write_text("keep")
+  (place / "empty").mkdir()
+  (place / "file").write_text("keep")
+  history = f"--history={','.join(map(str, pictures))}"
+  titled = [history, "--titles=" + "|".join(TITLES)]
+  one = f"--history={pictures[0]}"
+  names = ("31.png", "text.png", "part.png", "none.png")
+  bad = [pictures[0].with_name(name) for name in names]
+  sampling = ["--num=3", "--guidance=2", "--temperature=1.5", "--top_k=20"]
+  commands = {
+    "history": [*titled, "--greedy", "--num=2", f"--dump={place}/dump"],
+    "empty": ["--prompt= red cross ", *sampling, f"--dump={place}/empty"],
+    "again": ["--prompt=red cross", *sampling, f"--dump={place}/again/dump"],
+    "text": [
+      *titled,
+      "--mode=text",
+      "--greedy",
+      "--max_tokens=9",
+      "--prompt=Which is red? ",
+      f"--dump={place}/text_dump",
+    ],
+    "nothing": [],
+    "titles": [one, "--titles=A|B"],
+    "no history": ["--titles=A", "--prompt=B"],
+    "not images": [f"--history={','.join(map(str, bad))}"],
+    "too many": [f"--history={','.join([str(pictures[0])] * 9)}"],
+    "too long": [one, "--mode=text"],
+    "numbers": [one, "--num=0", "--temperature=0", "--top_p=2", "--seed=-1"],
+    "full": [one],
+    "file": [one],
+    "file/below": [one],
+    "inside": [one, f"--dump={place}"],
+    "mode": [one, "--mode=sound"],
+    "model": [one, f"--model={place / 'absent'}"],
+  }
+  code = [
+    [f"--model={folder}", f"--out={place / n}", *c] for n, c in commands.items()
+  ]
+  done = subprocess.run(
+    [sys.executable, "-c", DRIVER, TOOL],
+    check=False,
+    input=json.dumps(code),
+    capture_output=True,
+    text=True,
+    env={**os.environ, "HF_HUB_OFFLINE": "1"},
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  hidden = [path.name for path in place.rglob(".*")]
+  assert not hidden  # no temporary folder stays
+  return {
+    name: (*result, place / name)
+    for name, result in zip(commands, found, strict=True)
+  }
+
+
+def theirs():
+  return transformers.JanusProcessor(
+    tiny_janus.image_processor(),
+    tiny_janus.tokenizer(),
+    chat_template=processor_lib._CHAT,
+    num_image_tokens=tiny_janus.PATCHES,
+  )
+
+
+def opened(path):
+  return np.asarray(PIL.Image.open(path))
+
+
+def test_a_history_is_drawn_for(results, folder, pictures):
+  status, stdout, stderr, out = results["history"]
+  assert status == 0, stderr
+  assert len(stdout.splitlines()) <= 5
+  assert "3 images, 'Draw the next item that this user will like.'" in stdout
+  assert {path.name for path in out.iterdir()} == {
+    "0.png",
+    "1.png",
+    "sheet.png",
+  }
+  dump = {path.stem: np.load(path) for path in (out.parent / "dump").iterdir()}
+  assert dump.keys() == {"prompt_ids", "pixel_values", "codes", "images"}
+  side, codes = tiny_janus.SIDE, tiny_janus.PATCHES
+  for name, shape, dtype in (
+    ("pixel_values", (3, 3, side, side), np.float32),
+    ("codes", (2, codes), np.int32),
+    ("images", (2, side, side, 3), np.uint8),
+  ):
+    assert dump[name].shape == shape
+    assert dump[name].dtype == dtype
+  assert dump["prompt_ids"].dtype == np.int32
+  expected = Processor.from_pretrained(folder).prompt_ids(
+    TITLES, "Draw the next item that this user will like."
+  )
+  assert dump["prompt_ids"].tolist() == expected
+  values = theirs().image_processor(
+    [str(path) for path in pictures], return_tensors="np"
+  )["pixel_values"]
+  np.testing.assert_allclose(dump["pixel_values"], values, atol=1e-5)
+  np.testing.assert_array_equal(*dump["codes"])  # greedy: the same twice
+  for i, image in enumerate(dump["images"]):
+    np.testing.assert_array_equal(opened(out / f"{i}.png"), image)
+
+
+def test_a_text_is_drawn_and_a_seed_repeats_it(results):
+  status, stdout, stderr, out = results["empty"]
+  assert status == 0, stderr
+  assert "0 images, 'red cross'" in stdout
+  assert len(list(out.iterdir())) == 3 + 1 + 4  # --dump is the same folder
+  codes = np.load(out / "codes.npy")
+  assert len(np.unique(codes, axis=0)) == 3
+  assert np.load(out / "pixel_values.npy").shape == (0, 3, 20, 20)
+  status, _, stderr, out = results["again"]
+  assert status == 0, stderr
+  np.testing.assert_array_equal(np.load(out / "dump" / "codes.npy"), codes)
+
+
+def test_greedy_text_is_that_of_transformers(results, pictures):
+  status, stdout, stderr, out = results["text"]
+  assert status == 0, stderr
+  content = []
+  for title, path in zip(TITLES, pictures, strict=True):
+    title = title.replace("<image_placeholder>", " ")
+    content += [{"type": "text", "text": title}] if title else []
+    content.append({"type": "image", "path": str(path)})
+  content.append({"type": "text", "text": "Which is red? "})
+  inputs = theirs().apply_chat_template(
+    [{"role": "user", "content": content}],
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
+    return_tensors="pt",
+  )
+  dump = {
+    path.stem: np.load(path) for path in (out.parent / "text_dump").iterdir()
+  }
+  assert dump.keys() == {"prompt_ids", "pixel_values", "answer_ids"}
+  np.testing.assert_array_equal(dump["prompt_ids"], inputs["input_ids"][0])
+  np.testing.assert_allclose(
+    dump["pixel_values"], inputs["pixel_values"], atol=1e-5
+  )
+  model, _, _ = tiny_janus.pair()
+  with torch.no_grad():
+    expected = model.generate(
+      **inputs,
+      generation_mode="text",
+      max_new_tokens=9,
+      do_sample=False,
+      guidance_scale=None,
+    )[0, inputs["input_ids"].shape[1] :]
+  assert dump["answer_ids"].tolist() == expected.tolist()
+  words = tiny_janus.tokenizer().decode(expected, skip_special_tokens=True)
+  assert (out / "answer.txt").read_text("utf-8") == words.strip() + "\n"
+  assert stdout.startswith(words.strip())
+  assert [path.name for path in out.iterdir()] == ["answer.txt"]
+
+
+@pytest.mark.parametrize(
+  ("name", "messages"),
+  [
+    ("nothing", ["give --history, --prompt or both"]),
+    ("titles", ["2 titles and 1 pictures: expected a title for each"]),
+    ("no history", ["1 titles and 0 pictures"]),
+    (
+      "not images",
+      [
+        "text.png cannot be read as an image",
+        "part.png cannot be read as an image",
+        "no image ",
+        "none.png",
+      ],
+    ),
+    ("too many", ["(9 pictures of 27)", "the 256 positions", "give at most 6"]),
+    ("too long", ["answer of up to 256", "smaller --max_tokens"]),
+    (
+      "numbers",
+      [
+        "--num=0: expected at least 1",
+        "--temperature=0.0: expected more than 0",
+        "--top_p=2.0: expected more than 0 and at most 1",
+        "--seed=-1: expected at least 0",
+      ],
+    ),
+    ("full", ["full exists and is not an empty folder; choose another"]),
+    ("file", ["file exists and is not an empty folder; choose another"]),
+    ("file/below", ["cannot be written", "file is not a folder"]),
+    ("inside", ["--out lies in --dump"]),
+    ("mode", ["--mode=sound", "image|text"]),
+    ("model", ["absent"]),
+  ],
+)
+def test_what_cannot_be_is_refused_in_one_error(results, name, messages):
+  status, stdout, stderr, out = results[name]
+  assert status == 1
+  assert not stdout
+  assert stderr.startswith("error: ")
+  assert "Traceback" not in stderr
+  for message in messages:
+    assert message in stderr
+  if out.is_dir():
+    assert [path.name for path in out.iterdir()] == ["note"]
+  else:
+    assert not out.exists() or out.read_text() == "keep"
+
+
+def test_the_script_ends_with_an_error_s_status(tmp_path):
+  done = subprocess.run(
+    [sys.executable, TOOL, "--model=tiny_sft", f"--out={tmp_path / 'out'}"],
+    check=False,
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+  )
+  assert done.returncode == 1
+  assert done.stderr == (
+    "error: nothing to go by: give --history, --prompt or both\n"
+  )
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_sheet_has_room_for_long_titles_and_many_pictures():
+  images = [np.full((20, 20, 3), 10 * i, np.uint8) for i in range(9)]
+  titles = ["", "w" * 200, "a b\nc", "many words " * 20, *"efghi"]
+  sheet = contact_sheet(
+    "draw " * 90,
+    [Section("history", images, titles), Section("drawn", images, titles)],
+  )
+  width, height = sheet.size
+  assert width == 8 * (160 + 10) + 10
+  assert height > 4 * 160
+  pixels = np.asarray(sheet)
+  for i in range(1, 9):  # each picture twice, enlarged and whole
+    assert (pixels == 10 * i).all(-1).sum() >= 2 * 160**2
+  assert (pixels[:, -10:] == 255).all()  # nothing runs over the edge
+  alone = contact_sheet(
+    "", [Section("none", [], []), Section("", images[:1], [""])]
+  )
+  assert alone.size[0] == 2 * (160 + 10) + 10

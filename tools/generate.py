@@ -1,0 +1,375 @@
+"""Draws a user's next item, or answers a question about pictures.
+
+    python tools/generate.py --model=DIR --history=a.png,b.png \
+        --titles='red cup|blue cup' --out=DIR
+    python tools/generate.py --model=DIR --prompt='a red cup' --out=DIR
+    python tools/generate.py --model=DIR --mode=text --history=a.png \
+        --prompt='What is this?' --greedy --out=DIR
+
+--model is a folder in Hugging Face format, a workdir of a run, or the name of a
+bundled model such as tiny_sft. DIR gets 0.png, 1.png, ... and sheet.png, or
+answer.txt; it appears when it is whole and not before. --dump=DIR keeps the
+arrays behind them: prompt_ids.npy [T], pixel_values.npy [n, 3, S, S] (what the
+vision tower got), codes.npy [num, I] and images.npy [num, S, S, 3], or
+answer_ids.npy.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import functools
+import math
+import os
+from pathlib import Path
+import shutil
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import flags
+
+# A script's own folder is on the path, not the one it lies in.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from genrec_jax.core import cli
+from genrec_jax.core.errors import UserError, listed
+
+# File name -> how to save it, given its path.
+Files = dict[str, Callable[[Path], Any]]
+
+INSTRUCTION = "Draw the next item that this user will like."
+QUESTION = "Describe the image."
+
+_MODEL = flags.DEFINE_string("model", None, "What to load.", required=True)
+_HISTORY = flags.DEFINE_list("history", [], "Pictures, oldest first.")
+_TITLES = flags.DEFINE_string(
+  "titles", None, "A title for each picture, '|' between; by default none."
+)
+_MODE = flags.DEFINE_enum("mode", "image", ["image", "text"], "What to answer.")
+_PROMPT = flags.DEFINE_string(
+  "prompt",
+  None,
+  "The instruction after the history, or the question; by default"
+  f" {INSTRUCTION!r} or {QUESTION!r}. Without a history: what to draw.",
+)
+_OUT = flags.DEFINE_string(
+  "out", None, "Folder to write, absent or empty.", required=True
+)
+_DUMP = flags.DEFINE_string("dump", None, "Folder for arrays, as --out.")
+_NUM = flags.DEFINE_integer("num", 4, "Images to draw.")
+_GUIDANCE = flags.DEFINE_float(
+  "guidance", 5.0, "Weight of classifier-free guidance of images; 1 is without."
+)
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the logits.")
+_TOP_K = flags.DEFINE_integer("top_k", 0, "Keep the k likeliest; 0 keeps all.")
+_TOP_P = flags.DEFINE_float(
+  "top_p", 1.0, "Keep the likeliest that together have this probability."
+)
+_GREEDY = flags.DEFINE_bool("greedy", False, "Take the likeliest always.")
+_MAX_TOKENS = flags.DEFINE_integer("max_tokens", 256, "Of an answer in words.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the sampling.")
+_DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", ["float32", "bfloat16"], "To compute in."
+)
+
+
+def main() -> None:
+  """Does what the flags say."""
+  titles = check()
+  # JAX takes seconds to import: bad flags are told sooner.
+  import jax
+  import numpy as np
+
+  from genrec_jax.core.types import Prompt
+  from genrec_jax.hf import load
+
+  pictures = read_pictures(_HISTORY.value)
+  opened = load.open_generator(_MODEL.value, dtype=_DTYPE.value)
+  model, processor = opened.model, opened.processor
+  drawing = _MODE.value == "image"
+  text = (_PROMPT.value or "").strip() or (INSTRUCTION if drawing else QUESTION)
+  write_prompt = processor.prompt_ids if drawing else processor.question_ids
+  ids = np.asarray(write_prompt(titles, text), np.int32)
+  check_length(
+    len(ids),
+    model.image_tokens if drawing else _MAX_TOKENS.value,
+    images=len(pictures),
+    per_image=processor.num_image_tokens + 2,
+    most=processor.max_positions,
+  )
+  side = model.image_size
+  pixels = np.zeros((len(pictures), side, side, 3), np.uint8)
+  for i, picture in enumerate(pictures):
+    pixels[i] = processor.pixels(picture)
+  prompt = Prompt(
+    ids=ids[None], mask=np.ones_like(ids, bool)[None], images=pixels[None]
+  )
+  arrays = {
+    "prompt_ids": ids,
+    "pixel_values": pixels.transpose(0, 3, 1, 2) / np.float32(127.5) - 1,
+  }
+
+  start = time.perf_counter()
+  params = opened.read(param_dtype=_DTYPE.value)
+  key = jax.random.key(_SEED.value)
+  loaded, start = time.perf_counter() - start, time.perf_counter()
+  if drawing:
+    codes, images = draw(model, params, prompt, key)
+    arrays |= {"codes": codes, "images": images}
+    files = picture_files(text, titles, pixels, images)
+    done = f"{len(images)} images of {codes.shape[1]} codes"
+    names = "0.png" + (f" to {len(images) - 1}.png" if images[1:].size else "")
+    names += " and sheet.png"
+  else:
+    tokens = answer(model, params, prompt, key, processor.end_ids)
+    arrays["answer_ids"] = tokens
+    words = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    files = {"answer.txt": lambda path: path.write_text(words + "\n", "utf-8")}
+    done, names = f"{len(tokens)} tokens of an answer", "answer.txt"
+  took = time.perf_counter() - start
+
+  saved: Files = {
+    f"{name}.npy": functools.partial(np.save, arr=array)
+    for name, array in arrays.items()
+  }
+  write(files, saved if _DUMP.value else {})
+  if not drawing:
+    print(words or "(the model ended its turn without a word)")
+  how = "greedy" if _GREEDY.value else f"seed {_SEED.value}"
+  print(
+    f"prompt: {len(ids)} tokens, {len(pictures)} images, {text!r}\n"
+    f"{_MODEL.value}, loaded in {loaded:.1f} s, {_DTYPE.value}: {done} in"
+    f" {took:.1f} s with compiling, {how}\n"
+    f"written: {names} in {_OUT.value}"
+    + (f", arrays in {_DUMP.value}" if _DUMP.value else "")
+  )
+
+
+def check() -> list[str]:
+  """Returns the history's titles, '' where a picture has none.
+
+  Raises:
+    UserError: lists all flags that cannot be.
+  """
+  history, problems = _HISTORY.value, []
+  titles = [""] * len(history)
+  if _TITLES.value:
+    titles = _TITLES.value.split("|")
+  if len(titles) != len(history):
+    problems.append(
+      f"{len(titles)} titles and {len(history)} pictures: expected a title for"
+      " each, as in --history=a.png,b.png --titles='A|B'"
+    )
+  if not history and not (_PROMPT.value or "").strip():
+    problems.append("nothing to go by: give --history, --prompt or both")
+  ranges = (
+    (_NUM, _NUM.value >= 1, "at least 1"),
+    (_GUIDANCE, math.isfinite(_GUIDANCE.value), "a number, 1 for none"),
+    (
+      _TEMPERATURE,
+      0 < _TEMPERATURE.value < math.inf,
+      "more than 0, or --greedy",
+    ),
+    (_TOP_K, _TOP_K.value >= 0, "at least 0, which keeps all"),
+    (_TOP_P, 0 < _TOP_P.value <= 1, "more than 0 and at most 1"),
+    (_MAX_TOKENS, _MAX_TOKENS.value >= 1, "at least 1"),
+    (_SEED, 0 <= _SEED.value < 2**32, "at least 0 and less than 2**32"),
+  )
+  problems += [
+    f"--{flag.name}={flag.value}: expected {expected}"
+    for flag, good, expected in ranges
+    if not good
+  ]
+  folders = [Path(flag.value) for flag in (_OUT, _DUMP) if flag.value]
+  problems += filter(None, map(unwritable, folders))
+  if len(folders) == 2 and folders[1].resolve() in folders[0].resolve().parents:
+    problems.append("--out lies in --dump: expected the other way round")
+  if problems[1:]:
+    raise UserError(listed("flags that cannot be:", problems))
+  if problems:
+    raise UserError(problems[0])
+  return titles
+
+
+def unwritable(folder: Path) -> str:
+  """Says why a folder cannot be written, '' if it can."""
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    return f"{folder} exists and is not an empty folder; choose another"
+  parent = next(
+    parent for parent in folder.absolute().parents if parent.exists()
+  )
+  if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+    return f"{folder} cannot be written: {parent} is not a folder open to you"
+  return ""
+
+
+def read_pictures(paths: list[str]) -> list[Any]:
+  """Opens pictures, upright and RGB.
+
+  Raises:
+    UserError: names all that are none.
+  """
+  from genrec_jax.hf.processor import open_image
+
+  pictures, problems = [], []
+  for path in paths:
+    try:
+      pictures.append(open_image(path))
+    except UserError as error:
+      problems.append(str(error))
+  if problems[1:]:
+    raise UserError(listed("pictures of the history:", problems))
+  if problems:
+    raise UserError(problems[0])
+  return pictures
+
+
+def check_length(
+  prompt: int, answer: int, *, images: int, per_image: int, most: int
+) -> None:
+  """Refuses what the model's positions do not hold.
+
+  Raises:
+    UserError: says how many pictures would fit.
+  """
+  if prompt + answer <= most:
+    return
+  fit = (most - answer - prompt + images * per_image) // per_image
+  advice = "shorten the prompt"
+  if images:
+    advice = f"give at most {fit} pictures" if fit > 0 else "give no pictures"
+  if _MODE.value == "text":
+    advice += ", or a smaller --max_tokens"
+  raise UserError(
+    f"a prompt of {prompt} tokens ({images} pictures of {per_image}) and an"
+    f" answer of up to {answer} do not fit the {most} positions of"
+    f" {_MODEL.value}: {advice}"
+  )
+
+
+def options() -> dict[str, Any]:
+  """Returns how to sample."""
+  return {
+    "temperature": _TEMPERATURE.value,
+    "top_k": _TOP_K.value,
+    "top_p": _TOP_P.value,
+    "greedy": _GREEDY.value,
+  }
+
+
+def draw(model, params, prompt, key) -> tuple[Any, Any]:
+  """Returns codes [num, I] int32 and images [num, S, S, 3] uint8."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  from genrec_jax import sampling
+
+  @jax.jit
+  def compiled(params, prompt, key):
+    codes = sampling.sample_images(
+      model,
+      params,
+      prompt,
+      key,
+      num_samples=_NUM.value,
+      guidance=_GUIDANCE.value,
+      **options(),
+    ).codes
+    pixels = sampling.decode_images(model, params, codes)
+    return codes[0], jnp.round(255 * pixels[0]).astype(jnp.uint8)
+
+  codes, images = compiled(params, prompt, key)
+  return np.asarray(codes), np.asarray(images)
+
+
+def answer(model, params, prompt, key, end_ids):
+  """Returns the tokens of an answer, [n] int32, the end token among them."""
+  import jax
+  import numpy as np
+
+  from genrec_jax import text
+
+  @jax.jit
+  def compiled(params, prompt, key):
+    return text.answer(
+      model,
+      params,
+      prompt,
+      key,
+      end_ids=end_ids,
+      max_tokens=_MAX_TOKENS.value,
+      **options(),
+    )
+
+  answers = compiled(params, prompt, key)
+  return np.asarray(answers.tokens)[0, 0][np.asarray(answers.mask)[0, 0]]
+
+
+def picture_files(text, titles, history, images) -> Files:
+  """Returns how to save each drawn picture and the sheet of them all."""
+  import PIL.Image
+
+  from genrec_jax.evals.sheet import Section, contact_sheet
+
+  names = [f"{i}.png" for i in range(len(images))]
+  sheet = contact_sheet(
+    text,
+    [
+      Section("history, oldest first", history, titles),
+      Section("drawn", images, names),
+    ],
+  )
+  pictures = [*map(PIL.Image.fromarray, images), sheet]
+  return dict(
+    zip(
+      [*names, "sheet.png"],
+      [picture.save for picture in pictures],
+      strict=True,
+    )
+  )
+
+
+def write(files: Files, arrays: Files) -> None:
+  """Writes files to --out and arrays, if any, to --dump, which may lie in it.
+
+  Folders appear when all is written.
+
+  Raises:
+    UserError: one cannot be written.
+  """
+  folders = {Path(_OUT.value).resolve(): files}
+  if arrays:
+    out, dump = *folders, Path(_DUMP.value).resolve()
+    if dump.is_relative_to(out):
+      inner = dump.relative_to(out)
+      files |= {str(inner / name): save for name, save in arrays.items()}
+    else:
+      folders[dump] = arrays
+  with contextlib.ExitStack() as stack:
+    for folder, files in folders.items():
+      part = stack.enter_context(_new(folder))
+      for name, save in files.items():
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        save(part / name)
+
+
+@contextlib.contextmanager
+def _new(folder: Path) -> Iterator[Path]:
+  """Gives a temporary folder that takes its place when nothing went wrong."""
+  part = None
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    part.chmod(0o755)  # mkdtemp's folders are for their owner only
+    yield part
+    os.replace(part, folder)
+  except OSError as error:
+    raise UserError(f"cannot write {folder}: {error}; choose another") from None
+  finally:
+    if part:
+      shutil.rmtree(part, ignore_errors=True)
+
+
+if __name__ == "__main__":
+  cli.run(main)
