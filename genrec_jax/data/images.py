@@ -1,0 +1,322 @@
+"""Item images: listed, checked, brought to one form, stored once per item.
+
+The rule, which `encode` keeps and docs/data.md tells: the first frame; turned
+as EXIF says; alpha laid over white; grey, palette, CMYK and the like converted
+as Pillow does, without colour profiles; 16-bit grey scaled to 8 bits; shrunk,
+never enlarged, so that the longer side is at most `size`, bicubic with
+antialiasing; stored as JPEG, quality 95, without chroma subsampling.
+
+Nothing but regular files below the images folder is opened: paths come from
+listing that folder, never from ids or columns, and links are not followed.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import concurrent.futures
+import functools
+import io
+import json
+import multiprocessing
+import os
+from pathlib import Path
+import stat
+from typing import BinaryIO, NamedTuple
+import warnings
+
+import numpy as np
+from PIL import ExifTags, Image
+import tqdm
+
+MAX_PIXELS = 89_478_485  # what Pillow warns of; decoded, 256 MiB
+MIN_SIDE = 4  # shops answer with a picture of one pixel where they have none
+CHUNK = 128  # images in a file of the store
+_QUALITY = 95
+# What can be decoded. Pillow knows more, some of which start other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_ORIENTATIONS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+# Why an image cannot be used, as the report counts them.
+REASONS = (
+  "empty_file",
+  "not_an_image",
+  "truncated",
+  "damaged",
+  "too_large",
+  "too_small",
+  "unsupported_mode",
+  "unreadable_file",
+)
+
+
+class Unusable(Exception):
+  """An image that cannot be used; `args` are one of `REASONS` and details."""
+
+
+class File(NamedTuple):
+  """What a listing found."""
+
+  path: str  # below the folder, with '/'
+  problem: str  # '' for a regular file, else why it is not opened
+
+
+def listing(root: str | os.PathLike) -> Iterator[File]:
+  """Yields everything below a folder that is no folder, sorted by path.
+
+  Links, also to folders, are not followed.
+  """
+  root = os.fspath(root)
+  with os.scandir(root) as found:
+    entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+  for entry in entries:
+    if not _is_text(entry.name):
+      yield File(os.fsencode(entry.name).decode(errors="replace"), "bad_name")
+    elif entry.is_symlink():
+      yield File(entry.name, "symbolic_link")
+    elif entry.is_dir():
+      for file in listing(entry.path):
+        yield File(f"{entry.name}/{file.path}", file.problem)
+    elif entry.is_file():
+      yield File(entry.name, "")
+    else:
+      yield File(entry.name, "not_a_regular_file")
+
+
+def encode(file: BinaryIO, size: int) -> bytes:
+  """Decodes a picture and returns it as it is stored; see the module.
+
+  Args:
+    file: open, seekable.
+    size: of the longer side in pixels, at most.
+
+  Returns:
+    A JPEG of RGB.
+
+  Raises:
+    Unusable: it is no picture that can be used; says why.
+  """
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # what is wrong is raised or harmless
+      with Image.open(file, formats=_formats()) as image:
+        return _jpeg(_shrink(image, size))
+  except Unusable:
+    raise
+  except Image.DecompressionBombError as error:
+    raise Unusable("too_large", str(error)) from error
+  except Image.UnidentifiedImageError as error:
+    if not file.seek(0, os.SEEK_END):
+      raise Unusable("empty_file", "0 bytes") from error
+    raise Unusable("not_an_image", "in no format that is read") from error
+  except MemoryError as error:
+    raise Unusable("too_large", "not enough memory") from error
+  except Exception as error:  # Pillow's formats raise many kinds
+    reason = "truncated" if "truncated" in str(error).lower() else "damaged"
+    raise Unusable(reason, str(error) or type(error).__name__) from error
+
+
+def encode_file(root: str | os.PathLike, path: str, size: int) -> bytes:
+  """Encodes a file that `listing` found below `root`; see `encode`.
+
+  Raises:
+    Unusable: also if the file is no longer a regular file, or unreadable.
+  """
+  # Non-blocking: what was a file may have become a pipe.
+  flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK
+  try:
+    with open(os.open(os.path.join(root, path), flags), "rb") as file:
+      if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise Unusable("unreadable_file", "no regular file")
+      return encode(file, size)
+  except OSError as error:
+    raise Unusable("unreadable_file", error.strerror or str(error)) from error
+
+
+class Store(Mapping[str, bytes]):
+  """The encoded images of a folder that `encode_all` wrote, by item id."""
+
+  def __init__(self, folder: str | os.PathLike):
+    self._folder = Path(folder)
+    self.unusable: dict[str, tuple[str, str]] = {}  # id: reason, details
+    self._places: dict[str, tuple[int, int, int]] = {}
+    for file in sorted(self._folder.glob("*.json")):
+      for item, *rest in json.loads(file.read_text()):
+        if isinstance(rest[0], str):
+          self.unusable[item] = (rest[0], rest[1])
+        else:
+          self._places[item] = (int(file.stem), rest[0], rest[1])
+
+  def __getitem__(self, item: str) -> bytes:
+    """Reads the encoded image of an item."""
+    chunk, start, length = self._places[item]
+    with open(_chunk(self._folder, chunk, "bin"), "rb") as file:
+      file.seek(start)
+      return file.read(length)
+
+  def __iter__(self) -> Iterator[str]:
+    """Yields the ids of the items that have a usable image."""
+    return iter(self._places)
+
+  def __len__(self) -> int:
+    """Returns the number of usable images."""
+    return len(self._places)
+
+
+def encode_all(
+  root: str | os.PathLike,
+  items: Sequence[tuple[str, str]],
+  folder: str | os.PathLike,
+  size: int,
+  processes: int,
+) -> Store:
+  """Encodes items' images into a folder, over processes, with a progress bar.
+
+  Chunks that are there already, of an earlier call with the same arguments that
+  was stopped, are kept.
+
+  Args:
+    root: the images folder.
+    items: (id, path below root).
+    folder: to write to.
+    size: see `encode`.
+    processes: at least 1.
+
+  Returns:
+    The store, which also knows which images are unusable.
+  """
+  Path(folder).mkdir(parents=True, exist_ok=True)
+  chunks = [
+    (number, items[start : start + CHUNK])
+    for number, start in enumerate(range(0, len(items), CHUNK))
+  ]
+  missing = [
+    chunk for chunk in chunks if not _chunk(folder, chunk[0], "json").exists()
+  ]
+  work = functools.partial(encode_chunk, root, folder, size)
+  with tqdm.tqdm(
+    total=len(items),
+    initial=len(items) - sum(len(rows) for _, rows in missing),
+    desc="images",
+    unit="image",
+    disable=None,  # shown on a terminal only
+  ) as bar:
+    for done in _results(work, missing, processes):
+      bar.update(done)
+  return Store(folder)
+
+
+def encode_chunk(
+  root: str | os.PathLike,
+  folder: str | os.PathLike,
+  size: int,
+  chunk: tuple[int, Sequence[tuple[str, str]]],
+) -> int:
+  """Encodes one chunk, (number, [(id, path)]), into `folder`; see `encode_all`.
+
+  Returns:
+    How many images it had.
+  """
+  number, items = chunk
+  data, index = io.BytesIO(), []
+  for item, path in items:
+    try:
+      image = encode_file(root, path, size)
+    except Unusable as error:
+      index.append((item, *error.args))
+    else:
+      index.append((item, data.tell(), len(image)))
+      data.write(image)
+  # The index says that the data are whole: it comes last.
+  for suffix, content in (
+    ("bin", data.getvalue()),
+    ("json", json.dumps(index).encode()),
+  ):
+    target = _chunk(folder, number, suffix)
+    partial = target.with_suffix(f".{suffix}.tmp")
+    partial.write_bytes(content)
+    os.replace(partial, target)
+  return len(items)
+
+
+def _results(work, chunks, processes) -> Iterable[int]:
+  """Yields the results of `work` over chunks, as they come."""
+  processes = min(processes, len(chunks))
+  if processes <= 1:
+    yield from map(work, chunks)
+    return
+  # Fresh processes: forking one that has threads may hang.
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+    waiting = {pool.submit(work, chunk) for chunk in chunks}
+    try:
+      for future in concurrent.futures.as_completed(waiting):
+        yield future.result()
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
+
+
+@functools.cache
+def _formats():
+  """Returns those of the formats that this Pillow was built with."""
+  Image.init()
+  return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _shrink(image, size):
+  """Returns an opened image upright, in RGB and small."""
+  width, height = image.size
+  if width * height > MAX_PIXELS:
+    raise Unusable("too_large", f"{width} x {height} pixels")
+  if min(width, height) < MIN_SIDE:
+    raise Unusable("too_small", f"{width} x {height} pixels")
+  orientation = image.getexif().get(ExifTags.Base.Orientation)
+  scale = min(size / max(width, height), 1)
+  fitted = tuple(max(round(side * scale), 1) for side in (width, height))
+  # JPEG can be decoded at half the size and less; twice the aim loses nothing
+  # that the eye sees.
+  image.draft(None, tuple(2 * side for side in fitted))
+  image = _rgb(image)
+  if image.size != fitted:
+    image = image.resize(fitted, Image.Resampling.BICUBIC)
+  if orientation in _ORIENTATIONS:
+    image = image.transpose(_ORIENTATIONS[orientation])
+  return image
+
+
+def _rgb(image):
+  """Converts any mode to RGB; see the module."""
+  mode = image.mode
+  if mode == "RGB" and "transparency" not in image.info:
+    image.load()
+    return image
+  if mode == "F":
+    raise Unusable("unsupported_mode", "floating-point values")
+  if mode == "I" or mode.startswith("I;16"):
+    grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+  return image.convert("RGB")
+
+
+def _is_text(name):
+  """Says whether a file name is UTF-8, as ids are."""
+  return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _jpeg(image):
+  data = io.BytesIO()
+  image.save(data, "JPEG", quality=_QUALITY, subsampling=0)
+  return data.getvalue()
+
+
+def _chunk(folder, number, suffix) -> Path:
+  return Path(folder, f"{number:06d}.{suffix}")
