@@ -40,7 +40,8 @@ def base(task: str, variant: str) -> ConfigDict:
   config.clip.dtype = "float32"  # cosines differ in the third digit
 
   config.data = ConfigDict()
-  # Folder of prepared data; '' renders the synthetic world of the keys below.
+  # Folder that tools/prepare_data.py made; '' renders the synthetic world of
+  # the next four keys, which prepared data does not need.
   config.data.path = ""
   config.data.num_users = 4608  # 60,000 windows, each seen once at most
   config.data.held_out = 1024  # as many as evaluation reads, never trained on
@@ -48,6 +49,8 @@ def base(task: str, variant: str) -> ConfigDict:
   config.data.seed = 0  # apart from `seed`: runs differ, users stay
   config.data.history_length = 5  # wants drift every dozen events
   config.data.future_horizon = 3  # less noise than one next item alone
+  # pad | drop; windows with fewer items before the target: masked or left out
+  config.data.short_histories = "pad"
   config.data.instruction = (  # after the history; any wording, but one
     "Draw the next item that this user will like."
   )

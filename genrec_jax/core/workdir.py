@@ -17,8 +17,9 @@ def check(workdir: str, config_json: str) -> None:
   """Refuses a folder that cannot be written or holds another config's run.
 
   Makes the folder if absent, and nothing in it. A run without a checkpoint has
-  nothing to lose: its folder may be taken over. The key 'workdir' may differ:
-  folders may be moved. `FINGERPRINT` is compared where both configs have it.
+  nothing to lose: its folder may be taken over. The keys 'workdir' and
+  'data.workers' may differ: folders may be moved, and the number of reading
+  processes changes no result. `FINGERPRINT` is compared where both have it.
 
   Args:
     workdir: the folder.
@@ -106,7 +107,8 @@ def _has_checkpoint(workdir: str) -> bool:
 
 def _keys(config: dict[str, Any]) -> dict[str, Any]:
   flat = flatten(config)
-  flat.pop("workdir", None)
+  for free in ("workdir", "data/workers"):
+    flat.pop(free, None)
   return {path.replace("/", "."): value for path, value in flat.items()}
 
 

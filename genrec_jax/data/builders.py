@@ -23,6 +23,7 @@ from PIL import Image
 import tensorflow_datasets as tfds
 
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.data import index as index_lib
 from genrec_jax.data import world
 from genrec_jax.data.histories import History
 from genrec_jax.data.histories import build as build_histories
@@ -38,6 +39,14 @@ class Dataset:
   items: Sequence[dict[str, Any]]  # images as encoded bytes
   users: Sequence[dict[str, Any]]
   settings: dict[str, Any]  # what it was built with
+
+  @functools.cached_property
+  def index(self) -> index_lib.Index:
+    """What can be known without reading records."""
+    folder = pathlib.Path(self.path, index_lib.FOLDER)
+    if folder.is_dir():
+      return index_lib.read(folder)
+    return index_lib.of_records(self.items, self.users)
 
 
 class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -103,15 +103,42 @@ def build(
 def targets(history: History, split: str) -> tuple[range, int]:
   """Returns the target indices of a split's windows, and where futures end.
 
+  See `target_ranges`, which does the same for many users at once.
+  """
+  first, stop, end = target_ranges(
+    split,
+    len(history.items),
+    history.train_end,
+    history.validation_start,
+    history.test_start,
+  )
+  return range(int(first), int(stop)), int(end)
+
+
+def target_ranges(
+  split: str, length, train_end, validation_start, test_start
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns the first target of each user, the one after the last, the end.
+
   A target needs at least one item before it. Training has one window for each
   target; validation and test have one window each, if their part is not empty.
+  Futures end before `end`. No targets: the second is not after the first.
+
+  Args:
+    split: one of `SPLITS`.
+    length: of histories, [...] int.
+    train_end: see `History`, [...] int.
+    validation_start: likewise.
+    test_start: likewise.
   """
   if split == "train":
-    return range(1, history.train_end), history.train_end
-  if split == "validation":
-    start, end = history.validation_start, history.test_start
+    first, stop, end = np.ones_like(train_end), train_end, train_end
+  elif split == "validation":
+    first, end = validation_start, test_start
+    stop = first + ((first > 0) & (first < end))
   elif split == "test":
-    start, end = history.test_start, len(history.items)
+    first, end = test_start, length
+    stop = first + ((first > 0) & (first < end))
   else:
     raise UserError(f"Unknown split {split!r}: expected one of {SPLITS}.")
-  return range(start, start + (0 < start < end)), end
+  return first, stop, end

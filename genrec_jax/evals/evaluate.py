@@ -166,6 +166,7 @@ def run(config: Any, workdir: str) -> None:
     history_length=config.data.history_length,
     future_horizon=config.data.future_horizon,
     instruction=config.data.instruction,
+    short_histories=config.data.short_histories,
     users=config.eval.users,
     batch_size=config.eval.batch_size,
     sample=dict(config.sample),

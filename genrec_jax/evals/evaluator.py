@@ -118,6 +118,7 @@ def build(
   history_length: int,
   future_horizon: int,
   instruction: str,
+  short_histories: str = "pad",
   users: int,
   batch_size: int,
   sample: Mapping[str, Any],
@@ -139,6 +140,7 @@ def build(
     history_length: N.
     future_horizon: F.
     instruction: what the prompt asks for.
+    short_histories: see `pipeline.windows`.
     users: held-out users, at most.
     batch_size: P, users drawn for at once.
     sample: options of `sampling.sample_images`.
@@ -162,6 +164,7 @@ def build(
       batch_size=batch_size,
       num_users=number,
       instruction=instruction,
+      short_histories=short_histories,
       split=split,
     )
     return prepare(batches, embed.targets, batch_size)

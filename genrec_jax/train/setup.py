@@ -117,8 +117,10 @@ def build(
   window = {
     "history_length": config.data.history_length,
     "future_horizon": config.data.future_horizon,
-    "instruction": config.data.instruction,
+    "short_histories": config.data.short_histories,
   }
+  print(f"{dataset.path}: {pipeline.describe(dataset, **window)}", flush=True)
+  window["instruction"] = config.data.instruction
   batches = pipeline.train_batches(
     dataset,
     loaded.processor,

@@ -20,6 +20,12 @@ def test_the_first_run_claims_and_the_same_config_may_return(tmp_path):
   assert workdir.read_config(folder) == {"seed": 0, "workdir": "runs/x"}
 
 
+def test_reading_processes_may_be_more_or_fewer(tmp_path):
+  workdir.claim(str(tmp_path), '{"data": {"workers": 0}}')
+  save(tmp_path)
+  workdir.check(str(tmp_path), '{"data": {"workers": 8}}')
+
+
 @pytest.mark.parametrize("left", ["", "2.orbax-checkpoint-tmp-1"])
 def test_a_run_that_saved_nothing_makes_way(tmp_path, left):
   workdir.claim(str(tmp_path), '{"seed": 0}')

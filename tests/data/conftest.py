@@ -31,6 +31,7 @@ class FakeProcessor:
   """The part of hf.processor.Processor that the pipeline uses."""
 
   pad_id, image_size = PAD, 32
+  num_image_tokens, max_positions = IMAGE_TOKENS, 1000
 
   def __init__(self):
     self.tokenizer = _tokenizer(10_000)

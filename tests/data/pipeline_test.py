@@ -1,6 +1,9 @@
 import collections
+import dataclasses
 import functools
+import itertools
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -15,7 +18,7 @@ import pytest
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch
-from genrec_jax.data import builders, histories, pipeline, world
+from genrec_jax.data import builders, histories, index, pipeline, world
 
 BOI, IMAGE, IMAGE_TOKENS, PAD = 2, 4, 4, 1
 INSTRUCTION = "what comes next"
@@ -78,6 +81,18 @@ def evaluation(dataset, processor, clip_tokenizer):
     )
 
   return make
+
+
+def _located(dataset, split, history_length=3, future_horizon=2, **kwargs):
+  """Returns user, target and end of all windows."""
+  found = pipeline.windows(
+    dataset,
+    split,
+    history_length=history_length,
+    future_horizon=future_horizon,
+    **kwargs,
+  )
+  return [found.locate(number) for number in range(len(found))]
 
 
 def _take(iterator, number):
@@ -215,14 +230,158 @@ def test_a_restored_iterator_gives_exactly_the_rest(stream, consumed):
   _equal(_take(restored, 5), whole[consumed:])
 
 
-def test_shards_share_the_windows(stream, dataset):
-  seen = collections.Counter()
-  for shard in range(3):
-    batches = _take(
-      iter(stream(shard_index=shard, shard_count=3, batch_size=10)), 7
+@pytest.mark.parametrize("shards", [2, 3, 4])
+def test_shards_see_every_window_once_an_epoch(stream, dataset, shards):
+  expected = _expected(dataset)
+  epochs = [], []
+  for shard in range(shards):
+    # One window a batch, so that epochs end where batches do.
+    iterator = iter(stream(shard_index=shard, shard_count=shards, batch_size=1))
+    for epoch in epochs:
+      number = len(expected[shard::shards])
+      epoch.append(_windows_in(_take(iterator, number)))
+  for epoch in epochs:
+    assert collections.Counter(itertools.chain(*epoch)) == collections.Counter(
+      expected
     )
-    seen.update(_windows_in(batches))
-  assert seen == collections.Counter(_expected(dataset))
+  assert epochs[0][0] != epochs[1][0]
+
+
+def test_short_histories_are_padded_or_left_out_and_counted():
+  # Train parts of 8, 4 and 2 items; horizon 1.
+  dataset = _fake_dataset(
+    [
+      (np.arange(length), histories.split_points(length))
+      for length in (10, 6, 4)
+    ]
+  )
+  sizes = {"history_length": 4, "future_horizon": 2}
+
+  def count(split, short_histories):
+    return pipeline.count(
+      pipeline.windows(dataset, split, short_histories=short_histories, **sizes)
+    )
+
+  # A whole window is targets 4..6 of the first user: 4 items, target, next.
+  assert _located(dataset, "train", 4, 2, short_histories="drop") == [
+    (0, target, target + 2) for target in (4, 5, 6)
+  ]
+  assert count("train", "pad") == (7 + 3 + 1, 4 + 3 + 1, 3, 2, 0)
+  assert count("train", "drop") == (3, 0, 1, 2, 2)
+  # There the future is what the part has, one item, in either case.
+  assert _located(dataset, "test", 4, 2) == [(0, 9, 10), (1, 5, 6), (2, 3, 4)]
+  assert _located(dataset, "test", 4, 2, short_histories="drop") == [
+    (0, 9, 10),
+    (1, 5, 6),
+  ]
+  assert count("test", "pad") == (3, 1, 3, 1, 0)
+  assert count("test", "drop") == (2, 0, 2, 1, 1)
+  line = pipeline.describe(dataset, short_histories="drop", **sizes)
+  assert line.startswith("3 training windows of 1 users; 2 users too short")
+  assert line.endswith("left out")
+  with pytest.raises(UserError, match=r"short_histories='cut'.*pad, drop"):
+    count("test", "cut")
+  with pytest.raises(UserError, match=r"data\.history_length=0"):
+    _located(dataset, "test", 0)
+
+
+def test_dropping_short_histories_leaves_no_padding(stream):
+  batches = _take(iter(stream(short_histories="drop", batch_size=30)), 2)
+  # Train parts of 8 items, windows of 5 + 3: one a user.
+  assert len(set(_windows_in(batches[:1]))) == 30
+  for batch in batches:
+    assert batch.history_mask.all()
+    assert batch.future_mask.all()
+
+
+def test_histories_of_twenty_items(stream):
+  batch = next(iter(stream(history_length=20)))
+  assert batch.prompt.images.shape[1] == 20
+  with pytest.raises(UserError, match=r"history_length=100.*at most 1000"):
+    stream(history_length=100)
+
+
+def test_an_index_in_files_serves_as_one_from_records(
+  dataset, processor, clip_tokenizer, stream, tmp_path
+):
+  known = dataset.index
+  lengths = np.diff(known.starts)
+  half = int(known.starts[20])
+  titles = [known.title(row) for row in range(len(dataset.items))]
+  index.write(
+    tmp_path,
+    [
+      (lengths[:20], known.splits[:20], known.rows[:half]),
+      (lengths[20:], known.splits[20:], known.rows[half:]),
+    ],
+    [titles[:1000], [], titles[1000:]],
+  )
+  read = index.read(tmp_path)
+  for name in ("starts", "rows", "splits", "title_starts", "titles"):
+    np.testing.assert_array_equal(getattr(read, name), getattr(known, name))
+  assert read.title(1234) == titles[1234]
+  again = pickle.loads(pickle.dumps(read))
+  assert again.folder == str(tmp_path)
+  assert len(pickle.dumps(read)) < 500  # the name of the folder
+
+  class Unread:
+    """Users whose records nobody may read."""
+
+  mapped = builders.Dataset("mapped", dataset.items, Unread(), {})
+  mapped.__dict__["index"] = read
+  stream_of = functools.partial(
+    pipeline.train_batches,
+    processor=processor,
+    clip_tokenizer=clip_tokenizer,
+    batch_size=8,
+    seed=0,
+    **LENGTHS,
+  )
+  _equal(_take(iter(stream_of(mapped)), 3), _take(iter(stream()), 3))
+
+  (tmp_path / "rows.bin").write_bytes(known.rows[:-1].tobytes())
+  with pytest.raises(ValueError, match="cut"):
+    index.read(tmp_path)
+
+
+def test_starting_reads_no_record_and_few_titles(
+  dataset, processor, clip_tokenizer, monkeypatch
+):
+  monkeypatch.setattr(pipeline, "_TITLES_READ", 1)
+  read = []
+
+  class Items:
+    """Counts the records that are read; one title is long, but one word."""
+
+    def __len__(self):
+      return len(dataset.items)
+
+    def __getitem__(self, row):
+      read.append(row)
+      return dataset.items[row]
+
+  titles = [dataset.items[row]["title"].decode() for row in range(2880)]
+  titles[17] = 500 * "x"
+  lengths = [len(title) for title in titles]
+  known = dataclasses.replace(
+    dataset.index,
+    title_starts=np.concatenate([[0], np.cumsum(lengths)]),
+    titles=np.frombuffer("".join(titles).encode(), np.uint8),
+  )
+  counted = builders.Dataset("counted", Items(), dataset.users, {})
+  counted.__dict__["index"] = known
+  batches = pipeline.eval_batches(
+    counted, processor, clip_tokenizer, batch_size=2, **LENGTHS
+  )
+  assert not read
+  batch, info = batches[0]
+  # Others are cut to its one token, so that no item is lost.
+  assert batch.prompt.ids.shape[1] == 1 + 5 * (1 + IMAGE_TOKENS + 3) + 3 + 1
+  assert batch.title_ids.shape[1] == 1
+  assert batch.history_mask.all()
+  expected = [int(item) for item in info["history"][0]]
+  assert list(_windows_in([batch])[0][0]) == expected
+  assert len(read) == 2 * (5 + 2)
 
 
 def test_more_shards_than_windows_is_an_error(stream):
@@ -269,10 +428,14 @@ def test_training_and_evaluation_prompts_are_equally_long(stream, evaluation):
 def test_without_held_out_users_everybody_is_evaluated():
   points = histories.split_points(6)
   dataset = _fake_dataset([(range(6), points), (range(2), (2, 2, 2))])
-  found = pipeline.windows(dataset, "test")
-  assert found.user.tolist() == [0]  # two items are too few
-  assert found.target.tolist() == [5]
-  assert pipeline.windows(dataset, "train").user.tolist() == [0, 0, 0, 1]
+  assert _located(dataset, "test") == [(0, 5, 6)]  # two items are too few
+  assert _located(dataset, "validation") == [(0, 4, 5)]
+  assert _located(dataset, "train") == [
+    (0, 1, 3),
+    (0, 2, 4),
+    (0, 3, 4),
+    (1, 1, 2),
+  ]
 
 
 def test_no_windows_to_evaluate_is_an_error(processor, clip_tokenizer):
@@ -304,11 +467,13 @@ def test_nothing_later_reaches_a_train_window(
   dataset = _fake_dataset(users, num_items=20 * len(users))
   items = {}
   for split in histories.SPLITS:
-    found = pipeline.windows(dataset, split)
-    items[split] = [
-      pipeline._span(found, index, history_length, future_horizon)
-      for index in range(len(found.user))
-    ]
+    found = pipeline.windows(
+      dataset,
+      split,
+      history_length=history_length,
+      future_horizon=future_horizon,
+    )
+    items[split] = [found.rows(number) for number in range(len(found))]
   trained = {
     row for pair in items["train"] for part in pair for row in part.tolist()
   }
@@ -378,6 +543,7 @@ def test_worker_processes_change_nothing(dataset, tmp_path):
       import sys
       sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.getcwd()!r}]
       from absl import flags
+      import jax
       import numpy as np
       import conftest
       from genrec_jax.data import builders, pipeline
@@ -385,14 +551,27 @@ def test_worker_processes_change_nothing(dataset, tmp_path):
       def main():
         flags.FLAGS.mark_as_parsed()
         dataset = builders.load({dataset.path!r})
-        ids = []
-        for workers in (0, 1):
-          iterator = iter(pipeline.train_batches(
+
+        def stream(workers):
+          return iter(pipeline.train_batches(
             dataset, conftest.FakeProcessor(), conftest._tokenizer(12),
             batch_size=4, seed=0, workers=workers, **{LENGTHS!r},
           ))
-          ids.append([next(iterator).prompt.ids for _ in range(3)])
-        np.testing.assert_array_equal(*ids)
+
+        def check(iterator, expected):
+          for batch in expected:
+            jax.tree.map(np.testing.assert_array_equal, next(iterator), batch)
+
+        alone = stream(0)
+        batches = [next(alone) for _ in range(15)]  # an epoch is 52.5
+        state = None
+        for workers, start in ((2, 0), (1, 5), (0, 10)):
+          iterator = stream(workers)
+          if state:
+            iterator.set_state(state)
+          check(iterator, batches[start : start + 5])
+          state = iterator.get_state()
+          iterator.close()
         assert "tensorflow" not in sys.modules
 
       if __name__ == "__main__":
