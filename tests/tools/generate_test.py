@@ -307,6 +307,12 @@ def test_a_sheet_has_room_for_long_titles_and_many_pictures():
   for i in range(1, 9):  # each picture twice, enlarged and whole
     assert (pixels == 10 * i).all(-1).sum() >= 2 * 160**2
   assert (pixels[:, -10:] == 255).all()  # nothing runs over the edge
+  plain, accented, foreign = (
+    np.asarray(contact_sheet(text, [Section("", images[:1], [""])]))
+    for text in ("Creme: ??", "Cr\u00e8me: \ue000\ue001", "\n\U0010ffff")
+  )
+  assert plain.shape == accented.shape  # no letter stays a box
+  assert (foreign < 128).any()
   alone = contact_sheet(
     "", [Section("none", [], []), Section("", images[:1], [""])]
   )
