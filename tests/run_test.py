@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.core import checkpoint
+from tests.hf import tiny_janus
 
 ROOT = pathlib.Path(__file__).parents[1]
 METRICS = {
@@ -136,8 +137,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, rl):
   ).read_bytes()
   jax.tree.map(
     np.testing.assert_array_equal,
-    checkpoint.read_params(str(whole)),
-    checkpoint.read_params(str(killed)),
+    tiny_janus.read_params(str(whole)),
+    tiny_janus.read_params(str(killed)),
   )
   assert (whole / "summary.json").read_text() == (
     killed / "summary.json"
@@ -176,5 +177,5 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_good(folder):
   workdir = str(folder / "nan")
   assert f"the last good checkpoint is {workdir}/checkpoints/1" in error
   assert checkpoint.latest_step(workdir) == 1
-  for leaf in jax.tree.leaves(checkpoint.read_params(workdir)):
+  for leaf in jax.tree.leaves(tiny_janus.read_params(workdir)):
     assert np.isfinite(leaf).all()

@@ -4,9 +4,12 @@
 that a reader need not know the optimizer), `optimizer` (with the step) and
 `data` (the grain iterator's state, one file per process). A checkpoint appears
 under its name only when it is whole; what a killed run left is removed.
+Parameters are written in chunks, so that `open_params` can read them slice by
+slice, onto any mesh.
 """
 
-import math
+import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -15,13 +18,16 @@ import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError, listed
-from genrec_jax.core.tree import diff
+from genrec_jax.core.tree import diff, flatten, unflatten
 from genrec_jax.core.types import PyTree, TrainState
 
 FOLDER = workdir_lib.CHECKPOINTS
+# What is written, compressed and read as one; a reader needs no more memory.
+CHUNK_BYTES = 2**26
 
 
 def open_manager(workdir: str, keep: int) -> ocp.CheckpointManager:
@@ -48,10 +54,13 @@ def save(
   manager: ocp.CheckpointManager, state: TrainState, iterator: Any
 ) -> None:
   """Starts to save; returns once it is safe to donate the state."""
+  chunks = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES)
   manager.save(
     int(state.step),
     args=ocp.args.Composite(
-      params=ocp.args.StandardSave(state.params),
+      params=ocp.args.StandardSave(
+        state.params, jax.tree.map(lambda _: chunks, state.params)
+      ),
       optimizer=ocp.args.StandardSave(_optimizer(state)),
       data=grain.checkpoint.CheckpointSave(iterator),
     ),
@@ -121,63 +130,68 @@ def saved_step(workdir: str) -> int:
   return step
 
 
-def param_shapes(workdir: str, step: int) -> dict[str, Any]:
-  """Returns what `read_params` would read: anything with a shape and a dtype.
+@dataclasses.dataclass(frozen=True)
+class Saved:
+  """A parameter in a checkpoint; `saved[index]` reads a slice as numpy."""
 
-  The nested dict has the trained parameters only, to lay over those of
-  `config.json`'s base model.
-  """
-  return ocp.PyTreeCheckpointHandler().metadata(_params(workdir, step)).tree
+  folder: str
+  name: str
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    """Reads a slice and, of the rest, what shares its chunks."""
+    # Orbax itself restores whole arrays and holds a shard and more of it on
+    # the host; its format is one that TensorStore reads.
+    spec = {
+      "driver": "zarr",
+      "kvstore": {
+        "driver": "ocdbt",
+        "base": {"driver": "file", "path": f"{self.folder}/"},
+        "path": f"{self.name}/",
+      },
+    }
+    context = _context()
+    array = tensorstore.open(spec, open=True, read=True, context=context)
+    return array.result()[index].read().result()
+
+  def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+    """Reads a slice as another type."""
+    return np.asarray(self[index], dtype)
 
 
-def read_params(
-  workdir: str,
-  step: int | None = None,
-  shardings: PyTree | None = None,
-  dtype: Any = None,
-) -> dict[str, Any]:
-  """Returns trained parameters of a workdir's checkpoint.
+@functools.cache
+def _context() -> tensorstore.Context:
+  # Slices of one chunk are asked for one after another.
+  return tensorstore.Context(
+    {"cache_pool": {"total_bytes_limit": 2 * CHUNK_BYTES}}
+  )
 
-  The host holds no more than the largest of them, or 1 GB, at a time.
 
-  Args:
-    workdir: of the run.
-    step: of the checkpoint; None means the newest.
-    shardings: nested dict of what is to be read, and how it is to be laid out,
-      on any mesh; None means all, on one device.
-    dtype: of the results; None means as saved.
+def open_params(workdir: str, step: int | None = None) -> dict[str, Any]:
+  """Opens the trained parameters of a workdir's checkpoint, the newest.
+
+  Returns:
+    A nested dict of `Saved`: the trainable parameters only, to lay over those
+    of `config.json`'s base model.
 
   Raises:
     UserError: the workdir has no whole checkpoint.
   """
   step = saved_step(workdir) if step is None else step
-  shapes = param_shapes(workdir, step)
-  if shardings is None:
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shardings = jax.tree.map(lambda _: here, shapes)
-  largest = max(
-    math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
-    for leaf in jax.tree.leaves(shapes)
+  folder = os.path.join(os.path.abspath(workdir), FOLDER, str(step), "params")
+  found = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+  return unflatten(
+    {
+      path: Saved(
+        folder,
+        path.replace("/", "."),
+        tuple(leaf.shape),
+        np.dtype(leaf.dtype),
+      )
+      for path, leaf in flatten(found).items()
+    }
   )
-  reader = ocp.PyTreeCheckpointHandler(
-    # Whole GB, and Orbax refuses what is not less.
-    restore_concurrent_gb=1 + largest // 10**9
-  )
-  return reader.restore(
-    _params(workdir, step),
-    args=ocp.args.PyTreeRestore(
-      item=shardings,
-      restore_args=jax.tree.map(
-        lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype),
-        shardings,
-      ),
-      partial_restore=True,
-    ),
-  )
-
-
-def _params(workdir: str, step: int) -> epath.Path:
-  return epath.Path(os.path.abspath(workdir)) / FOLDER / str(step) / "params"
 
 
 def _optimizer(state: TrainState) -> dict[str, PyTree]:

@@ -1,13 +1,9 @@
 """Writes a generator as `JanusForConditionalGeneration` loads it."""
 
 from collections.abc import Mapping
-import functools
 import os
 from typing import Any
 
-import jax
-
-from genrec_jax.core import tree
 from genrec_jax.core.types import PyTree
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import safetensors_io
@@ -42,7 +38,7 @@ def export_generator(
 def export_checkpoint(
   folder: str | os.PathLike[str], opened: Opened, dtype: str | None = None
 ) -> None:
-  """Writes an opened generator, reading one parameter at a time.
+  """Writes an opened generator, reading one tensor at a time.
 
   What was never trained is copied bit for bit.
 
@@ -60,29 +56,13 @@ def export_checkpoint(
 
 def _tensors(opened: Opened) -> dict[str, Any]:
   """Returns HF name -> tensor, trained or as the source has it."""
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  cache: dict[str, jax.Array] = {}
-
-  def trained(path: str) -> jax.Array:
-    # All layers of a parameter follow one another: the last one is enough.
-    if path not in cache:
-      cache.clear()
-      cache.update(tree.flatten(opened.read(tree.unflatten({path: here}))))
-    return cache[path]
-
   tensors = {}
   for path, stored in opened.stored.items():
-    names = stored.rule.names(len(stored.tensors))
-    tensors.update(zip(names, stored.tensors, strict=True))
-    if path in opened.trained:
-      for i, name in enumerate(names):
-        tensors[name] = Layer(
-          stored.rule,
-          functools.partial(trained, path),
-          i,
-          tensors[name].shape,
-          tensors[name].dtype,
-        )
+    for i, tensor in enumerate(stored.tensors):
+      if path in opened.trained:
+        saved = opened.trained[path]
+        tensor = Layer(stored.rule, saved, i, tensor.shape, tensor.dtype)
+      tensors[stored.names[i]] = tensor
   return tensors
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 import jax
 import ml_dtypes  # noqa: F401  (numpy learns 'bfloat16' from it)
@@ -39,8 +38,7 @@ class Opened:
   rules: sharding.Rules
   shapes: PyTree  # of its parameters, float32
   stored: dict[str, Stored]  # path -> its tensors in `source`
-  # path -> (workdir, step) of newer values than those.
-  trained: dict[str, tuple[str, int]]
+  trained: dict[str, checkpoint.Saved]  # path -> newer values than those
 
   def read(
     self, shardings: PyTree | None = None, param_dtype: str = "float32"
@@ -53,19 +51,8 @@ class Opened:
       param_dtype: of the results; what computes casts to its own.
     """
     shardings = _everywhere(self.shapes) if shardings is None else shardings
-    flat = tree.flatten(shardings)
-    groups: dict[tuple[str, int] | None, dict[str, Any]] = {}
-    for path in flat:
-      groups.setdefault(self.trained.get(path), {})[path] = flat[path]
-    found = {}
-    for place, group in groups.items():
-      wanted, dtype = tree.unflatten(group), np.dtype(param_dtype)
-      if place is None:
-        arrays = streaming.read(tree.unflatten(self.stored), wanted, dtype)
-      else:
-        arrays = checkpoint.read_params(*place, wanted, dtype)
-      found |= tree.flatten(arrays)
-    return tree.unflatten({path: found[path] for path in flat})
+    newest = tree.unflatten({**self.stored, **self.trained})
+    return streaming.read(newest, shardings, np.dtype(param_dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,14 +260,13 @@ def _everywhere(
 
 def _overlay(base: Opened, folder: Path) -> Opened:
   """Returns the base with a workdir's trained parameters in their places."""
-  step = checkpoint.saved_step(str(folder))
   flat = tree.flatten(base.shapes)
-  new = tree.flatten(checkpoint.param_shapes(str(folder), step))
+  new = tree.flatten(checkpoint.open_params(str(folder)))
   problems = [f"{name}: not in the base model" for name in new.keys() - flat]
   problems += [
     f"{name}: base {list(flat[name].shape)}, trained {list(new[name].shape)}"
     for name in new.keys() & flat.keys()
-    if flat[name].shape != tuple(new[name].shape)
+    if flat[name].shape != new[name].shape
   ]
   if problems:
     raise UserError(
@@ -290,5 +276,4 @@ def _overlay(base: Opened, folder: Path) -> Opened:
         sorted(problems),
       )
     )
-  newer = dict.fromkeys(new, (str(folder), step))
-  return dataclasses.replace(base, trained={**base.trained, **newer})
+  return dataclasses.replace(base, trained={**base.trained, **new})

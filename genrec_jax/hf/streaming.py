@@ -10,7 +10,6 @@ import numpy as np
 
 from genrec_jax.core import tree
 from genrec_jax.core.types import PyTree
-from genrec_jax.hf.rules import Stored
 
 # How much of a shard is on the host at once, at least a row of its first axis.
 PIECE_BYTES = 2**27
@@ -22,7 +21,8 @@ def read(
   """Reads parameters onto devices; the host never holds a whole one.
 
   Args:
-    stored: nested dict of `Stored`.
+    stored: nested dict of `rules.Stored`, `checkpoint.Saved`, or what else has
+      a shape and `read(index, dtype)`.
     shardings: nested dict of what is to be read of it, and how to lay it out.
     dtype: of the results.
 
@@ -37,7 +37,7 @@ def read(
   return tree.unflatten({path: arrays[path] for path in places})
 
 
-def _array(stored: Stored, sharding: Sharding, dtype: Any) -> jax.Array:
+def _array(stored: Any, sharding: Sharding, dtype: Any) -> jax.Array:
   # As `jax.make_array_from_callback`, which would hold all shards on the host.
   shards, arrays = {}, []
   places = sharding.addressable_devices_indices_map(stored.shape)
@@ -56,7 +56,7 @@ def _array(stored: Stored, sharding: Sharding, dtype: Any) -> jax.Array:
 
 
 def _shard(
-  stored: Stored, part: tuple[range, ...], dtype: Any, device: jax.Device
+  stored: Any, part: tuple[range, ...], dtype: Any, device: jax.Device
 ) -> jax.Array:
   """Reads a part of a parameter onto a device, a few rows at a time."""
   index = tuple(slice(r.start, r.stop) for r in part)

@@ -112,6 +112,12 @@ def ours_of(theirs):
   return model, values(to_params(hf_janus.rules(model), tensors, expected))
 
 
+def read_params(workdir, step=None):
+  """Returns a workdir's trained parameters as numpy arrays."""
+  saved = checkpoint.open_params(workdir, step)
+  return jax.tree.map(lambda leaf: leaf[...], saved)
+
+
 def values(stored, dtype=np.float32):
   """Returns what `to_params` found as numpy arrays."""
   return jax.tree.map(
@@ -163,10 +169,10 @@ def tokenizer():
   )
 
 
-def image_processor():
+def image_processor(side=SIDE):
   """Returns transformers' image processor of the model."""
   return JanusImageProcessorPil(
-    size={"height": SIDE, "width": SIDE},
+    size={"height": side, "width": side},
     image_mean=[0.5] * 3,
     image_std=[0.5] * 3,
   )
@@ -175,8 +181,13 @@ def image_processor():
 def save(folder, theirs=None, **options):
   """Writes a folder in HF format, as `save_pretrained` does."""
   (theirs or pair()[0]).save_pretrained(folder, **options)
+  return save_settings(folder)
+
+
+def save_settings(folder, side=SIDE):
+  """Writes the tokenizer and the image processor."""
   tokenizer().save_pretrained(folder)
-  image_processor().save_pretrained(folder)
+  image_processor(side).save_pretrained(folder)
   return folder
 
 

@@ -16,6 +16,7 @@ import pytest
 from genrec_jax.core import checkpoint, metrics, sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.train import loop
+from tests.hf import tiny_janus
 from tests.train import toy
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -127,7 +128,7 @@ def test_sigkill_while_saving_resumes_bit_for_bit(tmp_path):
   assert not unfinished()
   assert contents(killed) == contents(whole)
   assert_same_state(
-    checkpoint.read_params(str(killed)), checkpoint.read_params(str(whole))
+    tiny_janus.read_params(str(killed)), tiny_janus.read_params(str(whole))
   )
 
 
@@ -162,7 +163,7 @@ def test_a_checkpoint_of_donated_arrays_is_sound(tmp_path):
   watched = dataclasses.replace(task, evaluate=evaluate)
   train(tmp_path, watched, eval_every=1, checkpoint_every=1, keep=12)
   for step in range(1, 13):
-    assert_same_state(checkpoint.read_params(str(tmp_path), step), seen[step])
+    assert_same_state(tiny_janus.read_params(str(tmp_path), step), seen[step])
 
 
 def test_resumes_on_another_mesh(tmp_path, whole):
@@ -249,7 +250,7 @@ def test_stops_at_a_nan(tmp_path, what, step, message, good):
     assert f"last good checkpoint is {tmp_path}/checkpoints/{good}" in str(
       error.value
     )
-    for leaf in jax.tree.leaves(checkpoint.read_params(str(tmp_path))):
+    for leaf in jax.tree.leaves(tiny_janus.read_params(str(tmp_path))):
       assert np.isfinite(leaf).all()
   assert "NaN" not in (tmp_path / metrics.FILE).read_text()
 
