@@ -37,6 +37,7 @@ def _tokenizer(length):
 
 class _Processor:
   pad_id, image_size = 1, 32
+  num_image_tokens, max_positions = 4, 1000
 
   def __init__(self):
     self.tokenizer = _tokenizer(1000)
