@@ -201,6 +201,40 @@ def test_it_runs_where_there_is_neither_jax_nor_this_package(
     np.testing.assert_array_equal(sheet[34:, 34 * i : 34 * i + 32], image)
 
 
+def test_both_tools_write_the_same_arrays(tmp_path, pictures):
+  for name in ("infer_hf", "generate"):
+    subprocess.run(
+      [
+        *(sys.executable, ROOT / f"tools/{name}.py", f"--model={ASSET}"),
+        *(f"--history={','.join(map(str, pictures))}", "--titles=a||red cross"),
+        *(f"--out={tmp_path / name}", f"--dump={tmp_path / f'{name}_dump'}"),
+        *("--prompt=Draw this.", "--num=2", "--guidance=3", "--greedy"),
+      ],
+      env={**os.environ, "HF_HUB_OFFLINE": "1", "XLA_FLAGS": ""},
+      check=True,
+    )
+  files = [
+    sorted(p.name for p in (tmp_path / name).iterdir())
+    for name in ("infer_hf", "generate")
+  ]
+  assert files[0] == files[1] == ["0.png", "1.png", "sheet.png"]
+  theirs, ours = (
+    {p.stem: np.load(p) for p in (tmp_path / f"{name}_dump").iterdir()}
+    for name in ("infer_hf", "generate")
+  )
+  assert theirs.keys() == ours.keys()
+  for name, array in theirs.items():
+    assert array.dtype == ours[name].dtype, name
+  np.testing.assert_array_equal(theirs["prompt_ids"], ours["prompt_ids"])
+  np.testing.assert_array_equal(theirs["codes"], ours["codes"])
+  np.testing.assert_allclose(
+    theirs["pixel_values"], ours["pixel_values"], atol=1e-6
+  )
+  np.testing.assert_allclose(
+    theirs["images"].astype(int), ours["images"], atol=1
+  )
+
+
 def test_it_answers_a_question_about_a_picture(tmp_path, pictures, capsys):
   arguments = [
     *(f"--model={ASSET.with_name('tiny_base')}", "--mode=text"),
