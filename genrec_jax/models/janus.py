@@ -359,20 +359,23 @@ class Janus:
     )
 
 
-def _janus_pro(language: llama.Llama) -> Janus:
+def _janus_pro(language: llama.Llama, pad_id: int, image_id: int) -> Janus:
   return Janus(
     language=language,
     vision=siglip.Siglip(),
     tokenizer=vqgan.VQGAN(),
     bos_id=100000,
-    pad_id=100002,
+    pad_id=pad_id,
     boi_id=100016,
-    image_id=100581,
+    image_id=image_id,
   )
 
 
 def janus_pro_1b() -> Janus:
-  """Returns the configuration of deepseek-community/Janus-Pro-1B."""
+  """Returns the configuration of deepseek-community/Janus-Pro-1B.
+
+  A checkpoint's own config and tokenizer are what loading it goes by.
+  """
   return _janus_pro(
     llama.Llama(
       vocab_size=102400,
@@ -382,12 +385,18 @@ def janus_pro_1b() -> Janus:
       num_heads=16,
       num_kv_heads=16,
       head_width=128,
-    )
+    ),
+    pad_id=100002,
+    image_id=100581,
   )
 
 
 def janus_pro_7b() -> Janus:
-  """Returns the configuration of deepseek-community/Janus-Pro-7B."""
+  """Returns the configuration of deepseek-community/Janus-Pro-7B.
+
+  A checkpoint's own config and tokenizer are what loading it goes by: they do
+  not have the ids of the 1B model.
+  """
   return _janus_pro(
     llama.Llama(
       vocab_size=102400,
@@ -397,5 +406,7 @@ def janus_pro_7b() -> Janus:
       num_heads=32,
       num_kv_heads=32,
       head_width=128,
-    )
+    ),
+    pad_id=100015,
+    image_id=100594,
   )

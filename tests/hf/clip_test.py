@@ -82,6 +82,48 @@ def test_openai_configs_are_the_presets():
   assert CLIPConfig.from_dict(config).text_config.hidden_size == 768
 
 
+@pytest.mark.parametrize(
+  ("preset", "sizes"),
+  # As openai/clip-vit-base-patch32 and -large-patch14 have them.
+  [
+    (clip.vit_b_32, {"text_config": {"eos_token_id": 2}}),
+    (
+      clip.vit_l_14,
+      {
+        "projection_dim": 768,
+        "text_config": {
+          "hidden_size": 768,
+          "intermediate_size": 3072,
+          "num_attention_heads": 12,
+          "eos_token_id": 2,
+        },
+        "vision_config": {
+          "hidden_size": 1024,
+          "intermediate_size": 4096,
+          "num_hidden_layers": 24,
+          "num_attention_heads": 16,
+          "patch_size": 14,
+        },
+      },
+    ),
+  ],
+)
+def test_presets_are_the_published_models(preset, sizes):
+  config = CLIPConfig(**sizes)
+  ours = hf_clip.config_from_hf(config.to_dict())
+  assert ours == preset()
+  with torch.device("meta"):
+    theirs = CLIPModel(config)
+  tensors = {
+    name: jax.ShapeDtypeStruct(tuple(tensor.shape), np.float32)
+    for name, tensor in theirs.state_dict().items()
+  }
+  # Raises unless every tensor is matched, in name and shape, by exactly one
+  # rule, and every rule matches a tensor.
+  expected = jax.eval_shape(ours.init, jax.random.key(0))
+  rules.to_params(hf_clip.rules(ours), tensors, expected)
+
+
 def test_transformers_loads_what_is_written(tmp_path):
   config, preprocessor = hf_clip.config_to_hf(SMALL)
   source = tmp_path / "source"

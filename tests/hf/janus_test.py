@@ -46,28 +46,57 @@ def test_config_survives_the_way_to_hf_and_back():
   assert generation["generation_kwargs"] == {"boi_token_id": tiny_janus.BOI}
 
 
-@pytest.mark.parametrize("preset", [janus.janus_pro_1b, janus.janus_pro_7b])
-def test_presets_have_the_tensors_of_transformers(preset):
-  ours = preset()
-  config, _ = hf_janus.config_to_hf(ours, eos_id=100001, max_positions=16384)
+@pytest.mark.parametrize(
+  ("preset", "width", "mlp_width", "layers", "heads", "pad_id", "image_id"),
+  [
+    (janus.janus_pro_1b, 2048, 5632, 24, 16, 100002, 100581),
+    (janus.janus_pro_7b, 4096, 11008, 30, 32, 100015, 100594),
+  ],
+)
+def test_presets_are_the_published_models(
+  preset, width, mlp_width, layers, heads, pad_id, image_id
+):
+  # What transformers' convert_janus_weights_to_hf.py writes for DeepSeek's
+  # checkpoints; it leaves the rest to the defaults.
+  config = transformers.JanusConfig(
+    text_config=transformers.LlamaConfig(
+      vocab_size=102400,
+      hidden_size=width,
+      intermediate_size=mlp_width,
+      num_hidden_layers=layers,
+      num_attention_heads=heads,
+      num_key_value_heads=heads,
+      max_position_embeddings=16384,
+      bos_token_id=100000,
+      eos_token_id=100001,
+      pad_token_id=pad_id,
+    ),
+    vision_config={"image_size": 384, "projection_dim": width, "depth": 2},
+    vq_config={
+      "embed_dim": 8,
+      "num_embeddings": 16384,
+      "projection_dim": width,
+      "depth": 2,
+      "image_token_embed_dim": width,
+    },
+    image_token_id=image_id,
+    tie_word_embeddings=False,
+  )
+  ids = {"bos_id": 100000, "pad_id": pad_id, "boi_id": 100016}
+  ours = hf_janus.config_from_hf(config.to_dict(), **ids)
+  assert ours == preset()
   with torch.device("meta"):
-    theirs = transformers.JanusForConditionalGeneration(
-      transformers.JanusConfig(**config)
-    )
-  state = theirs.state_dict()
-  params = jax.eval_shape(ours.init, jax.random.key(0))
-  flat = tree.flatten(params)
-  layouts = {"same": None, "linear": (1, 0), "conv": (3, 2, 0, 1)}
-  names = set()
-  for rule in hf_janus.rules(ours):
-    shape = flat[rule.ours].shape
-    layers = shape[0] if "{l}" in rule.hf else 1
-    shape = shape[1:] if "{l}" in rule.hf else shape
-    axes = layouts[rule.kind] or range(len(shape))
-    for name in rule.names(layers):
-      assert tuple(state[name].shape) == tuple(shape[a] for a in axes), name
-      names.add(name)
-  assert names == state.keys()
+    theirs = transformers.JanusForConditionalGeneration(config)
+  tensors = {
+    name: jax.ShapeDtypeStruct(tuple(tensor.shape), np.float32)
+    for name, tensor in theirs.state_dict().items()
+  }
+  # Raises unless every tensor is matched, in name and shape, by exactly one
+  # rule, and every rule matches a tensor.
+  expected = jax.eval_shape(ours.init, jax.random.key(0))
+  stored = rules.to_params(hf_janus.rules(ours), tensors, expected)
+  names = [name for s in tree.flatten(stored).values() for name in s.names]
+  assert sorted(names) == sorted(tensors)
 
 
 def test_a_config_of_transformers_4_is_understood():
