@@ -63,6 +63,8 @@ class File(NamedTuple):
 
   path: str  # below the folder, with '/'
   problem: str  # '' for a regular file, else why it is not opened
+  size: int = 0  # bytes
+  modified: int = 0  # nanoseconds
 
 
 def listing(root: str | os.PathLike) -> Iterator[File]:
@@ -75,14 +77,17 @@ def listing(root: str | os.PathLike) -> Iterator[File]:
     entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
   for entry in entries:
     if not _is_text(entry.name):
-      yield File(os.fsencode(entry.name).decode(errors="replace"), "bad_name")
+      yield File(
+        os.fsencode(entry.name).decode(errors="replace"), "bad_file_name"
+      )
     elif entry.is_symlink():
       yield File(entry.name, "symbolic_link")
     elif entry.is_dir():
       for file in listing(entry.path):
-        yield File(f"{entry.name}/{file.path}", file.problem)
+        yield file._replace(path=f"{entry.name}/{file.path}")
     elif entry.is_file():
-      yield File(entry.name, "")
+      status = entry.stat()
+      yield File(entry.name, "", status.st_size, status.st_mtime_ns)
     else:
       yield File(entry.name, "not_a_regular_file")
 

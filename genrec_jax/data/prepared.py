@@ -18,20 +18,26 @@ image and a title, every user at least one event, no user an item twice.
 """
 
 from collections.abc import Iterator
+import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 from pathlib import Path
+import shutil
 from typing import Any
 
 import duckdb
 import numpy as np
 
-from genrec_jax.data import images
+from genrec_jax.core import workdir
+from genrec_jax.core.errors import UserError
+from genrec_jax.data import accounts, database, images, interactions
 from genrec_jax.data.histories import History
+from genrec_jax.data.readers.source import Table
 
 ITEMS, USERS, EVENTS = "items.parquet", "users.parquet", "events.parquet"
-REPORT, IMAGES = "report.json", "images"
+REPORT, IMAGES, KEY = "report.json", "images", "key"
 _BATCH = 65536  # rows, read at a time
 
 
@@ -60,10 +66,12 @@ class Work:
     """Returns the ids of all items in the order of their rows."""
     return [item for (item,) in self._rows(f"SELECT id FROM {self._of(ITEMS)}")]
 
-  def items(self) -> Iterator[Item]:
-    """Yields all items in the order of their rows."""
+  def items(self, first: int = 0, stop: int | None = None) -> Iterator[Item]:
+    """Yields the items of rows [first, stop), or to the end, in order."""
     store = images.Store(self.folder / IMAGES)
-    query = f"SELECT id, title FROM {self._of(ITEMS)}"
+    query = f"SELECT id, title FROM {self._of(ITEMS)} OFFSET {first}"
+    if stop is not None:
+      query += f" LIMIT {stop - first}"
     for item, title in self._rows(query):
       yield Item(item, title, store[item])
 
@@ -93,3 +101,154 @@ class Work:
   def _of(self, name: str) -> str:
     path = str(self.folder / name).replace("'", "''")
     return f"'{path}'"
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+  """What an import reads."""
+
+  interactions: Table
+  titles: Table
+  images: Path  # the folder
+  paths: Table | None = None  # of the images by item, if not by file name
+
+
+def settings(
+  raw: Raw,
+  *,
+  dataset: str,
+  min_rating: float | None,
+  k_core: int,
+  future_horizon: int,
+  image_size: int,
+) -> dict[str, Any]:
+  """Returns what decides the bytes of a prepared data set, as JSON.
+
+  The raw files enter by name and size; of the images, which may be millions,
+  their number and total size.
+  """
+  tables = (raw.interactions, raw.titles, raw.paths)
+  files = [file for file in images.listing(raw.images) if not file.problem]
+  return {
+    "dataset": dataset,
+    "min_rating": min_rating,
+    "k_core": k_core,
+    "future_horizon": future_horizon,
+    "image_size": image_size,
+    "raw": {
+      table.path.name: table.path.stat().st_size for table in tables if table
+    },
+    "images": [len(files), sum(file.size for file in files)],
+  }
+
+
+def make(
+  raw: Raw,
+  work: Path,
+  settings: dict[str, Any],
+  *,
+  processes: int,
+  memory_gb: float,
+) -> Work:
+  """Reads, filters, orders and splits raw data; encodes the images.
+
+  Args:
+    raw: what to read.
+    work: a folder that is this import's own. What a stopped import of the same
+      data left there is used again.
+    settings: see `settings`.
+    processes: for images, and threads for tables.
+    memory_gb: that tables may take; beyond it they are on disk.
+
+  Raises:
+    UserError: the raw data cannot be read, or nothing of it is left.
+  """
+  work.mkdir(parents=True, exist_ok=True)
+  files = list(images.listing(raw.images))
+  _keep_if_same(work, [settings, *_stamps(raw), *files])
+  if not (work / REPORT).exists():
+    with _database(work, memory_gb, processes) as db:
+      report = _make(db, raw, work, files, settings, processes)
+    workdir.write(str(work / REPORT), json.dumps(report, indent=2))
+  return Work(work, settings)
+
+
+def _make(db, raw, work, files, settings, processes):
+  """Runs the steps of `interactions`; returns the report."""
+  horizon = settings["future_horizon"]
+  interactions.read_rows(db, raw.interactions, settings["min_rating"], work)
+  interactions.read_titles(db, raw.titles, raw.paths, work)
+  interactions.read_files(db, files)
+  by_path = bool(raw.paths) or raw.titles.has("image")
+  interactions.match(db, raw.images, by_path)
+  # Only what can be in the core is worth decoding; the core of what is left
+  # after that is the core of all items with a usable image.
+  offenders = interactions.shrink_to_core(db, settings["k_core"])
+  store = images.encode_all(
+    raw.images,
+    interactions.candidates(db),
+    work / IMAGES,
+    settings["image_size"],
+    processes,
+  )
+  interactions.drop_images(db, store.unusable)
+  offenders += interactions.shrink_to_core(db, settings["k_core"])
+  offenders = offenders[: accounts.OFFENDERS]
+  counts = interactions.write(db, work, horizon)
+  if not counts["events"]:
+    raise UserError("nothing is left")
+  lengths = counts.pop("lengths")
+  found = accounts.account(db, offenders)
+  return {
+    "rows": found["rows"],
+    "images": found["images"],
+    **counts,
+    "windows": accounts.windows(lengths, horizon),
+    "offenders": found["offenders"],
+    "titles": found["titles"],
+    "lengths": lengths,
+    **accounts.gaps(db),
+  }
+
+
+@contextlib.contextmanager
+def _database(work, memory_gb, threads):
+  """Opens an empty database, and removes it afterwards."""
+  path = work / "tables.duckdb"
+  try:
+    path.unlink(missing_ok=True)
+    with database.connect(work, memory_gb, threads) as db:
+      yield db
+  except (
+    duckdb.OperationalError,
+    duckdb.DataError,
+    duckdb.InvalidInputException,
+  ) as error:
+    raise UserError(f"cannot read the raw data: {error}") from error
+  finally:
+    path.unlink(missing_ok=True)
+
+
+def _keep_if_same(work, key):
+  """Empties a work folder that was made of other data or by other settings."""
+  digest = hashlib.sha256(repr(key).encode()).hexdigest()
+  path = work / KEY
+  if path.exists() and path.read_text() == digest:
+    return
+  for name in (REPORT, IMAGES):
+    _remove(work / name)
+  workdir.write(str(path), digest)
+
+
+def _stamps(raw):
+  for table in (raw.interactions, raw.titles, raw.paths):
+    if table:
+      status = table.path.stat()
+      yield str(table), status.st_size, status.st_mtime_ns
+
+
+def _remove(path):
+  if path.is_dir():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)

@@ -1,0 +1,222 @@
+"""Where everything raw ended: kept, or dropped for one reason.
+
+Every row of interactions and of titles and every file of the images folder is
+in exactly one bucket, so that the counts add up to what was read.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from genrec_jax.data import database, histories, images
+
+# Why interactions, titles and image files are dropped.
+ROWS = (
+  "malformed_row",
+  "missing_user",
+  "missing_item",
+  "bad_timestamp",
+  "bad_rating",
+  "low_rating",
+  "duplicate",
+  "no_title",
+  "no_image",
+  "image_outside_folder",
+  "bad_image",
+  "k_core",
+)
+TITLES = (
+  "malformed_title_row",
+  "title_without_item",
+  "empty_title",
+  "second_title_of_item",
+  "unused_title",
+)
+FILES = (
+  "symbolic_link",
+  "not_a_regular_file",
+  "bad_file_name",
+  "file_without_item",
+  "second_file_of_item",
+  "unused_file",
+  *images.REASONS,
+)
+OFFENDERS = 5  # named for each reason
+_DAY = 24 * 3600 * 1000
+# Times between events of a user, each shorter than so many milliseconds.
+GAPS = (
+  ("tied", 1),
+  ("a minute", 60_000),
+  ("an hour", 3_600_000),
+  ("a day", _DAY),
+  ("a week", 7 * _DAY),
+  ("30 days", 30 * _DAY),
+  ("a year", 365 * _DAY),
+)
+
+
+def account(db, k_core: list[str]) -> dict[str, Any]:
+  """Counts where every raw row, title and file ended, when `write` has run.
+
+  Args:
+    db: the database.
+    k_core: offenders, of `shrink_to_core`.
+
+  Returns:
+    The parts 'rows', 'titles', 'images' and 'offenders' of the report.
+  """
+  _judge_titles(db)
+  _judge_files(db)
+  offenders = dict(
+    db.execute(f"""
+      SELECT reason, (list(text ORDER BY place))[:{OFFENDERS}] FROM (
+        SELECT reason, text, place, row_number() OVER
+          (PARTITION BY reason ORDER BY place) AS rank FROM (
+            SELECT reason, text, rowid AS place FROM raw_rows
+            WHERE reason IS NOT NULL
+            UNION ALL
+            SELECT reason, coalesce(text, concat_ws(': ', item, title)), rowid
+            FROM raw_titles WHERE reason IS NOT NULL
+            UNION ALL
+            SELECT reason, concat_ws(': ', path, details), rowid FROM files
+            WHERE reason IS NOT NULL
+            UNION ALL
+            SELECT reason, concat_ws(': ', 'item ' || id, wanted), i FROM items
+            WHERE reason IS NOT NULL
+          ) QUALIFY rank <= {OFFENDERS}
+      ) GROUP BY reason""").fetchall()
+  )
+  offenders["duplicate"] = named(db, "SELECT u, i FROM pairs WHERE n > 1")
+  offenders["k_core"] = k_core
+  order = (*ROWS, *TITLES, *FILES)
+  return {
+    "rows": _row_counts(db),
+    "titles": _counts(db, "raw_titles", TITLES),
+    "images": _counts(db, "files", FILES),
+    "offenders": {
+      name: offenders[name] for name in order if offenders.get(name)
+    },
+  }
+
+
+def windows(lengths: Mapping[int, int], future_horizon: int) -> dict[str, int]:
+  """Counts the windows of users of some lengths: {length: users}."""
+  windows = dict.fromkeys(histories.SPLITS, 0)
+  for length, users in lengths.items():
+    points = histories.split_points(length, future_horizon)
+    history = histories.History("", ("",) * length, np.zeros(0), *points)
+    for split in windows:
+      windows[split] += users * len(histories.targets(history, split)[0])
+  return windows
+
+
+def gaps(db) -> dict[str, Any]:
+  """Returns what the report says of the times between a user's events."""
+  bounds = [bound for _, bound in GAPS]
+  cases = " ".join(
+    f"WHEN gap < {bound} THEN {place}" for place, bound in enumerate(bounds)
+  )
+  # `events` is in order, so that no window has to sort.
+  found = dict(
+    db.execute(f"""
+      SELECT CASE {cases} ELSE {len(bounds)} END AS place, count(*) FROM (
+        SELECT timestamp - lag(timestamp) OVER () AS gap,
+          user_row = lag(user_row) OVER () AS same FROM events
+      ) WHERE same GROUP BY place""").fetchall()
+  )
+  names = [*(name for name, _ in GAPS), "longer"]
+  counts = {name: found.get(place, 0) for place, name in enumerate(names)}
+  one_day = f"""
+    SELECT count(*) FROM (SELECT user_row FROM events GROUP BY user_row
+      HAVING count(*) > 1 AND max(timestamp) - min(timestamp) < {_DAY})"""
+  return {
+    "gaps": counts,
+    "tied_share": counts["tied"] / max(sum(counts.values()), 1),
+    "users_of_one_day": database.one(db, one_day),
+  }
+
+
+def named(db, pairs: str) -> list[str]:
+  """Returns the first of a query's pairs (u, i) in words."""
+  rows = db.execute(f"""
+    SELECT 'user ' || users.id || ', item ' || items.id FROM (
+      SELECT u, i FROM ({pairs}) ORDER BY u, i LIMIT {OFFENDERS}
+    ) JOIN users USING (u) JOIN items USING (i) ORDER BY u, i""")
+  return [text for (text,) in rows.fetchall()]
+
+
+def _row_counts(db):
+  """Returns the bucket of the interactions."""
+  of_items = dict(
+    db.execute("""
+      SELECT reason, count(*) FROM pairs JOIN items USING (i)
+      GROUP BY reason""").fetchall()
+  )
+  kept = database.one(db, "SELECT count(*) FROM core")
+  dropped = {
+    **_counts(db, "raw_rows", ROWS)["dropped"],
+    "duplicate": database.one(db, "SELECT coalesce(sum(n - 1), 0) FROM pairs"),
+    "k_core": of_items.pop(None, 0) - kept,
+    **of_items,
+  }
+  read = database.one(db, "SELECT count(*) FROM raw_rows")
+  return _bucket(read, kept, dropped, ROWS)
+
+
+def _counts(db, table, reasons):
+  """Returns the bucket of a table whose rows have reasons, NULL if kept."""
+  found = dict(
+    db.execute(
+      f"SELECT reason, count(*) FROM {table} GROUP BY reason"
+    ).fetchall()
+  )
+  read = sum(found.values())
+  return _bucket(read, found.pop(None, 0), found, reasons)
+
+
+def _bucket(read, kept, dropped, reasons):
+  ordered = {reason: int(dropped.pop(reason, 0)) for reason in reasons}
+  if dropped:
+    raise AssertionError(f"uncounted: {dropped}")
+  return {
+    "read": read,
+    "kept": kept,
+    "dropped": {reason: n for reason, n in ordered.items() if n},
+  }
+
+
+def _judge_titles(db):
+  db.execute("""
+    UPDATE raw_titles SET reason = 'unused_title'
+    WHERE reason IS NULL AND item NOT IN (
+      SELECT id FROM items JOIN kept_items USING (i))""")
+
+
+def _judge_files(db):
+  """Gives each file that is not kept its reason."""
+  db.execute("""
+    CREATE OR REPLACE TEMP TABLE judged AS
+    WITH uses AS (
+      SELECT path, bool_or(kept_items.i IS NOT NULL) AS kept,
+        min(why) AS why, min(details) AS details
+      FROM items LEFT JOIN kept_items USING (i)
+      LEFT JOIN bad_images USING (id)
+      WHERE path IS NOT NULL GROUP BY path
+    ), known AS (
+      SELECT id AS name FROM items UNION SELECT item FROM raw_titles
+      UNION SELECT image FROM raw_titles
+    )
+    SELECT files.path, uses.details, CASE
+        WHEN uses.kept THEN NULL
+        WHEN uses.path IS NOT NULL THEN coalesce(why, 'unused_file')
+        WHEN stem IN (SELECT id FROM items WHERE path IS NOT NULL)
+          THEN 'second_file_of_item'
+        WHEN stem IN (SELECT name FROM known WHERE name IS NOT NULL)
+          OR files.path IN (SELECT name FROM known WHERE name IS NOT NULL)
+          THEN 'unused_file'
+        ELSE 'file_without_item' END AS reason
+    FROM files LEFT JOIN uses USING (path) WHERE problem = ''""")
+  db.execute("""
+    UPDATE files SET reason = judged.reason, details = judged.details
+    FROM judged WHERE judged.path = files.path AND problem = ''""")
