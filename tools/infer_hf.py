@@ -55,7 +55,11 @@ def load(name, dtype="float32", device="cpu"):
   if kind != "janus":
     raise ValueError(f"its model_type is {kind!r}; expected 'janus'")
   model, info = transformers.JanusForConditionalGeneration.from_pretrained(
-    name, dtype=dtype, use_safetensors=True, output_loading_info=True
+    name,
+    dtype=dtype,
+    use_safetensors=True,
+    output_loading_info=True,
+    ignore_mismatched_sizes=True,  # to list them with the rest
   )
   # transformers would only warn, and leave random what is missing.
   problems = [f"{what}: {sorted(keys)}" for what, keys in info.items() if keys]
@@ -406,7 +410,10 @@ def run(args):
   try:
     model, processor = load(args.model, args.dtype, device)
   except Exception as error:  # files can be wrong in very many ways
-    raise ValueError(f"cannot load {args.model}: {error}") from None
+    raise ValueError(
+      f"cannot load {args.model}: {error}; expected a whole Janus checkpoint in"
+      " HF format, such as tools/export_hf.py makes of a run's folder"
+    ) from None
   drawing = args.mode == "image"
   text = (args.prompt or (INSTRUCTION if drawing else QUESTION)).strip()
   prepare = drawing_prompt if drawing else question_prompt

@@ -278,10 +278,14 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path):
   tensors = load_file(folder / "model.safetensors")
   tensors.pop("model.aligner.fc1.bias")
   tensors["other"] = torch.zeros(1)
+  tensors["model.aligner.hidden_layers.0.bias"] = torch.zeros(3)
   save_file(tensors, folder / "model.safetensors", {"format": "pt"})
   with pytest.raises(ValueError, match=r"missing.*aligner\.fc1") as error:
     tool.load(folder)
   assert "'other'" in str(error.value)
+  assert "'model.aligner.hidden_layers.0.bias', torch.Size([3])" in str(
+    error.value
+  )
 
 
 def test_another_kind_of_model_is_refused():
