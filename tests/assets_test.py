@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from genrec_jax import sampling
+from genrec_jax.core import sharding
 from genrec_jax.core.types import Prompt
 from genrec_jax.data import world
 from genrec_jax.hf.load import ASSETS, load_clip, load_generator
@@ -36,6 +37,14 @@ def test_transformers_loads_all_of_it(name, kind):
   ours = load_generator if name != "tiny_clip" else load_clip
   ours(ASSETS / name, dtype="float32")
   assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("model", [1, 2])
+def test_small_meshes_divide_it(model):
+  loaded = load_generator("tiny_sft", dtype="float32")
+  mesh = sharding.make_mesh(model=model)
+  specs = sharding.specs(loaded.rules, loaded.params)
+  sharding.place(mesh, specs, loaded.params)
 
 
 def test_the_tokenizer_of_images_redraws_every_attribute():
