@@ -43,8 +43,8 @@ def base(task: str, variant: str) -> ConfigDict:
   # Folder that tools/prepare_data.py made; '' renders the synthetic world of
   # the next four keys, which prepared data does not need.
   config.data.path = ""
-  config.data.num_users = 4608  # 60,000 windows, each seen once at most
-  config.data.held_out = 1024  # as many as evaluation reads, never trained on
+  config.data.num_users = 4608  # 78,000 windows, each seen once at most
+  config.data.held_out = 1024  # beside those; as many as evaluation reads
   config.data.num_events = 24  # several drifts of a want per user
   config.data.seed = 0  # apart from `seed`: runs differ, users stay
   config.data.history_length = 5  # wants drift every dozen events
