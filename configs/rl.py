@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.objective.aggregation = "token"  # token | sequence; lengths are equal
 
   config.eval.base = "tiny_base"  # the table's first row; '' for none
-  config.eval.samples = 2  # images per user; more users tell more than more
+  config.eval.samples = 4  # images per user, as many as other evaluations draw
 
   if variant.startswith("janus"):
     config.sample.num_samples = 8  # the group that a reward is compared within
@@ -79,6 +79,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.log_every = 1  # rewards are noisy; every step helps the curve
     config.train.eval_every = 40  # four points on the held-out curve
     config.train.checkpoint_every = 20  # what a kill may cost, half a minute
-    config.eval.users = 1024  # intervals of about +-0.013
+    config.eval.users = 1024  # intervals of about +-0.01
     config.eval.users_during = 128  # in mid-run evaluations, to be quick
   return config
