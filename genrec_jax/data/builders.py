@@ -1,26 +1,29 @@
 """Prepared data sets: TFDS builders that write ArrayRecord, without TensorFlow.
 
 A prepared data set is two TFDS data sets under one folder: `items` (id, title,
-encoded image) and `users` (id, items, timestamps, where the parts begin). The
-folder appears under its name only when both are whole.
+encoded image) and `users` (id, items, timestamps, where the parts begin); a
+large one has an index beside them. The folder appears under its name only when
+all is whole. What a build that was stopped had finished is used by the next.
 """
 
-import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import io
+import json
 import os
 import pathlib
 import shutil
-import tempfile
 from typing import Any, ClassVar
 
 from array_record.python import array_record_module
 import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.data import index as index_lib
@@ -29,6 +32,7 @@ from genrec_jax.data.histories import History
 from genrec_jax.data.histories import build as build_histories
 
 PARTS = ("items", "users")
+_MARKER = "incomplete.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,43 +48,27 @@ class Dataset:
   def index(self) -> index_lib.Index:
     """What can be known without reading records."""
     folder = pathlib.Path(self.path, index_lib.FOLDER)
-    if folder.is_dir():
+    if folder.is_dir():  # a large data set's
       return index_lib.read(folder)
     return index_lib.of_records(self.items, self.users)
 
 
-class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """What every prepared data set has; a subclass says where it comes from."""
+class Prepared:
+  """What every prepared data set has; goes before a TFDS builder's class."""
 
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = tuple(tfds.core.BuilderConfig(name=name) for name in PARTS)
   # Nothing is downloaded. Looking for a list of checksums beside the code, as
   # TFDS does otherwise, needs importlib_resources, which it does not declare.
   url_infos: ClassVar[dict[str, Any]] = {}
+  HOMEPAGE: ClassVar[str | None] = None
+  CITATION: ClassVar[str | None] = None
   # Features beyond those every data set has.
   EXTRA: ClassVar[dict[str, dict[str, Any]]] = {"items": {}, "users": {}}
 
-  @property
-  @abc.abstractmethod
-  def settings(self) -> dict[str, Any]:
-    """What the data set is built with; JSON."""
-
-  @abc.abstractmethod
-  def item_ids(self) -> Sequence[str]:
-    """Returns the ids of all items in the order of their rows."""
-
-  @abc.abstractmethod
-  def item(self, item_id: str) -> dict[str, Any]:
-    """Returns an item's `title`, `image` (encoded bytes) and extras."""
-
-  @abc.abstractmethod
-  def histories(self) -> Sequence[History]:
-    """Returns all users' histories; their items are among `item_ids`."""
-
-  def user_extras(self, history: History) -> dict[str, Any]:
-    """Returns a user's extra features."""
-    del history
-    return {}
+  def __init__(self, *, settings, **kwargs):
+    self.settings = settings  # what it is built with; JSON
+    super().__init__(**kwargs)
 
   def _info(self):
     features = tfds.features
@@ -107,33 +95,47 @@ class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       description=type(self).__doc__,
       features=features.FeaturesDict(common[part] | self.EXTRA[part]),
       metadata=tfds.core.MetadataDict(self.settings),
+      homepage=self.HOMEPAGE,
+      citation=self.CITATION,
       disable_shuffling=True,  # rows are positions
     )
 
-  def _split_generators(self, dl_manager):
-    del dl_manager
-    return {self.builder_config.name: self._generate_examples()}
-
-  def _generate_examples(self):
-    if self.builder_config.name == "items":
-      for row, item_id in enumerate(self.item_ids()):
-        yield row, {"id": item_id, **self.item(item_id)}
-      return
-    rows = {item_id: row for row, item_id in enumerate(self.item_ids())}
-    for row, history in enumerate(self.histories()):
-      record = {
-        "id": history.user,
-        "items": list(history.items),
-        "rows": np.asarray([rows[i] for i in history.items], np.int64),
-        "timestamps": history.timestamps,
-        "train_end": history.train_end,
-        "validation_start": history.validation_start,
-        "test_start": history.test_start,
-      }
-      yield row, record | self.user_extras(history)
+  def _example_writer(self):
+    return _Writer(self.info.file_format)
 
 
-class Synthetic(Prepared):
+class _Writer(writer.ExampleWriter):
+  """Writes examples so that other processes would write the same bytes."""
+
+  def write(self, path, examples):
+    return super().write(path, ((k, _canonical(data)) for k, data in examples))
+
+
+def _canonical(data: bytes) -> bytes:
+  """Orders the features of an example, which TFDS leaves to chance."""
+  example = tf_example_pb2.Example.FromString(data)
+  return example.SerializeToString(deterministic=True)
+
+
+def user_record(history: History, rows: np.ndarray) -> dict[str, Any]:
+  """Returns a record of the users data set.
+
+  Args:
+    history: of the user.
+    rows: where its items are in the other data set, [L] int64.
+  """
+  return {
+    "id": history.user,
+    "items": list(history.items),
+    "rows": rows,
+    "timestamps": history.timestamps,
+    "train_end": history.train_end,
+    "validation_start": history.validation_start,
+    "test_start": history.test_start,
+  }
+
+
+class Synthetic(Prepared, tfds.core.GeneratorBasedBuilder):
   """Items and users of a small world whose truth is known."""
 
   EXTRA: ClassVar = {
@@ -141,39 +143,31 @@ class Synthetic(Prepared):
     "users": {"wants": tfds.features.Tensor(shape=(None, 3), dtype=np.int64)},
   }
 
-  def __init__(
-    self, *, num_users, held_out, num_events, future_horizon, seed, **kwargs
-  ):
-    self._settings = {
-      "num_users": num_users,
-      "held_out": held_out,
-      "num_events": num_events,
-      "future_horizon": future_horizon,
-      "seed": seed,
-    }
-    super().__init__(**kwargs)
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {self.builder_config.name: self._generate_examples()}
 
-  @property
-  def settings(self):
-    """What the data set is built with; JSON."""
-    return dict(self._settings)
+  def _generate_examples(self):
+    if self.builder_config.name == "items":
+      for index in range(world.NUM_ITEMS):
+        yield index, self._item(index)
+      return
+    for row, history in enumerate(self._histories()):
+      rows = np.asarray([int(item) for item in history.items], np.int64)
+      yield row, user_record(history, rows) | {"wants": self._wants(history)}
 
-  def item_ids(self):
-    """Returns the ids of all items in the order of their rows."""
-    return [_item_id(index) for index in range(world.NUM_ITEMS)]
-
-  def item(self, item_id):
-    """Returns an item's title, image and attributes."""
-    attributes = world.attributes(int(item_id))
+  def _item(self, index):
+    attributes = world.attributes(index)
     png = io.BytesIO()
     Image.fromarray(world.render(attributes)).save(png, "PNG")
     return {
+      "id": _item_id(index),
       "title": world.title(attributes),
       "image": png.getvalue(),
       "attributes": attributes,
     }
 
-  def histories(self):
+  def _histories(self):
     """Simulates the users; the last `held_out` of them are never trained on."""
     users, events = self._simulated
     return build_histories(
@@ -184,22 +178,22 @@ class Synthetic(Prepared):
         )
         for item, timestamp in zip(items, timestamps, strict=True)
       ),
-      future_horizon=self._settings["future_horizon"],
-      held_out=users[self._settings["num_users"] :],
+      future_horizon=self.settings["future_horizon"],
+      held_out=users[self.settings["num_users"] :],
     )
 
-  def user_extras(self, history):
+  def _wants(self, history):
     """Returns what the user wanted at each event, in the history's order."""
     _, events = self._simulated
     row = int(history.user[1:])
     wants = dict(
       zip(events.items[row].tolist(), events.wants[row], strict=True)
     )
-    return {"wants": np.stack([wants[int(item)] for item in history.items])}
+    return np.stack([wants[int(item)] for item in history.items])
 
   @functools.cached_property
   def _simulated(self):
-    settings = self._settings
+    settings = self.settings
     number = settings["num_users"] + settings["held_out"]
     events = world.simulate(number, settings["num_events"], settings["seed"])
     return [f"u{row:06d}" for row in range(number)], events
@@ -219,15 +213,14 @@ def synthetic(
   seed: int = 0,
 ) -> str:
   """Builds the synthetic data set unless `path` holds it; returns the path."""
-  return prepare(
-    Synthetic,
-    path,
-    num_users=num_users,
-    held_out=held_out,
-    num_events=num_events,
-    future_horizon=future_horizon,
-    seed=seed,
-  )
+  settings = {
+    "num_users": num_users,
+    "held_out": held_out,
+    "num_events": num_events,
+    "future_horizon": future_horizon,
+    "seed": seed,
+  }
+  return prepare(Synthetic, path, settings)
 
 
 def open_or_build(
@@ -248,40 +241,95 @@ def open_or_build(
   return load(synthetic(folder, **settings))
 
 
-def prepare(builder: type[Prepared], path: str | os.PathLike, **kwargs) -> str:
+def prepare(
+  builder: Callable[..., Prepared],
+  path: str | os.PathLike,
+  settings: dict[str, Any],
+  *,
+  finish: Callable[[pathlib.Path], None] = lambda folder: None,
+  **beam: Any,
+) -> str:
   """Builds a data set at `path` unless it is there already; returns the path.
 
   Built beside `path` and renamed when whole, so that a killed build leaves no
-  data set. The same arguments give the same bytes.
+  data set; the next build with the same settings keeps what is whole of it.
+  The same arguments give the same bytes.
+
+  Args:
+    builder: class of the data set.
+    path: the folder to be.
+    settings: of the builder; a data set of others at `path` is refused.
+    finish: adds files to the folder before it gets its name.
+    **beam: `beam_runner` and `beam_options` of `tfds.download.DownloadConfig`,
+      for builders that generate shards.
 
   Raises:
     UserError: `path` holds something else, or cannot be written.
   """
   target = pathlib.Path(path).expanduser()
-  if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-    _check_settings(load(target), kwargs)
-    return str(target)
-  temporary = None
-  try:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.mkdtemp(
-      prefix=f".{target.name}.incomplete-", dir=target.parent
-    )
-    os.chmod(temporary, 0o755)
-    for part in PARTS:
-      _build(builder(data_dir=temporary, config=part, **kwargs))
-    with contextlib.suppress(OSError):  # another process was faster
-      os.rename(temporary, target)
-  except OSError as error:
-    raise UserError(
-      f"Cannot build a data set at {target}: {error}. Expected a folder that "
-      "can be written; choose another data path."
-    ) from error
-  finally:
-    if temporary is not None:
-      shutil.rmtree(temporary, ignore_errors=True)
-  _check_settings(load(target), kwargs)
+  if not _taken(target):
+    try:
+      target.parent.mkdir(parents=True, exist_ok=True)
+      with _claim(target.with_name(f".{target.name}.incomplete")) as folder:
+        if not _taken(target):
+          _write(folder, target, builder, settings, finish, beam)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+      raise UserError(
+        f"Cannot build a data set at {target}: {error}. Expected a folder that "
+        "can be written; choose another data path."
+      ) from error
+  _check_settings(load(target), settings)
   return str(target)
+
+
+def _write(folder, target, builder, settings, finish, beam):
+  """Writes a data set into a folder that is claimed, and names it `target`."""
+  _clear(folder, settings)
+  for part in PARTS:
+    # Users are a table; items are what outgrows a machine.
+    _build(
+      builder(data_dir=folder, config=part, settings=settings),
+      **(beam if part == "items" else {}),
+    )
+  finish(folder)
+  (folder / _MARKER).unlink()
+  with contextlib.suppress(OSError):  # another process was faster
+    os.rename(folder, target)
+
+
+@contextlib.contextmanager
+def _claim(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Makes a folder that no other process claims meanwhile; waits for it."""
+  while True:
+    folder.mkdir(exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      # Whoever had it may have renamed or removed it.
+      if folder.exists() and os.path.samestat(os.fstat(lock), folder.stat()):
+        yield folder
+        return
+    finally:
+      os.close(lock)
+
+
+def _taken(target):
+  """Tells whether there is anything but an empty folder."""
+  return target.exists() and not (target.is_dir() and not any(target.iterdir()))
+
+
+def _clear(folder, settings):
+  """Removes what another build, or this one half-way, has left."""
+  marker = folder / _MARKER
+  text = json.dumps(settings, sort_keys=True, indent=2)
+  if marker.exists() and marker.read_text() == text:
+    leftovers = list(folder.glob("*/*/incomplete.*"))
+  else:
+    leftovers = list(folder.iterdir())
+  for path in leftovers:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  marker.write_text(text)
 
 
 def load(path: str | os.PathLike) -> Dataset:
@@ -306,6 +354,7 @@ def load(path: str | os.PathLike) -> Dataset:
       sources[part] = builder.as_data_source(split=part, decoders=skip)
   if not problems and settings[0] != settings[1]:
     problems.append(f"items and users disagree: {settings[0]}, {settings[1]}")
+  problems += _index_damage(root, sources)
   if problems:
     raise UserError(
       listed(
@@ -329,9 +378,9 @@ def to_history(record: dict[str, Any]) -> History:
   )
 
 
-def _build(builder):
+def _build(builder, **beam):
   """Writes one data set; TFDS's progress would tell of a download."""
-  config = tfds.download.DownloadConfig(try_download_gcs=False)
+  config = tfds.download.DownloadConfig(try_download_gcs=False, **beam)
   quiet = io.StringIO()
   with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
     builder.download_and_prepare(
@@ -356,6 +405,25 @@ def _damage(builder, part):
       if count != length:
         problems.append(f"{file}: {count} records, expected {length}")
   return problems
+
+
+def _index_damage(root, sources):
+  """Returns what is wrong with the index, if there is one."""
+  folder = root / index_lib.FOLDER
+  if not folder.is_dir():
+    return []
+  try:
+    found = index_lib.read(folder)
+  except (OSError, ValueError) as error:
+    return [f"{folder}: {error}"]
+  return [
+    f"{folder}: {count} {part}, expected {len(sources[part])}"
+    for part, count in (
+      ("users", len(found.splits)),
+      ("items", len(found.title_starts) - 1),
+    )
+    if part in sources and len(sources[part]) != count
+  ]
 
 
 def _check_settings(dataset, expected):

@@ -1,3 +1,4 @@
+import concurrent.futures
 import filecmp
 import io
 import os
@@ -8,14 +9,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import builders, histories, world
+from genrec_jax.data import builders, world
 
 SMALL = {
   "num_users": 30,
@@ -127,7 +127,7 @@ def test_what_is_no_data_set_is_refused_and_kept(tmp_path):
     builders.synthetic(tmp_path / "thesis.txt" / "data", **SMALL)
 
 
-def test_a_killed_build_leaves_no_data_set(tmp_path):
+def test_a_killed_build_is_no_data_set_and_can_go_on(dataset, tmp_path):
   code = f"""
     import os
     from genrec_jax.data import builders
@@ -150,8 +150,42 @@ def test_a_killed_build_leaves_no_data_set(tmp_path):
   assert not (tmp_path / "data").exists()
   with pytest.raises(UserError):
     builders.load(tmp_path / "data")
+  # What is whole is kept, what is not is made again.
+  (left,) = tmp_path.iterdir()
+  with pytest.raises(UserError):
+    builders.load(left)
+  (left / "synthetic/users/incomplete.x_1.0.0").mkdir(parents=True)
+  items = next(left.glob("synthetic/items/*/*.array_record*"))
+  before = items.stat().st_mtime_ns, items.name
   builders.synthetic(tmp_path / "data", **SMALL)
-  assert len(builders.load(tmp_path / "data").users) == 40
+  assert [path.name for path in tmp_path.iterdir()] == ["data"]
+  items = next(tmp_path.glob("data/synthetic/items/*/*.array_record*"))
+  assert (items.stat().st_mtime_ns, items.name) == before
+  files = _files(dataset.path)
+  assert _files(tmp_path / "data") == files
+  same, *_ = filecmp.cmpfiles(
+    tmp_path / "data", dataset.path, files, shallow=False
+  )
+  assert same == files
+
+
+def test_what_a_build_of_other_settings_left_is_not_used(dataset, tmp_path):
+  left = tmp_path / ".data.incomplete"
+  shutil.copytree(dataset.path, left)
+  (left / "incomplete.json").write_text('{"seed": 5}')
+  builders.synthetic(tmp_path / "data", **SMALL, seed=1)
+  users = builders.load(tmp_path / "data").users
+  assert users[0]["rows"].tolist() != dataset.users[0]["rows"].tolist()
+
+
+def test_builds_of_one_data_set_wait_for_each_other(tmp_path):
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    paths = [
+      pool.submit(builders.synthetic, tmp_path / "data", **SMALL)
+      for _ in range(2)
+    ]
+    assert [path.result() for path in paths] == [str(tmp_path / "data")] * 2
+  assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_faster_process_wins(dataset, tmp_path, monkeypatch):
@@ -198,35 +232,6 @@ def test_building_and_reading_never_import_tensorflow(dataset, tmp_path):
   )
   assert run.returncode == 0, run.stderr
   assert run.stdout == ""  # TFDS would tell of a download
-
-
-class Photos(builders.Prepared):
-  """Three items of other image kinds and sizes, without a known truth."""
-
-  settings: ClassVar = {}
-
-  def item_ids(self):
-    return ["007", "a/b", "ü"]
-
-  def item(self, item_id):
-    image = Image.new("L", (20 + len(item_id), 9), 128)
-    data = io.BytesIO()
-    image.save(data, "JPEG")
-    return {"title": f"photo {item_id}", "image": data.getvalue()}
-
-  def histories(self):
-    return histories.build([("u", "ü", 3), ("u", "007", 1), ("u", "a/b", 2)])
-
-
-def test_any_builder_of_the_base_class_can_be_prepared(tmp_path):
-  loaded = builders.load(builders.prepare(Photos, tmp_path / "photos"))
-  assert [r["id"].decode() for r in loaded.items] == ["007", "a/b", "ü"]
-  image = Image.open(io.BytesIO(loaded.items[1]["image"]))
-  assert (image.mode, image.size) == ("L", (23, 9))
-  (user,) = loaded.users
-  assert builders.to_history(user).items == ("007", "a/b", "ü")
-  assert user["rows"].tolist() == [0, 1, 2]
-  assert "wants" not in user
 
 
 def test_building_is_quick(tmp_path):

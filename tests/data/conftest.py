@@ -1,11 +1,13 @@
-"""A small prepared data set, and a processor like hf.processor's."""
+"""Small data sets, and a processor like hf.processor's."""
 
+import duckdb
 import numpy as np
+from PIL import Image
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from genrec_jax.data import builders, world
+from genrec_jax.data import builders, histories, images, prepared, world
 
 BOS, PAD, BOI, EOI, IMAGE, NEWLINE = range(6)
 IMAGE_TOKENS = 4
@@ -66,3 +68,58 @@ def dataset(tmp_path_factory):
       path, num_users=30, held_out=10, num_events=12, future_horizon=2
     )
   )
+
+
+def _make_work(folder, lengths, num_items=40, future_horizon=1):
+  """Returns an import of users with so many events, as if it had been read.
+
+  User u's k-th item is (5 u + k) mod `num_items`; ids have leading zeros.
+  """
+  pictures = folder / "pictures"
+  pictures.mkdir(parents=True)
+  ids = [f"{item:03d}" for item in range(num_items)]
+  for item in ids:
+    colour = (5 * int(item), 255 - 5 * int(item), 128)
+    Image.new("RGB", (12 + int(item), 20), colour).save(
+      pictures / f"{item}.png"
+    )
+  work = folder / "work"
+  images.encode_all(
+    pictures, [(i, f"{i}.png") for i in ids], work / prepared.IMAGES, 32, 1
+  )
+  users, events = [], []
+  for user, length in enumerate(lengths):
+    points = histories.split_points(length, future_horizon)
+    users.append((f"u{user}", len(events), length, *map(int, points)))
+    events += [
+      (user, (5 * user + k) % num_items, 1000 * k) for k in range(length)
+    ]
+  with duckdb.connect() as connection:
+    for table, columns, rows in (
+      (
+        prepared.ITEMS,
+        "id VARCHAR, title VARCHAR, image VARCHAR",
+        [(i, f"red circle {i}", f"{i}.png") for i in ids],
+      ),
+      (
+        prepared.USERS,
+        "id VARCHAR, first BIGINT, length BIGINT, train_end BIGINT, "
+        "validation_start BIGINT, test_start BIGINT",
+        users,
+      ),
+      (
+        prepared.EVENTS,
+        "user_row BIGINT, item_row BIGINT, timestamp BIGINT",
+        events,
+      ),
+    ):
+      places = ", ".join("?" * len(rows[0]))
+      connection.execute(f"CREATE OR REPLACE TABLE t ({columns})")
+      connection.executemany(f"INSERT INTO t VALUES ({places})", rows)
+      connection.execute(f"COPY t TO '{work / table}' (FORMAT parquet)")
+  return prepared.Work(work, {"k_core": 5, "image_size": 32})
+
+
+@pytest.fixture(scope="session")
+def make_work():
+  return _make_work

@@ -1,0 +1,80 @@
+"""Apache Beam, an option: the item images of an import on many machines.
+
+Two steps run on it: `images.encode_all` makes the chunks of the store, and
+TFDS writes the shards of items. The machines need the raw images, the work
+folder and the prepared data set under the same names.
+"""
+
+from collections.abc import Callable, Sequence
+import json
+import os
+import pathlib
+import shlex
+from typing import Any
+
+from genrec_jax.core.errors import UserError
+
+
+def parse(flags: str) -> dict[str, Any]:
+  """Returns `beam_runner` and `beam_options`, as TFDS names them.
+
+  Args:
+    flags: Beam's own, such as '--runner=DataflowRunner --project=...'; with no
+      runner among them, the direct one, on this machine.
+
+  Raises:
+    UserError: Beam is not installed.
+  """
+  try:
+    from apache_beam.options import pipeline_options
+  except ImportError:
+    raise UserError(
+      "Apache Beam is not installed: expected the package apache-beam. Install "
+      "it, or prepare the data without Beam."
+    ) from None
+  options = pipeline_options.PipelineOptions(shlex.split(flags))
+  runner = options.view_as(pipeline_options.StandardOptions).runner
+  return {"beam_runner": runner or "DirectRunner", "beam_options": options}
+
+
+def spread(
+  work: Callable[[Any], Any],
+  chunks: Sequence[Any],
+  folder: str | os.PathLike,
+  *,
+  beam_runner: Any,
+  beam_options: Any,
+) -> None:
+  """Calls a function for each chunk, as `images.encode_all` asks.
+
+  Args:
+    work: of one chunk; can be pickled.
+    chunks: JSON.
+    folder: for a list of the chunks, which may be too long for Beam to send.
+    beam_runner: see `parse`.
+    beam_options: see `parse`.
+  """
+  import apache_beam
+
+  path = pathlib.Path(folder, "chunks.jsonl")
+  places = []
+  with path.open("wb") as file:
+    for chunk in chunks:
+      places.append(file.tell())
+      file.write(json.dumps(chunk).encode() + b"\n")
+  with apache_beam.Pipeline(runner=beam_runner, options=beam_options) as beam:
+    _ = (
+      beam
+      | apache_beam.Create(places)
+      | apache_beam.Reshuffle()
+      | apache_beam.Map(_at, os.fspath(path), work)
+    )
+  path.unlink()
+
+
+def _at(place, path, work):
+  """Does the work of the chunk that stands at a place of a file."""
+  with open(path, "rb") as file:
+    file.seek(place)
+    chunk = json.loads(file.readline())
+  work(chunk)

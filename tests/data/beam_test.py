@@ -1,0 +1,55 @@
+import filecmp
+import functools
+import pathlib
+
+import numpy as np
+import pytest
+
+from genrec_jax.core.errors import UserError
+from genrec_jax.data import beam, benchmarks, builders, images
+
+DIRECT = "--runner=FnApiRunner"  # within this process
+
+
+def test_without_beam_the_error_says_what_to_do(monkeypatch):
+  monkeypatch.setitem(__import__("sys").modules, "apache_beam.options", None)
+  with pytest.raises(UserError, match=r"Install .* without Beam"):
+    beam.parse(DIRECT)
+
+
+def test_beam_writes_what_one_machine_does(make_work, tmp_path, monkeypatch):
+  pytest.importorskip("apache_beam", reason="Apache Beam is not installed")
+  monkeypatch.setattr(images, "CHUNK", 7)
+  monkeypatch.setattr(benchmarks, "_SHARD_BYTES", 6000)
+  options = beam.parse(DIRECT)
+  work = make_work(tmp_path, (9, 3))
+  pictures, here = tmp_path / "pictures", work.folder / "images"
+  (pictures / "003.png").write_bytes(b"")
+  names = [(f"{item:03d}", f"{item:03d}.png") for item in range(40)]
+  there = tmp_path / "there"
+  spread = functools.partial(beam.spread, **options)
+  images.encode_all(pictures, names[:10], there, 32, 1)  # stopped after that
+  (there / "000001.json").unlink()
+  store = images.encode_all(pictures, names, there, 32, 1, spread)
+  assert store.unusable.keys() == {"003"}
+  assert len(store) == 39
+  local = images.encode_all(pictures, names, tmp_path / "local", 32, 1)
+  assert dict(store) == dict(local)
+  files = [path.name for path in there.iterdir()]
+  assert len(files) == 12  # and not the list of chunks
+  same, *_ = filecmp.cmpfiles(there, tmp_path / "local", files, shallow=False)
+  assert len(same) == 12
+  assert here.exists()
+
+  paths = [
+    pathlib.Path(benchmarks.store("generic", work, tmp_path / name, **kwargs))
+    for name, kwargs in (("one", {}), ("many", options))
+  ]
+  shards = sorted(paths[0].glob("*/items/*/*.array_record*"))
+  assert len(shards) > 2
+  for shard in shards:
+    other = paths[1] / shard.relative_to(paths[0])
+    assert shard.read_bytes() == other.read_bytes()
+  one, many = map(builders.load, paths)
+  for row in range(40):
+    np.testing.assert_equal(one.items[row], many.items[row])
