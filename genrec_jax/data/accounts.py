@@ -11,37 +11,44 @@ import numpy as np
 
 from genrec_jax.data import database, histories, images
 
-# Why interactions, titles and image files are dropped.
-ROWS = (
-  "malformed_row",
-  "missing_user",
-  "missing_item",
-  "bad_timestamp",
-  "bad_rating",
-  "low_rating",
-  "duplicate",
-  "no_title",
-  "no_image",
-  "image_outside_folder",
-  "bad_image",
-  "k_core",
-)
-TITLES = (
-  "malformed_title_row",
-  "title_without_item",
-  "empty_title",
-  "second_title_of_item",
-  "unused_title",
-)
-FILES = (
-  "symbolic_link",
-  "not_a_regular_file",
-  "bad_file_name",
-  "file_without_item",
-  "second_file_of_item",
-  "unused_file",
-  *images.REASONS,
-)
+# Why interactions, titles and image files are dropped, and what that means.
+ROWS = {
+  "malformed_row": "wrong number of fields, a quote that never closes, no JSON",
+  "missing_user": "no user id",
+  "missing_item": "no item id",
+  "bad_timestamp": "neither a number from 0 on nor a date since 1970",
+  "bad_rating": "no number where a rating should be",
+  "low_rating": "below the least rating asked for",
+  "duplicate": "a later event of the same user and item",
+  "no_title": "its item has no title",
+  "no_image": "its item has no file in the images folder",
+  "image_outside_folder": "its item's image path leaves the images folder",
+  "bad_image": "its item's image cannot be used",
+  "k_core": "its user or item has too few events, after all of the above",
+}
+TITLES = {
+  "malformed_title_row": "wrong number of fields, unclosed quote, no JSON",
+  "title_without_item": "no item id",
+  "empty_title": "nothing is left without HTML and spaces",
+  "second_title_of_item": "an earlier row is of the same item",
+  "unused_title": "its item is in no row that was kept",
+}
+FILES = {
+  "symbolic_link": "links are not followed: they may lead anywhere",
+  "not_a_regular_file": "a pipe, socket or device",
+  "bad_file_name": "not UTF-8",
+  "file_without_item": "named like no item",
+  "second_file_of_item": "another file is of the same item",
+  "unused_file": "its item is in no row that was kept",
+  "empty_file": "0 bytes",
+  "not_an_image": "no format that is read",
+  "truncated": "ends too early",
+  "damaged": "cannot be decoded",
+  "too_large": "so many pixels that decoding may exhaust the memory",
+  "too_small": f"a side of fewer than {images.MIN_SIDE} pixels",
+  "unsupported_mode": "floating-point pixels",
+  "unreadable_file": "cannot be opened",
+}
 OFFENDERS = 5  # named for each reason
 _DAY = 24 * 3600 * 1000
 # Times between events of a user, each shorter than so many milliseconds.
@@ -73,8 +80,9 @@ def account(db, k_core: list[str]) -> dict[str, Any]:
       SELECT reason, (list(text ORDER BY place))[:{OFFENDERS}] FROM (
         SELECT reason, text, place, row_number() OVER
           (PARTITION BY reason ORDER BY place) AS rank FROM (
-            SELECT reason, text, rowid AS place FROM raw_rows
-            WHERE reason IS NOT NULL
+            SELECT reason, coalesce(text, 'user ' || "user" || ', item ' ||
+              item) AS text, rowid AS place
+            FROM raw_rows WHERE reason IS NOT NULL
             UNION ALL
             SELECT reason, coalesce(text, concat_ws(': ', item, title)), rowid
             FROM raw_titles WHERE reason IS NOT NULL

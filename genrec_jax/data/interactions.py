@@ -61,10 +61,8 @@ def read_rows(db, table: Table, min_rating: float | None, work: Path) -> None:
         WHEN stars < {lowest} THEN 'low_rating'
       END AS reason FROM times
     )
-    SELECT CASE WHEN reason IS NULL THEN "user" END AS "user",
-      CASE WHEN reason IS NULL THEN item END AS item,
-      CASE WHEN reason IS NULL THEN ms END AS ms, reason,
-      CASE WHEN reason IS NOT NULL THEN coalesce(text, concat_ws(', ',
+    SELECT "user", item, ms, reason,
+      CASE WHEN reason <> 'low_rating' THEN coalesce(text, concat_ws(', ',
         'user ' || "user", 'item ' || item, 'timestamp ' || timestamp,
         'rating ' || rating))[:200] END AS text
     FROM judged""")

@@ -17,7 +17,7 @@ A row is a position: `item_row` in items, `user_row` in users. Every item has an
 image and a title, every user at least one event, no user an item twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -31,7 +31,7 @@ import duckdb
 import numpy as np
 
 from genrec_jax.core import workdir
-from genrec_jax.core.errors import UserError
+from genrec_jax.core.errors import UserError, listed
 from genrec_jax.data import accounts, database, images, interactions
 from genrec_jax.data.histories import History
 from genrec_jax.data.readers.source import Table
@@ -74,6 +74,17 @@ class Work:
       query += f" LIMIT {stop - first}"
     for item, title in self._rows(query):
       yield Item(item, title, store[item])
+
+  def items_at(self, rows: Sequence[int]) -> list[Item]:
+    """Returns a few items, those of some rows in ascending order."""
+    store = images.Store(self.folder / IMAGES)
+    query = (
+      f"SELECT id, title FROM read_parquet({self._of(ITEMS)}, "
+      "file_row_number=true) "
+      f"WHERE file_row_number IN ({', '.join(map(str, rows))}) "
+      "ORDER BY file_row_number"
+    )
+    return [Item(item, title, store[item]) for item, title in self._rows(query)]
 
   def histories(self) -> Iterator[tuple[History, np.ndarray]]:
     """Yields users' histories and the rows of their items: [L] int64.
@@ -149,6 +160,7 @@ def make(
   *,
   processes: int,
   memory_gb: float,
+  spread: Callable[..., None] | None = None,
 ) -> Work:
   """Reads, filters, orders and splits raw data; encodes the images.
 
@@ -159,6 +171,7 @@ def make(
     settings: see `settings`.
     processes: for images, and threads for tables.
     memory_gb: that tables may take; beyond it they are on disk.
+    spread: see `images.encode_all`.
 
   Raises:
     UserError: the raw data cannot be read, or nothing of it is left.
@@ -168,12 +181,12 @@ def make(
   _keep_if_same(work, [settings, *_stamps(raw), *files])
   if not (work / REPORT).exists():
     with _database(work, memory_gb, processes) as db:
-      report = _make(db, raw, work, files, settings, processes)
+      report = _make(db, raw, work, files, settings, processes, spread)
     workdir.write(str(work / REPORT), json.dumps(report, indent=2))
   return Work(work, settings)
 
 
-def _make(db, raw, work, files, settings, processes):
+def _make(db, raw, work, files, settings, processes, spread):
   """Runs the steps of `interactions`; returns the report."""
   horizon = settings["future_horizon"]
   interactions.read_rows(db, raw.interactions, settings["min_rating"], work)
@@ -190,15 +203,27 @@ def _make(db, raw, work, files, settings, processes):
     work / IMAGES,
     settings["image_size"],
     processes,
+    spread,
   )
   interactions.drop_images(db, store.unusable)
   offenders += interactions.shrink_to_core(db, settings["k_core"])
   offenders = offenders[: accounts.OFFENDERS]
   counts = interactions.write(db, work, horizon)
-  if not counts["events"]:
-    raise UserError("nothing is left")
   lengths = counts.pop("lengths")
   found = accounts.account(db, offenders)
+  if not counts["events"]:
+    dropped = [
+      f"{reason}: {number}"
+      for reason, number in found["rows"]["dropped"].items()
+    ] or ["there are no rows"]
+    raise UserError(
+      listed(
+        f"nothing is left of {raw.interactions.path}: expected users and items "
+        f"with {settings['k_core']} events each, titles and images. What "
+        "its rows were dropped for:",
+        dropped,
+      )
+    )
   return {
     "rows": found["rows"],
     "images": found["images"],
@@ -206,7 +231,7 @@ def _make(db, raw, work, files, settings, processes):
     "windows": accounts.windows(lengths, horizon),
     "offenders": found["offenders"],
     "titles": found["titles"],
-    "lengths": lengths,
+    "history_lengths": lengths,
     **accounts.gaps(db),
   }
 

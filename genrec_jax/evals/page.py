@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from genrec_jax.core import page_style
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.evals import report
 from genrec_jax.evals.curves import Curve, curves_html
@@ -76,6 +77,7 @@ def page(
   config = config or {}
   text = json.dumps(config, indent=2, default=str)
   return Template(_TEMPLATE.read_text()).substitute(
+    style=page_style.read(),
     title=escape(title),
     stamp=escape(stamp),
     command=f'<pre class="command">{escape(command)}</pre>' if command else "",

@@ -1,0 +1,289 @@
+"""Turns a benchmark's raw files and images into a data set to train on.
+
+    python tools/prepare_data.py --dataset=movielens --raw=DIR --out=DIR
+        [--images=DIR --min_rating=4 --k_core=5 --image_size=384]
+
+`main.py --config.data.path=OUT` trains on it. What was kept and dropped is told
+in a table and, with examples, in OUT/import_report.html; docs/data.md says
+which files each benchmark needs. A stopped run goes on when it is started
+again; OUT appears when it is whole and not before.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import functools
+import json
+import os
+from pathlib import Path
+import shutil
+import sys
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from absl import flags
+
+from genrec_jax.core import cli
+from genrec_jax.core.errors import UserError, listed
+
+_DATASETS = ("movielens", "amazon", "pixelrec", "microlens", "generic")
+_DATASET = flags.DEFINE_enum(
+  "dataset", None, _DATASETS, "Whose raw files they are.", required=True
+)
+_RAW = flags.DEFINE_string(
+  "raw", None, "Folder of the raw files.", required=True
+)
+_OUT = flags.DEFINE_string(
+  "out", None, "Folder to write, absent or empty.", required=True
+)
+_IMAGES = flags.DEFINE_string(
+  "images",
+  None,
+  "Folder of the item images; by default 'images' in --raw, or as docs/data.md"
+  " says. Files are named like the items.",
+)
+_IMAGE_LIST = flags.DEFINE_string(
+  "image_list",
+  None,
+  "CSV, JSONL or Parquet file of item ids and image paths within --images, if"
+  " the files are not named like the items.",
+)
+_MIN_RATING = flags.DEFINE_float(
+  "min_rating",
+  None,
+  "Drop lower ratings; by default 4 for movielens and nothing for others.",
+)
+_K_CORE = flags.DEFINE_integer(
+  "k_core",
+  5,
+  "Keep users and items with so many events; 1 keeps all.",
+  lower_bound=1,
+)
+_HORIZON = flags.DEFINE_integer(
+  "future_horizon",
+  1,
+  "Items at the end of each history to test on, and as many before them to"
+  " validate on; 1 is the usual leave-last-out.",
+  lower_bound=1,
+)
+_SIZE = flags.DEFINE_integer(
+  "image_size",
+  384,
+  "Longer side of stored images in pixels, at most; 384 serves Janus-Pro.",
+  lower_bound=8,
+  upper_bound=8192,
+)
+_PROCESSES = flags.DEFINE_integer(
+  "processes", os.cpu_count(), "For images, threads for tables.", lower_bound=1
+)
+_MEMORY = flags.DEFINE_float(
+  "memory_gb",
+  2,
+  "For tables; what is more goes to disk, beside --out.",
+  lower_bound=0.2,
+)
+_BEAM = flags.DEFINE_string(
+  "beam",
+  None,
+  "Encode and write item images on Apache Beam, with these flags of its own,"
+  " such as '--runner=FlinkRunner --flink_master=HOST:8081'.",
+)
+_FILES = {
+  name: flags.DEFINE_string(name, None, f"generic: {text}, within --raw.")
+  for name, text in (
+    ("interactions", "file of users, items and timestamps"),
+    ("titles", "file of items and titles"),
+  )
+}
+_COLUMNS = {
+  role: flags.DEFINE_string(f"{role}_column", default, f"generic: {text}")
+  for role, default, text in (
+    ("user", "user", "column of user ids."),
+    ("item", "item", "column of item ids."),
+    ("timestamp", "timestamp", "column of times: epoch numbers or dates."),
+    ("rating", "", "column of ratings, if there are any."),
+    ("title", "title", "column of titles."),
+    ("image", "", "column of image paths within --images, beside the titles."),
+    ("title_item", "", "column of item ids beside the titles, if it differs."),
+  )
+}
+_IMAGE_LIST_COLUMNS = {
+  "item": ("item_id", "item", "parent_asin", "asin", "movie_id", "id"),
+  "image": ("path", "image", "file", "filename", "image_path"),
+}
+
+
+def main() -> None:
+  """Prepares a data set."""
+  # These take seconds to import: bad flags are told sooner.
+  from genrec_jax.data import beam, benchmarks, import_report, prepared
+
+  raw = _raw()
+  settings = prepared.settings(
+    raw,
+    dataset=_DATASET.value,
+    min_rating=_min_rating(raw.interactions),
+    k_core=_K_CORE.value,
+    future_horizon=_HORIZON.value,
+    image_size=_SIZE.value,
+  )
+  out = Path(_OUT.value).expanduser().absolute()
+  beam_options = beam.parse(_BEAM.value) if _BEAM.value is not None else {}
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # Refuses anything but this very data set.
+    benchmarks.store(_DATASET.value, prepared.Work(out, settings), out)
+    print(f"{out} is there already, prepared of the same files")
+    _print_report(out)
+    return
+  with _work_folder(out) as folder:
+    work = prepared.make(
+      raw,
+      folder,
+      settings,
+      processes=_PROCESSES.value,
+      memory_gb=_MEMORY.value,
+      **(
+        {"spread": functools.partial(beam.spread, **beam_options)}
+        if beam_options
+        else {}
+      ),
+    )
+    print(import_report.table(work.report), flush=True)
+    print("writing records ...", flush=True)
+    benchmarks.store(
+      _DATASET.value,
+      work,
+      out,
+      finish=lambda target: import_report.write(target, work),
+      **beam_options,
+    )
+  print(f"{out}: whole; see {out / import_report.HTML}")
+
+
+def _raw():
+  """Returns what the flags say is to be read.
+
+  Raises:
+    UserError: lists the flags that are wrong; or a file is missing.
+  """
+  from genrec_jax.data import prepared
+  from genrec_jax.data.readers import source
+
+  folder = Path(_RAW.value).expanduser()
+  _check_flags(folder)
+  reader = _reader()
+  if _DATASET.value == "generic":
+    interactions, titles = reader.tables(
+      folder,
+      _FILES["interactions"].value,
+      _FILES["titles"].value,
+      {role: flag.value for role, flag in _COLUMNS.items()},
+    )
+  else:
+    interactions, titles = reader.tables(folder)
+  paths = None
+  if _IMAGE_LIST.value:
+    paths = source.find(
+      Path(_IMAGE_LIST.value).expanduser(),
+      _IMAGE_LIST_COLUMNS,
+      required=tuple(_IMAGE_LIST_COLUMNS),
+    )
+  return prepared.Raw(
+    interactions, titles, _images(folder, reader.IMAGES), paths
+  )
+
+
+def _check_flags(folder):
+  """Raises a UserError that lists what is wrong with the flags."""
+  generic, problems = _DATASET.value == "generic", []
+  if not folder.is_dir():
+    problems.append(f"--raw={folder}: expected a folder")
+  for flag in (*_FILES.values(), *_COLUMNS.values()):
+    if not generic and flag.present:
+      problems.append(f"--{flag.name}: only for --dataset=generic")
+  for flag in _FILES.values():
+    if generic and not flag.value:
+      problems.append(f"--{flag.name}: expected a file in --raw")
+  if _IMAGE_LIST.value and not Path(_IMAGE_LIST.value).expanduser().is_file():
+    problems.append(f"--image_list={_IMAGE_LIST.value}: expected a file")
+  if problems:
+    raise UserError(listed("flags to be put right:", problems))
+
+
+def _reader():
+  """Returns the module that knows the raw files of --dataset."""
+  from genrec_jax.data.readers import (
+    amazon,
+    generic,
+    microlens,
+    movielens,
+    pixelrec,
+  )
+
+  readers = (movielens, amazon, pixelrec, microlens, generic)
+  return dict(zip(_DATASETS, readers, strict=True))[_DATASET.value]
+
+
+def _images(raw, names):
+  """Returns the images folder."""
+  given = [_IMAGES.value] if _IMAGES.value else [raw / name for name in names]
+  for path in given:
+    if Path(path).expanduser().is_dir():
+      return Path(path).expanduser().resolve()
+  raise UserError(
+    f"no images folder {' or '.join(map(str, given))}: give one with "
+    "--images=DIR, with a file for each item, named like it"
+  )
+
+
+def _min_rating(interactions):
+  least = _MIN_RATING.value
+  if least is None:
+    return _reader().MIN_RATING
+  if not interactions.has("rating"):
+    raise UserError(
+      f"--min_rating={least:g}: {interactions.path} has no column of ratings. "
+      "Leave the flag out, or name the column with --rating_column where "
+      "--dataset=generic."
+    )
+  return least
+
+
+@contextlib.contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+  """Makes a folder beside `out` for this process only; removes it at the end.
+
+  It stays where the import is stopped, to be gone on with.
+  """
+  folder = out.with_name(f".{out.name}.work")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+  except OSError as error:
+    raise UserError(
+      f"--out={out}: cannot write beside it ({error.strerror}): choose another"
+    ) from None
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError:
+    raise UserError(
+      f"another import to {out} is running: wait for it, or choose another"
+      " --out"
+    ) from None
+  try:
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+  finally:
+    os.close(lock)
+
+
+def _print_report(out):
+  from genrec_jax.data import import_report
+
+  path = out / import_report.JSON
+  if path.is_file():
+    print(import_report.table(json.loads(path.read_text())))
+
+
+if __name__ == "__main__":
+  cli.run(main)
