@@ -498,6 +498,84 @@ def test_nothing_later_reaches_a_train_window(
     assert all(not set(future.tolist()) & other for other in validation)
 
 
+_EVENTS = st.lists(
+  # Few times, so that most are tied.
+  st.lists(st.integers(0, 3), min_size=1, max_size=12),
+  min_size=1,
+  max_size=4,
+)
+
+
+@settings(deadline=None)
+@given(
+  _EVENTS, st.randoms(), st.integers(1, 3), st.integers(1, 5), st.integers(1, 4)
+)
+def test_every_event_is_a_target_or_history_as_defined(
+  times, random, horizon, history_length, future_horizon
+):
+  events = [
+    # Ids order ties; 10 comes before 9, as texts do.
+    (f"u{user}", str(item), time)
+    for user, some in enumerate(times)
+    for item, time in enumerate(some)
+  ]
+  random.shuffle(events)
+  found = histories.build(events, future_horizon=horizon)
+  dataset = _fake_dataset(
+    [
+      (
+        [int(item) for item in history.items],
+        (history.train_end, history.validation_start, history.test_start),
+      )
+      for history in found
+    ]
+  )
+  seen = {split: [{} for _ in found] for split in histories.SPLITS}
+  for split, users in seen.items():
+    windows = pipeline.windows(
+      dataset,
+      split,
+      history_length=history_length,
+      future_horizon=future_horizon,
+    )
+    for number in range(len(windows)):
+      user, target, _ = windows.locate(number)
+      assert target not in users[user]  # one window for each
+      users[user][target] = [part.tolist() for part in windows.rows(number)]
+  for user, history in enumerate(found):
+    pairs = list(zip(history.timestamps.tolist(), history.items, strict=True))
+    assert pairs == sorted(pairs)
+    assert sorted(pairs) == sorted(
+      (time, item) for name, item, time in events if name == history.user
+    )
+    items, length = [int(item) for item in history.items], len(history.items)
+    ends = {
+      "train": (history.train_end, range(1, history.train_end)),
+      "validation": (history.test_start, [history.validation_start]),
+      "test": (length, [history.test_start]),
+    }
+    for split, (end, targets) in ends.items():
+      targets = [t for t in targets if 0 < t < end]
+      assert list(seen[split][user]) == targets
+      for target, (before, after) in seen[split][user].items():
+        assert before == items[max(target - history_length, 0) : target]
+        assert after == items[target : min(target + future_horizon, end)]
+    trained = {
+      item
+      for window in seen["train"][user].values()
+      for part in window
+      for item in part
+    }
+    if history.train_end > 1:  # else there is nothing to go by
+      assert trained == set(items[: history.train_end])
+    for split in ("validation", "test"):
+      for _, after in seen[split][user].values():
+        assert not trained & set(after)
+    # What is no train target is the first item or held out, nothing else.
+    held_out = range(history.validation_start, length)
+    assert {0, *seen["train"][user], *held_out} == set(range(length))
+
+
 def test_a_broken_image_is_named(dataset, processor, clip_tokenizer):
   items = [dataset.items[row] for row in range(len(dataset.items))]
   items = [{**item, "image": item["image"][:60]} for item in items]
