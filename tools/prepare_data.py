@@ -273,6 +273,10 @@ def _work_folder(out: Path) -> Iterator[Path]:
   try:
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+  except UserError:
+    if not any(folder.glob("*/*.json")):  # nothing that took time
+      shutil.rmtree(folder, ignore_errors=True)
+    raise
   finally:
     os.close(lock)
 

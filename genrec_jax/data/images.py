@@ -12,19 +12,24 @@ listing that folder, never from ids or columns, and links are not followed.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import concurrent.futures
+import concurrent.futures.process
 import functools
 import io
 import json
 import multiprocessing
 import os
 from pathlib import Path
+import signal
 import stat
+import threading
 from typing import BinaryIO, NamedTuple
 import warnings
 
 import numpy as np
 from PIL import ExifTags, Image
 import tqdm
+
+from genrec_jax.core.errors import UserError
 
 MAX_PIXELS = 89_478_485  # what Pillow warns of; decoded, 256 MiB
 MIN_SIDE = 4  # shops answer with a picture of one pixel where they have none
@@ -73,8 +78,12 @@ def listing(root: str | os.PathLike) -> Iterator[File]:
   Links, also to folders, are not followed.
   """
   root = os.fspath(root)
-  with os.scandir(root) as found:
-    entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+  try:
+    with os.scandir(root) as found:
+      entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+  except OSError:
+    yield File(".", "unreadable_file")
+    return
   for entry in entries:
     if not _is_text(entry.name):
       yield File(
@@ -261,14 +270,33 @@ def _results(work, chunks, processes) -> Iterable[int]:
     return
   # Fresh processes: forking one that has threads may hang.
   context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+  with concurrent.futures.ProcessPoolExecutor(
+    processes, context, initializer=_follow_parent
+  ) as pool:
     waiting = {pool.submit(work, chunk) for chunk in chunks}
     try:
       for future in concurrent.futures.as_completed(waiting):
         yield future.result()
+    except concurrent.futures.process.BrokenProcessPool:
+      raise UserError(
+        "a process that encoded images died, perhaps for want of memory. Start "
+        "again, to go on with the images that are left, with fewer processes."
+      ) from None
     except BaseException:
       pool.shutdown(wait=False, cancel_futures=True)
       raise
+
+
+def _follow_parent():
+  """Lets a process end with the one that started it, and not before."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+
+  def wait():
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
 
 
 @functools.cache
@@ -285,7 +313,10 @@ def _shrink(image, size):
     raise Unusable("too_large", f"{width} x {height} pixels")
   if min(width, height) < MIN_SIDE:
     raise Unusable("too_small", f"{width} x {height} pixels")
-  orientation = image.getexif().get(ExifTags.Base.Orientation)
+  try:
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+  except Exception:  # damaged, but the picture need not be
+    orientation = None
   scale = min(size / max(width, height), 1)
   fitted = tuple(max(round(side * scale), 1) for side in (width, height))
   # JPEG can be decoded at half the size and less; twice the aim loses nothing

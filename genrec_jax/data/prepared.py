@@ -176,13 +176,19 @@ def make(
   Raises:
     UserError: the raw data cannot be read, or nothing of it is left.
   """
-  work.mkdir(parents=True, exist_ok=True)
-  files = list(images.listing(raw.images))
-  _keep_if_same(work, [settings, *_stamps(raw), *files])
-  if not (work / REPORT).exists():
-    with _database(work, memory_gb, processes) as db:
-      report = _make(db, raw, work, files, settings, processes, spread)
-    workdir.write(str(work / REPORT), json.dumps(report, indent=2))
+  try:
+    work.mkdir(parents=True, exist_ok=True)
+    files = list(images.listing(raw.images))
+    _keep_if_same(work, itertools.chain([settings], _stamps(raw), files))
+    if not (work / REPORT).exists():
+      with _database(work, memory_gb, processes) as db:
+        report = _make(db, raw, work, files, settings, processes, spread)
+      workdir.write(str(work / REPORT), json.dumps(report, indent=2))
+  except (OSError, EOFError) as error:  # the latter of a file cut in packing
+    raise UserError(
+      f"cannot import {raw.interactions.path.parent}: {error}. Expected files "
+      f"that can be read, and space to write to in {work}."
+    ) from error
   return Work(work, settings)
 
 
@@ -256,8 +262,10 @@ def _database(work, memory_gb, threads):
 
 def _keep_if_same(work, key):
   """Empties a work folder that was made of other data or by other settings."""
-  digest = hashlib.sha256(repr(key).encode()).hexdigest()
-  path = work / KEY
+  digest = hashlib.sha256()
+  for part in key:
+    digest.update(repr(part).encode())
+  digest, path = digest.hexdigest(), work / KEY
   if path.exists() and path.read_text() == digest:
     return
   for name in (REPORT, IMAGES):

@@ -25,7 +25,7 @@ def tables(raw: Path) -> tuple[Table, Table]:
   reviews = {
     category: path
     for category in metas
-    for form in reversed(_FORMS)  # the small csv first
+    for form in _FORMS  # the last one found counts: csv is smaller
     if (path := raw / f"{category}{form}").is_file()
   }
   if len(reviews) != 1:

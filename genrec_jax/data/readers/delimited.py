@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 SEPARATOR = "\x1f"
 _LONGEST = 1 << 20  # bytes of a line; DuckDB refuses lines of 2 MB
+_LETTERS = _LONGEST // 4  # of a row, which are at most 4 bytes each
+_SHOWN = 1000  # letters that are kept of a bad row
 _LINES = 200  # that one row may span
 _BLOCK = 10_000  # lines, looked at together
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\r\n]+")
@@ -61,15 +63,16 @@ def rewrite(
     path: of the file to read.
     target: of the file to write.
     delimiter: between fields.
-    fields: that a row has; rows of another number are bad.
+    fields: that a row has; rows of another number are bad, as are rows of more
+      than a quarter of a million letters.
     quotes: whether '"' quotes fields.
     header: whether the first row is one, which is left out.
   """
   with open_bytes(path) as source, open(target, "w", encoding="utf-8") as out:
     found = rows(decoded(source), delimiter, quotes)
     for row, text in itertools.islice(found, int(header), None):
-      if row is None or len(row) != fields:
-        row = [text[: _LONGEST // 8]]
+      if row is None or len(row) != fields or len(text) > _LETTERS:
+        row = [text[:_SHOWN]]
       out.write(SEPARATOR.join(_UNFIT.sub(" ", field) for field in row) + "\n")
 
 

@@ -68,6 +68,8 @@ def find(
     UserError: the file cannot be read, or lacks a required column.
   """
   form = form_of(path)
+  if not form:
+    raise UserError(f"{path} is no table that can be read: {EXPECTED}")
   delimiter = "::" if form == "dat" else ","
   try:
     if columns is None and form == "csv":
@@ -93,8 +95,8 @@ def find(
   if missing:
     raise UserError(
       f"{path} has no column for {', '.join(missing)}; its columns are "
-      f"{', '.join(map(repr, columns or ()))}. Name them as expected, or use "
-      "--dataset=generic with the names as flags."
+      f"{', '.join(map(repr, columns or ())) or 'none'}. Name them as expected, "
+      "or use --dataset=generic with the names as flags."
     )
   return Table(path, form, tuple(columns), roles, delimiter)
 

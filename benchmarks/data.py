@@ -1,0 +1,156 @@
+"""How fast raw data becomes a data set, in figures.
+
+    python benchmarks/data.py [--rows=25000000] [--images=2000] [--processes=2]
+
+Interactions are generated: a rating each, users and items as unevenly spread as
+in shops, so that the k-core takes several rounds. Images are photographs as far
+as a codec can tell: 1200 x 900 JPEG.
+"""
+
+import concurrent.futures
+import functools
+import io
+import multiprocessing
+import os
+from pathlib import Path
+import resource
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from absl import app, flags
+import duckdb
+import numpy as np
+from PIL import Image
+
+from genrec_jax.data import database, images, interactions
+from genrec_jax.data.readers import movielens
+
+_ROWS = flags.DEFINE_integer("rows", 25_000_000, "Interactions.")
+_IMAGES = flags.DEFINE_integer("images", 2000, "Images.")
+_SIZE = flags.DEFINE_integer("image_size", 384, "Of stored images.")
+_PROCESSES = flags.DEFINE_integer("processes", os.cpu_count(), "At work.")
+_MEMORY = flags.DEFINE_float("memory_gb", 2, "For tables.")
+_USERS, _ITEMS = 4_000_000, 500_000
+
+
+def generate(folder: Path, rows: int) -> None:
+  """Writes ratings.csv and movies.csv of MovieLens's form."""
+  with duckdb.connect() as connection:
+    connection.execute("SET threads = 1; SELECT setseed(0.5)")
+    # Half of the rows are of the first 5 % of users.
+    connection.execute(f"""
+      COPY (SELECT
+          CAST(1 + floor({_USERS} * CASE WHEN random() < 0.5
+            THEN random() ELSE 0.05 * random() END) AS INT) AS userId,
+          CAST(1 + floor({_ITEMS} * pow(random(), 3)) AS INT) AS movieId,
+          round(random() * 9 + 1) / 2 AS rating,
+          CAST(9e8 + random() * 6e8 AS BIGINT) AS timestamp
+        FROM range({rows}))
+      TO '{folder}/ratings.csv' (HEADER)""")
+    connection.execute(f"""
+      COPY (SELECT range AS movieId, 'Title ' || range AS title, '' AS genres
+        FROM range(1, {_ITEMS} + 1)) TO '{folder}/movies.csv' (HEADER)""")
+
+
+def filter_and_split(
+  folder: Path, memory_gb: float, processes: int
+) -> dict[str, float]:
+  """Runs an import without its images; returns seconds by step, and more."""
+  tables, figures = movielens.tables(folder), {}
+
+  def timed(name, function, *args):
+    start = time.perf_counter()
+    result = function(*args)
+    figures[name] = figures.get(name, 0) + time.perf_counter() - start
+    return result
+
+  work = folder / "work"
+  work.mkdir()
+  listing = (images.File(f"{item}.jpg", "") for item in range(1, _ITEMS + 1))
+  with database.connect(work, memory_gb, processes) as db:
+    timed("parse, filter", interactions.read_rows, db, tables[0], 1.5, work)
+    timed("titles, files", interactions.read_titles, db, tables[1], None, work)
+    timed("titles, files", interactions.read_files, db, listing)
+    timed("deduplicate", interactions.match, db, folder, False)
+    timed("5-core", interactions.shrink_to_core, db, 5)
+    counts = timed("order, split", interactions.write, db, work, 1)
+  figures["events"] = counts["events"]
+  figures["GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+  return figures
+
+
+def paint(folder: Path, number: int) -> list[str]:
+  """Writes photograph-like JPEGs: smooth colours, edges and some noise."""
+  rng, names = np.random.default_rng(0), []
+  noise = rng.normal(0, 6, (900, 1200, 3))
+  for index in range(number):
+    small = rng.integers(0, 256, (9, 12, 3), np.uint8)
+    large = Image.fromarray(small).resize((1200, 900), Image.Resampling.BICUBIC)
+    pixels = np.asarray(large) + np.roll(noise, index, 1)
+    names.append(f"{index:06d}.jpg")
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(
+      folder / names[-1], quality=90
+    )
+  return names
+
+
+def bare(folder: Path, size: int, names: list[str]) -> int:
+  """Decodes, shrinks and encodes with Pillow and nothing else."""
+  written = 0
+  for name in names:
+    with Image.open(folder / name) as image:
+      image.thumbnail((size, size))
+      data = io.BytesIO()
+      image.save(data, "JPEG", quality=95, subsampling=0)
+      written += len(data.getvalue())
+  return written
+
+
+def image_rates(
+  folder: Path, names: list[str], size: int, processes: int
+) -> tuple[float, float]:
+  """Returns images per second of the import and of bare Pillow."""
+  start = time.perf_counter()
+  items = [(name, name) for name in names]
+  with tempfile.TemporaryDirectory() as store:
+    images.encode_all(folder, items, store, size, processes)
+    ours = len(names) / (time.perf_counter() - start)
+  start = time.perf_counter()
+  step = images.CHUNK
+  chunks = [names[n : n + step] for n in range(0, len(names), step)]
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+    list(pool.map(functools.partial(bare, folder, size), chunks))
+  return ours, len(names) / (time.perf_counter() - start)
+
+
+def main(argv: list[str]) -> None:
+  """Prints the figures."""
+  del argv
+  with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    generate(folder, _ROWS.value)
+    figures = filter_and_split(folder, _MEMORY.value, _PROCESSES.value)
+    events, memory = figures.pop("events"), figures.pop("GB")
+    print(
+      f"{_ROWS.value:,} interactions to {events:,} in "
+      f"{sum(figures.values()):.0f} s with {_PROCESSES.value} threads and "
+      f"{memory:.1f} GB at most: "
+      + ", ".join(f"{key} {value:.0f} s" for key, value in figures.items()),
+      flush=True,
+    )
+  with tempfile.TemporaryDirectory() as name:
+    names = paint(Path(name), _IMAGES.value)
+    ours, pillow = image_rates(Path(name), names, _SIZE.value, _PROCESSES.value)
+    print(
+      f"images: {ours:.0f}/s, bare Pillow {pillow:.0f}/s with "
+      f"{_PROCESSES.value} processes: {ours / pillow:.0%}",
+      flush=True,
+    )
+
+
+if __name__ == "__main__":
+  app.run(main)

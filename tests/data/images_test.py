@@ -1,0 +1,168 @@
+"""One form for every picture, and a reason for each that has none."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+import pytest
+
+from genrec_jax.data import images
+from tests.data import dirty
+
+COLOUR = (200, 40, 90)
+
+
+def _encoded(image, kind="PNG", **kwargs):
+  data = io.BytesIO()
+  image.save(data, kind, **kwargs)
+  data.seek(0)
+  return Image.open(io.BytesIO(images.encode(data, 64)))
+
+
+def _near(image, colour):
+  """Says whether a picture is of one colour, but for what JPEG changes."""
+  return np.abs(np.asarray(image, int) - np.asarray(colour)).max() <= 3
+
+
+@pytest.mark.parametrize(
+  ("mode", "kind"),
+  [
+    ("RGB", "PNG"),
+    ("RGB", "WEBP"),
+    ("RGB", "BMP"),
+    ("RGB", "TIFF"),
+    ("RGB", "GIF"),
+    ("P", "PNG"),
+    ("CMYK", "JPEG"),
+    ("CMYK", "TIFF"),
+    ("YCbCr", "JPEG"),
+  ],
+)
+def test_modes_become_rgb(mode, kind):
+  image = Image.new("RGB", (20, 30), COLOUR)
+  image = image.quantize(2) if mode == "P" else image.convert(mode)
+  result = _encoded(image, kind, lossless=True)
+  assert (result.mode, result.format, result.size) == ("RGB", "JPEG", (20, 30))
+  assert _near(result, COLOUR)
+
+
+def test_grey_of_any_depth():
+  assert _near(_encoded(Image.new("L", (9, 9), 77)), (77, 77, 77))
+  assert _near(_encoded(Image.new("1", (9, 9), 1)), (255, 255, 255))
+  for kind in ("PNG", "TIFF"):
+    deep = Image.fromarray(np.full((9, 9), 77 * 257, np.uint16))
+    assert _near(_encoded(deep, kind), (77, 77, 77))
+  long = Image.fromarray(np.full((9, 9), 77 * 257, np.int32))
+  assert _near(_encoded(long, "TIFF"), (77, 77, 77))
+  with pytest.raises(images.Unusable, match="unsupported_mode"):
+    _encoded(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF")
+
+
+def test_alpha_lies_over_white():
+  half = tuple((c + 255) // 2 for c in COLOUR)
+  assert _near(_encoded(Image.new("RGBA", (9, 9), (*COLOUR, 128))), half)
+  assert _near(_encoded(Image.new("LA", (9, 9), (0, 0))), (255, 255, 255))
+  clear = Image.new("P", (9, 9), 0)
+  clear.putpalette([*COLOUR, 0, 0, 0])
+  assert _near(_encoded(clear, transparency=0), (255, 255, 255))
+  assert _near(_encoded(clear, "GIF", transparency=1), COLOUR)
+  keyed = Image.new("RGB", (9, 9), COLOUR)
+  assert _near(_encoded(keyed, transparency=COLOUR), (255, 255, 255))
+
+
+def test_turned_as_exif_says():
+  rng = np.random.default_rng(0)
+  blocks = rng.integers(0, 256, (3, 4, 3), np.uint8)
+  image = Image.fromarray(blocks).resize((64, 48), Image.Resampling.BOX)
+  for orientation in range(1, 9):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    data = io.BytesIO()
+    image.save(data, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(data))
+    data.seek(0)
+    result = Image.open(io.BytesIO(images.encode(data, 64)))
+    assert result.size == expected.size
+    difference = np.asarray(result, int) - np.asarray(expected, int)
+    assert np.abs(difference).mean() < 2
+  # Damaged, but the picture is not.
+  assert _encoded(image, exif=b"Exif\0\0II*\0\xff\xff\xff\xff").size == (64, 48)
+
+
+def test_shrunk_but_never_enlarged():
+  sizes = {
+    (640, 480): (64, 48),
+    (48, 640): (5, 64),
+    (64, 10): (64, 10),
+    (5000, 4): (64, 1),
+    (7, 9): (7, 9),
+  }
+  for size, expected in sizes.items():
+    for kind in ("JPEG", "PNG"):
+      assert _encoded(Image.new("RGB", size), kind).size == expected
+
+
+def test_decoding_small_is_near_decoding_whole():
+  rng = np.random.default_rng(0)
+  blocks = rng.integers(0, 256, (12, 16, 3), np.uint8)
+  image = Image.fromarray(blocks).resize((640, 480), Image.Resampling.BICUBIC)
+  result = _encoded(image, "JPEG", quality=95)
+  expected = image.resize((64, 48), Image.Resampling.BICUBIC)
+  difference = np.asarray(result, int) - np.asarray(expected, int)
+  assert np.abs(difference).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_cut_files_are_refused(kind):
+  rng = np.random.default_rng(0)
+  data = io.BytesIO()
+  Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(data, kind)
+  whole = data.getvalue()
+  for length in (0, 1, 10, len(whole) // 3, len(whole) * 2 // 3):
+    with pytest.raises(images.Unusable) as error:
+      images.encode(io.BytesIO(whole[:length]), 64)
+    assert error.value.args[0] in images.REASONS
+    assert error.value.args[1]
+
+
+def test_unusable_files_are_told_apart():
+  for data, reason in (
+    (b"", "empty_file"),
+    (b"<html>", "not_an_image"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image"),
+    (dirty.bomb(60_000), "too_large"),
+    (dirty.bomb(11_000), "too_large"),  # of which Pillow only warns
+  ):
+    with pytest.raises(images.Unusable) as error:
+      images.encode(io.BytesIO(data), 64)
+    assert error.value.args[0] == reason
+
+
+def test_nothing_outside_the_folder_is_opened(tmp_path):
+  folder = tmp_path / "images"
+  dirty.write_images(folder)
+  found = {file.path: file.problem for file in images.listing(folder)}
+  assert found["link.jpg"] == found["linked"] == "symbolic_link"
+  assert found["pipe.jpg"] == "not_a_regular_file"
+  assert not any(path.startswith("linked/") for path in found)
+  assert found["more/0012345.png"] == ""
+  assert list(found) == sorted(found)
+  # What has become a link or a pipe since it was listed.
+  for path in ("link.jpg", "pipe.jpg", "more", "absent.jpg"):
+    with pytest.raises(images.Unusable, match="unreadable_file"):
+      images.encode_file(folder, path, 64)
+
+
+def test_processes_change_nothing(tmp_path, monkeypatch):
+  folder = tmp_path / "images"
+  dirty.write_images(folder)
+  monkeypatch.setattr(images, "CHUNK", 5)
+  items = [(f.path, f.path) for f in images.listing(folder) if not f.problem]
+  one = images.encode_all(folder, items, tmp_path / "one", 16, 1)
+  two = images.encode_all(folder, items, tmp_path / "two", 16, 2)
+  assert dict(one) == dict(two)
+  assert one.unusable == two.unusable
+  assert len(one) + len(one.unusable) == len(items)
+  assert {reason for reason, _ in one.unusable.values()} == {
+    *dirty.BAD_IMAGES.values()
+  }
