@@ -95,8 +95,8 @@ def find(
   if missing:
     raise UserError(
       f"{path} has no column for {', '.join(missing)}; its columns are "
-      f"{', '.join(map(repr, columns or ())) or 'none'}. Name them as expected, "
-      "or use --dataset=generic with the names as flags."
+      f"{', '.join(map(repr, columns or ())) or 'none'}. Name them as expected,"
+      " or use --dataset=generic with the names as flags."
     )
   return Table(path, form, tuple(columns), roles, delimiter)
 
