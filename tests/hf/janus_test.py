@@ -56,31 +56,15 @@ def test_config_survives_the_way_to_hf_and_back():
 def test_presets_are_the_published_models(
   preset, width, mlp_width, layers, heads, pad_id, image_id
 ):
-  # What transformers' convert_janus_weights_to_hf.py writes for DeepSeek's
-  # checkpoints; it leaves the rest to the defaults.
-  config = transformers.JanusConfig(
-    text_config=transformers.LlamaConfig(
-      vocab_size=102400,
-      hidden_size=width,
-      intermediate_size=mlp_width,
-      num_hidden_layers=layers,
-      num_attention_heads=heads,
-      num_key_value_heads=heads,
-      max_position_embeddings=16384,
-      bos_token_id=100000,
-      eos_token_id=100001,
-      pad_token_id=pad_id,
-    ),
-    vision_config={"image_size": 384, "projection_dim": width, "depth": 2},
-    vq_config={
-      "embed_dim": 8,
-      "num_embeddings": 16384,
-      "projection_dim": width,
-      "depth": 2,
-      "image_token_embed_dim": width,
-    },
-    image_token_id=image_id,
-    tie_word_embeddings=False,
+  config = tiny_janus.published_config(
+    width,
+    mlp_width,
+    layers,
+    heads,
+    image_id=image_id,
+    bos_token_id=100000,
+    eos_token_id=100001,
+    pad_token_id=pad_id,
   )
   ids = {"bos_id": 100000, "pad_id": pad_id, "boi_id": 100016}
   ours = hf_janus.config_from_hf(config.to_dict(), **ids)

@@ -72,17 +72,51 @@ VQ = {
 }
 
 
-def torch_model(*, tied=False, text=None, vision=None, seed=0):
+def torch_model(*, tied=False, text=None, vision=None, vq=None, seed=0):
   """Returns a model whose activations are of order one."""
   config = transformers.JanusConfig(
     text_config=transformers.LlamaConfig(**(TEXT | (text or {}))),
     vision_config=VISION | (vision or {}),
-    vq_config=VQ,
+    vq_config=VQ | (vq or {}),
     image_token_id=IMAGE,
     tie_word_embeddings=tied,
   )
   torch.manual_seed(seed)
-  model = transformers.JanusForConditionalGeneration(config).eval()
+  return randomised(transformers.JanusForConditionalGeneration(config))
+
+
+def published_config(width, mlp_width, layers, heads, *, image_id, **ids):
+  """Returns the config of a Janus-Pro of DeepSeek.
+
+  What transformers' convert_janus_weights_to_hf.py writes for it; the rest it
+  leaves to the defaults.
+  """
+  return transformers.JanusConfig(
+    text_config=transformers.LlamaConfig(
+      vocab_size=102400,
+      hidden_size=width,
+      intermediate_size=mlp_width,
+      num_hidden_layers=layers,
+      num_attention_heads=heads,
+      num_key_value_heads=heads,
+      max_position_embeddings=16384,
+      **ids,
+    ),
+    vision_config={"image_size": 384, "projection_dim": width, "depth": 2},
+    vq_config={
+      "embed_dim": 8,
+      "num_embeddings": 16384,
+      "projection_dim": width,
+      "depth": 2,
+      "image_token_embed_dim": width,
+    },
+    image_token_id=image_id,
+    tie_word_embeddings=False,
+  )
+
+
+def randomised(model):
+  """Fills a model with values that keep activations of order one."""
   with torch.no_grad():
     for name, parameter in model.named_parameters():
       if parameter.ndim == 1:  # norms and biases start trivial
@@ -99,7 +133,7 @@ def torch_model(*, tied=False, text=None, vision=None, seed=0):
     do_sample=False,
     generation_kwargs={"boi_token_id": BOI},
   )
-  return model
+  return model.eval()
 
 
 def ours_of(theirs):

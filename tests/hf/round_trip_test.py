@@ -1,0 +1,285 @@
+"""From transformers, through our files, to transformers: it draws the same."""
+
+import gc
+import importlib.util
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import transformers
+
+from genrec_jax import sampling
+from genrec_jax.core.types import Prompt
+from genrec_jax.hf import load, safetensors_io
+from genrec_jax.hf.export import export_generator
+from tests.hf import tiny_janus
+from tests.hf.streaming_test import GB, available_memory
+
+TOOL = pathlib.Path(__file__).parents[2] / "tools" / "infer_hf.py"
+INSTRUCTION = "Draw the next item."
+TITLES = ["a red cross", "large circle", "", "blue on sand", "the item"]
+# Wide enough that its 1.1e8 parameters are mostly the language model's.
+MEDIUM = {
+  "text": {
+    "vocab_size": 16000,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "head_dim": 64,
+  },
+  "vision": {
+    "hidden_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "mlp_ratio": 4.0,
+    "projection_dim": 768,
+  },
+  "vq": {
+    "projection_dim": 768,
+    "image_token_embed_dim": 768,
+    "num_embeddings": 4096,
+  },
+}
+
+
+def torch_tool():
+  spec = importlib.util.spec_from_file_location("infer_hf", TOOL)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def pictures():
+  """Returns five pictures of odd sizes."""
+  rng = np.random.default_rng(0)
+  return [
+    PIL.Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8)).resize(size)
+    for size in ((31, 40), (50, 9), (20, 20), (400, 300), (64, 384))
+  ]
+
+
+def prompts(processor):
+  """Returns a prompt of text and one of five pictures, with what is to see."""
+  seen = np.stack([processor.pixels(picture) for picture in pictures()])
+  return {
+    "text": (processor.prompt_ids([], "large red circle"), seen[:0]),
+    "history": (processor.prompt_ids(TITLES, INSTRUCTION), seen),
+  }
+
+
+def as_prompt(ids, seen):
+  ids = np.asarray([ids], np.int32)
+  return Prompt(ids, np.ones(ids.shape, bool), seen[None])
+
+
+def torch_prompts(tool, processor):
+  """Returns the same for torch, prepared by transformers."""
+  return {
+    "text": tool.drawing_prompt(processor, [], [], "large red circle"),
+    "history": tool.drawing_prompt(processor, TITLES, pictures(), INSTRUCTION),
+  }
+
+
+def assert_same_files(source, out):
+  """Compares all tensors bit for bit, one at a time."""
+  expected = safetensors_io.open_tensors(source)
+  found = safetensors_io.open_tensors(out)
+  assert found.keys() == expected.keys()
+  for name, tensor in expected.items():
+    assert found[name].dtype == tensor.dtype
+    assert found[name][...].tobytes() == tensor[...].tobytes(), name
+
+
+def ship(source, out, dtype):
+  """Imports a folder as `dtype` and exports it again."""
+  loaded = load.load_generator(source, dtype=dtype, param_dtype=dtype)
+  export_generator(out, loaded.model, loaded.params, source, dtype)
+  assert_same_files(source, out)
+  return loaded
+
+
+@pytest.mark.parametrize(
+  ("sizes", "least"),
+  [
+    pytest.param({}, 0, id="tiny"),
+    pytest.param(MEDIUM, 10**8, id="100M", marks=pytest.mark.slow),
+  ],
+)
+def test_greedy_codes_are_those_of_transformers(tmp_path, sizes, least):
+  theirs = tiny_janus.torch_model(**sizes)
+  assert sum(p.numel() for p in theirs.parameters()) >= least
+  source, out = tmp_path / "source", tmp_path / "out"
+  tiny_janus.save(source, theirs)
+  del theirs
+  ours = ship(source, out, "float32")
+  draw = jax.jit(
+    lambda params, prompt: sampling.sample_images(
+      ours.model,
+      params,
+      prompt,
+      jax.random.key(0),
+      num_samples=1,
+      guidance=5.0,
+      greedy=True,
+    ).codes[0]
+  )
+  tool = torch_tool()
+  model, processor = tool.load(out)
+  theirs, drawn = torch_prompts(tool, processor), set()
+  for kind, (ids, seen) in prompts(ours.processor).items():
+    prompt = theirs[kind]
+    assert prompt["input_ids"][0].tolist() == ids
+    expected = tool.draw(
+      model, prompt["input_ids"], prompt.get("pixel_values"), num=1, greedy=True
+    )
+    found = draw(ours.params, as_prompt(ids, seen))
+    np.testing.assert_array_equal(found, expected, err_msg=kind)
+    drawn.update(np.asarray(found).flat)
+  assert len(drawn) > 5  # else it would mean little
+
+
+NUM_CODES = 16  # of 576: the rest would take long and say the same
+# A history of 2,900 tokens is read once, not twice: it takes minutes.
+GUIDANCE = {"text": 5.0, "history": 1.0}
+
+
+@pytest.mark.slow
+def test_janus_pro_1b_in_bfloat16(tmp_path, monkeypatch):
+  free, memory = shutil.disk_usage(tmp_path).free, available_memory()
+  if free < 10 * GB or memory < 14 * GB:
+    pytest.skip(
+      "needs 10 GB of disk and 14 GB of memory; free are"
+      f" {free / GB:.1f} and {memory / GB:.1f}"
+    )
+  source, out = tmp_path / "source", tmp_path / "out"
+  save_janus_pro_1b(source)
+  loaded = ship(source, out, "bfloat16")
+  shutil.rmtree(source)
+  theirs = drawn_by_torch(out, monkeypatch)
+  gc.collect()
+  exact = loaded.model.computing(dtype="float32")
+  for kind, (ids, seen) in prompts(loaded.processor).items():
+    prompt = as_prompt(ids, seen)
+    their_ids, expected, their_logits = theirs[kind]
+    assert their_ids == ids
+    prefixes = [prefill(loaded.model, loaded.params, prompt)]
+    if GUIDANCE[kind] != 1:
+      prompt_without = loaded.model.unconditional(prompt)
+      prefixes.append(prefill(loaded.model, loaded.params, prompt_without))
+    logits = code_logits(loaded.model, loaded.params)
+    same = np.mean(draw_greedily(logits, prefixes, GUIDANCE[kind]) == expected)
+    # The logits of the same codes, by us, and without rounding.
+    ours = logits(prefixes[0], expected)
+    del prefixes, logits
+    prefix = prefill(exact, loaded.params, prompt)
+    truth = code_logits(exact, loaded.params)(prefix, expected)
+    scale = np.std(truth)
+    error, their_error, apart = (
+      np.sqrt(np.mean((a - b) ** 2)) / scale
+      for a, b in ((ours, truth), (their_logits, truth), (ours, their_logits))
+    )
+    likeliest = np.mean(ours.argmax(-1) == their_logits.argmax(-1))
+    print(
+      f"{kind}: {same:.0%} of {NUM_CODES} greedy codes are the same, and"
+      f" {likeliest:.0%} of the likeliest after the same codes. Logits differ"
+      f" by {error:.4f} (we from float32), {their_error:.4f} (transformers from"
+      f" float32), {apart:.4f} (we from them) standard deviations"
+    )
+    assert len(np.unique(expected)) > 5
+    # Rounding, and no more of it than transformers has.
+    assert error < 1.5 * their_error
+    assert their_error < 0.1
+    assert likeliest > 0.7
+
+
+def save_janus_pro_1b(folder):
+  """Saves random weights in the sizes of Janus-Pro-1B, in bfloat16."""
+  config = tiny_janus.published_config(
+    2048,
+    5632,
+    24,
+    16,
+    image_id=tiny_janus.IMAGE,
+    bos_token_id=tiny_janus.BOS,
+    eos_token_id=tiny_janus.EOS,
+    pad_token_id=tiny_janus.PAD,
+  )
+  with torch.device("meta"):
+    model = transformers.JanusForConditionalGeneration(config)
+  model = model.bfloat16().to_empty(device="cpu")
+  with torch.no_grad():
+    for name, parameter in model.named_parameters():
+      parameter.fill_(0 if name.endswith("bias") else 1)
+  torch.manual_seed(0)
+  model = tiny_janus.randomised(model)
+  # Else the code before counts for little, and all codes would be the same.
+  model.model.generation_aligner.hidden_layers[0].weight.data *= 6
+  model.save_pretrained(folder, max_shard_size="2GB")
+  assert len(list(folder.glob("*.safetensors"))) == 3
+  tiny_janus.save_settings(folder, side=384)
+
+
+def drawn_by_torch(folder, monkeypatch):
+  """Returns {kind: (ids, codes [I], logits [I, C])} of transformers."""
+  tool = torch_tool()
+  model, processor = tool.load(folder, "bfloat16")
+  monkeypatch.setattr(tool, "codes_per_image", lambda model: NUM_CODES)
+  logits, drawn = [], {}
+  model.model.generation_head.register_forward_hook(
+    lambda module, inputs, output: logits.append(output[:1].float())
+  )
+  for kind, prompt in torch_prompts(tool, processor).items():
+    logits.clear()
+    codes = tool.draw(
+      model,
+      prompt["input_ids"],
+      prompt.get("pixel_values"),
+      num=1,
+      guidance=GUIDANCE[kind],
+      greedy=True,
+    )
+    drawn[kind] = (
+      prompt["input_ids"][0].tolist(),
+      codes[0].numpy(),
+      torch.cat(logits).numpy(),
+    )
+  return drawn
+
+
+def prefill(model, params, prompt):
+  def run(params, prompt):
+    return model.prefill(params, model.embed(params, prompt), prompt.mask)
+
+  return jax.jit(run)(params, prompt)
+
+
+def code_logits(model, params):
+  """Returns (prefix, codes [I]) -> the logits [I, C] before each of them."""
+  compiled = jax.jit(model.code_logits)
+
+  def logits(prefix, codes):
+    codes = jnp.asarray(codes, jnp.int32)[None, None]
+    return np.asarray(compiled(params, prefix, codes)[0, 0])
+
+  return logits
+
+
+def draw_greedily(logits, prefixes, guidance):
+  """Returns the first codes [I] after a prompt with and without its content.
+
+  All are computed anew for each: a cache would need the weights once more, and
+  smaller models have shown that it changes nothing.
+  """
+  codes = np.zeros(NUM_CODES, np.int32)
+  for i in range(NUM_CODES):
+    both = [logits(prefix, codes)[i] for prefix in prefixes]
+    best = sampling.guide(*both, guidance) if guidance != 1 else both[0]
+    codes[i] = best.argmax()
+  return codes
