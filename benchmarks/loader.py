@@ -1,0 +1,261 @@
+r"""How fast batches are read, against how fast they are used; what bounds it.
+
+    python benchmarks/loader.py [--users=200000] [--items=20000] [--seconds=10]
+
+Three data sets are generated: one of many users, to see what starting takes;
+one for the tiny model; and one of photos of 384 pixels, as Janus-Pro reads
+them. On a machine whose cores are busy the figures say little: see the times
+of the processor, which they come with.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from absl import flags
+import duckdb
+import jax
+import numpy as np
+from PIL import Image
+
+from configs import sft as sft_config
+from genrec_jax.core import cli
+from genrec_jax.data import benchmarks, builders, index, pipeline, prepared
+from genrec_jax.hf import load
+from genrec_jax.train import setup, sft
+
+_USERS = flags.DEFINE_integer("users", 200_000, "Of the large data set.")
+_ITEMS = flags.DEFINE_integer("items", 20_000, "Of the large data set.")
+_SECONDS = flags.DEFINE_float("seconds", 10, "How long each rate is measured.")
+
+EVENTS = 20  # per user
+WINDOW = {"history_length": 5, "future_horizon": 3}
+INSTRUCTION = "Draw the next item that this user will like."
+
+
+def generate(folder, users, items, side, distinct=64):
+  """Prepares a data set of `distinct` noisy photos under many ids."""
+  work = folder / "work"
+  store = work / prepared.IMAGES
+  store.mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  data, places = io.BytesIO(), []
+  for _ in range(distinct):
+    coarse = rng.integers(0, 256, (max(side // 32, 4),) * 2 + (3,), np.uint8)
+    image = np.asarray(
+      Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+    )
+    noise = rng.integers(-6, 7, image.shape)
+    image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    start = data.tell()
+    Image.fromarray(image).save(data, "JPEG", quality=95, subsampling=0)
+    places.append((start, data.tell() - start))
+  (store / "000000.bin").write_bytes(data.getvalue())
+  ids = [f"{item:08d}" for item in range(items)]
+  (store / "000000.json").write_text(
+    json.dumps([[i, *places[n % distinct]] for n, i in enumerate(ids)])
+  )
+  with duckdb.connect() as db:
+    db.execute(f"""
+      COPY (SELECT printf('%08d', i) AS id, 'large red striped circle ' || i
+            AS title, '' AS image FROM range({items}) t(i))
+      TO '{work / prepared.ITEMS}' (FORMAT parquet)""")
+    db.execute(f"""
+      COPY (SELECT printf('%09d', u) AS id, {EVENTS} * u AS first,
+            {EVENTS}::BIGINT AS length, {EVENTS - 2}::BIGINT AS train_end,
+            {EVENTS - 2}::BIGINT AS validation_start,
+            {EVENTS - 1}::BIGINT AS test_start FROM range({users}) t(u))
+      TO '{work / prepared.USERS}' (FORMAT parquet)""")
+    db.execute(f"""
+      COPY (SELECT e // {EVENTS} AS user_row,
+            (7919 * (e // {EVENTS}) + e) % {items} AS item_row,
+            1000 * e AS timestamp FROM range({users * EVENTS}) t(e))
+      TO '{work / prepared.EVENTS}' (FORMAT parquet)""")
+  imported = prepared.Work(work, {})
+  return benchmarks.store("generic", imported, folder / "data")
+
+
+def memory():
+  """Returns the resident memory of this process in MB; Linux tells it."""
+  status = pathlib.Path("/proc/self/status").read_text()
+  (line,) = (x for x in status.splitlines() if x.startswith("VmRSS"))
+  return int(line.split()[1]) / 1024
+
+
+def start(path, stream):
+  """Prints what it takes to get at the first batch."""
+  dataset = builders.load(path)
+  before, begun = memory(), time.perf_counter()
+  iterator = iter(stream(dataset))
+  next(iterator)
+  print(
+    f"start: {len(dataset.users):,} users, {len(dataset.items):,} items: first "
+    f"batch after {time.perf_counter() - begun:.2f} s, "
+    f"+{memory() - before:.0f} MB",
+    flush=True,
+  )
+  iterator.close()
+  before, begun = memory(), time.perf_counter()
+  index.of_records(dataset.items, dataset.users)
+  print(
+    f"  reading every record instead: {time.perf_counter() - begun:.2f} s, "
+    f"+{memory() - before:.0f} MB",
+    flush=True,
+  )
+
+
+def rate(stream, warm):
+  """Returns windows a second, by the clock and by this process's own time."""
+  iterator = iter(stream)
+  for _ in range(warm):
+    batch = next(iterator)
+  rows, done = len(batch.history_mask), 0
+  begun, used = time.perf_counter(), time.process_time()
+  while time.perf_counter() - begun < _SECONDS.value:
+    next(iterator)
+    done += rows
+  clock, used = time.perf_counter() - begun, time.process_time() - used
+  iterator.close()
+  return done / clock, done / max(used, 1e-9)
+
+
+def consume(path):
+  """Returns the windows a second that SFT of the tiny model takes."""
+  config = sft_config.get_config("debug")
+  config.data.path, config.data.batch_size = path, 32
+  config.optim.decay_steps = 0
+  parts = setup.build(
+    config,
+    sample=dict(config.sample),
+    copy_threshold=config.eval.copy_threshold,
+  )
+  step = jax.jit(
+    functools.partial(
+      sft.train_step,
+      model=parts.model,
+      optimizer=parts.optimizer,
+      seed=0,
+      **config.sft,
+    ),
+    donate_argnums=0,
+  )
+  batch, state = parts.put(next(parts.iterator)), parts.state
+  for _ in range(2):
+    state, metrics = step(state, parts.frozen, batch)
+  jax.block_until_ready(metrics)
+  done, begun = 0, time.perf_counter()
+  while time.perf_counter() - begun < _SECONDS.value:
+    state, metrics = step(state, parts.frozen, batch)
+    jax.block_until_ready(metrics)
+    done += 32
+  result = done / (time.perf_counter() - begun)
+  parts.iterator.close()
+  return result
+
+
+def stages(dataset, processor, tokenizer, number=100):
+  """Returns the milliseconds of each stage of one window, cold."""
+  found = pipeline.windows(dataset, "train", **WINDOW)
+  make = pipeline._Maker(dataset, found, processor, tokenizer, INSTRUCTION)
+  numbers = np.random.default_rng(1).integers(len(found), size=number)
+  rows = [
+    int(row) for n in numbers for part in found.rows(int(n)) for row in part
+  ]
+
+  def timed(function, arguments):
+    begun = time.process_time()
+    results = [function(argument) for argument in arguments]
+    return results, 1e3 * (time.process_time() - begun) / number
+
+  spent = {}
+  records, spent["read records"] = timed(dataset.items.__getitem__, rows)
+  pictures, spent["decode"] = timed(pipeline.decode, records)
+  _, spent["resize"] = timed(processor.pixels, pictures)
+  del records, pictures
+  histories = [found.rows(int(n))[0].tolist() for n in numbers]
+  _, spent["prompt"] = timed(make._prompt, histories)
+  windows, _ = timed(make, numbers.tolist())
+  _, again = timed(make, numbers[:32].tolist())  # pixels are at hand
+  spent["the rest"] = max(again * number / 32 - spent["prompt"], 0)
+  batches = [windows[:32], windows[32:64], windows[64:96]]
+  _, stacked = timed(pipeline._stack, batches)
+  spent["stack"] = stacked * number / 96
+  return spent
+
+
+def report(name, dataset, processor, tokenizer, stream, warm):
+  """Prints rates and what they are bounded by; returns the best rate."""
+  print(f"{name}: windows a second", flush=True)
+  best = 0
+  for workers in (0, 2):
+    clock, own = rate(stream(dataset, workers=workers), warm)
+    best = max(best, clock)
+    where = "a thread" if workers == 0 else f"{workers} processes"
+    print(
+      f"  {where}: {clock:,.0f}; per second of the main process's own time "
+      f"{own:,.0f}",
+      flush=True,
+    )
+  spent = stages(dataset, processor, tokenizer)
+  total = sum(spent.values())
+  parts = ", ".join(f"{name} {1e3 * ms:,.0f}" for name, ms in spent.items())
+  print(f"  microseconds of one window, made anew: {parts}")
+  print(
+    f"  8 processes at that could make {8e3 / total:,.0f}; the main process "
+    f"could take {own:,.0f}: bounded by "
+    + ("the main process" if own < 8e3 / total else max(spent, key=spent.get)),
+    flush=True,
+  )
+  return best
+
+
+def main():
+  """Measures and prints everything."""
+  opened = load.open_generator("tiny_sft", dtype="float32", remat="none")
+  _, _, tokenizer = load.load_clip("tiny_clip", dtype="float32")
+  tiny = opened.processor
+  large = dataclasses.replace(
+    tiny, image_size=384, num_image_tokens=576, max_positions=16384
+  )
+
+  def stream(dataset, processor=tiny, workers=0):
+    return pipeline.train_batches(
+      dataset,
+      processor,
+      tokenizer,
+      batch_size=32,
+      seed=0,
+      instruction=INSTRUCTION,
+      workers=workers,
+      **WINDOW,
+    )
+
+  with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    begun = time.perf_counter()
+    path = generate(folder / "many", _USERS.value, _ITEMS.value, 32)
+    print(f"written in {time.perf_counter() - begun:.0f} s", flush=True)
+    start(path, stream)
+
+    path = generate(folder / "tiny", 5000, 3000, 32)
+    best = report("tiny", builders.load(path), tiny, tokenizer, stream, 200)
+    used = consume(path)
+    print(
+      f"  SFT of the tiny model uses {used:,.0f}: the loader makes "
+      f"{best / used:.1f} times as many",
+      flush=True,
+    )
+    path = generate(folder / "photos", 2000, 3000, 384)
+    photos = functools.partial(stream, processor=large)
+    report("photos", builders.load(path), large, tokenizer, photos, 2)
+
+
+if __name__ == "__main__":
+  cli.run(main)
