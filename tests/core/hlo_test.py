@@ -1,0 +1,218 @@
+"""Counts read from compiled HLO against those done by hand."""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import pytest
+
+from genrec_jax.core import hlo, hlo_cost, sharding
+
+
+def compiled(function, *shapes, **options):
+  shapes = [
+    s
+    if isinstance(s, jax.ShapeDtypeStruct)
+    else jax.ShapeDtypeStruct(s, jnp.float32)
+    for s in shapes
+  ]
+  lowered = jax.jit(function, **options).lower(*shapes)
+  return hlo.parse(lowered.compile().as_text())
+
+
+def scanned(x, w, length):
+  return lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=length)[0]
+
+
+def nested(x, w):
+  def body(x, _):
+    with jax.named_scope("inner"):
+      return scanned(x, w, 5), None
+
+  with jax.named_scope("outer"):
+    return lax.scan(body, x @ w, length=7)[0]
+
+
+@pytest.fixture(scope="module")
+def program():
+  return compiled(nested, (4, 16), (16, 16))
+
+
+def test_nested_loops_multiply(program):
+  one = 2 * 4 * 16 * 16
+  assert hlo_cost.flops(program) == (1 + 7 * 5) * one
+  assert hlo_cost.flops(program, "outer") == 7 * 5 * one
+  assert hlo_cost.flops(program, "inner") == 7 * 5 * one
+  assert hlo_cost.flops(program, "absent") == 0
+  outer, inner = hlo.loops(program)
+  assert (outer.trip_count, outer.times) == (7, 1)
+  assert (inner.trip_count, inner.times) == (5, 7)
+  assert outer.is_of("outer")
+  assert not outer.is_of("inner")
+  assert inner.is_of("inner")
+  assert not inner.is_of("outer")
+
+
+def test_bytes_follow_the_loops(program):
+  """A product reads 4 x 16 and 16 x 16, and tanh's pass both ways."""
+  per_step = hlo_cost.memory_bytes(program, "inner") / 35
+  product = 4 * (4 * 16 + 16 * 16 + 4 * 16)
+  assert product <= per_step <= product + 4 * 4 * 4 * 16
+
+
+def test_a_trip_count_is_read_from_the_condition_if_xla_tells_none():
+  text = """
+HloModule counted
+
+%body (arg: (s32[], f32[2])) -> (s32[], f32[2]) {
+  %arg = (s32[], f32[2]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %x = f32[2]{0} get-tuple-element(%arg), index=1
+  %y = f32[2]{0} negate(%x)
+  ROOT %out = (s32[], f32[2]{0}) tuple(%next, %y)
+}
+
+%condition (arg: (s32[], f32[2])) -> pred[] {
+  %arg = (s32[], f32[2]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %limit = s32[] constant(9)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %x = f32[2]{0} parameter(0)
+  %start = s32[] constant(3)
+  %in = (s32[], f32[2]{0}) tuple(%start, %x)
+  %loop = (s32[], f32[2]{0}) while(%in), condition=%condition, body=%body
+  ROOT %y = f32[2]{0} get-tuple-element(%loop), index=1
+}
+"""
+  [loop] = hlo.loops(hlo.parse(text))
+  assert loop.trip_count == 6
+  assert [a.shape for a in loop.carried] == [(), (2,)]
+  unknown = text.replace("constant(9)", "constant({9})")
+  assert hlo.loops(hlo.parse(unknown))[0].trip_count is None
+  with pytest.raises(ValueError, match="no ENTRY"):
+    hlo.parse("HloModule empty")
+
+
+def test_a_loop_that_ends_by_its_data_has_no_trip_count():
+  program = compiled(
+    lambda x: lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: x * 2, x), (3,)
+  )
+  [loop] = hlo.loops(program)
+  assert loop.trip_count is None
+
+
+def test_a_batched_product():
+  program = compiled(
+    lambda a, b: jnp.einsum("bmk,bnk->bmn", a, b), (3, 4, 5), (3, 6, 5)
+  )
+  assert hlo_cost.flops(program) == 2 * 3 * 4 * 6 * 5
+
+
+def test_a_convolution_counts_no_padding():
+  def conv(x, kernel):
+    return lax.conv_general_dilated(
+      x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+  program = compiled(conv, (2, 6, 6, 3), (3, 3, 3, 4))
+  # Stride 2 over 6 places: the pads of SAME are (0, 1), so of 3 windows of 3
+  # places the last has one place outside.
+  assert hlo_cost.flops(program) == 2 * 2 * 3 * 4 * (3 * 3 - 1) ** 2
+
+
+def test_a_batched_product_written_as_a_convolution():
+  """As TPUs have it: a window over the batch, all of it but one a hole."""
+  text = """
+HloModule tpu
+
+%fused (a: bf16[8,4,16], b: bf16[8,16,32]) -> bf16[8,4,32] {
+  %a = bf16[8,4,16]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[8,16,32]{2,1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %c = bf16[8,4,32]{2,1,0} convolution(%a, %b), WINDOW
+}
+
+ENTRY %main (a: bf16[8,4,16], b: bf16[8,16,32]) -> bf16[8,4,32] {
+  %a = bf16[8,4,16]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[8,16,32]{2,1,0:T(8,128)(2,1)S(1)} parameter(1)
+  ROOT %y = bf16[8,4,32]{2,1,0:T(8,128)(2,1)} fusion(%a, %b), calls=%fused
+}
+"""
+  window = "window={size=8 stride=7 lhs_dilate=8}, dim_labels=0bf_0io->0bf"
+  program = hlo.parse(text.replace("WINDOW", window))
+  assert hlo_cost.flops(program) == 2 * 8 * 4 * 16 * 32
+  # What lies in another memory space, S(1), does not pass the main memory.
+  assert hlo_cost.memory_bytes(program) == 2 * 8 * 4 * (16 + 32)
+
+
+def test_a_slice_of_a_stack_costs_a_slice():
+  def stack(x, w):
+    return lax.scan(lambda x, w: (x @ w, x), x, w)
+
+  program = compiled(stack, (4, 64), (10, 64, 64))
+  whole = 4 * 10 * 64 * 64
+  assert whole <= hlo_cost.memory_bytes(program) < 4 * whole
+  assert hlo_cost.flops(program) == 10 * 2 * 4 * 64 * 64
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return sharding.make_mesh()
+
+
+def abstract(mesh, shape, *spec):
+  return jax.ShapeDtypeStruct(
+    shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec))
+  )
+
+
+def test_collectives_are_found_where_they_run(mesh):
+  """FSDP: each step gathers the layer it needs; a gradient's sum is outside."""
+  whole = NamedSharding(mesh, P())
+
+  def loss(w, x):
+    def layer(x, w):
+      w = lax.with_sharding_constraint(w, whole)
+      return jnp.tanh(x @ w), None
+
+    with jax.named_scope("stack"):
+      x = lax.scan(layer, x, w)[0]
+    return jnp.sum(x**2)
+
+  program = compiled(
+    loss,
+    abstract(mesh, (6, 16, 16), None, "data", None),
+    abstract(mesh, (8, 16), "data", None),
+  )
+  found = {(c.kind, c.within("stack")): c for c in hlo.collectives(program)}
+  gather = found["all-gather", True]
+  assert gather.times == 6
+  assert gather.nbytes == 4 * 16 * 16
+  assert gather.loops[-1].trip_count == 6
+  assert found["all-reduce", False].times == 1
+  assert found["all-reduce", False].nbytes == 4
+
+
+def test_numbers_are_those_of_one_device(mesh):
+  product = functools.partial(jnp.einsum, "mk,kn->mn")
+  program = compiled(
+    product, abstract(mesh, (16, 8), "data"), abstract(mesh, (8, 8))
+  )
+  assert hlo_cost.flops(program) == 2 * 2 * 8 * 8
+  assert not hlo.collectives(program)
+
+
+@pytest.mark.parametrize(
+  ("dtype", "nbytes"), [("bf16", 12), ("pred", 6), ("s4", 3), ("f8e4m3fn", 6)]
+)
+def test_sizes_of_types(dtype, nbytes):
+  array = hlo.Array(dtype, (2, 3))
+  assert array.size == 6
+  assert array.nbytes == nbytes
