@@ -28,6 +28,10 @@ class Generator(Protocol):
   def image_size(self) -> int:
     """Pixels per side of the images it reads and draws."""
 
+  @property
+  def adaptable(self) -> str:
+    """Regular expression of the kernels that may have adapters; `nn.lora`."""
+
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters, a nested dict."""
 

@@ -134,6 +134,11 @@ class Janus:
     """Pixels per side of the images it reads and draws."""
     return self.vision.image_size
 
+  @property
+  def adaptable(self) -> str:
+    """Kernels that LoRA adapters may stand beside: all of the layers'."""
+    return f"language/{llama.ADAPTABLE}"
+
   def computing(self, *, dtype: str, remat: str = "none") -> "Janus":
     """Returns the same model with another compute type and remat policy.
 

@@ -28,6 +28,8 @@ RULES = (
   (r"layers/(input|post_attention)_layernorm/scale", P()),
   (r"norm/scale", P()),
 )
+# The kernels that LoRA adapters may stand beside; see `nn.lora`.
+ADAPTABLE = r"layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)/kernel"
 
 
 def rotary(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from genrec_jax.core.types import PyTree
+from genrec_jax.nn import lora
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu": functools.partial(nn.gelu, approximate=False),
@@ -32,6 +33,7 @@ def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
 class Linear(nn.Module):
   """A linear layer on rows: what `nn.Dense` computes, on a flat matrix.
 
+  Parameters with adapters beside the kernel get those added; see `lora`.
   The backward pass of a product with more than one row axis ran 1.7x slower
   on CPU: XLA transposes the operands of the weight's gradient.
   """
@@ -47,6 +49,12 @@ class Linear(nn.Module):
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
     y = rows @ kernel.astype(self.dtype)
+    if self.has_variable("params", lora.A):
+      a, b = (
+        self.get_variable("params", name).astype(self.dtype)
+        for name in (lora.A, lora.B)
+      )
+      y += (rows @ a * lora.SCALE) @ b
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
       y += bias.astype(self.dtype)[None]

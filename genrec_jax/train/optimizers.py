@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from genrec_jax.core.types import PyTree
+from genrec_jax.nn import lora
 
 
 def adamw(
@@ -21,8 +22,8 @@ def adamw(
 
   The learning rate rises linearly to `lr` at step `warmup_steps`; the first
   step is taken at lr / warmup_steps, not at 0. Then it stays, or falls as half
-  a cosine from step 0 to 0 at step `decay_steps`. Only leaves named
-  'kernel' decay: norms, biases and embeddings do not.
+  a cosine from step 0 to 0 at step `decay_steps`. Only kernels and adapters of
+  kernels decay: norms, biases and embeddings do not.
 
   Args:
     lr: learning rate after the warm-up.
@@ -50,6 +51,7 @@ def adamw(
 
 def decay_mask(params: PyTree) -> PyTree:
   """Says of each parameter whether weight decay applies to it."""
+  decaying = (lora.KERNEL, lora.A, lora.B)
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key == "kernel", params
+    lambda path, _: path[-1].key in decaying, params
   )
