@@ -2,7 +2,8 @@
 
 A variant follows a colon (configs/rl.py:debug), any key can be overridden
 (--config.optim.lr=1e-5), --workdir says where results go. The same command
-again resumes a run that was stopped.
+again resumes a run that was stopped. On several machines the same command runs
+on each of them; see docs/launch.md.
 """
 
 import importlib
@@ -10,9 +11,10 @@ import os
 import re
 
 from absl import app, flags
+import jax
 from ml_collections import config_flags
 
-from genrec_jax.core import cli
+from genrec_jax.core import cli, distributed
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
@@ -36,6 +38,7 @@ LEAST = {
   "data.history_length": 1,
   "data.future_horizon": 1,
   "data.batch_size": 1,
+  "data.microbatches": 1,
   "data.workers": 0,
   "sample.num_samples": 1,
   "sample.top_k": 0,
@@ -56,6 +59,12 @@ FOLDERS = ("model.checkpoint", "clip.checkpoint", "eval.base", "data.path")
 
 config_flags.DEFINE_config_file("config", None, "Path[:variant] of a config.")
 flags.DEFINE_string("workdir", None, "Folder of the run; overrides the config.")
+flags.DEFINE_string(
+  "distributed",
+  "auto",
+  "How the processes of a run find each other: 'auto' asks SLURM, Open MPI, GKE"
+  " or the TPU VM, 'HOST:PORT,NUM,ID' says it, 'off' runs alone.",
+)
 flags.mark_flag_as_required("config")
 
 
@@ -82,10 +91,16 @@ def main(_: list[str]) -> None:
   config = flags.FLAGS.config
   if flags.FLAGS.workdir:
     config.workdir = flags.FLAGS.workdir
-  with cli.user_errors(
-    "stopped; the same command resumes from the last checkpoint"
+  with (
+    cli.user_errors(
+      "stopped; the same command resumes from the last checkpoint"
+    ),
+    distributed.joined(flags.FLAGS.distributed),
   ):
     check(config)
+    distributed.agree(
+      "the config or the version of JAX", config.to_json() + jax.__version__
+    )
     for path in FOLDERS:
       section, key = path.split(".")
       if os.path.isdir(config[section].get(key, "")):

@@ -2,24 +2,27 @@
 
 `workdir/checkpoints/<step>/` holds three items: `params` (trainable only, so
 that a reader need not know the optimizer), `optimizer` (with the step) and
-`data` (the grain iterator's state, one file per process). A checkpoint appears
-under its name only when it is whole; what a killed run left is removed.
+`data` (the iterator's state, which is the same in every process). A checkpoint
+appears under its name only when it is whole; what a killed run left is removed.
 Parameters are written in chunks, so that `open_params` can read them slice by
-slice, onto any mesh.
+slice, onto any mesh and into any number of processes. All processes of a run
+save and restore together.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import functools
 import os
 from typing import Any
 
 from etils import epath
-import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from genrec_jax.core import distributed
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import diff, flatten, unflatten
@@ -42,12 +45,25 @@ def open_manager(workdir: str, keep: int) -> ocp.CheckpointManager:
     item_handlers={
       "params": ocp.StandardCheckpointHandler(),
       "optimizer": ocp.StandardCheckpointHandler(),
-      "data": grain.checkpoint.CheckpointHandler(),
+      "data": ocp.JsonCheckpointHandler(),
     },
     options=ocp.CheckpointManagerOptions(
       max_to_keep=keep, cleanup_tmp_directories=True
     ),
   )
+
+
+@contextlib.contextmanager
+def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
+  """Ends what a manager has begun, if the other processes are still there."""
+  try:
+    yield
+  except BaseException:
+    # Closing waits for all processes, and one may be gone.
+    if distributed.alone():
+      manager.close()
+    raise
+  manager.close()
 
 
 def save(
@@ -62,7 +78,7 @@ def save(
         state.params, jax.tree.map(lambda _: chunks, state.params)
       ),
       optimizer=ocp.args.StandardSave(_optimizer(state)),
-      data=grain.checkpoint.CheckpointSave(iterator),
+      data=ocp.args.JsonSave(iterator.get_state()),
     ),
   )
 
@@ -72,8 +88,9 @@ def restore(
 ) -> TrainState | None:
   """Reads the newest checkpoint into the shapes and shardings of `state`.
 
-  The iterator is set to where it was. The mesh may differ from the one saved
-  from. Arrays of `state` are freed, so that no two states fill the memory.
+  The iterator is set to where it was. Mesh and number of processes may differ
+  from those saved from. Arrays of `state` are freed, so that no two states fill
+  the memory.
 
   Args:
     manager: of the workdir.
@@ -87,6 +104,7 @@ def restore(
     UserError: the parameters saved are not those of `state`.
   """
   step = manager.latest_step()
+  distributed.agree(f"newest checkpoint of {manager.directory}", str(step))
   if step is None:
     return None
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
@@ -101,9 +119,10 @@ def restore(
     args=ocp.args.Composite(
       params=ocp.args.StandardRestore(abstract.params),
       optimizer=ocp.args.StandardRestore(_optimizer(abstract)),
-      data=grain.checkpoint.CheckpointRestore(iterator),
+      data=ocp.args.JsonRestore(),
     ),
   )
+  iterator.set_state(restored["data"])
   return TrainState(params=restored["params"], **restored["optimizer"])
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from genrec_jax.core import workdir as workdir_lib
+from genrec_jax.core.distributed import first_only
 
 FILE = "metrics.jsonl"
 SAMPLES = "samples"
@@ -39,9 +40,10 @@ class Writer:
 
   Rows after `step`, left by a run that was killed before its next checkpoint,
   are dropped: they will be written again. `step` is None for a run that starts
-  from nothing.
+  from nothing. Of several processes only the first writes.
   """
 
+  @first_only
   def __init__(self, workdir: str, step: int | None):
     last = -1 if step is None else step
     rows = [row for row in read(workdir) if row["step"] <= last]
@@ -51,6 +53,7 @@ class Writer:
     self._board = SummaryWriter(workdir, purge_step=last + 1)
     self._samples = os.path.join(workdir, SAMPLES)
 
+  @first_only
   def scalars(self, step: int, values: dict[str, float]) -> None:
     """Appends a row to metrics.jsonl and its values to TensorBoard.
 
@@ -61,11 +64,13 @@ class Writer:
     self._file.flush()
     self.board(step, values)
 
+  @first_only
   def board(self, step: int, values: dict[str, float]) -> None:
     """Sends values to TensorBoard only, such as those that time a run."""
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
 
+  @first_only
   def image(self, step: int, grid: np.ndarray) -> None:
     """Writes a uint8 [h, w, 3] to samples/<step>.png and TensorBoard."""
     os.makedirs(self._samples, exist_ok=True)
@@ -74,11 +79,13 @@ class Writer:
     os.replace(f"{path}.tmp", path)
     self._board.add_image(SAMPLES, grid, step, dataformats="HWC")
 
+  @first_only
   def sync(self) -> None:
     """Makes sure that what was written outlives the machine."""
     os.fsync(self._file.fileno())
     self._board.flush()
 
+  @first_only
   def close(self) -> None:
     """Closes the files."""
     self._file.close()
@@ -89,7 +96,8 @@ class Progress:
   """Prints 'step 20/400  3.1 steps/s  ETA 0:02:03  loss 0.31'.
 
   On a terminal the line is rewritten in place; elsewhere a line is printed
-  after the first step, then every `every` seconds, and at the end.
+  after the first step, then every `every` seconds, and at the end. Of several
+  processes only the first prints.
   """
 
   def __init__(self, start: int, steps: int, every: float = 10.0):
@@ -101,17 +109,20 @@ class Progress:
     self._printed = -float("inf")
     self._open = False  # the cursor is at the end of a line to rewrite
 
+  @first_only
   def say(self, text: str) -> None:
     """Prints a line of its own."""
     print(("\r\033[K" if self._open else "") + text, flush=True)
     self._open = False
 
+  @first_only
   def close(self) -> None:
     """Ends a line that was to be rewritten."""
     if self._open:
       print(flush=True)
     self._open = False
 
+  @first_only
   def step(self, step: int, name: str, value: float) -> float | None:
     """Reports that `step` is done; returns steps per second, once known.
 

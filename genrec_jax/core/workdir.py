@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from typing import Any
 
+from genrec_jax.core import distributed
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
 
@@ -11,10 +13,15 @@ CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 # A run adds to its config what model.checkpoint held when it began.
 FINGERPRINT = "model.checkpoint_sha256"
+# How long a network disk may take to show what another machine wrote.
+_SEEN_SECONDS = 10
 
 
 def check(workdir: str, config_json: str) -> None:
   """Refuses a folder that cannot be written or holds another config's run.
+
+  All processes of a run call it; each must be able to write there and see what
+  the others write.
 
   Makes the folder if absent, and nothing in it. A run without a checkpoint has
   nothing to lose: its folder may be taken over. The keys 'workdir' and
@@ -28,17 +35,58 @@ def check(workdir: str, config_json: str) -> None:
   Raises:
     UserError: says why the folder cannot be used; names differing keys.
   """
-  probe = os.path.join(workdir, f".writable-{os.getpid()}")
+  if "://" in workdir:
+    raise UserError(
+      f"workdir {workdir} is not a folder: expected one, which a bucket can be"
+      " mounted as; give another with --workdir=DIR"
+    )
+  _probe(workdir)
+  if distributed.is_first():
+    _same_config(workdir, config_json)
+
+
+def _probe(workdir: str) -> None:
+  """Refuses a folder that is not writable, or not one for all processes."""
+  processes = enumerate(distributed.gather(os.getpid()))
+  probes = {i: f".writable-{i}-{pid}" for i, pid in processes}
+  own = os.path.join(workdir, probes[distributed.index()])
   try:
     os.makedirs(workdir, exist_ok=True)
-    with open(probe, "w"):
+    with open(own, "w"):
       pass
-    os.remove(probe)
+    try:
+      distributed.wait("all can write")
+      unseen = _unseen(workdir, probes)
+      distributed.wait("all have looked")
+    finally:
+      os.remove(own)
   except OSError as error:
     raise UserError(
       f"workdir {workdir} cannot be written ({error.strerror}): give a folder"
       " that can with --workdir=DIR"
     ) from error
+  if unseen:
+    raise UserError(
+      f"workdir {workdir} is not the same folder for all processes: what"
+      f" process {', '.join(map(str, unseen))} writes is not seen by process"
+      f" {distributed.index()}, and each writes a part of every checkpoint;"
+      " give a folder on a disk that all machines share"
+    )
+
+
+def _unseen(workdir: str, probes: dict[int, str]) -> list[int]:
+  """Returns whose probes are not there; network disks may show them late."""
+  until = time.monotonic() + _SEEN_SECONDS
+  while True:
+    names = set(os.listdir(workdir))
+    unseen = [i for i, name in probes.items() if name not in names]
+    if not unseen or time.monotonic() > until:
+      return unseen
+    time.sleep(0.2)
+
+
+def _same_config(workdir: str, config_json: str) -> None:
+  """Refuses a folder that holds another config's run."""
   path = os.path.join(workdir, CONFIG)
   if not os.path.exists(path) or not _has_checkpoint(workdir):
     return
@@ -65,6 +113,8 @@ def check(workdir: str, config_json: str) -> None:
 def claim(workdir: str, config_json: str) -> None:
   """Checks the folder and writes `config.json` into it; see `check`."""
   check(workdir, config_json)
+  if not distributed.is_first():
+    return
   path = os.path.join(workdir, CONFIG)
   if not os.path.exists(path) or not _has_checkpoint(workdir):
     write(path, config_json.rstrip() + "\n")

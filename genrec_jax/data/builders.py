@@ -25,6 +25,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
+from genrec_jax.core import distributed
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.data import index as index_lib
 from genrec_jax.data import world
@@ -228,6 +229,9 @@ def open_or_build(
 ) -> Dataset:
   """Opens the data set at `path`; for "" the synthetic one of `settings`.
 
+  Of several processes the first builds; the others build only what they do not
+  see then, each on a disk of its own.
+
   Args:
     path: a prepared data set, or "".
     cache: where synthetic data sets are built, on first use, and found again,
@@ -238,6 +242,9 @@ def open_or_build(
     return load(path)
   name = "_".join(f"{key}{value}" for key, value in sorted(settings.items()))
   folder = pathlib.Path(cache) / f"synthetic{world.VERSION}_{name}"
+  if distributed.is_first():
+    synthetic(folder, **settings)
+  distributed.wait("the first process has built the data")
   return load(synthetic(folder, **settings))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from genrec_jax.core.distributed import fetch
 from genrec_jax.core.types import Batch
 from genrec_jax.data import pipeline
 from genrec_jax.evals import scores
@@ -122,7 +123,7 @@ def score_all(
       found[name].append(result)
       single[name].append(embeds[: window.count])
     images = random_items(catalogue, len(rows), num_samples, seed=seed + index)
-    embeds = np.asarray(embed_images(images), np.float32)
+    embeds = fetch(embed_images(images)).astype(np.float32)
     found["random_item"].append(
       windows_lib.score(window, embeds, images, copy_threshold)
     )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrec_jax import rewards, sampling
+from genrec_jax.core.distributed import fetch
 from genrec_jax.core.types import Batch, Prompt, PyTree
 from genrec_jax.data import builders, pipeline
 from genrec_jax.evals import baselines
@@ -204,8 +205,8 @@ def evaluate_model(
   prompts = prompts or [window.batch.prompt for window in windows]
   found, kept = [], []
   for index, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
-    images = np.asarray(draw(prompt, jax.random.fold_in(key, index)))
-    embeds = np.asarray(embed.images(images), np.float32)
+    images = fetch(draw(prompt, jax.random.fold_in(key, index)))
+    embeds = fetch(embed.images(images)).astype(np.float32)
     found.append(score(window, embeds, images, copy_threshold))
     if sum(map(len, kept)) < keep:
       kept.append(images[: window.count])

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from genrec_jax import rewards
+from genrec_jax.core.distributed import fetch
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import world
 from genrec_jax.evals import scores
@@ -57,7 +58,7 @@ def prepare(
         batch=batch,
         count=count,
         names=tuple(str(name) for name in info["user"]),
-        targets=jax.tree.map(np.asarray, embed_targets(batch)),
+        targets=jax.tree.map(fetch, embed_targets(batch)),
         wants=wants,
         attributes=attributes,
       )

@@ -14,10 +14,11 @@ import os
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax.core import checkpoint, metrics
+from genrec_jax.core import checkpoint, distributed, metrics
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
@@ -34,7 +35,8 @@ class Task:
     frozen: what a step reads and never changes.
     step: jitted, (state, frozen, batch) -> (state, metrics), state donated;
       metrics are scalars, among them 'loss' and the headline.
-    iterator: grain iterator over host batches, with get_state and set_state.
+    iterator: grain iterator over host batches, with get_state and set_state;
+      of several processes each has its own rows, and all have the same state.
     put: host batch -> device batch.
     evaluate: (state, frozen) -> (metrics, grid uint8 [h, w, 3]); held-out.
     finish: (state, frozen, workdir) -> None; reports at the end.
@@ -86,7 +88,8 @@ def run(
       parameters are no longer finite.
   """
   workdir_lib.claim(workdir, config_json)
-  with checkpoint.open_manager(workdir, keep) as manager:
+  manager = checkpoint.open_manager(workdir, keep)
+  with checkpoint.closing(manager):
     state = checkpoint.restore(manager, task.state, task.iterator)
     begun = manager.latest_step()
     writer = metrics.Writer(workdir, begun)
@@ -146,6 +149,8 @@ def _steps(
         writer.board(step, {"steps_per_second": rate})
 
   for step in range(start, steps + 1):
+    # Of several processes all learn here that one was sent SIGTERM.
+    stopping = multihost_utils.reached_preemption_sync_point(step)
     # A checkpoint is saved after its step's evaluation, so a run that resumes
     # from one has that evaluation behind it.
     if begun is None or step > start:
@@ -156,7 +161,9 @@ def _steps(
         values = {f"eval/{k}": float(v) for k, v in values.items()}
         writer.scalars(step, values)
         writer.image(step, grid)
-      if step > start and _due(step, checkpoint_every, steps, last=True):
+      if step > start and (
+        stopping or _due(step, checkpoint_every, steps, last=True)
+      ):
         settle()
         if not _finite(state.params):
           _refuse(manager, f"parameters are not finite after step {step}")
@@ -164,6 +171,13 @@ def _steps(
         checkpoint.save(manager, state, task.iterator)
     if step == steps:
       break
+    if stopping:
+      settle()
+      manager.wait_until_finished()
+      raise UserError(
+        f"asked to stop (SIGTERM): step {step} of {steps} is saved;"
+        f" {distributed.RESUME}"
+      )
     try:
       batch = task.put(next(task.iterator))
     except StopIteration:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genrec_jax.core import sharding
+from genrec_jax.core import distributed, sharding
 from genrec_jax.core.types import TrainState
 from genrec_jax.train import loop, optimizers
 
@@ -95,8 +95,9 @@ def make_task(mesh=None, ballast: int = 0, **changes) -> loop.Task:
   """Returns a task; `ballast` rows make its checkpoints slow to write."""
   mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
   state, layout, step, loss = compiled(mesh, ballast)
-  held_out = sharding.put_batch(
-    mesh, {k: np.stack([v] * 8) for k, v in examples(99).items()}
+  held_out = distributed.put_whole(
+    jax.NamedSharding(mesh, sharding.BATCH),
+    {k: np.stack([v] * 8) for k, v in examples(99).items()},
   )
 
   def evaluate(state, frozen):
