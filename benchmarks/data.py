@@ -26,7 +26,7 @@ import duckdb
 import numpy as np
 from PIL import Image
 
-from genrec_jax.data import database, images, interactions
+from genrec_jax.data import accounts, database, images, interactions
 from genrec_jax.data.readers import movielens
 
 _ROWS = flags.DEFINE_integer("rows", 25_000_000, "Interactions.")
@@ -77,7 +77,10 @@ def filter_and_split(
     timed("titles, files", interactions.read_files, db, listing)
     timed("deduplicate", interactions.match, db, folder, False)
     timed("5-core", interactions.shrink_to_core, db, 5)
+    timed("5-core", interactions.drop_images, db, {})
     counts = timed("order, split", interactions.write, db, work, 1)
+    timed("report", accounts.account, db, [])
+    timed("report", accounts.gaps, db)
   figures["events"] = counts["events"]
   figures["GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
   return figures

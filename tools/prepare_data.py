@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import functools
 import json
+import math
 import os
 from pathlib import Path
 import shutil
@@ -127,12 +128,15 @@ def main() -> None:
     future_horizon=_HORIZON.value,
     image_size=_SIZE.value,
   )
-  out = Path(_OUT.value).expanduser().absolute()
+  out = _out(raw)
   beam_options = beam.parse(_BEAM.value) if _BEAM.value is not None else {}
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     # Refuses anything but this very data set.
     benchmarks.store(_DATASET.value, prepared.Work(out, settings), out)
-    print(f"{out} is there already, prepared of the same files")
+    print(
+      f"{out} is there already, prepared of files of the same names and sizes;"
+      " delete it to prepare it again"
+    )
     _print_report(out)
     return
   with _work_folder(out) as folder:
@@ -142,6 +146,7 @@ def main() -> None:
       settings,
       processes=_PROCESSES.value,
       memory_gb=_MEMORY.value,
+      tell=_tell,
       **(
         {"spread": functools.partial(beam.spread, **beam_options)}
         if beam_options
@@ -149,7 +154,7 @@ def main() -> None:
       ),
     )
     print(import_report.table(work.report), flush=True)
-    print("writing records ...", flush=True)
+    _tell("writing records")
     benchmarks.store(
       _DATASET.value,
       work,
@@ -187,10 +192,32 @@ def _raw():
       Path(_IMAGE_LIST.value).expanduser(),
       _IMAGE_LIST_COLUMNS,
       required=tuple(_IMAGE_LIST_COLUMNS),
+      advice="Rename them.",
     )
   return prepared.Raw(
     interactions, titles, _images(folder, reader.IMAGES), paths
   )
+
+
+def _out(raw):
+  """Returns the folder to write.
+
+  Raises:
+    UserError: it holds something else, or is among what is read.
+  """
+  out = Path(_OUT.value).expanduser().absolute()
+  if out.resolve().is_relative_to(raw.images):
+    raise UserError(
+      f"--out={out} is within the images folder {raw.images}, all of which is "
+      "read as images: choose a folder elsewhere"
+    )
+  other = out.exists() and (not out.is_dir() or any(out.iterdir()))
+  if other and not any(out.glob("*/*/*/dataset_info.json")):
+    raise UserError(
+      f"--out={out} holds something that is no data set: expected a folder "
+      "that is absent or empty; choose another"
+    )
+  return out
 
 
 def _check_flags(folder):
@@ -204,6 +231,9 @@ def _check_flags(folder):
   for flag in _FILES.values():
     if generic and not flag.value:
       problems.append(f"--{flag.name}: expected a file in --raw")
+  for flag in (_MIN_RATING, _MEMORY):
+    if flag.value is not None and not math.isfinite(flag.value):
+      problems.append(f"--{flag.name}={flag.value}: expected a number")
   if _IMAGE_LIST.value and not Path(_IMAGE_LIST.value).expanduser().is_file():
     problems.append(f"--image_list={_IMAGE_LIST.value}: expected a file")
   if problems:
@@ -279,6 +309,10 @@ def _work_folder(out: Path) -> Iterator[Path]:
     raise
   finally:
     os.close(lock)
+
+
+def _tell(step):
+  print(f"{step} ...", flush=True)
 
 
 def _print_report(out):

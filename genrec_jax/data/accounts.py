@@ -13,28 +13,28 @@ from genrec_jax.data import database, histories, images
 
 # Why interactions, titles and image files are dropped, and what that means.
 ROWS = {
-  "malformed_row": "wrong number of fields, a quote that never closes, no JSON",
+  "malformed_row": "wrong number of fields, or unreadable",
   "missing_user": "no user id",
   "missing_item": "no item id",
-  "bad_timestamp": "neither a number from 0 on nor a date since 1970",
+  "bad_timestamp": "no number from 0 on, no date since 1970",
   "bad_rating": "no number where a rating should be",
   "low_rating": "below the least rating asked for",
   "duplicate": "a later event of the same user and item",
   "no_title": "its item has no title",
   "no_image": "its item has no file in the images folder",
-  "image_outside_folder": "its item's image path leaves the images folder",
+  "image_outside_folder": "its image path leaves the images folder",
   "bad_image": "its item's image cannot be used",
-  "k_core": "its user or item has too few events, after all of the above",
+  "k_core": "too few events of its user or item left",
 }
 TITLES = {
-  "malformed_title_row": "wrong number of fields, unclosed quote, no JSON",
+  "malformed_title_row": "wrong number of fields, or unreadable",
   "title_without_item": "no item id",
   "empty_title": "nothing is left without HTML and spaces",
   "second_title_of_item": "an earlier row is of the same item",
   "unused_title": "its item is in no row that was kept",
 }
 FILES = {
-  "symbolic_link": "links are not followed: they may lead anywhere",
+  "symbolic_link": "links may lead anywhere: not followed",
   "not_a_regular_file": "a pipe, socket or device",
   "bad_file_name": "not UTF-8",
   "file_without_item": "named like no item",
@@ -44,7 +44,7 @@ FILES = {
   "not_an_image": "no format that is read",
   "truncated": "ends too early",
   "damaged": "cannot be decoded",
-  "too_large": "so many pixels that decoding may exhaust the memory",
+  "too_large": "more pixels than are safe to decode",
   "too_small": f"a side of fewer than {images.MIN_SIDE} pixels",
   "unsupported_mode": "floating-point pixels",
   "unreadable_file": "cannot be opened",
@@ -77,22 +77,20 @@ def account(db, k_core: list[str]) -> dict[str, Any]:
   _judge_files(db)
   offenders = dict(
     db.execute(f"""
-      SELECT reason, (list(text ORDER BY place))[:{OFFENDERS}] FROM (
-        SELECT reason, text, place, row_number() OVER
-          (PARTITION BY reason ORDER BY place) AS rank FROM (
-            SELECT reason, coalesce(text, 'user ' || "user" || ', item ' ||
-              item) AS text, rowid AS place
-            FROM raw_rows WHERE reason IS NOT NULL
-            UNION ALL
-            SELECT reason, coalesce(text, concat_ws(': ', item, title)), rowid
-            FROM raw_titles WHERE reason IS NOT NULL
-            UNION ALL
-            SELECT reason, concat_ws(': ', path, details), rowid FROM files
-            WHERE reason IS NOT NULL
-            UNION ALL
-            SELECT reason, concat_ws(': ', 'item ' || id, wanted), i FROM items
-            WHERE reason IS NOT NULL
-          ) QUALIFY rank <= {OFFENDERS}
+      SELECT reason, arg_min(text, place, {OFFENDERS}) FROM (
+        SELECT reason, coalesce(text, 'user ' || "user" || ', item ' || item)
+          AS text, rowid AS place
+        FROM raw_rows WHERE reason IS NOT NULL
+        UNION ALL
+        SELECT reason, coalesce(text,
+          concat_ws(': ', nullif(item, ''), nullif(title, ''))), rowid
+        FROM raw_titles WHERE reason IS NOT NULL
+        UNION ALL
+        SELECT reason, concat_ws(': ', path, details), rowid FROM files
+        WHERE reason IS NOT NULL
+        UNION ALL
+        SELECT reason, concat_ws(': ', 'item ' || id, wanted), i FROM items
+        WHERE reason IS NOT NULL
       ) GROUP BY reason""").fetchall()
   )
   offenders["duplicate"] = named(db, "SELECT u, i FROM pairs WHERE n > 1")

@@ -23,18 +23,27 @@ def parse(flags: str) -> dict[str, Any]:
       runner among them, the direct one, on this machine.
 
   Raises:
-    UserError: Beam is not installed.
+    UserError: Beam is not installed, or has no such runner.
   """
   try:
+    from apache_beam import runners
     from apache_beam.options import pipeline_options
   except ImportError:
     raise UserError(
       "Apache Beam is not installed: expected the package apache-beam. Install "
       "it, or prepare the data without Beam."
     ) from None
-  options = pipeline_options.PipelineOptions(shlex.split(flags))
-  runner = options.view_as(pipeline_options.StandardOptions).runner
-  return {"beam_runner": runner or "DirectRunner", "beam_options": options}
+  try:
+    options = pipeline_options.PipelineOptions(shlex.split(flags))
+    runner = options.view_as(pipeline_options.StandardOptions).runner
+    runner = runner or "DirectRunner"
+    runners.create_runner(runner)
+  except (ValueError, ImportError) as error:
+    raise UserError(
+      f"--beam={flags!r}: {str(error).rstrip('.')}. Expected flags of Apache "
+      "Beam, such as '--runner=DirectRunner'."
+    ) from None
+  return {"beam_runner": runner, "beam_options": options}
 
 
 def spread(

@@ -130,6 +130,8 @@ def store(
   """
 
   def complete(folder):
+    for file in folder.rglob("*.shard_infos.json"):  # Beam's, of no use here
+      file.unlink()
     index.write(folder / index.FOLDER, _index_users(work), _index_titles(work))
     finish(folder)
 

@@ -10,6 +10,7 @@ Nothing but regular files below the images folder is opened: paths come from
 listing that folder, never from ids or columns, and links are not followed.
 """
 
+import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import concurrent.futures
 import concurrent.futures.process
@@ -152,33 +153,60 @@ def encode_file(root: str | os.PathLike, path: str, size: int) -> bytes:
 
 
 class Store(Mapping[str, bytes]):
-  """The encoded images of a folder that `encode_all` wrote, by item id."""
+  """The encoded images of a folder that `encode_all` wrote, by item id.
+
+  There may be millions, so what it knows of a chunk is read when needed.
+  """
 
   def __init__(self, folder: str | os.PathLike):
     self._folder = Path(folder)
-    self.unusable: dict[str, tuple[str, str]] = {}  # id: reason, details
-    self._places: dict[str, tuple[int, int, int]] = {}
-    for file in sorted(self._folder.glob("*.json")):
-      for item, *rest in json.loads(file.read_text()):
-        if isinstance(rest[0], str):
-          self.unusable[item] = (rest[0], rest[1])
-        else:
-          self._places[item] = (int(file.stem), rest[0], rest[1])
+    self._chunks = sorted(int(f.stem) for f in self._folder.glob("*.json"))
+    # Enough for the way to an item, which leads over a few other chunks.
+    self._index = functools.lru_cache(128)(self._read_index)
+
+  @property
+  def unusable(self) -> dict[str, tuple[str, str]]:
+    """Returns reason and details by id of the images that are unusable."""
+    return {
+      item: tuple(place)
+      for chunk in self._chunks
+      for item, place in self._read_index(chunk).items()
+      if _is_reason(place)
+    }
 
   def __getitem__(self, item: str) -> bytes:
     """Reads the encoded image of an item."""
-    chunk, start, length = self._places[item]
+    after = bisect.bisect_right(
+      self._chunks, item, key=lambda chunk: next(iter(self._index(chunk)))
+    )
+    chunk = self._chunks[after - 1] if after else None
+    place = () if chunk is None else self._index(chunk).get(item, ())
+    if not place or _is_reason(place):
+      raise KeyError(item)
+    start, length = place
     with open(_chunk(self._folder, chunk, "bin"), "rb") as file:
       file.seek(start)
       return file.read(length)
 
   def __iter__(self) -> Iterator[str]:
     """Yields the ids of the items that have a usable image."""
-    return iter(self._places)
+    for chunk in self._chunks:
+      for item, place in self._read_index(chunk).items():
+        if not _is_reason(place):
+          yield item
 
   def __len__(self) -> int:
     """Returns the number of usable images."""
-    return len(self._places)
+    return sum(1 for _ in self)
+
+  def _read_index(self, chunk):
+    """Returns start and length, or reason and details, by id."""
+    rows = json.loads(_chunk(self._folder, chunk, "json").read_text())
+    return {item: place for item, *place in rows}
+
+
+def _is_reason(place):
+  return isinstance(place[0], str)
 
 
 def encode_all(
@@ -196,7 +224,7 @@ def encode_all(
 
   Args:
     root: the images folder.
-    items: (id, path below root).
+    items: (id, path below root), in the order of ids.
     folder: to write to.
     size: see `encode`.
     processes: at least 1.

@@ -106,7 +106,7 @@ def _words(reason):
 
 
 def _line(name, number, note=""):
-  return f"{name:<28}{number:>14,}  {note}".rstrip()
+  return f"{name:<24}{number:>12,}  {note}".rstrip()
 
 
 def _lead(report):

@@ -45,6 +45,10 @@ def read_rows(db, table: Table, min_rating: float | None, work: Path) -> None:
   source = select(table, ("user", "item", "timestamp", "rating"), work)
   rating = "TRUE" if min_rating is None else "FALSE"
   lowest = 0.0 if min_rating is None else float(min_rating)
+  shown = ", ".join(
+    f"""'{name} ' || if("{name}" = '', '(none)', "{name}")"""
+    for name in ("user", "item", "timestamp", "rating")
+  )
   db.execute(f"""
     CREATE OR REPLACE TABLE raw_rows AS
     WITH source AS ({source}), numbers AS (
@@ -63,8 +67,7 @@ def read_rows(db, table: Table, min_rating: float | None, work: Path) -> None:
     )
     SELECT "user", item, ms, reason,
       CASE WHEN reason <> 'low_rating' THEN coalesce(text, concat_ws(', ',
-        'user ' || "user", 'item ' || item, 'timestamp ' || timestamp,
-        'rating ' || rating))[:200] END AS text
+        {shown}))[:200] END AS text
     FROM judged""")
 
 

@@ -20,12 +20,14 @@ image and a title, every user at least one event, no user an item twice.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 from pathlib import Path
 import shutil
 from typing import Any
+import zlib
 
 import duckdb
 import numpy as np
@@ -123,6 +125,11 @@ class Raw:
   images: Path  # the folder
   paths: Table | None = None  # of the images by item, if not by file name
 
+  @functools.cached_property
+  def files(self) -> list[images.File]:
+    """What is in the images folder; listed once, which can take minutes."""
+    return list(images.listing(self.images))
+
 
 def settings(
   raw: Raw,
@@ -139,7 +146,7 @@ def settings(
   their number and total size.
   """
   tables = (raw.interactions, raw.titles, raw.paths)
-  files = [file for file in images.listing(raw.images) if not file.problem]
+  files = [file for file in raw.files if not file.problem]
   return {
     "dataset": dataset,
     "min_rating": min_rating,
@@ -161,6 +168,7 @@ def make(
   processes: int,
   memory_gb: float,
   spread: Callable[..., None] | None = None,
+  tell: Callable[[str], None] = lambda step: None,
 ) -> Work:
   """Reads, filters, orders and splits raw data; encodes the images.
 
@@ -172,19 +180,27 @@ def make(
     processes: for images, and threads for tables.
     memory_gb: that tables may take; beyond it they are on disk.
     spread: see `images.encode_all`.
+    tell: is called with what is begun, in words; steps can take minutes.
 
   Raises:
     UserError: the raw data cannot be read, or nothing of it is left.
   """
   try:
     work.mkdir(parents=True, exist_ok=True)
-    files = list(images.listing(raw.images))
-    _keep_if_same(work, itertools.chain([settings], _stamps(raw), files))
+    _keep_if_same(work, itertools.chain([settings], _stamps(raw), raw.files))
     if not (work / REPORT).exists():
       with _database(work, memory_gb, processes) as db:
-        report = _make(db, raw, work, files, settings, processes, spread)
+        encode = functools.partial(
+          images.encode_all,
+          raw.images,
+          folder=work / IMAGES,
+          size=settings["image_size"],
+          processes=processes,
+          spread=spread,
+        )
+        report = _make(db, raw, work, settings, encode, tell)
       workdir.write(str(work / REPORT), json.dumps(report, indent=2))
-  except (OSError, EOFError) as error:  # the latter of a file cut in packing
+  except (OSError, EOFError, zlib.error) as error:  # the latter two of .gz
     raise UserError(
       f"cannot import {raw.interactions.path.parent}: {error}. Expected files "
       f"that can be read, and space to write to in {work}."
@@ -192,26 +208,24 @@ def make(
   return Work(work, settings)
 
 
-def _make(db, raw, work, files, settings, processes, spread):
+def _make(db, raw, work, settings, encode, tell):
   """Runs the steps of `interactions`; returns the report."""
   horizon = settings["future_horizon"]
+  tell(f"reading {raw.interactions.path.name}")
   interactions.read_rows(db, raw.interactions, settings["min_rating"], work)
+  tell(f"reading {raw.titles.path.name}")
   interactions.read_titles(db, raw.titles, raw.paths, work)
-  interactions.read_files(db, files)
+  interactions.read_files(db, raw.files)
   by_path = bool(raw.paths) or raw.titles.has("image")
+  tell("filtering")
   interactions.match(db, raw.images, by_path)
   # Only what can be in the core is worth decoding; the core of what is left
   # after that is the core of all items with a usable image.
   offenders = interactions.shrink_to_core(db, settings["k_core"])
-  store = images.encode_all(
-    raw.images,
-    interactions.candidates(db),
-    work / IMAGES,
-    settings["image_size"],
-    processes,
-    spread,
-  )
-  interactions.drop_images(db, store.unusable)
+  candidates = interactions.candidates(db)
+  tell(f"encoding {len(candidates):,} images")
+  interactions.drop_images(db, encode(candidates).unusable)
+  tell("ordering and splitting")
   offenders += interactions.shrink_to_core(db, settings["k_core"])
   offenders = offenders[: accounts.OFFENDERS]
   counts = interactions.write(db, work, horizon)

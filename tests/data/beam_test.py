@@ -1,6 +1,7 @@
 import filecmp
 import functools
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -12,9 +13,16 @@ DIRECT = "--runner=FnApiRunner"  # within this process
 
 
 def test_without_beam_the_error_says_what_to_do(monkeypatch):
-  monkeypatch.setitem(__import__("sys").modules, "apache_beam.options", None)
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
   with pytest.raises(UserError, match=r"Install .* without Beam"):
     beam.parse(DIRECT)
+
+
+@pytest.mark.parametrize("flags", ["--runner=NoRunner", "--runner='"])
+def test_flags_that_beam_does_not_know(flags):
+  pytest.importorskip("apache_beam", reason="Apache Beam is not installed")
+  with pytest.raises(UserError, match=r"--beam=.*Expected flags of Apache"):
+    beam.parse(flags)
 
 
 def test_beam_writes_what_one_machine_does(make_work, tmp_path, monkeypatch):
@@ -51,5 +59,9 @@ def test_beam_writes_what_one_machine_does(make_work, tmp_path, monkeypatch):
     other = paths[1] / shard.relative_to(paths[0])
     assert shard.read_bytes() == other.read_bytes()
   one, many = map(builders.load, paths)
+  files = [sorted(path.rglob("*.*")) for path in paths]
+  assert [f.relative_to(paths[0]) for f in files[0]] == [
+    f.relative_to(paths[1]) for f in files[1]
+  ]
   for row in range(40):
     np.testing.assert_equal(one.items[row], many.items[row])

@@ -1,6 +1,8 @@
 """One form for every picture, and a reason for each that has none."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -56,6 +58,53 @@ def test_grey_of_any_depth():
   assert _near(_encoded(long, "TIFF"), (77, 77, 77))
   with pytest.raises(images.Unusable, match="unsupported_mode"):
     _encoded(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF")
+
+
+def _deep_png(colour, alpha=()):
+  """Returns a PNG of 16 bits a channel, which Pillow cannot write."""
+
+  def chunk(kind, data):
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+  pixel = b"".join(struct.pack(">H", 257 * c) for c in (*colour, *alpha))
+  header = struct.pack(">IIBBBBB", 9, 9, 16, 6 if alpha else 2, 0, 0, 0)
+  return (
+    b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", header)
+    + chunk(b"IDAT", zlib.compress((b"\0" + 9 * pixel) * 9))
+    + chunk(b"IEND", b"")
+  )
+
+
+def test_colour_of_sixteen_bits():
+  for alpha, expected in (
+    ((), COLOUR),
+    ((255,), COLOUR),
+    ((0,), (255, 255, 255)),
+  ):
+    data = io.BytesIO(_deep_png(COLOUR, alpha))
+    result = Image.open(io.BytesIO(images.encode(data, 64)))
+    assert (result.mode, result.size) == ("RGB", (9, 9))
+    assert _near(result, expected)
+
+
+def test_inverted_cmyk_of_photo_editors():
+  """With Adobe's marker, a JPEG's CMYK values mean their opposite."""
+  data = io.BytesIO()
+  image = Image.new("RGB", (32, 32), COLOUR).convert("CMYK")
+  image.save(data, "JPEG", quality=100, subsampling=0)
+  assert b"Adobe" in data.getvalue()
+  data.seek(0)
+  result = Image.open(io.BytesIO(images.encode(data, 64)))
+  assert _near(result, COLOUR)
+
+
+def test_the_first_of_many_frames():
+  frames = [Image.new("RGB", (9, 9), c) for c in (COLOUR, (0, 0, 0))]
+  for kind in ("GIF", "WEBP", "TIFF", "PNG", "MPO"):
+    more = {"save_all": True, "append_images": frames[1:]}
+    assert _near(_encoded(frames[0], kind, **more, lossless=True), COLOUR)
 
 
 def test_alpha_lies_over_white():
@@ -166,3 +215,8 @@ def test_processes_change_nothing(tmp_path, monkeypatch):
   assert {reason for reason, _ in one.unusable.values()} == {
     *dirty.BAD_IMAGES.values()
   }
+  for absent in ("", "g0", "zzz", *one.unusable):
+    with pytest.raises(KeyError):
+      one[absent]
+  with pytest.raises(KeyError):
+    images.Store(tmp_path)["g0.jpg"]

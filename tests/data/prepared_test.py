@@ -138,10 +138,11 @@ def _generic_parquet(raw):
       "INSERT INTO t VALUES (?, ?, ?, ?)", [row[:4] for row in rows]
     )
     connection.execute(f"COPY t TO '{raw / 'events.parquet'}' (FORMAT parquet)")
-  titles = [{"item id": i, "name": t} for i, t, _ in _titles()]
+  key = """it's "an" ~1/id.x"""
+  titles = [{key: i, "name": t} for i, t, _ in _titles()]
   dirty.write_jsonl(raw / "items.jsonl", titles, (b"{",))
   columns = {"user": "w", "item": "x", "rating": "y", "timestamp": "z"}
-  columns |= {"title_item": "item id", "title": "name", "image": ""}
+  columns |= {"title_item": key, "title": "name", "image": ""}
   tables = generic.tables(raw, "events.parquet", "items.jsonl", columns)
   return tables, rows, {"rows": 0, "titles": 1, "unused": 0}
 
@@ -221,7 +222,10 @@ def test_every_raw_row_is_in_its_bucket(name, pictures, tmp_path):
     counts = report[part]
     assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
     assert counts["dropped"].keys() <= report["offenders"].keys()
-  assert "http://example.org/1" in report["offenders"]["bad_timestamp"][0]
+  offenders = report["offenders"]
+  assert "http://example.org/1" in offenders["bad_timestamp"][0]
+  assert offenders["missing_user"][0].startswith("user (none), item g3, ")
+  assert offenders["title_without_item"] == ["Nobody's"]
 
   assert (report["users"], report["events"]) == (len(kept), number)
   assert report["windows"] == {"train": 16, "validation": 3, "test": 3}
@@ -233,9 +237,18 @@ def test_every_raw_row_is_in_its_bucket(name, pictures, tmp_path):
     assert tuple(np.asarray(work.item_ids())[item_rows]) == history.items
   assert found == kept
   assert list(found) == sorted(found)
+  # u1 to u3, within a day: 8 events at 3 times; u4: 2 events.
+  assert report["users_of_one_day"] == len(kept) == 4
+  assert report["tied_share"] == pytest.approx(3 * 5 / (3 * 7 + 1))
   items = list(work.items())
   assert {item.id: item.title for item in items} == dirty.CLEAN
   assert [item.id for item in items] == sorted(dirty.GOOD)
+
+  again = _make(raw, tmp_path / "again", processes=2)
+  assert list(again.items()) == items
+  for file in (prepared.USERS, prepared.EVENTS, prepared.REPORT):
+    first, second = (w.folder / file for w in (work, again))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_images_are_stored_as_documented(pictures, tmp_path):

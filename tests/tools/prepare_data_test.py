@@ -4,6 +4,7 @@ import filecmp
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 from PIL import Image
 import pytest
 
-from genrec_jax.data import accounts, builders
+from genrec_jax.data import accounts, builders, import_report, pipeline
 from tests.data import dirty
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -81,11 +82,17 @@ def test_a_data_set_with_its_report(prepared):
   assert list(report)[:6] == [
     *("rows", "images", "users", "items", "events", "windows")
   ]
+  for split, number in report["windows"].items():
+    found = pipeline.windows(
+      dataset, split, history_length=20, future_horizon=3
+    )
+    assert len(found) == number
   assert f"{rows['read']:,}" in done.stdout
   for part in ("rows", "titles", "images"):
     for reason in report[part]["dropped"]:
       words = reason.replace("_", " ").replace("k core", "k-core")
       assert words in done.stdout
+  assert max(map(len, import_report.table(report).splitlines())) <= 80
   page = (out / "import_report.html").read_text()
   assert page.count('<img src="data:image/jpeg') == 24
   assert "http://example.org/1" in page
@@ -139,15 +146,34 @@ def test_wrong_flags_are_told_in_words(raw, tmp_path):
     f"--raw={tmp_path / 'absent'}",
     f"--out={tmp_path / 'out'}",
     "--user_column=x",
+    "--min_rating=nan",
   )
   assert done.returncode == 1
   assert "Traceback" not in done.stderr
   assert "absent: expected a folder" in done.stderr
+  assert "--min_rating=nan: expected a number" in done.stderr
   assert "--user_column: only for --dataset=generic" in done.stderr
   done = _run("--dataset=amazon", f"--raw={raw}", f"--out={tmp_path / 'out'}")
   assert done.returncode == 1
   assert "holds 0 categories of Amazon Reviews 2023" in done.stderr
   assert not list(tmp_path.iterdir())
+
+
+def test_nothing_that_is_there_is_touched(raw, tmp_path):
+  other = tmp_path / "other"
+  other.mkdir()
+  (other / "mine.txt").write_text("")
+  for out, message in (
+    (other, "holds something that is no data set"),
+    (raw / "images" / "data", "is within the images folder"),
+    (other / "mine.txt" / "data", "cannot write beside it"),
+  ):
+    done = _run("--dataset=movielens", f"--raw={raw}", f"--out={out}")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not re.search("Traceback|[Dd]elete", done.stderr)
+  assert _files(other) == [pathlib.Path("mine.txt")]
+  assert not list(raw.rglob("*data*"))
 
 
 def test_every_reason_is_documented():

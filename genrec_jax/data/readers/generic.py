@@ -9,6 +9,7 @@ from genrec_jax.data.readers.source import EXPECTED, Table, find, form_of
 MIN_RATING = None
 IMAGES = ("images",)
 _ITEMS = ("item", "title", "image")
+_ADVICE = "Give the names as flags, such as --user_column."
 
 
 def tables(
@@ -28,7 +29,9 @@ def tables(
     UserError: a file or a column is missing.
   """
   for name in (interactions, titles):
-    if not (raw / name).is_file() or form_of(raw / name) in ("", "dat"):
+    if not (raw / name).is_file():
+      raise UserError(f"{raw / name} is not there: expected a file in --raw.")
+    if form_of(raw / name) in ("", "dat"):
       raise UserError(
         f"{raw / name} is no table: {EXPECTED.replace(' .dat,', '')}."
       )
@@ -39,10 +42,16 @@ def tables(
   ]
   second = [role for role in _ITEMS if role in given]
   return (
-    find(raw / interactions, {r: given[r] for r in first}, required=first),
+    find(
+      raw / interactions,
+      {r: given[r] for r in first},
+      required=first,
+      advice=_ADVICE,
+    ),
     find(
       raw / titles,
       {r: item if r == "item" else given[r] for r in second},
       required=second,
+      advice=_ADVICE,
     ),
   )

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+import zlib
 
 import duckdb
 
@@ -54,6 +55,7 @@ def find(
   *,
   required: Sequence[str],
   columns: Sequence[str] | None = None,
+  advice: str = "Rename them, or use --dataset=generic and flags for names.",
 ) -> Table:
   """Opens a raw table and finds its columns.
 
@@ -63,6 +65,7 @@ def find(
       spaces, '_' and '-' do not matter.
     required: roles that must have a column.
     columns: the names, of a file that has no header.
+    advice: what to do if a column is missing.
 
   Raises:
     UserError: the file cannot be read, or lacks a required column.
@@ -80,7 +83,7 @@ def find(
       query = f"DESCRIBE SELECT * FROM {quoted(path)}"
       with duckdb.connect() as connection:
         columns = [row[0] for row in connection.execute(query).fetchall()]
-  except (OSError, EOFError, duckdb.Error) as error:
+  except (OSError, EOFError, zlib.error, duckdb.Error) as error:
     raise UserError(f"cannot read {path}: {error}; {EXPECTED}") from None
   roles, folded = {}, {fold(name): name for name in reversed(columns or ())}
   for role, accepted in names.items():
@@ -95,8 +98,7 @@ def find(
   if missing:
     raise UserError(
       f"{path} has no column for {', '.join(missing)}; its columns are "
-      f"{', '.join(map(repr, columns or ())) or 'none'}. Name them as expected,"
-      " or use --dataset=generic with the names as flags."
+      f"{', '.join(map(repr, columns or ())) or 'none'}. {advice}"
     )
   return Table(path, form, tuple(columns), roles, delimiter)
 
@@ -173,8 +175,11 @@ def _select_delimited(table, roles, work):
 
 
 def _select_jsonl(table, roles):
+  # JSON pointers: a key may hold quotes and dots.
   paths = ", ".join(
-    quoted(f'$."{table.roles[role]}"') for role in roles if table.has(role)
+    quoted("/" + table.roles[role].replace("~", "~0").replace("/", "~1"))
+    for role in roles
+    if table.has(role)
   )
   places = itertools.count(1)
   columns = ", ".join(
