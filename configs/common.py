@@ -65,6 +65,7 @@ def base(task: str, variant: str) -> ConfigDict:
   config.mesh = ConfigDict()
   config.mesh.data = -1  # all devices that `model` leaves
   config.mesh.model = 1  # small layers gain nothing from tensor parallelism
+  config.mesh.slices = 1  # TPU slices; examples only are split over them
 
   config.eval = ConfigDict()
   config.eval.users = 256  # held-out; intervals of about +-0.03
@@ -100,6 +101,8 @@ def training(task: str, variant: str) -> ConfigDict:
   config.model.remat = "full"  # on CPUs, too, faster than storing
 
   config.data.batch_size = 32  # prompts a step, over all devices
+  # Parts of a batch that the gradient takes one after another; less memory.
+  config.data.microbatches = 1
   config.data.workers = 0  # reading processes; 32 px PNGs decode in place
 
   config.optim = ConfigDict()

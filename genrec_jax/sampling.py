@@ -17,8 +17,8 @@ from genrec_jax.core import tree
 from genrec_jax.core.types import Prompt, PyTree, Rollout
 from genrec_jax.models.api import Generator
 
-# Logits of one sample that scoring holds at a time, float32: those of Janus-Pro
-# (576 codes of 16,384) do not fit a device for a whole batch.
+# Logits of one sample that training holds at a time, float32: those of Janus-
+# Pro (576 codes of 16,384) do not fit a device for a whole batch.
 _MAX_LOGITS = 2**19
 
 
@@ -268,23 +268,29 @@ def score_images(
     entropy = -jnp.sum(jnp.exp(logprobs) * finite, -1)
     return _gather(logprobs, codes), entropy
 
-  return _in_chunks(score, _chunks(model), hidden, codes)
+  return in_chunks(model, score, hidden, codes)
 
 
-def _chunks(model: Generator) -> int:
-  """Returns into how few equal parts I codes go by `_MAX_LOGITS`."""
+def in_chunks(
+  model: Generator, function: Callable[..., PyTree], *inputs: PyTree
+) -> PyTree:
+  """Maps a function of logits over chunks of the codes, one after another.
+
+  One chunk's intermediates live at a time, in the backward pass, too.
+
+  Args:
+    model: the generator, whose codebook says how large logits are.
+    function: of trees of arrays [P, G, i, ...], to another such tree.
+    *inputs: trees of arrays [P, G, I, ...].
+
+  Returns:
+    The results for all I codes.
+  """
   length = model.image_tokens
   most = max(_MAX_LOGITS // model.codebook_size, 1)
-  return next(
+  chunks = next(
     n for n in range(1, length + 1) if length % n == 0 and length <= n * most
   )
-
-
-def _in_chunks(function, chunks: int, *inputs: PyTree) -> PyTree:
-  """Maps a function over parts of the codes' axis, the third of every array.
-
-  One part's intermediates live at a time, in the backward pass, too.
-  """
   if chunks == 1:
     return function(*inputs)
 

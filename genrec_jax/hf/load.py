@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes  # noqa: F401  (numpy learns 'bfloat16' from it)
@@ -13,9 +14,9 @@ import transformers
 from genrec_jax.core import checkpoint, sharding, tree, workdir
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
+from genrec_jax.hf import adapters, safetensors_io, streaming
 from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import janus as hf_janus
-from genrec_jax.hf import safetensors_io, streaming
 from genrec_jax.hf.processor import Processor
 from genrec_jax.hf.rules import Stored, to_params
 from genrec_jax.hf.tokenizers import read_tokenizer
@@ -38,7 +39,8 @@ class Opened:
   rules: sharding.Rules
   shapes: PyTree  # of its parameters, float32
   stored: dict[str, Stored]  # path -> its tensors in `source`
-  trained: dict[str, checkpoint.Saved]  # path -> newer values than those
+  # path -> newer values than those, `checkpoint.Saved` or `adapters.Merged`
+  trained: dict[str, Any]
 
   def read(
     self, shardings: PyTree | None = None, param_dtype: str = "float32"
@@ -129,18 +131,27 @@ def open_generator(
   )
 
 
-def load_clip(
-  path: str | os.PathLike[str],
-  *,
-  dtype: str,
-  place: jax.sharding.Sharding | None = None,
-) -> tuple[Clip, PyTree, transformers.PreTrainedTokenizerBase]:
-  """Loads a CLIP model, float32 parameters, and its tokenizer.
+@dataclasses.dataclass(frozen=True)
+class OpenedClip:
+  """A CLIP model on disk: its weights fit it, and none has been read."""
+
+  clip: Clip
+  tokenizer: transformers.PreTrainedTokenizerBase
+  shapes: PyTree  # of its parameters, float32
+  stored: PyTree  # their tensors
+
+  def read(self, shardings: PyTree | None = None) -> PyTree:
+    """Reads float32 parameters into their shards; None: on one device."""
+    shardings = _everywhere(self.shapes) if shardings is None else shardings
+    return streaming.read(self.stored, shardings, np.float32)
+
+
+def open_clip(path: str | os.PathLike[str], *, dtype: str) -> OpenedClip:
+  """Opens a CLIP model; its weights are read when asked for.
 
   Args:
     path: a folder in HF format or the name of a bundled asset ('tiny_clip').
     dtype: compute type.
-    place: of every parameter; None means one device.
 
   Raises:
     UserError: says which file is wrong and how.
@@ -163,8 +174,28 @@ def load_clip(
   tokenizer.model_max_length = min(
     tokenizer.model_max_length, clip.max_position_embeddings
   )
-  params = streaming.read(stored, _everywhere(shapes, place), np.float32)
-  return clip, params, tokenizer
+  return OpenedClip(clip, tokenizer, shapes, stored)
+
+
+def load_clip(
+  path: str | os.PathLike[str],
+  *,
+  dtype: str,
+  place: jax.sharding.Sharding | None = None,
+) -> tuple[Clip, PyTree, transformers.PreTrainedTokenizerBase]:
+  """Opens a CLIP model and reads its weights; see `open_clip`.
+
+  Args:
+    path: see `open_clip`.
+    dtype: see `open_clip`.
+    place: of every parameter; None means one device.
+
+  Returns:
+    The model, its float32 parameters, its tokenizer.
+  """
+  opened = open_clip(path, dtype=dtype)
+  params = opened.read(_everywhere(opened.shapes, place))
+  return opened.clip, params, opened.tokenizer
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
@@ -261,7 +292,8 @@ def _everywhere(
 def _overlay(base: Opened, folder: Path) -> Opened:
   """Returns the base with a workdir's trained parameters in their places."""
   flat = tree.flatten(base.shapes)
-  new = tree.flatten(checkpoint.open_params(str(folder)))
+  saved = tree.flatten(checkpoint.open_params(str(folder)))
+  new = adapters.merged(saved, {**base.stored, **base.trained})
   problems = [f"{name}: not in the base model" for name in new.keys() - flat]
   problems += [
     f"{name}: base {list(flat[name].shape)}, trained {list(new[name].shape)}"

@@ -8,7 +8,7 @@ device, and a group's samples share the prefix of their prompt in sampling, in
 the policy pass and in the reference pass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
@@ -21,7 +21,7 @@ from genrec_jax.core import tree
 from genrec_jax.core.types import Batch, PyTree, TrainState
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
-from genrec_jax.train import setup
+from genrec_jax.train import microbatch, setup
 
 
 def train_step(
@@ -32,8 +32,9 @@ def train_step(
   model: Generator,
   clip: Clip,
   optimizer: optax.GradientTransformation,
-  gather,
+  gather: Callable[[PyTree], PyTree],
   seed: int,
+  microbatches: int,
   sample: Mapping[str, Any],
   reward: Mapping[str, Any],
   weights: Mapping[str, float],
@@ -56,6 +57,8 @@ def train_step(
     optimizer: of the trainable parameters.
     gather: lays out parameters for the decode loop.
     seed: of the run; the step's key is folded from it.
+    microbatches: equal parts of the P that the passes over given codes, whose
+      gradients need the memory, take one after another.
     sample: options of `sampling.sample_images`.
     reward: options of `rewards.score`.
     weights: of each reward, by name.
@@ -95,12 +98,12 @@ def train_step(
     advantage, rewards.combine(raw, weights, normalise)
   )
 
-  def score(trainable):
+  def score(trainable, prompt, codes):
     return sampling.score_images(
       model,
       tree.merge(trainable, rest),
-      batch.prompt,
-      rollout.codes,
+      prompt,
+      codes,
       guidance=sample["guidance"] if scoring == "guided" else 1.0,
       temperature=sample["temperature"],
       top_k=sample["top_k"],
@@ -108,25 +111,35 @@ def train_step(
       stop_unconditional_gradient=stop_unconditional_gradient,
     )
 
-  reference = score(frozen["reference"])[0] if objective["kl_weight"] else None
-  behaviour = (
-    rollout.logprobs if scoring == "guided" else score(state.params)[0]
-  )
-
-  def loss_fn(trainable):
-    logprobs, entropy = score(trainable)
-    loss, metrics = objectives.policy_loss(
-      logprobs,
-      jax.lax.stop_gradient(behaviour),
-      reference,
-      advantages,
-      **objective,
+  def constant(trainable):
+    logprobs, _ = microbatch.each(
+      functools.partial(score, trainable),
+      microbatches,
+      batch.prompt,
+      rollout.codes,
     )
+    return logprobs
+
+  given = {
+    "advantages": advantages,
+    "behaviour": (
+      rollout.logprobs if scoring == "guided" else constant(state.params)
+    ),
+    "reference": None,
+  }
+  if objective["kl_weight"]:
+    given["reference"] = constant(frozen["reference"])
+
+  def loss_fn(trainable, prompt, codes, given):
+    logprobs, entropy = score(trainable, prompt, codes)
+    loss, metrics = objectives.policy_loss(logprobs, **given, **objective)
     return loss, metrics | {"entropy": entropy.mean()}
 
   def update(carry, _):
     params, opt_state = carry
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    (loss, metrics), grads = microbatch.value_and_grad(
+      loss_fn, microbatches, params, batch.prompt, rollout.codes, given
+    )
     updates, opt_state = optimizer.update(grads, opt_state, params)
     metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     return (optax.apply_updates(params, updates), opt_state), metrics
@@ -138,13 +151,36 @@ def train_step(
   # Before the first update the ratio must be 1: anything else means that what
   # is scored is not what was sampled.
   deviations = epochs["ratio_max_deviation"]
-  metrics["ratio_error_at_start"] = deviations[0]
+  metrics["ratio_error_at_start"] = deviations[0].max()
   metrics["ratio_max_deviation"] = deviations.max()
   metrics["reward"] = sum(
     weight * raw[name].mean() for name, weight in weights.items()
   )
   metrics |= rewards.statistics(raw)
   return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def make_step(config, plan: setup.Plan):
+  """Returns the step of a config: (state, frozen, batch) -> ..."""
+  return functools.partial(
+    train_step,
+    model=plan.model,
+    clip=plan.clip,
+    optimizer=plan.optimizer,
+    gather=plan.gather,
+    seed=config.seed,
+    microbatches=config.data.microbatches,
+    sample=dict(config.sample),
+    reward=dict(config.reward),
+    weights=dict(config.weights),
+    objective=dict(config.objective),
+    **config.rl,
+  )
+
+
+def with_reference(frozen: PyTree, params: PyTree) -> PyTree:
+  """Returns what the step reads: `frozen`, and the trainable as they start."""
+  return frozen | {"reference": params}
 
 
 def run(config, workdir: str) -> None:
@@ -154,27 +190,12 @@ def run(config, workdir: str) -> None:
     sample=dict(config.sample, num_samples=config.eval.samples),
     copy_threshold=config.reward.copy_threshold,
   )
-  frozen = parts.frozen | {
-    "reference": jax.tree.map(jnp.copy, parts.state.params)
-  }
-  step = functools.partial(
-    train_step,
-    model=parts.model,
-    clip=parts.clip,
-    optimizer=parts.optimizer,
-    gather=parts.gather,
-    seed=config.seed,
-    sample=dict(config.sample),
-    reward=dict(config.reward),
-    weights=dict(config.weights),
-    objective=dict(config.objective),
-    **config.rl,
-  )
+  reference = jax.tree.map(jnp.copy, parts.state.params)
   setup.train(
     config,
     workdir,
     parts,
-    frozen,
-    step,
+    with_reference(parts.frozen, reference),
+    make_step(config, parts.plan),
     headline="reward",
   )

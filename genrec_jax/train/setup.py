@@ -1,6 +1,6 @@
 """What SFT and RL share: models, data, mesh and state, built from a config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import json
 from typing import Any, NamedTuple
 
@@ -21,20 +21,111 @@ from genrec_jax.models.clip import Clip
 from genrec_jax.train import loop, optimizers
 
 
-class Parts(NamedTuple):
-  """Everything that a step and a run are made of; arrays are on the mesh."""
+class Plan(NamedTuple):
+  """All that a step is compiled from; not one weight of it is in memory."""
 
+  mesh: jax.sharding.Mesh
   model: Generator
   clip: Clip
   optimizer: optax.GradientTransformation
-  state: TrainState
-  state_shardings: TrainState
-  frozen: PyTree  # 'generator', what is not trained of it, and 'clip'
+  params: PyTree  # shardings of all of the generator's parameters
+  state: TrainState  # shapes, types and shardings
+  frozen: PyTree  # the same, of 'generator', what is not trained, and 'clip'
   gather: Callable[[PyTree], PyTree]  # parameters for the decode loop
-  put: Callable[[PyTree], PyTree]  # host batch -> device batch
+
+  def put(self, batch: PyTree) -> PyTree:
+    """Puts this process's rows of a batch on the mesh."""
+    return sharding.put_batch(self.mesh, batch)
+
+  def jit(self, step: Callable) -> Callable:
+    """Compiles (state, frozen, batch) -> (state, metrics)."""
+    layout = _shardings(self.state)
+    whole = jax.NamedSharding(self.mesh, sharding.REPLICATED)
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout, whole))
+
+
+class Parts(NamedTuple):
+  """Everything that a run is made of; arrays are on the mesh."""
+
+  plan: Plan
+  state: TrainState
+  frozen: PyTree
   iterator: Any
   evaluator: evaluate.Evaluator
   rows: list[tuple[str, Callable[[], PyTree]]]  # models to compare with
+
+
+def make_plan(
+  config,
+  *,
+  model: Generator,
+  rules: sharding.Rules,
+  clip: Clip,
+  devices: Sequence[Any] | None = None,
+) -> Plan:
+  """Lays a config's models out on a mesh.
+
+  Args:
+    config: of an SFT or RL run.
+    model: the generator.
+    rules: of its parameters.
+    clip: the reward model.
+    devices: of the mesh, real or only described; all real ones if None.
+
+  Raises:
+    UserError: a batch, schedule or mesh that does not fit.
+  """
+  if 0 < config.optim.decay_steps < config.train.steps:
+    raise UserError(
+      f"optim.decay_steps={config.optim.decay_steps}: nothing is learned from"
+      f" there to train.steps={config.train.steps}; give both the same value,"
+      " or optim.decay_steps=0 for a learning rate that stays"
+    )
+  mesh = sharding.make_mesh(**config.mesh, devices=devices)
+  sharding.check_batch(
+    mesh,
+    config.data.microbatches,
+    **{"data.batch_size": config.data.batch_size},
+  )
+  sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  specs = sharding.specs(rules, shapes)
+  layout = sharding.layout(mesh, specs, shapes)
+  trainable, rest = tree.select(shapes, config.model.trainable)
+  optimizer = optimizers.adamw(**config.optim)
+  state = TrainState(
+    step=jax.ShapeDtypeStruct((), jnp.int32),
+    params=trainable,
+    opt_state=jax.eval_shape(optimizer.init, trainable),
+  )
+  trained, still = tree.select(specs, config.model.trainable)
+  whole = jax.eval_shape(clip.init, jax.random.key(0))
+  rollout = sharding.shardings(mesh, sharding.without("data", specs))
+  return Plan(
+    mesh=mesh,
+    model=model,
+    clip=clip,
+    optimizer=optimizer,
+    params=layout,
+    state=_abstract(mesh, state, sharding.like(trained, state)),
+    frozen={
+      "generator": _abstract(mesh, rest, still),
+      "clip": _abstract(
+        mesh, whole, jax.tree.map(lambda _: sharding.REPLICATED, whole)
+      ),
+    },
+    gather=lambda params: jax.lax.with_sharding_constraint(params, rollout),
+  )
+
+
+def _abstract(mesh, shapes: PyTree, specs: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda leaf, spec: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, spec)
+    ),
+    shapes,
+    specs,
+  )
 
 
 def build(
@@ -53,58 +144,30 @@ def build(
   Raises:
     UserError: a checkpoint, data set, batch or mesh that does not fit.
   """
-  if 0 < config.optim.decay_steps < config.train.steps:
-    raise UserError(
-      f"optim.decay_steps={config.optim.decay_steps}: nothing is learned from"
-      f" there to train.steps={config.train.steps}; give both the same value,"
-      " or optim.decay_steps=0 for a learning rate that stays"
-    )
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-  sharding.check_batch(
-    mesh,
-    **{
-      "data.batch_size": config.data.batch_size,
-      "eval.batch_size": config.eval.batch_size,
-    },
-  )
   compute = {"dtype": config.model.dtype, "remat": config.model.remat}
   loaded = load.open_generator(config.model.checkpoint, **compute)
-
-  specs = sharding.specs(loaded.rules, loaded.shapes)
-  layout = sharding.layout(mesh, specs, loaded.shapes)
+  opened = load.open_clip(config.clip.checkpoint, dtype=config.clip.dtype)
+  plan = make_plan(
+    config, model=loaded.model, rules=loaded.rules, clip=opened.clip
+  )
   # Before the run, not after it, is when a row that cannot be must be told.
   if config.eval.get("base"):
     load.resolve(config.eval.base)
   rows = evaluate.present(evaluate.ancestors(config.to_dict()))
-  rows = evaluate.open_rows(rows, loaded, layout, **compute)
-  clip, clip_params, clip_tokenizer = load.load_clip(
-    config.clip.checkpoint,
-    dtype=config.clip.dtype,
-    place=jax.NamedSharding(mesh, sharding.REPLICATED),
-  )
-  model = loaded.model
-  params = loaded.read(layout)
+  rows = evaluate.open_rows(rows, loaded, plan.params, **compute)
+  clip_params = opened.read(_shardings(plan.frozen["clip"]))
+  params = loaded.read(plan.params)
   trainable, rest = tree.select(params, config.model.trainable)
   total, trained = map(parameter_overview.count_parameters, (params, trainable))
   print(
     f"{config.model.checkpoint}: {total:,} parameters, {trained:,} trained",
     flush=True,
   )
-  optimizer = optimizers.adamw(**config.optim)
-  state = TrainState(
-    step=jnp.int32(0), params=trainable, opt_state=optimizer.init(trainable)
+  start = jax.jit(
+    lambda params: (jnp.int32(0), plan.optimizer.init(params)),
+    out_shardings=_shardings((plan.state.step, plan.state.opt_state)),
   )
-  state_shardings = sharding.shardings(
-    mesh,
-    sharding.like(tree.select(specs, config.model.trainable)[0], state),
-  )
-  rollout = sharding.shardings(mesh, sharding.without("data", specs))
-
-  def gather(params):
-    return jax.lax.with_sharding_constraint(params, rollout)
-
-  def put(batch):
-    return sharding.put_batch(mesh, batch)
+  step, opt_state = start(trainable)
 
   dataset = builders.open_or_build(
     config.data.path,
@@ -124,7 +187,7 @@ def build(
   batches = pipeline.train_batches(
     dataset,
     loaded.processor,
-    clip_tokenizer,
+    opened.tokenizer,
     batch_size=config.data.batch_size // jax.process_count(),
     seed=config.seed,
     workers=config.data.workers,
@@ -134,35 +197,34 @@ def build(
   )
 
   evaluator = evaluate.build(
-    model,
+    plan.model,
     loaded.processor,
-    clip,
+    plan.clip,
     clip_params,
-    clip_tokenizer,
+    opened.tokenizer,
     dataset,
     users=config.eval.users,
     batch_size=config.eval.batch_size,
     sample=sample,
     copy_threshold=copy_threshold,
     seed=config.seed,
-    gather=gather,
-    put=put,
+    gather=plan.gather,
+    put=plan.put,
     users_during=config.eval.users_during if config.train.eval_every else 0,
     **window,
   )
   return Parts(
-    model=model,
-    clip=clip,
-    optimizer=optimizer,
-    state=jax.device_put(state, state_shardings),
-    state_shardings=state_shardings,
+    plan=plan,
+    state=TrainState(step=step, params=trainable, opt_state=opt_state),
     frozen={"generator": rest, "clip": clip_params},
-    gather=gather,
-    put=put,
     iterator=iter(batches),
     evaluator=evaluator,
     rows=rows,
   )
+
+
+def _shardings(abstract: PyTree) -> PyTree:
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
 def train(
@@ -184,9 +246,6 @@ def train(
     step: (state, frozen, batch) -> (state, metrics), to be jitted.
     headline: the metric on the progress line.
   """
-  replicated = jax.NamedSharding(
-    parts.state_shardings.step.mesh, sharding.REPLICATED
-  )
   evaluator = parts.evaluator
   record = json.loads(config.to_json())
   section, key = workdir_lib.FINGERPRINT.split(".")
@@ -217,13 +276,9 @@ def train(
     loop.Task(
       state=parts.state,
       frozen=frozen,
-      step=jax.jit(
-        step,
-        donate_argnums=0,
-        out_shardings=(parts.state_shardings, replicated),
-      ),
+      step=parts.plan.jit(step),
       iterator=parts.iterator,
-      put=parts.put,
+      put=parts.plan.put,
       evaluate=held_out,
       finish=finish,
       headline=headline,

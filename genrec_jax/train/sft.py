@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genrec_jax import sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import Batch, PyTree, TrainState
 from genrec_jax.models.api import Generator
-from genrec_jax.train import setup
+from genrec_jax.train import microbatch, setup
 
 
 def train_step(
@@ -20,6 +21,7 @@ def train_step(
   model: Generator,
   optimizer: optax.GradientTransformation,
   seed: int,
+  microbatches: int,
   condition_dropout: float,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one step on the next items' image codes.
@@ -34,6 +36,7 @@ def train_step(
     model: the generator.
     optimizer: of the trainable parameters.
     seed: of the run; the step's key is folded from it.
+    microbatches: equal parts of the P that memory holds one of at a time.
     condition_dropout: share of prompts replaced by the unconditional one, so
       that guidance has a branch to push away from.
 
@@ -46,7 +49,7 @@ def train_step(
   pixels = batch.future[:, 0].astype(jnp.float32) / 255
   codes = model.encode_pixels(rest, pixels)
 
-  def loss_fn(trainable):
+  def loss_fn(trainable, prompt, dropped, codes):
     params = tree.merge(trainable, rest)
     embeds = jnp.where(
       dropped[:, None, None],
@@ -54,18 +57,37 @@ def train_step(
       model.embed(params, prompt),
     )
     prefix = model.prefill(params, embeds, prompt.mask)
-    logits = model.code_logits(params, prefix, codes[:, None])[:, 0]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
-    accuracy = jnp.mean(jnp.argmax(logits, -1) == codes)
-    return losses.mean(), {"code_accuracy": accuracy}
+    codes = codes[:, None]
 
-  (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-    state.params
+    def score(hidden, codes):
+      logits = model.logits(params, hidden)
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
+      return losses, jnp.argmax(logits, -1) == codes
+
+    hidden = model.code_hidden(params, prefix, codes)
+    losses, right = sampling.in_chunks(model, score, hidden, codes)
+    return losses.mean(), {"code_accuracy": right.mean()}
+
+  (loss, metrics), grads = microbatch.value_and_grad(
+    loss_fn, microbatches, state.params, prompt, dropped, codes
   )
+  metrics = {name: values.mean() for name, values in metrics.items()}
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
   params = optax.apply_updates(state.params, updates)
   return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def make_step(config, plan: setup.Plan):
+  """Returns the step of a config: (state, frozen, batch) -> ..."""
+  return functools.partial(
+    train_step,
+    model=plan.model,
+    optimizer=plan.optimizer,
+    seed=config.seed,
+    microbatches=config.data.microbatches,
+    **config.sft,
+  )
 
 
 def run(config, workdir: str) -> None:
@@ -75,18 +97,11 @@ def run(config, workdir: str) -> None:
     sample=dict(config.sample),
     copy_threshold=config.eval.copy_threshold,
   )
-  step = functools.partial(
-    train_step,
-    model=parts.model,
-    optimizer=parts.optimizer,
-    seed=config.seed,
-    **config.sft,
-  )
   setup.train(
     config,
     workdir,
     parts,
     parts.frozen,
-    step,
+    make_step(config, parts.plan),
     headline="loss",
   )

@@ -25,16 +25,29 @@ def params(width=16):
 
 
 def test_a_mesh_takes_all_devices():
-  assert dict(sharding.make_mesh().shape) == {"data": 8, "model": 1}
-  assert dict(sharding.make_mesh(model=2).shape) == {"data": 4, "model": 2}
-  one = sharding.make_mesh(devices=jax.devices()[:1])
-  assert dict(one.shape) == {"data": 1, "model": 1}
+  def sizes(*args, **options):
+    return tuple(sharding.make_mesh(*args, **options).shape.values())
+
+  assert sharding.make_mesh().axis_names == ("slice", "data", "model")
+  assert sizes() == (1, 8, 1)
+  assert sizes(model=2) == (1, 4, 2)
+  assert sizes(model=2, slices=2) == (2, 2, 2)
+  assert sizes(devices=jax.devices()[:1]) == (1, 1, 1)
 
 
-@pytest.mark.parametrize(("data", "model"), [(3, 1), (-1, 3), (-1, 0), (0, 8)])
-def test_a_mesh_that_does_not_fit_is_refused(data, model):
-  with pytest.raises(UserError, match=r"does not fit 8 device.*mesh.data=-1"):
-    sharding.make_mesh(data, model)
+@pytest.mark.parametrize(
+  ("data", "model", "slices"),
+  [(3, 1, 1), (-1, 3, 1), (-1, 0, 1), (0, 8, 1), (-1, 1, 3), (4, 2, 2)],
+)
+def test_a_mesh_that_does_not_fit_is_refused(data, model, slices):
+  with pytest.raises(UserError, match=r"not fit 8 device.*mesh.data=-1"):
+    sharding.make_mesh(data, model, slices)
+
+
+def test_a_slice_keeps_its_devices_together():
+  mesh = sharding.make_mesh(slices=2)
+  ids = [[d.id for d in row.flat] for row in mesh.devices]
+  assert ids == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_batches_that_devices_do_not_divide_are_refused_at_once():
@@ -44,6 +57,10 @@ def test_batches_that_devices_do_not_divide_are_refused_at_once():
     sharding.check_batch(mesh, batch_size=6, other=4, third=0)
   assert "batch_size=6, third=0; " in str(error.value)
   assert "multiple of 4" in str(error.value)
+  mesh = sharding.make_mesh(slices=2, model=2)
+  sharding.check_batch(mesh, 2, batch_size=8)
+  with pytest.raises(UserError, match="in 2 microbatches: use a multiple of 8"):
+    sharding.check_batch(mesh, 2, batch_size=12)
 
 
 def test_each_leaf_gets_its_rule():

@@ -15,18 +15,20 @@ from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.train import rl
 from tests.tiny import amplified, random_batch, tiny_clip, tiny_janus
+from tests.train.gradients import KEEP, assert_same_gradient, gradient
 
 MODEL, CLIP = tiny_janus(), tiny_clip()
 # Plain gradient descent: Adam's first steps turn rounding into signs. In small
 # steps: at 0.1 the first alone moved the policy by a KL of 2, and the second
 # multiplied the rounding of the first.
-OPTIMIZER = optax.sgd(0.01)
+OPTIMIZER = optax.chain(KEEP, optax.sgd(0.01))
 OPTIONS = {
   "model": MODEL,
   "clip": CLIP,
   "optimizer": OPTIMIZER,
   "gather": lambda params: params,
   "seed": 3,
+  "microbatches": 1,
   "sample": {
     "num_samples": 4,
     "guidance": 2.0,
@@ -41,7 +43,9 @@ OPTIONS = {
     "copy_threshold": 0.9,
   },
   "weights": {"text": 1.0, "history": 0.5, "future": 1.0, "copy": 1.0},
-  "normalise": "group",
+  # Not divided by a group's spread: that of random rewards is so small that
+  # their rounding would be seen in the gradient.
+  "normalise": "none",
   "objective": {
     "ratio": "token",
     "clip_low": 0.2,
@@ -50,12 +54,13 @@ OPTIONS = {
     "kl_weight": 0.1,
     "aggregation": "token",
   },
-  "advantage": "grpo",
+  "advantage": "dr_grpo",
   "scoring": "guided",
   "stop_unconditional_gradient": False,
   "inner_epochs": 1,
 }
 TRAINABLE = ("^language/", "^image_head/")
+MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2)]  # data, model, slices
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,7 @@ def parts(params, clip_params):
 
 
 def run(params, clip_params, steps, **options):
+  """Returns the last state and each step's metrics and gradient."""
   step = jax.jit(
     functools.partial(rl.train_step, **(OPTIONS | options)), donate_argnums=0
   )
@@ -92,7 +98,7 @@ def run(params, clip_params, steps, **options):
     frozen = jax.device_put(frozen)
     with jax.transfer_guard("disallow"):
       state, metrics = step(state, frozen, batch)
-    found.append(jax.device_get(metrics))
+    found.append(jax.device_get(metrics) | {"gradient": gradient(state)})
   assert step._cache_size() == 1
   return state, found
 
@@ -109,7 +115,8 @@ def test_the_step_is_on_policy_and_moves_away_from_the_reference(
   assert int(state.step) == 2
   for values in metrics:
     assert values["ratio_error_at_start"] < 1e-5
-    assert all(np.isfinite(v) and np.ndim(v) == 0 for v in values.values())
+    scalars = [v for name, v in values.items() if name != "gradient"]
+    assert all(np.isfinite(v) and np.ndim(v) == 0 for v in scalars)
   assert metrics[0]["kl"] < 1e-9
   assert metrics[1]["kl"] > metrics[0]["kl"]
   weights = OPTIONS["weights"]
@@ -124,18 +131,36 @@ def test_the_step_is_on_policy_and_moves_away_from_the_reference(
   assert all(moved.values())
 
 
-@pytest.mark.parametrize("shape", [(4, 2), (8, 1)])
-def test_eight_devices_equal_one(params, clip_params, single, shape):
+def draw(params, prompt, gather=lambda params: params):
+  params = sampling.rollout_params(MODEL, params, gather)
+  return sampling.sample_images(
+    MODEL, params, prompt, jax.random.key(0), num_samples=4, guidance=2.0
+  )
+
+
+@pytest.fixture(scope="module")
+def drawn(params):
+  return jax.jit(draw)(params, random_batch(8).prompt)
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_eight_devices_equal_one(params, clip_params, single, drawn, shape):
   mesh = sharding.make_mesh(*shape)
   specs = sharding.specs(janus.RULES, params)
   part = tree.select(specs, TRAINABLE)
-  state, frozen = parts(sharding.place(mesh, specs, params), clip_params)
-  like = sharding.shardings(mesh, sharding.like(part[0], state))
-  whole = jax.NamedSharding(mesh, sharding.REPLICATED)
+  placed = sharding.place(mesh, specs, params)
   rollout = sharding.shardings(mesh, sharding.without("data", specs))
   gather = functools.partial(
     jax.lax.with_sharding_constraint, shardings=rollout
   )
+  prompt = sharding.put_batch(mesh, random_batch(8).prompt)
+  found = jax.jit(functools.partial(draw, gather=gather))(placed, prompt)
+  np.testing.assert_array_equal(found.codes, drawn.codes)
+  np.testing.assert_allclose(found.logprobs, drawn.logprobs, atol=1e-5)
+
+  state, frozen = parts(placed, clip_params)
+  like = sharding.shardings(mesh, sharding.like(part[0], state))
+  whole = jax.NamedSharding(mesh, sharding.REPLICATED)
   frozen["clip"] = jax.device_put(clip_params, whole)
   state = jax.device_put(state, like)
   step = jax.jit(
@@ -147,14 +172,26 @@ def test_eight_devices_equal_one(params, clip_params, single, shape):
     batch = sharding.put_batch(mesh, random_batch(8, seed=i))
     with jax.transfer_guard("disallow"):
       state, metrics = step(state, frozen, batch)
-    for name, value in single[1][i].items():
-      np.testing.assert_allclose(
-        metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name
-      )
+    assert_same_metrics(metrics, single[1][i])
+    if i == 0:  # the next is that of parameters which rounding has moved
+      assert_same_gradient(gradient(state), single[1][i]["gradient"])
   assert step._cache_size() == 1
   expected = tree.flatten(single[0].params)
   for path, value in tree.flatten(state.params).items():
     np.testing.assert_allclose(value, expected[path], atol=1e-5, err_msg=path)
+
+
+def assert_same_metrics(metrics, expected):
+  for name, value in metrics.items():
+    np.testing.assert_allclose(
+      value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name
+    )
+
+
+def test_microbatches_equal_the_whole(params, clip_params, single):
+  _, (metrics,) = run(params, clip_params, 1, microbatches=4)
+  assert_same_gradient(metrics.pop("gradient"), single[1][0]["gradient"])
+  assert_same_metrics(metrics, single[1][0])
 
 
 def loop_text(text, scope):
@@ -189,14 +226,8 @@ def test_no_parameter_is_gathered_in_the_decode_loop(params, gathered):
       return params
     return jax.lax.with_sharding_constraint(params, rollout)
 
-  def draw(params, prompt):
-    params = sampling.rollout_params(MODEL, params, gather)
-    return sampling.sample_images(
-      MODEL, params, prompt, jax.random.key(0), num_samples=4, guidance=2.0
-    )
-
   text = (
-    jax.jit(draw)
+    jax.jit(functools.partial(draw, gather=gather))
     .lower(
       sharding.place(mesh, specs, params),
       sharding.put_batch(mesh, random_batch(8).prompt),

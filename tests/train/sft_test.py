@@ -14,10 +14,12 @@ from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.train import sft
 from tests.tiny import amplified, random_batch, tiny_janus
+from tests.train.gradients import KEEP, assert_same_gradient, gradient
 
 MODEL = tiny_janus()
-OPTIMIZER = optax.sgd(0.1)
+OPTIMIZER = optax.chain(KEEP, optax.sgd(0.1))
 TRAINABLE = ("^language/", "^image_head/", "^aligner/")
+MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2)]  # data, model, slices
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def params():
   return amplified(MODEL.init(jax.random.key(0)), 1.25)
 
 
-def make(params, dropout):
+def make(params, dropout, microbatches=1):
   trainable, rest = tree.select(jax.tree.map(jnp.copy, params), TRAINABLE)
   state = TrainState(jnp.int32(0), trainable, OPTIMIZER.init(trainable))
   step = functools.partial(
@@ -33,21 +35,25 @@ def make(params, dropout):
     model=MODEL,
     optimizer=OPTIMIZER,
     seed=0,
+    microbatches=microbatches,
     condition_dropout=dropout,
   )
   return step, state, {"generator": rest}
 
 
-def run(params, batch, dropout, steps=1):
-  step, state, frozen = make(params, dropout)
+def run(params, batch, dropout, steps=1, microbatches=1):
+  """Returns the last state, all losses, and the first step's gradient."""
+  step, state, frozen = make(params, dropout, microbatches)
   step = jax.jit(step, donate_argnums=0)
-  batch, frozen, losses = jax.device_put(batch), jax.device_put(frozen), []
+  batch, frozen = jax.device_put((batch, frozen))
+  losses, first = [], None
   for _ in range(steps):
     with jax.transfer_guard("disallow"):
       state, metrics = step(state, frozen, batch)
     losses.append(float(metrics["loss"]))
+    first = gradient(state) if len(losses) == 1 else first
   assert step._cache_size() == 1
-  return state, losses
+  return state, losses, first
 
 
 def test_loss_is_minus_the_score_of_the_real_codes(params):
@@ -60,20 +66,39 @@ def test_loss_is_minus_the_score_of_the_real_codes(params):
     (0.0, batch.prompt),
     (1.0, MODEL.unconditional(batch.prompt)),
   ):
-    _, losses = run(params, batch, dropout)
+    _, losses, _ = run(params, batch, dropout)
     logprobs, _ = score(params, prompt, codes[:, None])
     np.testing.assert_allclose(losses[0], -logprobs.mean(), rtol=1e-5)
 
 
 def test_it_learns_a_batch_by_heart(params):
-  _, losses = run(params, random_batch(8), 0.0, steps=60)
+  _, losses, _ = run(params, random_batch(8), 0.0, steps=60)
   assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("shape", [(4, 2), (8, 1)])
-def test_eight_devices_equal_one(params, shape):
+@pytest.fixture(scope="module")
+def alone(params):
+  return run(params, random_batch(8), 0.5, steps=2)
+
+
+def assert_same_params(state, expected):
+  expected = tree.flatten(expected.params)
+  for path, value in tree.flatten(state.params).items():
+    np.testing.assert_allclose(value, expected[path], atol=1e-5, err_msg=path)
+
+
+def test_microbatches_equal_the_whole(params, alone):
+  state, losses, first = run(
+    params, random_batch(8), 0.5, steps=2, microbatches=2
+  )
+  np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
+  assert_same_gradient(first, alone[2])
+  assert_same_params(state, alone[0])
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_eight_devices_equal_one(params, alone, shape):
   batch = random_batch(8)
-  alone, losses = run(params, batch, 0.5, steps=2)
   mesh = sharding.make_mesh(*shape)
   specs = sharding.specs(janus.RULES, params)
   step, state, frozen = make(sharding.place(mesh, specs, params), 0.5)
@@ -83,10 +108,10 @@ def test_eight_devices_equal_one(params, shape):
   whole = jax.NamedSharding(mesh, sharding.REPLICATED)
   step = jax.jit(step, donate_argnums=0, out_shardings=(like, whole))
   state, batch = jax.device_put(state, like), sharding.put_batch(mesh, batch)
-  for expected in losses:
+  for i, expected in enumerate(alone[1]):
     with jax.transfer_guard("disallow"):
       state, metrics = step(state, frozen, batch)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
-  expected = tree.flatten(alone.params)
-  for path, value in tree.flatten(state.params).items():
-    np.testing.assert_allclose(value, expected[path], atol=1e-5, err_msg=path)
+    if i == 0:
+      assert_same_gradient(gradient(state), alone[2])
+  assert_same_params(state, alone[0])
