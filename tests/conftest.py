@@ -14,9 +14,32 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch; two test processes
 
 import jax
 import pytest
+
+
+# Minutes each. A process takes whole files, so the longest go first: none of
+# them may be left when the others are done.
+_LONGEST = (
+  "tests/run_test.py",
+  "tests/sampling_test.py",
+  "tests/train/",
+  "tests/distributed_test.py",
+  "tests/data/prepared_run_test.py",
+  "tests/models/janus_test.py",
+  "tests/main_test.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+  def rank(item):
+    path = item.path.relative_to(_ROOT).as_posix()
+    starts = (i for i, one in enumerate(_LONGEST) if path.startswith(one))
+    return next(starts, len(_LONGEST))
+
+  items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)
