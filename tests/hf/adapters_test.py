@@ -1,0 +1,126 @@
+"""Workdirs of runs that trained adapters: opened, exported, trained further."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrec_jax.core import sharding, tree
+from genrec_jax.core.errors import UserError
+from genrec_jax.hf import load, streaming
+from genrec_jax.hf.export import export_checkpoint
+from genrec_jax.models import janus
+from genrec_jax.nn import lora
+from tests.hf import tiny_janus
+
+
+def drawn(loaded, trainable, rank, seed):
+  """Returns adapters as after training: B is not zero any more."""
+  kernels = lora.kernels(loaded.shapes, trainable, loaded.model.adaptable)
+  flat = tree.flatten(lora.init(jax.random.key(seed), kernels, rank))
+  for i, path in enumerate(flat):
+    noise = jax.random.normal(jax.random.key(i), flat[path].shape)
+    flat[path] += 0.1 * noise
+  return tree.unflatten(flat)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """Returns a base in bfloat16, and runs over one another: all, then some."""
+  folder = tmp_path_factory.mktemp("lora")
+  base = tiny_janus.save(
+    folder / "base", tiny_janus.torch_model().bfloat16(), max_shard_size="99KB"
+  )
+  loaded = load.load_generator(base, dtype="float32")
+  first = drawn(loaded, ["^language/"], 3, seed=0)
+  sft = tiny_janus.make_workdir(folder / "sft", base, first)
+  second = drawn(loaded, ["self_attn"], 2, seed=1)
+  rl = tiny_janus.make_workdir(folder / "rl", sft, second)
+  return base, sft, rl, first, second
+
+
+def logits(model):
+
+  @jax.jit
+  def compute(params):
+    width = model.language.width
+    embeds = jax.random.normal(jax.random.key(2), (2, 7, width))
+    mask = jnp.ones((2, 7), bool)
+    return model.text_logits(params, model.hidden_states(params, embeds, mask))
+
+  return compute
+
+
+def test_merged_equals_unmerged(runs, tmp_path):
+  """Through a workdir, and through an export and transformers' format."""
+  base, sft, rl, first, second = runs
+  before = load.load_generator(base, dtype="float32")
+  compute = logits(before.model)
+  once = compute(tree.merge(before.params, first))
+  merged = load.load_generator(sft, dtype="float32")
+  assert jax.tree.structure(merged.params) == jax.tree.structure(before.params)
+  np.testing.assert_allclose(compute(merged.params), once, atol=1e-5)
+  assert np.abs(once - compute(before.params)).max() > 0.1
+  # A run over another one's.
+  twice = compute(tree.merge(merged.params, second))
+  out = tmp_path / "exported"
+  export_checkpoint(out, load.open_generator(rl, dtype="float32"), "float32")
+  exported = load.load_generator(out, dtype="float32")
+  np.testing.assert_allclose(compute(exported.params), twice, atol=1e-5)
+  kernel = "language/layers/self_attn/q_proj/kernel"
+  assert {
+    path
+    for path, value in tree.flatten(exported.params).items()
+    if (value != tree.flatten(merged.params)[path]).any()
+  } == {kernel.replace("q_proj", f"{name}_proj") for name in "qkvo"}
+
+
+def test_an_export_has_the_type_of_the_base(runs, tmp_path):
+  sft = runs[1]
+  export_checkpoint(tmp_path / "out", load.open_generator(sft, dtype="float32"))
+  found, expected = (
+    load.load_generator(path, dtype="float32").params
+    for path in (tmp_path / "out", sft)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(
+      a, b.astype("bfloat16").astype("float32")
+    ),
+    found,
+    expected,
+  )
+
+
+@pytest.mark.parametrize("piece", [streaming.PIECE_BYTES, 500])
+def test_slices_are_merged_straight_onto_a_mesh(runs, monkeypatch, piece):
+  monkeypatch.setattr(streaming, "PIECE_BYTES", piece)
+  opened = load.open_generator(runs[2], dtype="float32")
+  shapes = tree.select(opened.shapes, ["self_attn/[qo]_proj"])[0]
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  whole = opened.read(jax.tree.map(lambda _: here, shapes), "bfloat16")
+  mesh = sharding.make_mesh(4, 2)
+  specs = tree.select(
+    sharding.specs(janus.RULES, opened.shapes), ["self_attn/[qo]_proj"]
+  )[0]
+  spread = opened.read(sharding.layout(mesh, specs, shapes), "bfloat16")
+  for path, value in tree.flatten(spread).items():
+    assert value.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(value, tree.flatten(whole)[path])
+
+
+def test_adapters_that_do_not_fit_are_named(runs, tmp_path):
+  base, *_ = runs
+  adapters = tree.flatten(runs[3])
+  path = "language/layers/self_attn/q_proj/lora_a"
+  wrong = adapters | {path: adapters[path][:, :-1]}
+  del wrong["language/layers/mlp/up_proj/lora_b"]
+  workdir = tiny_janus.make_workdir(
+    tmp_path / "run", base, tree.unflatten(wrong)
+  )
+  with pytest.raises(UserError) as caught:
+    load.open_generator(workdir, dtype="float32")
+  message = str(caught.value)
+  assert "self_attn/q_proj/kernel: base [3, 40, 56], trained [3, 39, 56]" in (
+    message
+  )
+  assert "mlp/up_proj/lora_a: not in the base model" in message
