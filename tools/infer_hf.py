@@ -13,30 +13,21 @@ codes.npy [num, I] and images.npy [num, S, S, 3], or answer_ids.npy.
 """
 
 import argparse
+import math
 import os
 from pathlib import Path
-import shutil
 import sys
 import tempfile
 
 import numpy as np
 import PIL.Image
+import safetensors
 import torch
 import transformers
 from transformers.image_utils import load_image
 
 INSTRUCTION = "Draw the next item that this user will like."
 QUESTION = "Describe the image."
-# How published Janus checkpoints write one turn, for those without a template.
-CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
-{%- if part['type'] == 'image' -%}
-{{ ('' if loop.first else '\\n') + '<image_placeholder>\\n' }}
-{%- else -%}
-{%- set text = part['text'].lstrip() if loop.first else part['text'] -%}
-{{ text.rstrip() if loop.last else text }}
-{%- endif -%}
-{%- endfor -%}
-{{ '\\n\\n<|Assistant|>:' }}"""
 
 
 def load(name, dtype="float32", device="cpu"):
@@ -54,6 +45,11 @@ def load(name, dtype="float32", device="cpu"):
   kind = transformers.AutoConfig.from_pretrained(name).model_type
   if kind != "janus":
     raise ValueError(f"its model_type is {kind!r}; expected 'janus'")
+  for file in Path(name).glob("*.safetensors"):  # transformers names no file
+    try:
+      safetensors.safe_open(file, "pt")
+    except safetensors.SafetensorError as error:
+      raise ValueError(f"{file.name}: {error}; get it again") from None
   model, info = transformers.JanusForConditionalGeneration.from_pretrained(
     name,
     dtype=dtype,
@@ -113,7 +109,6 @@ def question_prompt(processor, titles, pictures, question=QUESTION):
   parts.append({"type": "text", "text": plain(processor, question)})
   text = processor.apply_chat_template(
     [{"role": "user", "content": parts}],
-    chat_template=processor.chat_template or CHAT,
     add_generation_prompt=True,
   )
   return processor(text=text, images=pictures or None, return_tensors="pt")
@@ -252,56 +247,38 @@ def to_uint8(pixels):
 # The command line.
 
 
-def contact_sheet(rows, gap=2):
-  """Returns rows of pictures, uint8 [n, S, S, 3] each, as one on white."""
-  step = rows[-1].shape[1] + gap
-  size = (len(rows) * step - gap, max(map(len, rows)) * step - gap, 3)
-  sheet = np.full(size, 255, np.uint8)
-  for i, row in enumerate(rows):
-    for j, picture in enumerate(row):
-      y, x = i * step, j * step
-      sheet[y : y + step - gap, x : x + step - gap] = picture
-  return sheet
-
-
-def write(folders):
-  """Writes new folders: {folder: {file name: picture, array or text}}.
-
-  They appear when all of them are whole.
-
-  Raises:
-    OSError: one cannot be written.
-  """
-  parts = {}
+def read_picture(path):
+  """Opens a picture, upright and RGB."""
   try:
-    for folder, files in folders.items():
-      folder = Path(folder).resolve()
-      folder.parent.mkdir(parents=True, exist_ok=True)
-      part = tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
-      part = parts[folder] = Path(part)
-      part.chmod(0o755)  # mkdtemp's folders are for their owner only
-      for name, value in files.items():
-        if name.endswith(".png"):
-          PIL.Image.fromarray(value).save(part / name)
-        elif name.endswith(".npy"):
-          np.save(part / name, value)
-        else:
-          (part / name).write_text(value, encoding="utf-8")
-    for folder, part in parts.items():
-      os.replace(part, folder)
-  finally:
-    for part in parts.values():
-      shutil.rmtree(part, ignore_errors=True)
+    return load_image(PIL.Image.open(path))
+  except Exception as error:  # Pillow's formats raise many kinds
+    raise ValueError(f"{path} is no image ({error})") from None
 
 
-def unwritable(folder):
-  """Says why a folder cannot be written, '' if it can."""
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    return f"{folder} exists and is not an empty folder; choose another"
-  parent = next(parent for parent in folder.parents if parent.exists())
-  if not (parent.is_dir() and os.access(parent, os.W_OK)):
-    return f"{folder} cannot be written: {parent} is no folder open to you"
-  return ""
+def contact_sheet(rows):
+  """Returns rows of pictures, uint8 [n, S, S, 3] each, as one on white."""
+  size, most = rows[0].shape[1], max(map(len, rows))
+  sheet = np.full((len(rows), size, most, size, 3), 255, np.uint8)
+  for place, row in zip(sheet, rows, strict=True):
+    place[:, : len(row)] = row.swapaxes(0, 1)
+  return sheet.reshape(len(rows) * size, most * size, 3)
+
+
+def save(folder, files):
+  """Writes {file name: picture, array or text}; the folder appears whole."""
+  folder = Path(folder).resolve()
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
+    part = Path(temporary, "part")
+    part.mkdir()
+    for name, value in files.items():
+      if name.endswith(".png"):
+        PIL.Image.fromarray(value).save(part / name)
+      elif name.endswith(".npy"):
+        np.save(part / name, value)
+      else:
+        (part / name).write_text(value, encoding="utf-8")
+    os.replace(part, folder)
 
 
 def parse(argv):
@@ -319,15 +296,11 @@ def parse(argv):
   add = parser.add_argument
   add("--model", required=True, help="folder in HF format, or a hub name")
   add("--history", default="", help="pictures, oldest first: a.png,b.png")
-  add("--titles", help="a title for each picture: 'A|B'; default: none")
+  add("--titles", help="one for each picture: 'A|B'; default: none")
   add("--mode", default="image", choices=("image", "text"))
   add("--prompt", help=f"default: {INSTRUCTION!r}, or {QUESTION!r}")
-  add(
-    "--out",
-    required=True,
-    help="folder for 0.png, ..., sheet.png or answer.txt",
-  )
-  add("--dump", help="folder for the arrays behind them")
+  add("--out", required=True, help="folder to write, absent or empty")
+  add("--dump", help="folder for the arrays behind it")
   add("--num", type=int, default=4, help="images")
   add("--guidance", type=float, default=5.0, help="1 is without")
   add("--temperature", type=float, default=1.0)
@@ -337,63 +310,39 @@ def parse(argv):
   add("--max_tokens", type=int, default=256, help="of an answer in words")
   add("--seed", type=int, default=0)
   add("--dtype", default="float32", choices=("float32", "bfloat16"))
-  add(
-    "--device", default="auto", help="cpu, cuda; auto is cuda if there is one"
-  )
+  add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
   args = parser.parse_args(argv)
   args.history = args.history.split(",") if args.history else []
-  if args.titles is None:
-    args.titles = [""] * len(args.history)
-  else:
-    args.titles = args.titles.split("|")
-  problems = [
-    f"--{name}={getattr(args, name)}: expected {expected}"
-    for name, good, expected in (
-      ("num", args.num >= 1, "at least 1"),
-      ("guidance", abs(args.guidance) < np.inf, "a number, 1 for none"),
-      (
-        "temperature",
-        0 < args.temperature < np.inf,
-        "more than 0, or --greedy",
-      ),
-      ("top_k", args.top_k >= 0, "at least 0"),
-      ("top_p", 0 < args.top_p <= 1, "more than 0 and at most 1"),
-      ("max_tokens", args.max_tokens >= 1, "at least 1"),
-    )
-    if not good
-  ]
-  if len(args.titles) != len(args.history):
-    problems.append(
-      f"{len(args.titles)} titles for {len(args.history)} pictures: expected"
-      " one each, as in --history=a.png,b.png --titles='A|B'"
-    )
-  if not args.history and not args.prompt:
-    problems.append("nothing to go by: give --history, --prompt or both")
+  blank = [""] * len(args.history)
+  args.titles = args.titles.split("|") if args.titles else blank
   folders = [Path(f).resolve() for f in (args.out, args.dump) if f]
-  problems += filter(None, map(unwritable, folders))
-  for a, b in (folders, folders[::-1]) if args.dump else ():
-    if b.is_relative_to(a):
-      problems.append(f"{b} is in {a}: expected --out and --dump side by side")
-  if problems:
-    raise ValueError("; ".join(problems))
+  expected = {
+    "--history, --prompt or both": bool(args.history or args.prompt),
+    f"{len(blank)} --titles, not {len(args.titles)}, as in 'A|B'": (
+      len(args.titles) == len(blank)
+    ),
+    "--num at least 1": args.num >= 1,
+    "--guidance a number": math.isfinite(args.guidance),
+    "--temperature more than 0": 0 < args.temperature < math.inf,
+    "--top_k at least 0": args.top_k >= 0,
+    "--top_p more than 0, at most 1": 0 < args.top_p <= 1,
+    "--max_tokens at least 1": args.max_tokens >= 1,
+    "--seed in 0 .. 2**32 - 1": 0 <= args.seed < 2**32,
+    "--out and --dump absent or empty": all(map(unused, folders)),
+    "--out not in --dump": not folders[0].is_relative_to(folders[-1])
+    or not folders[1:],
+  }
+  wrong = [text for text, good in expected.items() if not good]
+  if wrong:
+    raise ValueError(f"expected {'; '.join(wrong)}")
   return args
 
 
-def read_pictures(paths):
-  """Opens pictures, upright and RGB.
-
-  Raises:
-    ValueError: names all files that are none.
-  """
-  pictures, problems = [], []
-  for path in paths:
-    try:
-      pictures.append(load_image(PIL.Image.open(path)))
-    except Exception as error:  # Pillow's formats raise many kinds
-      problems.append(f"{path} is no image ({error})")
-  if problems:
-    raise ValueError("; ".join(problems))
-  return pictures
+def unused(folder):
+  """Tells whether writing a folder would replace nothing."""
+  if folder.is_dir():
+    return not any(folder.iterdir())
+  return not folder.exists()
 
 
 def run(args):
@@ -403,51 +352,40 @@ def run(args):
     ValueError: says what does not fit; nothing has been written.
     OSError: the same, for files.
   """
-  pictures = read_pictures(args.history)
-  device = args.device
-  if device == "auto":
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+  pictures = [read_picture(path) for path in args.history]
   try:
-    model, processor = load(args.model, args.dtype, device)
+    model, processor = load(args.model, args.dtype, args.device)
   except Exception as error:  # files can be wrong in very many ways
     raise ValueError(
       f"cannot load {args.model}: {error}; expected a whole Janus checkpoint in"
       " HF format, such as tools/export_hf.py makes of a run's folder"
     ) from None
   drawing = args.mode == "image"
-  text = (args.prompt or (INSTRUCTION if drawing else QUESTION)).strip()
   prepare = drawing_prompt if drawing else question_prompt
-  inputs = prepare(processor, args.titles, pictures, text)
-  length = inputs["input_ids"].shape[1]
+  text = (args.prompt or (INSTRUCTION if drawing else QUESTION)).strip()
+  prompt = prepare(processor, args.titles, pictures, text)
+  ids, seen = prompt["input_ids"], prompt.get("pixel_values")
+  length = ids.shape[1]
   length += codes_per_image(model) if drawing else args.max_tokens
   limit = model.config.text_config.max_position_embeddings
   if length > limit:
     raise ValueError(
       f"{len(pictures)} pictures, their titles and the answer take {length}"
-      f" tokens; {args.model} holds {limit}: give fewer pictures"
+      f" tokens; {args.model} holds {limit}: give fewer pictures or words"
     )
-  seen = inputs.get("pixel_values")
   size = model.config.vision_config.image_size
   none = np.zeros((0, 3, size, size), np.float32)
-  dump = {
-    "prompt_ids.npy": inputs["input_ids"][0].numpy().astype(np.int32),
+  arrays = {
+    "prompt_ids.npy": ids[0].int().numpy(),
     "pixel_values.npy": none if seen is None else seen.numpy(),
   }
   options = {k: getattr(args, k) for k in ("temperature", "top_k", "top_p")}
   if drawing:
-    codes = draw(
-      model,
-      inputs["input_ids"],
-      seen,
-      num=args.num,
-      guidance=args.guidance,
-      greedy=args.greedy,
-      seed=args.seed,
-      **options,
-    )
+    options |= {"num": args.num, "guidance": args.guidance, "seed": args.seed}
+    codes = draw(model, ids, seen, greedy=args.greedy, **options)
     images = decode(model, codes)
-    dump["codes.npy"] = codes.cpu().numpy().astype(np.int32)
-    dump["images.npy"] = images
+    arrays["codes.npy"] = codes.cpu().int().numpy()
+    arrays["images.npy"] = images
     files = {f"{i}.png": image for i, image in enumerate(images)}
     rows = [] if seen is None else [to_uint8(seen.permute(0, 2, 3, 1))]
     files["sheet.png"] = contact_sheet([*rows, images])
@@ -455,16 +393,18 @@ def run(args):
     torch.manual_seed(args.seed)
     tokens = answer(
       model,
-      inputs,
+      prompt,
       max_new_tokens=args.max_tokens,
       do_sample=not args.greedy,
       **({} if args.greedy else options),
     )
-    dump["answer_ids.npy"] = tokens.cpu().numpy().astype(np.int32)
-    text = processor.decode(tokens, skip_special_tokens=True).strip()
-    files = {"answer.txt": text + "\n"}
-    print(text)
-  write({args.out: files} | ({args.dump: dump} if args.dump else {}))
+    arrays["answer_ids.npy"] = tokens.cpu().int().numpy()
+    words = processor.decode(tokens, skip_special_tokens=True).strip()
+    files = {"answer.txt": words + "\n"}
+    print(words or "(the model ended its turn without a word)")
+  save(args.out, files)
+  if args.dump:
+    save(args.dump, arrays)
   print(f"written: {', '.join(files)} in {args.out}")
 
 

@@ -36,7 +36,7 @@ from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import safetensors_io
 from genrec_jax.hf.export import export_generator
 from genrec_jax.hf.load import load_generator
-from genrec_jax.hf.processor import Processor
+from genrec_jax.hf.processor import CHAT, Processor
 from genrec_jax.hf.rules import to_hf
 from genrec_jax.models import llama, siglip
 from genrec_jax.models.clip import Clip, Tower
@@ -482,6 +482,7 @@ def write_source(folder: Path, model: Janus, tokens) -> None:
   )
   side = model.image_size
   tokens.save_pretrained(folder)
+  (folder / "chat_template.jinja").write_text(CHAT)
   write_json(folder / "config.json", config)
   write_json(folder / "generation_config.json", generation)
   write_json(

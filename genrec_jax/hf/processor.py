@@ -36,7 +36,7 @@ _TOKENS = {
 }
 # What published Janus checkpoints make of one user's turn, for those that bring
 # no template of their own.
-_CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
+CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
 {%- if part['type'] == 'image' -%}
 {{ ('' if loop.first else '\\n') + '<image_placeholder>\\n' }}
 {%- else -%}
@@ -69,7 +69,7 @@ class Processor:
   max_positions: int  # tokens that prompt and answer may have together
   min_size: int = 14  # of the shorter side, before padding
   system: str = ""  # said before a question
-  chat_template: str = _CHAT  # Jinja, as transformers renders it
+  chat_template: str = CHAT  # Jinja, as transformers renders it
 
   @classmethod
   def from_pretrained(cls, folder: str | os.PathLike[str]) -> "Processor":
@@ -104,7 +104,7 @@ class Processor:
         tokenizer.chat_template,
         legacy.get("chat_template"),
         chat.get("chat_template"),
-        _CHAT,
+        CHAT,
       ),
       **ids,
     )

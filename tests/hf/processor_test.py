@@ -193,7 +193,7 @@ def test_questions_are_written_as_published_checkpoints_do(processor):
 @pytest.mark.parametrize("file", [None, "chat_template.jinja", "json"])
 def test_questions_are_those_of_transformers(tmp_path, file, system):
   folder = tiny_janus.save(tmp_path)
-  template = processor_lib._CHAT
+  template = processor_lib.CHAT
   if file:
     template = (
       "{{ bos_token }}{% for m in messages %}{{ m['role'] }}:"
@@ -247,7 +247,7 @@ def test_the_bundled_models_prompts_are_those_of_transformers():
   theirs = transformers.JanusProcessor(
     tiny_janus.image_processor(),
     transformers.AutoTokenizer.from_pretrained(folder),
-    chat_template=processor_lib._CHAT,
+    chat_template=processor_lib.CHAT,
     num_image_tokens=16,
   )
   content = [{"type": "text", "text": "large red circle "}]

@@ -134,7 +134,7 @@ def theirs():
   return transformers.JanusProcessor(
     tiny_janus.image_processor(),
     tiny_janus.tokenizer(),
-    chat_template=processor_lib._CHAT,
+    chat_template=processor_lib.CHAT,
     num_image_tokens=tiny_janus.PATCHES,
   )
 

@@ -15,7 +15,8 @@ import torch
 from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf.load import load_generator
-from tests.hf import tiny_janus
+from genrec_jax.hf.processor import CHAT
+from tests.hf import bad_input_test, tiny_janus
 from tools import infer_hf as tool
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,7 +26,9 @@ TITLES = ["a red cross", "", "blue <image_placeholder> circle"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  return tiny_janus.save(tmp_path_factory.mktemp("janus"))
+  folder = tiny_janus.save(tmp_path_factory.mktemp("janus"))
+  (folder / "chat_template.jinja").write_text(CHAT)
+  return folder
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def test_ids_pixels_and_greedy_codes_are_ours(folder, theirs, pictures):
     ours.processor.prompt_ids([], text),
   ]
   model, processor = theirs
-  seen = tool.read_pictures(pictures)
+  seen = [tool.read_picture(path) for path in pictures]
   prompts = [
     tool.drawing_prompt(processor, TITLES, seen, instruction),
     tool.drawing_prompt(processor, [], [], text),
@@ -120,7 +123,7 @@ def test_text_prompts_draw_what_transformers_draws(theirs):
 @torch.no_grad()
 def test_without_guidance_the_prompt_alone_counts(theirs, pictures):
   model, processor = theirs
-  seen = tool.read_pictures(pictures[:1])
+  seen = [tool.read_picture(pictures[0])]
   prompt = tool.drawing_prompt(processor, ["a"], seen, "Draw.")
   codes = draw(model, prompt, num=1, guidance=1, greedy=True)
   # All at once, without a cache, by transformers' own way to place pictures.
@@ -194,11 +197,11 @@ def test_it_runs_where_there_is_neither_jax_nor_this_package(
     "images": ((3, 32, 32, 3), "uint8"),
   }
   sheet = np.asarray(PIL.Image.open(tmp_path / "new/out/sheet.png"))
-  assert sheet.shape == (66, 100, 3)
+  assert sheet.shape == (64, 96, 3)
   for i, image in enumerate(arrays["images"]):
     written = np.asarray(PIL.Image.open(tmp_path / f"new/out/{i}.png"))
     np.testing.assert_array_equal(written, image)
-    np.testing.assert_array_equal(sheet[34:, 34 * i : 34 * i + 32], image)
+    np.testing.assert_array_equal(sheet[32:, 32 * i : 32 * i + 32], image)
 
 
 def test_both_tools_write_the_same_arrays(tmp_path, pictures):
@@ -251,12 +254,12 @@ def test_it_answers_a_question_about_a_picture(tmp_path, pictures, capsys):
   ("changes", "expected"),
   [
     ({"history": "no.png,{good},{folder}/config.json"}, "no.png is no image"),
-    ({"titles": "a|b"}, "2 titles for 1 pictures"),
-    ({"num": "0", "top_p": "0"}, "--num=0: expected at least 1; --top_p=0.0"),
+    ({"titles": "a|b"}, "expected 1 --titles, not 2, as in 'A|B'"),
+    ({"num": "0", "top_p": "0"}, "--num at least 1; --top_p more than 0"),
     ({"num": "many"}, "argument --num: invalid int value"),
     ({"mode": "dance"}, "invalid choice: 'dance'"),
     ({"model": "{work}/missing"}, "cannot load"),
-    ({"out": "{folder}"}, "is not an empty folder"),
+    ({"out": "{folder}"}, "--out and --dump absent or empty"),
     ({"history": ",".join(["{good}"] * 9)}, "give fewer pictures"),
   ],
 )
@@ -291,3 +294,24 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path):
 def test_another_kind_of_model_is_refused():
   with pytest.raises(ValueError, match="model_type is 'clip'"):
     tool.load(ASSET.with_name("tiny_clip"))
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    bad_input_test.missing_shard,
+    bad_input_test.truncated,
+    bad_input_test.misshapen_and_extra,
+    bad_input_test.pickled("pytorch_model.bin"),
+    bad_input_test.no_image_tokens,
+  ],
+)
+def test_a_damaged_checkpoint_is_one_error(tmp_path, pictures, damage):
+  folder, out = tmp_path / "janus", tmp_path / "out"
+  tiny_janus.save(folder, max_shard_size="200KB")
+  damage(folder)
+  with pytest.raises(SystemExit) as error:
+    tool.main([f"--model={folder}", f"--history={pictures[0]}", f"--out={out}"])
+  assert error.value.code.startswith(f"error: cannot load {folder}: ")
+  assert "\n" not in error.value.code
+  assert [path.name for path in tmp_path.iterdir()] == ["janus"]
