@@ -25,7 +25,9 @@ def connect(folder: Path, memory_gb: float, threads: int):
 
 def one(db, query: str) -> int:
   """Returns the one value of a query, an integer."""
-  return int(db.execute(query).fetchone()[0])
+  # To the end: a result that is left unread keeps the connection busy.
+  ((value,),) = db.execute(query).fetchall()
+  return int(value)
 
 
 def copy(db, query: str, path: Path) -> None:
