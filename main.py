@@ -14,7 +14,7 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from genrec_jax.core import cli, distributed
+from genrec_jax.core import cli, distributed, launch
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
@@ -95,7 +95,7 @@ def main(_: list[str]) -> None:
     cli.user_errors(
       "stopped; the same command resumes from the last checkpoint"
     ),
-    distributed.joined(flags.FLAGS.distributed),
+    launch.joined(flags.FLAGS.distributed),
   ):
     check(config)
     distributed.agree(

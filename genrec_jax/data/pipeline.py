@@ -197,14 +197,14 @@ def train_batches(
   seed: int,
   short_histories: str = "pad",
   workers: int = 0,
-  shard_index: int = 0,
-  shard_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> grain.IterDataset:
   """Returns an endless stream of training batches.
 
   Its iterator has `get_state()` and `set_state()`. The stream depends on the
   arguments only, not on `workers`, with any number of which a state can be
-  restored. Each epoch has its own order.
+  restored. Each epoch has its own order. A state is the same whatever `rows`
+  are, so a run can go on in another number of processes.
 
   Args:
     dataset: see `builders.load`.
@@ -213,17 +213,17 @@ def train_batches(
       `model_max_length` and padded to the data set's longest.
     history_length: N, items in the prompt at most.
     future_horizon: F, items from the target on at most.
-    batch_size: P, of this shard.
+    batch_size: P, over all processes.
     instruction: what the prompt asks for.
     seed: of the order.
     short_histories: see `windows`.
     workers: processes that make batches, which needs absl flags to be parsed;
       0 makes them in a thread.
-    shard_index: which of `shard_count` disjoint shares of the windows.
-    shard_count: number of shares, usually processes.
+    rows: which of the P windows of each batch to make, those this process has
+      devices for; None: all.
 
   Raises:
-    UserError: this shard has no windows.
+    UserError: there are no windows.
   """
   found = windows(
     dataset,
@@ -233,18 +233,17 @@ def train_batches(
     short_histories=short_histories,
   )
   make = _Maker(dataset, found, processor, clip_tokenizer, instruction)
-  stream = grain.MapDataset.range(len(make))[shard_index::shard_count]
-  if not len(stream):
+  if not len(make):
     raise UserError(
-      f"{dataset.path}: {len(make)} training windows in {shard_count} shards "
-      f"leave none for shard {shard_index}. Expected at least one each; use "
-      "more data, a smaller future_horizon when preparing it, or "
-      "data.short_histories=pad."
+      f"{dataset.path} has no training windows: expected at least one; use more"
+      " data, a smaller future_horizon when preparing it, or"
+      " data.short_histories=pad."
     )
   # Without end, for any run; grain's own number for it overflows in slices.
-  stream = stream.seed(seed).shuffle().repeat(2**40 // len(stream) + 1)
-  stream = stream.map(make).batch(batch_size, batch_fn=_stack)
-  return _Stream(stream, workers)
+  stream = grain.MapDataset.range(len(make)).seed(seed).shuffle()
+  stream = stream.repeat(2**40 // len(make) + 1).batch(batch_size)
+  rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+  return _Stream(stream.map(functools.partial(_batch, make, rows)), workers)
 
 
 def eval_batches(
@@ -496,6 +495,11 @@ class _Maker:
     return self._clip_tokenizer(
       titles, truncation=True, max_length=self._clip_tokens
     )
+
+
+def _batch(make, rows, numbers):
+  """Makes some rows of a batch of numbered windows."""
+  return _stack([make(int(number)) for number in numbers[rows]])
 
 
 def _info(dataset, found, numbers):

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import NamedSharding
 import numpy as np
 
-from genrec_jax.core import sharding
+from genrec_jax.core import distributed, sharding
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
@@ -79,7 +79,8 @@ def finish(
 ) -> dict[str, Any]:
   """Compares models and baselines; writes and prints what a run leaves.
 
-  Leaves summary.json and report.html in `workdir`, whose config.json and
+  All processes of a run enter it, and the first writes and prints. Leaves
+  summary.json and report.html in `workdir`, whose config.json and
   metrics.jsonl, where present, go into the page. Every row but 'base', which
   never learned from a history, is shown with shuffled histories as well.
 
@@ -123,9 +124,10 @@ def finish(
   )
   models |= {name: interval(values) for name, values in found.items()}
   summary = {"users": users, "models": models, "shuffled": strangers}
-  report.write_summary(workdir, summary)
-  page.write(workdir, summary, users=examples(windows, samples))
-  print(report.table(summary), flush=True)
+  if distributed.is_first():
+    report.write_summary(workdir, summary)
+    page.write(workdir, summary, users=examples(windows, samples))
+    print(report.table(summary), flush=True)
   return summary
 
 
@@ -138,7 +140,7 @@ def run(config: Any, workdir: str) -> None:
   Raises:
     UserError: a checkpoint, data set, mesh or workdir that does not fit.
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+  mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
   _check_data(config)
   compute = {"dtype": config.model.dtype}
@@ -172,7 +174,9 @@ def run(config: Any, workdir: str) -> None:
     sample=dict(config.sample),
     copy_threshold=config.eval.copy_threshold,
     seed=config.seed,
-    put=functools.partial(sharding.put_batch, mesh),
+    put=functools.partial(
+      distributed.put_whole, NamedSharding(mesh, sharding.BATCH)
+    ),
   )
   workdir_lib.claim(workdir, config.to_json())
   finish(rows, evaluator, workdir)
@@ -291,5 +295,5 @@ def present(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
       load.resolve(path)
       found.append((name, path))
     except UserError as error:
-      print(f"no row {name!r} in the table: {error}", flush=True)
+      distributed.say(f"no row {name!r} in the table: {error}")
   return found

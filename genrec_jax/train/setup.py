@@ -1,6 +1,7 @@
 """What SFT and RL share: models, data, mesh and state, built from a config."""
 
 from collections.abc import Callable, Sequence
+import functools
 import json
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genrec_jax.core import sharding, tree
+from genrec_jax.core import distributed, sharding, tree
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
@@ -159,9 +160,8 @@ def build(
   params = loaded.read(plan.params)
   trainable, rest = tree.select(params, config.model.trainable)
   total, trained = map(parameter_overview.count_parameters, (params, trainable))
-  print(
-    f"{config.model.checkpoint}: {total:,} parameters, {trained:,} trained",
-    flush=True,
+  distributed.say(
+    f"{config.model.checkpoint}: {total:,} parameters, {trained:,} trained"
   )
   start = jax.jit(
     lambda params: (jnp.int32(0), plan.optimizer.init(params)),
@@ -182,17 +182,17 @@ def build(
     "future_horizon": config.data.future_horizon,
     "short_histories": config.data.short_histories,
   }
-  print(f"{dataset.path}: {pipeline.describe(dataset, **window)}", flush=True)
+  distributed.say(f"{dataset.path}: {pipeline.describe(dataset, **window)}")
   window["instruction"] = config.data.instruction
+  spread = jax.NamedSharding(plan.mesh, sharding.BATCH)
   batches = pipeline.train_batches(
     dataset,
     loaded.processor,
     opened.tokenizer,
-    batch_size=config.data.batch_size // jax.process_count(),
+    batch_size=config.data.batch_size,
     seed=config.seed,
     workers=config.data.workers,
-    shard_index=jax.process_index(),
-    shard_count=jax.process_count(),
+    rows=distributed.local_rows(spread, config.data.batch_size),
     **window,
   )
 
@@ -209,7 +209,7 @@ def build(
     copy_threshold=copy_threshold,
     seed=config.seed,
     gather=plan.gather,
-    put=plan.put,
+    put=functools.partial(distributed.put_whole, spread),
     users_during=config.eval.users_during if config.train.eval_every else 0,
     **window,
   )
@@ -249,7 +249,8 @@ def train(
   evaluator = parts.evaluator
   record = json.loads(config.to_json())
   section, key = workdir_lib.FINGERPRINT.split(".")
-  record[section][key] = load.fingerprint(config.model.checkpoint)
+  if distributed.is_first():  # who writes it; hashing 7B takes a while
+    record[section][key] = load.fingerprint(config.model.checkpoint)
 
   def whole(state, frozen):
     return tree.merge(state.params, frozen["generator"])

@@ -1,0 +1,305 @@
+"""Two processes of four devices each, over loopback, against one of eight.
+
+Run as a program this file is one of the processes of a toy run:
+python -m tests.distributed_test WORKDIR HOST:PORT,NUM,ID JSON
+"""
+
+import functools
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from genrec_jax.core import (
+  checkpoint,
+  cli,
+  distributed,
+  launch,
+  metrics,
+  sharding,
+)
+from genrec_jax.core.errors import UserError
+from genrec_jax.train import loop
+from tests.train import toy
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Stumbling:
+  """The toy's iterator, for the rows of this process, with its misfortunes."""
+
+  def __init__(self, rows, *, pause=0.0, hang=None, end=None):
+    self._batches, self._rows = toy.batches(), rows
+    self._pause, self._hang, self._end = pause, hang, end
+    self.get_state = self._batches.get_state
+    self.set_state = self._batches.set_state
+
+  def __next__(self):
+    here = [distributed.index(), self.get_state()["next_index"]]
+    time.sleep(1000 if here == self._hang else self._pause)
+    if here == self._end:
+      raise StopIteration
+    return {k: v[self._rows] for k, v in next(self._batches).items()}
+
+
+def program(workdir, spec, misfortunes):
+  cli.quieten()
+  with cli.user_errors(), launch.joined(spec):
+    mesh = sharding.make_mesh()
+    rows = distributed.local_rows(jax.NamedSharding(mesh, sharding.BATCH), 8)
+    iterator = Stumbling(rows, **json.loads(misfortunes))
+    loop.run(toy.make_task(mesh, iterator=iterator), workdir=workdir, **toy.RUN)
+
+
+def start(folder, name, number, *command):
+  """Starts processes of four devices that are told where they belong."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+  flags = os.environ["XLA_FLAGS"].replace(
+    "device_count=8", f"device_count={8 // number}"
+  )
+  started = []
+  for index in range(number):
+    log = folder / f"{name}.{index}.log"
+    with log.open("w") as file:
+      process = subprocess.Popen(
+        [
+          sys.executable,
+          *(
+            part.replace("SPEC", f"{address},{number},{index}")
+            for part in command
+          ),
+        ],
+        cwd=folder,
+        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
+        stdout=file,
+        stderr=subprocess.STDOUT,
+      )
+    started.append((process, log))
+  return started
+
+
+def start_toy(workdir, name, **misfortunes):
+  return start(
+    workdir.parent,
+    name,
+    2,
+    "-m",
+    "tests.distributed_test",
+    str(workdir),
+    "SPEC",
+    json.dumps(misfortunes),
+  )
+
+
+def finish(started, timeout=120):
+  """Waits for processes; returns their exit statuses and what they printed."""
+  until = time.monotonic() + timeout
+  try:
+    for process, _ in started:
+      process.wait(max(until - time.monotonic(), 0.1))
+  finally:
+    for process, _ in started:
+      process.kill()
+  statuses = [process.returncode for process, _ in started]
+  return statuses, [log.read_text() for _, log in started]
+
+
+def wait_for(path, started):
+  until = time.monotonic() + 100
+  while not path.exists():
+    assert time.monotonic() < until
+    for process, log in started:
+      assert process.poll() is None, log.read_text()
+    time.sleep(0.02)
+
+
+def errors(outputs):
+  return [
+    [line for line in output.splitlines() if line.startswith("error: ")]
+    for output in outputs
+  ]
+
+
+def rows_close(ours, theirs, tolerance):
+  assert [row.keys() for row in ours] == [row.keys() for row in theirs]
+  for one, other in zip(ours, theirs, strict=True):
+    for name, value in one.items():
+      assert value == pytest.approx(other[name], rel=tolerance, abs=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+  """An undisturbed toy run of one process."""
+  workdir = tmp_path_factory.mktemp("alone") / "run"
+  loop.run(toy.make_task(sharding.make_mesh()), workdir=str(workdir), **toy.RUN)
+  return workdir
+
+
+def test_stopped_killed_and_resumed_processes_end_as_one_alone(tmp_path, alone):
+  workdir = tmp_path / "run"
+  checkpoints = workdir / "checkpoints"
+
+  # The scheduler takes back one machine: all save and stop.
+  started = start_toy(workdir, "stopped", pause=0.3)
+  wait_for(checkpoints / "3", started)
+  started[1][0].send_signal(signal.SIGTERM)
+  statuses, outputs = finish(started)
+  assert statuses == [1, 1], outputs
+  saved = checkpoint.latest_step(str(workdir))
+  assert 3 < saved < 12
+  for found in errors(outputs):
+    assert f"SIGTERM): step {saved} of 12 is saved" in found[0]
+  assert not [line for line in outputs[1].splitlines() if "step" in line[:5]]
+
+  # A machine dies while the other waits for it.
+  started = start_toy(workdir, "killed", hang=[1, 10])
+  wait_for(checkpoints / "9", started)
+  begun = time.monotonic()
+  started[1][0].kill()
+  statuses, outputs = finish(started)
+  assert time.monotonic() - begun < 30
+  assert statuses == [1, -signal.SIGKILL]
+  assert f"resumed at step {saved} of 12" in outputs[0]
+  assert "has ended (process 1 was killed)" in errors(outputs)[0][0]
+  assert "same command: it resumes" in errors(outputs)[0][0]
+
+  # One machine is left, with all devices.
+  state = loop.run(
+    toy.make_task(sharding.make_mesh()), workdir=str(workdir), **toy.RUN
+  )
+  assert int(state.step) == 12
+  rows_close(metrics.read(str(workdir)), metrics.read(str(alone)), 1e-5)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+    saved_params(workdir),
+    saved_params(alone),
+  )
+  assert len(list(workdir.glob("events.*"))) == 3  # one of each start
+  assert not list(workdir.glob(".writable*"))
+
+
+def saved_params(workdir):
+  return jax.tree.map(
+    lambda saved: saved[...], checkpoint.open_params(str(workdir))
+  )
+
+
+def test_an_error_in_one_ends_the_other_with_its_message(tmp_path):
+  started = start_toy(tmp_path / "run", "ended", end=[1, 5])
+  statuses, outputs = finish(started)
+  assert statuses == [1, 1], outputs
+  (theirs,), (own,) = errors(outputs)
+  assert own.startswith("error: the data ended after 5 of 12 steps")
+  assert theirs.startswith("error: process 1 ended: the data ended after 5 of")
+
+
+@pytest.mark.slow
+def test_main_on_two_processes_is_main_on_one(tmp_path):
+  compare(tmp_path, "sft")
+
+
+@pytest.mark.slow
+def test_rl_on_two_processes_is_rl_on_one(tmp_path):
+  compare(tmp_path, "rl")
+
+
+def compare(folder, task):
+  """Runs main.py as one process and as two, on eight devices each."""
+  found = []
+  for number in (2, 1):
+    workdir = folder / f"{task}{number}"
+    started = start(
+      folder,
+      workdir.name,
+      number,
+      str(ROOT / "main.py"),
+      f"--config={ROOT}/configs/{task}.py:debug",
+      f"--workdir={workdir}",
+      "--config.train.steps=2",
+      "--config.sample.num_samples=2",
+      *(["--distributed=SPEC"] if number > 1 else []),
+    )
+    statuses, outputs = finish(started, timeout=600)
+    assert statuses == [0] * number, outputs[0][-3000:] + outputs[-1][-3000:]
+    assert "real_next_item" in outputs[0]
+    assert not [o for o in outputs[1:] if "step" in o or "real_next" in o]
+    assert len(list(workdir.glob("events.*"))) == 1
+    found.append(
+      (
+        metrics.read(str(workdir)),
+        json.loads((workdir / "summary.json").read_text()),
+        sorted(path.name for path in (workdir / "samples").iterdir()),
+      )
+    )
+  two, one = found
+  rows_close(two[0], one[0], 1e-4)
+  assert two[1]["models"].keys() == one[1]["models"].keys()
+  assert two[2] == one[2]
+  config = (folder / f"{task}2" / "config.json").read_text()
+  assert (
+    config.replace(f"{task}2", f"{task}1")
+    == (folder / f"{task}1" / "config.json").read_text()
+  )
+
+
+@pytest.mark.parametrize("spec", ["on", "h:1,2", "h:1,2,2", "h,2,0", "h:x,2,0"])
+def test_a_spec_that_cannot_be_is_refused(spec):
+  with pytest.raises(UserError, match="expected auto, off or HOST:PORT,NUM,ID"):
+    launch.parse(spec)
+
+
+def test_reads_where_a_process_belongs():
+  assert launch.parse("auto") is None
+  assert launch.parse("[::1]:80,4,3") == ("[::1]:80", 4, 3)
+
+
+@pytest.mark.parametrize(
+  ("environ", "several"),
+  [
+    ({}, False),
+    ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+    ({"SLURM_NTASKS": "8"}, False),  # a batch script before its srun
+    ({"SLURM_STEP_NUM_TASKS": "8"}, True),
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+    ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+    ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+    ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, True),
+  ],
+)
+def test_launchers_are_found_by_their_environment(environ, several):
+  assert bool(launch.launched(environ)) == several
+
+
+def test_a_launcher_that_does_not_say_where_is_an_error(monkeypatch):
+  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+  monkeypatch.setattr(
+    jax.distributed,
+    "initialize",
+    functools.partial(_raise, ValueError("coordinator_address should be")),
+  )
+  with pytest.raises(UserError, match=r"OMPI_COMM_WORLD_SIZE=2 promises"):
+    launch.start("auto")
+
+
+def _raise(error, **_):
+  raise error
+
+
+def test_rows_are_those_of_the_devices_here():
+  mesh = sharding.make_mesh(data=4, model=2)
+  place = jax.NamedSharding(mesh, sharding.BATCH)
+  np.testing.assert_array_equal(distributed.local_rows(place, 8), np.arange(8))
+
+
+if __name__ == "__main__":
+  program(*sys.argv[1:])
