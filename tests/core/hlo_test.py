@@ -216,3 +216,27 @@ def test_sizes_of_types(dtype, nbytes):
   array = hlo.Array(dtype, (2, 3))
   assert array.size == 6
   assert array.nbytes == nbytes
+
+
+def test_a_transfer_spread_over_fusions_is_one():
+  def part(name):
+    return f"""
+%{name} (p: f32[2]) -> f32[16] {{
+  %p = f32[2]{{0}} parameter(0)
+  ROOT %g = f32[16]{{0}} all-gather(%p), channel_id=4, dimensions={{0}}, CHAIN
+}}
+"""
+
+  text = f"""
+HloModule spread
+{part("first")}{part("second")}
+ENTRY %main (x: f32[2]) -> f32[16] {{
+  %x = f32[2]{{0}} parameter(0)
+  %y = f32[16]{{0}} fusion(%x), kind=kCustom, calls=%first
+  ROOT %z = f32[16]{{0}} fusion(%x), kind=kCustom, calls=%second
+}}
+"""
+  assert len(hlo.collectives(hlo.parse(text))) == 2
+  text = text.replace("CHAIN", 'frontend_attributes={chain_id="7"}')
+  [gather] = hlo.collectives(hlo.parse(text))
+  assert (gather.nbytes, gather.times) == (64, 1)

@@ -1,0 +1,160 @@
+"""Compiles a config's step from shapes alone: no weights, no data, no device.
+
+What is compiled is what a run compiles: the models, the layout and the step
+come from `train.setup`, `train.sft` and `train.rl`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from genrec_jax.core import sharding
+from genrec_jax.core.errors import UserError
+from genrec_jax.core.types import Batch, Prompt, PyTree
+from genrec_jax.hf import load
+from genrec_jax.models import clip as clips
+from genrec_jax.models import janus
+from genrec_jax.models.api import Generator
+from genrec_jax.models.clip import Clip
+from genrec_jax.train import rl, setup, sft
+
+# Published sizes, for configs that name no checkpoint, by variant.
+PRESETS = {
+  "janus_pro_1b": janus.janus_pro_1b,
+  "janus_pro_7b": janus.janus_pro_7b,
+}
+# Tokens of a prompt beside its items': BOS, the turns' names, an instruction of
+# a dozen words, begin of image.
+_FRAME = 32
+# Beside an item's title and image: begin and end of image, a new line.
+_ITEM = 3
+
+
+def plan(config, variant: str, devices: Sequence[Any] | None) -> setup.Plan:
+  """Lays out the models of a config on devices, real or only described.
+
+  Args:
+    config: of an SFT or RL run.
+    variant: of the config; its preset stands in for a model.checkpoint that is
+      '', and CLIP ViT-L/14 for a clip.checkpoint that is ''.
+    devices: of the mesh; None means all real ones.
+
+  Raises:
+    UserError: a checkpoint, batch or mesh that does not fit.
+  """
+  compute = {"dtype": config.model.dtype, "remat": config.model.remat}
+  if config.model.checkpoint:
+    opened = load.open_generator(config.model.checkpoint, **compute)
+    model, rules = opened.model, opened.rules
+  elif variant in PRESETS:
+    model, rules = PRESETS[variant]().computing(**compute), janus.RULES
+  else:
+    raise UserError(
+      "model.checkpoint is not set and the config's variant, "
+      f"{variant!r}, is no model of known sizes: give one of"
+      f" {', '.join(PRESETS)}, or --config.model.checkpoint=DIR"
+    )
+  dtype = config.clip.dtype
+  clip = (
+    load.open_clip(config.clip.checkpoint, dtype=dtype).clip
+    if config.clip.checkpoint
+    else clips.vit_l_14(dtype=dtype)
+  )
+  return setup.make_plan(
+    config, model=model, rules=rules, clip=clip, devices=devices
+  )
+
+
+def prompt_tokens(config, model: Generator, title_tokens: int) -> int:
+  """Returns T, the length of prompts of full histories.
+
+  Args:
+    config: of a run.
+    model: the generator.
+    title_tokens: of the longest title; prepared data tell theirs when read.
+  """
+  item = model.image_tokens + title_tokens + _ITEM
+  return config.data.history_length * item + _FRAME
+
+
+def batch(config, model: Generator, clip: Clip, title_tokens: int) -> Batch:
+  """Returns the shapes and types of a config's batch."""
+  p, n, f = (
+    config.data.batch_size,
+    config.data.history_length,
+    config.data.future_horizon,
+  )
+  t = prompt_tokens(config, model, title_tokens)
+  w = clip.max_position_embeddings
+  picture = (model.image_size, model.image_size, 3)
+
+  def array(dtype, *shape):
+    return jax.ShapeDtypeStruct((p, *shape), dtype)
+
+  return Batch(
+    prompt=Prompt(
+      ids=array(jnp.int32, t),
+      mask=array(jnp.bool_, t),
+      images=array(jnp.uint8, n, *picture),
+    ),
+    history_mask=array(jnp.bool_, n),
+    future=array(jnp.uint8, f, *picture),
+    future_mask=array(jnp.bool_, f),
+    title_ids=array(jnp.int32, w),
+    title_mask=array(jnp.bool_, w),
+  )
+
+
+def arguments(config, plan: setup.Plan, title_tokens: int) -> tuple:
+  """Returns (state, frozen, batch) as shapes, types and shardings."""
+  frozen = plan.frozen
+  if config.task == "rl":
+    frozen = rl.with_reference(frozen, plan.state.params)
+  layout = jax.NamedSharding(plan.mesh, sharding.BATCH)
+  rows = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+    batch(config, plan.model, plan.clip, title_tokens),
+  )
+  return plan.state, frozen, rows
+
+
+def lower(config, plan: setup.Plan, args: tuple) -> jax.stages.Lowered:
+  """Traces the step of a config, ready to be compiled."""
+  make_step = {"sft": sft.make_step, "rl": rl.make_step}[config.task]
+  return plan.jit(make_step(config, plan)).lower(*args)
+
+
+def kv_shapes(config, plan: setup.Plan, args: tuple) -> list[Any]:
+  """Returns the whole arrays of keys and values that a rollout holds."""
+  model, sample = plan.model, config.sample
+
+  def hold(params, prompt):
+    embeds = model.embed(params, prompt)
+    prefix = model.decode_prefix(model.prefill(params, embeds, prompt.mask))
+    cache = model.init_cache(prefix, sample.num_samples)
+    return prefix.keys, prefix.values, cache.keys, cache.values
+
+  rows = 1 if sample.guidance == 1 else 2
+  prompt = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((rows * x.shape[0], *x.shape[1:]), x.dtype),
+    args[2].prompt,
+  )
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.tree.leaves(jax.eval_shape(hold, params, prompt))
+
+
+def nbytes(tree: PyTree) -> int:
+  """Returns the bytes of a tree's shards on one device."""
+  return sum(
+    leaf.dtype.itemsize * _size(leaf.sharding.shard_shape(leaf.shape))
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _size(shape: tuple[int, ...]) -> int:
+  size = 1
+  for n in shape:
+    size *= n
+  return size

@@ -1,0 +1,150 @@
+"""Compiling ahead: what is counted, for which chips, and what is refused."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from configs import rl as rl_config
+from configs import sft as sft_config
+from genrec_jax.core import hlo
+from genrec_jax.models import janus
+from genrec_jax.train import ahead, compiled, setup
+from tests.tiny import tiny_clip, tiny_janus
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOOL = str(ROOT / "tools" / "compile_check.py")
+HBM = 16 * compiled.GIB
+
+
+def run(*args, code=None):
+  start = [TOOL] if code is None else ["-c", code, TOOL]
+  done = subprocess.run(
+    [sys.executable, *start, *args],
+    check=False,
+    capture_output=True,
+    text=True,
+    env={**os.environ, "XLA_FLAGS": ""},
+    cwd=ROOT,
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def tiny_plan(config, devices=None):
+  """Lays the tests' smallest models out over 8 devices, FSDP."""
+  config.data.history_length = 2
+  return setup.make_plan(
+    config,
+    model=tiny_janus(),
+    rules=janus.RULES,
+    clip=tiny_clip(),
+    devices=devices,
+  )
+
+
+def check_decode_loop(config, plan):
+  """Compiles the real RL step; no parameter may travel in its decode loop."""
+  lowered = ahead.lower(config, plan, ahead.arguments(config, plan, 4))
+  program = hlo.parse(lowered.compile().as_text())
+  [loop] = [x for x in hlo.loops(program) if x.is_of(compiled.DECODE)]
+  assert loop.trip_count == plan.model.image_tokens - 1
+  inside = [c for c in hlo.collectives(program) if c.within(compiled.DECODE)]
+  assert not inside
+  # Gathered they are, before it.
+  assert any("gather" in c.kind for c in hlo.collectives(program))
+
+
+@pytest.fixture(scope="module")
+def described():
+  if importlib.util.find_spec("libtpu") is None:
+    pytest.skip("libtpu, the compiler for TPUs, is not installed")
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  from jax.experimental import topologies
+
+  return topologies.get_topology_desc(
+    platform="tpu", topology_name="v5e:2x4"
+  ).devices
+
+
+def test_the_decode_loop_gathers_no_parameters_on_devices():
+  config = rl_config.get_config("debug")
+  check_decode_loop(config, tiny_plan(config))
+
+
+def test_the_decode_loop_gathers_no_parameters_on_tpus(described):
+  config = rl_config.get_config("debug")
+  check_decode_loop(config, tiny_plan(config, described))
+
+
+def test_a_report_of_one_device_of_eight():
+  config = sft_config.get_config("debug")
+  plan = tiny_plan(config)
+  found = compiled.report(config, plan, 4, HBM)
+  assert found.fits
+  assert found.chips == 8
+  assert found.total >= sum(found.memory[k] for k in ("trained", "optimizer"))
+  # Adam's two moments and two counts beside the float32 parameters.
+  assert found.memory["optimizer"] == 2 * found.memory["trained"] + 2 * 4
+  assert found.memory["reference"] == found.memory["kv"] == 0
+  assert found.work["FLOPs"]["all"] > found.work["FLOPs"]["decode loop"] == 0
+  assert all(c["where"] == "elsewhere" for c in found.collectives)
+  assert not found.unknown_trip_counts
+  written = compiled.text(found)
+  assert "of 16: fits" in written
+  found.hbm = found.total - 1
+  written = compiled.text(found)
+  assert "DOES NOT FIT" in written
+  assert "data.microbatches" in written
+
+
+def test_shapes_of_published_sizes():
+  """Nothing is compiled: parameters and keys of 7B on 8 devices, by hand."""
+  config = rl_config.get_config("janus_pro_7b")
+  config.data.batch_size = config.eval.batch_size = 8
+  plan = ahead.plan(config, "janus_pro_7b", jax.devices())
+  args = ahead.arguments(config, plan, 32)
+  tokens = args[2].prompt.ids.shape[1]
+  assert tokens == 5 * (576 + 32 + 3) + 32
+  kv = sum(x.size for x in ahead.kv_shapes(config, plan, args))
+  # Keys and values; both branches of guidance.
+  assert kv == 2 * 30 * 16 * 32 * 128 * (tokens + 8 * 576)
+  assert ahead.nbytes(args[1]["reference"]) == ahead.nbytes(args[0].params)
+  config.model.checkpoint = ""
+  with pytest.raises(ahead.UserError, match="janus_pro_1b"):
+    ahead.plan(config, "", jax.devices())
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--topology=v9:2x2"], "expected a generation"),
+    (["--topology=v5p:2x2"], "v5p:2x2x2 (three)"),
+  ],
+)
+def test_unknown_topologies_are_refused(flags, message):
+  status, out, error = run("--config=configs/rl.py:debug", *flags)
+  assert status == 1
+  assert not out
+  assert error.startswith("error: --topology=")
+  assert message in error
+  assert "Traceback" not in error
+
+
+def test_without_libtpu_the_error_says_what_to_install():
+  code = (
+    "import importlib.util as u, runpy, sys; sys.argv = sys.argv[1:];"
+    "find = u.find_spec;"
+    "u.find_spec = lambda n, *a: None if n == 'libtpu' else find(n, *a);"
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+  )
+  status, out, error = run(
+    "--config=configs/sft.py:debug", "--topology=v5e:2x2", code=code
+  )
+  assert (status, out) == (1, "")
+  assert "pip install 'jax[tpu]==" in error
+  assert error.count("\n") == 1

@@ -1,0 +1,136 @@
+"""Compiles a config's real training step for TPUs that are not there.
+
+    python tools/compile_check.py --config=configs/rl.py:janus_pro_7b \
+        --topology=v5e:8x8 [--json=FILE] [--config.key=value ...]
+
+Prints, per chip, what memory the step takes and whether it fits, its FLOPs and
+bytes, and what travels between chips, in the decode loop or elsewhere. Nothing
+is loaded or run: without config.model.checkpoint the variant's published sizes
+are taken. Several slices: --config.mesh.slices=2, each of this topology. Needs
+libtpu, no TPU. The exit status is 0 if the step fits, 1 if not.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+from pathlib import Path
+import re
+import sys
+from typing import Any
+
+from absl import app, flags
+
+# A script's own folder is on the path, not the one it lies in.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from genrec_jax.core import cli
+from genrec_jax.core.errors import UserError
+import main as entry  # the flag --config, and how its errors read
+
+_TOPOLOGY = flags.DEFINE_string(
+  "topology",
+  None,
+  "Generation and chips along each axis: v5e:8x8, v6e:4x4 or v5p:2x2x2.",
+  required=True,
+)
+_JSON = flags.DEFINE_string("json", None, "File to write the same figures to.")
+_TITLE_TOKENS = flags.DEFINE_integer(
+  "title_tokens",
+  32,
+  "Tokens of the longest title; the data that would tell is not read.",
+  lower_bound=0,
+)
+
+HBM = {"v5e": 16, "v6e": 32, "v5p": 95}  # GiB of a chip
+# So that libtpu neither asks the cloud for a machine nor locks one.
+_NO_TPU = {
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+def main(_: list[str]) -> None:
+  """Prints the report of one config on one topology."""
+  cli.quieten()
+  with cli.user_errors():
+    config, topology = flags.FLAGS.config, _TOPOLOGY.value
+    if config.task not in ("sft", "rl"):
+      raise UserError(
+        f"--config is of the task {config.task!r}: expected one that trains,"
+        " configs/sft.py or configs/rl.py"
+      )
+    filled = config.copy_and_resolve_references()
+    for section in ("model", "clip"):  # may be left out here
+      filled[section].checkpoint = config[section].checkpoint or "its preset"
+    entry.check(filled)
+    devices = describe(topology, config.mesh.slices)
+    from genrec_jax.train import ahead, compiled
+
+    plan = ahead.plan(config, _variant(), devices)
+    hbm = HBM[topology.split(":")[0]] * compiled.GIB
+    found = compiled.report(config, plan, _TITLE_TOKENS.value, hbm)
+    versions = _versions()
+    print(f"{topology}, {versions}: compiled, not run")
+    print(compiled.text(found))
+    if _JSON.value:
+      record = {"topology": topology, "versions": versions, "fits": found.fits}
+      record |= dataclasses.asdict(found)
+      Path(_JSON.value).write_text(json.dumps(record, indent=2) + "\n")
+  sys.exit(0 if found.fits else 1)
+
+
+def describe(topology: str, slices: int) -> list[Any]:
+  """Returns the devices of a topology, of which there are none.
+
+  Raises:
+    UserError: libtpu is not there, or knows no such topology.
+  """
+  expected = (
+    "expected a generation and its chips along each axis, as v5e:8x8, v6e:4x4"
+    " (two axes) or v5p:2x2x2 (three)"
+  )
+  if not re.fullmatch(r"(v5e|v6e):\d+x\d+|v5p:\d+x\d+x\d+", topology):
+    raise UserError(f"--topology={topology}: {expected}")
+  import jax
+
+  if importlib.util.find_spec("libtpu") is None:
+    raise UserError(
+      "libtpu, in which the compiler for TPUs is, is not installed: run"
+      f" pip install 'jax[tpu]=={jax.__version__}' (no TPU is needed)"
+    )
+  jax.config.update("jax_platforms", "cpu")
+  for name, value in _NO_TPU.items():
+    os.environ.setdefault(name, value)
+  from jax.experimental import topologies
+
+  try:
+    found = topologies.get_topology_desc(
+      platform="tpu", topology_name=topology, num_slices=slices
+    )
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).splitlines()[0]
+    raise UserError(
+      f"--topology={topology} is refused by libtpu ({reason}): {expected}"
+    ) from None
+  return list(found.devices)
+
+
+def _variant() -> str:
+  """Returns what follows the colon of --config=PATH:VARIANT."""
+  args = "\n".join(sys.argv[1:])
+  found = re.search(r"^--?config[=\n][^:\n]+:(\w+)", args, re.MULTILINE)
+  return found[1] if found else ""
+
+
+def _versions() -> str:
+  from importlib import metadata
+
+  names = ("jax", "libtpu")
+  return ", ".join(f"{name} {metadata.version(name)}" for name in names)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=entry.parse)
