@@ -136,17 +136,8 @@ def consume(path):
     sample=dict(config.sample),
     copy_threshold=config.eval.copy_threshold,
   )
-  step = jax.jit(
-    functools.partial(
-      sft.train_step,
-      model=parts.model,
-      optimizer=parts.optimizer,
-      seed=0,
-      **config.sft,
-    ),
-    donate_argnums=0,
-  )
-  batch, state = parts.put(next(parts.iterator)), parts.state
+  step = parts.plan.jit(sft.make_step(config, parts.plan))
+  batch, state = parts.plan.put(next(parts.iterator)), parts.state
   for _ in range(2):
     state, metrics = step(state, parts.frozen, batch)
   jax.block_until_ready(metrics)
