@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import functools
+import math
 import os
 import pickle
 import subprocess
@@ -236,6 +237,21 @@ def test_an_epoch_has_every_window_once(stream, dataset):
   epochs = [_windows_in(_take(iterator, expected.total())) for _ in range(2)]
   assert [collections.Counter(epoch) for epoch in epochs] == [expected] * 2
   assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_shards_see_every_window_once_an_epoch(stream, dataset, shards):
+  expected = collections.Counter(_expected(dataset))
+  # As many epochs as end where a batch does.
+  epochs = math.lcm(expected.total(), shards) // expected.total()
+  batches = epochs * expected.total() // shards
+  seen = collections.Counter()
+  for shard in range(shards):
+    iterator = iter(stream(batch_size=shards, rows=[shard]))
+    seen.update(_windows_in(_take(iterator, batches)))
+  assert seen == collections.Counter(
+    {window: epochs * count for window, count in expected.items()}
+  )
 
 
 def test_the_rows_of_all_processes_make_the_batch_of_one(stream):
