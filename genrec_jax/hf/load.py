@@ -43,18 +43,19 @@ class Opened:
   trained: dict[str, Any]
 
   def read(
-    self, shardings: PyTree | None = None, param_dtype: str = "float32"
+    self, shardings: PyTree | None = None, param_dtype: Any = "float32"
   ) -> PyTree:
     """Reads parameters straight into their shards.
 
     Args:
       shardings: of the parameters to be read; None means all of them, on one
         device.
-      param_dtype: of the results; what computes casts to its own.
+      param_dtype: of the results, or a nested dict of each one's; what
+        computes casts to its own.
     """
     shardings = _everywhere(self.shapes) if shardings is None else shardings
     newest = tree.unflatten({**self.stored, **self.trained})
-    return streaming.read(newest, shardings, np.dtype(param_dtype))
+    return streaming.read(newest, shardings, param_dtype)
 
 
 @dataclasses.dataclass(frozen=True)

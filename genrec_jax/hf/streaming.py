@@ -24,7 +24,7 @@ def read(
     stored: nested dict of `rules.Stored`, `checkpoint.Saved`, or what else has
       a shape and `read(index, dtype)`.
     shardings: nested dict of what is to be read of it, and how to lay it out.
-    dtype: of the results.
+    dtype: of the results; a nested dict gives each its own.
 
   Returns:
     The nested dict of `shardings` with arrays in its places.
@@ -33,7 +33,9 @@ def read(
   # Those that come in several pieces are on the device twice for a moment.
   # The largest first: then there is still room.
   order = sorted(places, key=lambda path: -math.prod(flat[path].shape))
-  arrays = {path: _array(flat[path], places[path], dtype) for path in order}
+  alike = dict.fromkeys(places, dtype)
+  types = tree.flatten(dtype) if isinstance(dtype, Mapping) else alike
+  arrays = {p: _array(flat[p], places[p], types[p]) for p in order}
   return tree.unflatten({path: arrays[path] for path in places})
 
 

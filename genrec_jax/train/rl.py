@@ -21,6 +21,7 @@ from genrec_jax.core import tree
 from genrec_jax.core.types import Batch, PyTree, TrainState
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
+from genrec_jax.nn import lora
 from genrec_jax.train import microbatch, setup
 
 
@@ -50,7 +51,7 @@ def train_step(
   Args:
     state: trainable parameters, optimizer state, step; donated by the caller.
     frozen: 'generator' (the rest of its parameters), 'clip', 'reference' (the
-      trainable parameters as they were at the start).
+      trainable parameters as they were at the start, without adapters).
     batch: P windows.
     model: the generator.
     clip: the reward model.
@@ -179,8 +180,12 @@ def make_step(config, plan: setup.Plan):
 
 
 def with_reference(frozen: PyTree, params: PyTree) -> PyTree:
-  """Returns what the step reads: `frozen`, and the trainable as they start."""
-  return frozen | {"reference": params}
+  """Returns what the step reads: `frozen`, and the trainable as they start.
+
+  What is trained of a run with adapters adds nothing at its start: the frozen
+  parameters alone are its reference, and no weight is held twice.
+  """
+  return frozen | {"reference": lora.without(params)}
 
 
 def run(config, workdir: str) -> None:

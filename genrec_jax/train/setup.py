@@ -19,6 +19,7 @@ from genrec_jax.evals import evaluate
 from genrec_jax.hf import load
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
+from genrec_jax.nn import lora
 from genrec_jax.train import loop, optimizers
 
 
@@ -29,9 +30,10 @@ class Plan(NamedTuple):
   model: Generator
   clip: Clip
   optimizer: optax.GradientTransformation
-  params: PyTree  # shardings of all of the generator's parameters
-  state: TrainState  # shapes, types and shardings
+  params: PyTree  # of a whole checkpoint: shapes, types and shardings
+  state: TrainState  # the same
   frozen: PyTree  # the same, of 'generator', what is not trained, and 'clip'
+  adapters: Callable[[jax.Array], PyTree] | None  # draws them; None: no LoRA
   gather: Callable[[PyTree], PyTree]  # parameters for the decode loop
 
   def put(self, batch: PyTree) -> PyTree:
@@ -91,23 +93,39 @@ def make_plan(
   sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   specs = sharding.specs(rules, shapes)
-  layout = sharding.layout(mesh, specs, shapes)
-  trainable, rest = tree.select(shapes, config.model.trainable)
+  sharding.layout(mesh, specs, shapes)  # refuses what the mesh cannot divide
+  patterns, rank = config.model.trainable, config.model.lora_rank
+  adapters = None
+  trainable, rest = tree.select(shapes, patterns)
+  trained, still = tree.select(specs, patterns)
+  if rank:
+    adapted = functools.partial(
+      lora.kernels, trainable=patterns, adaptable=model.adaptable
+    )
+    adapters = functools.partial(
+      lora.init, kernel_tree=adapted(shapes), rank=rank
+    )
+    trainable = jax.eval_shape(adapters, jax.random.key(0))
+    trained = lora.specs(adapted(specs))
+    rest, still = shapes, specs
+  rest = _as_used(model, shapes, rest)
   optimizer = optimizers.adamw(**config.optim)
   state = TrainState(
     step=jax.ShapeDtypeStruct((), jnp.int32),
     params=trainable,
     opt_state=jax.eval_shape(optimizer.init, trainable),
   )
-  trained, still = tree.select(specs, config.model.trainable)
   whole = jax.eval_shape(clip.init, jax.random.key(0))
-  rollout = sharding.shardings(mesh, sharding.without("data", specs))
+  rollout = sharding.without("data", tree.merge(trained, still))
+  rollout = sharding.shardings(mesh, rollout)
   return Plan(
     mesh=mesh,
     model=model,
     clip=clip,
     optimizer=optimizer,
-    params=layout,
+    params=_abstract(
+      mesh, rest if rank else tree.merge(trainable, rest), specs
+    ),
     state=_abstract(mesh, state, sharding.like(trained, state)),
     frozen={
       "generator": _abstract(mesh, rest, still),
@@ -115,8 +133,19 @@ def make_plan(
         mesh, whole, jax.tree.map(lambda _: sharding.REPLICATED, whole)
       ),
     },
+    adapters=adapters,
     gather=lambda params: jax.lax.with_sharding_constraint(params, rollout),
   )
+
+
+def _as_used(model: Generator, shapes: PyTree, rest: PyTree) -> PyTree:
+  """Gives frozen parameters the type that every use of them casts to.
+
+  In bfloat16 they are half as large, and nothing that is computed changes.
+  """
+  used = tree.flatten(jax.eval_shape(model.loop_params, shapes))
+  flat = tree.flatten(rest)
+  return tree.unflatten({k: used.get(k, leaf) for k, leaf in flat.items()})
 
 
 def _abstract(mesh, shapes: PyTree, specs: PyTree) -> PyTree:
@@ -155,11 +184,26 @@ def build(
   if config.eval.get("base"):
     load.resolve(config.eval.base)
   rows = evaluate.present(evaluate.ancestors(config.to_dict()))
-  rows = evaluate.open_rows(rows, loaded, plan.params, **compute)
+  layout, types = _shardings(plan.params), _types(plan.params)
+  rows = evaluate.open_rows(rows, loaded, layout, **compute)
+  # In the shapes and types of the model that trains, so that what is compiled
+  # for it serves them all.
+  rows = [
+    (name, functools.partial(read, param_dtype=types)) for name, read in rows
+  ]
+  if plan.adapters:
+    rows = [(name, functools.partial(_unadapted, plan, r)) for name, r in rows]
   clip_params = opened.read(_shardings(plan.frozen["clip"]))
-  params = loaded.read(plan.params)
-  trainable, rest = tree.select(params, config.model.trainable)
-  total, trained = map(parameter_overview.count_parameters, (params, trainable))
+  still = plan.frozen["generator"]
+  rest = loaded.read(_shardings(still), _types(still))
+  layout = _shardings(plan.state.params)
+  if plan.adapters:
+    draw = jax.jit(plan.adapters, out_shardings=layout)
+    trainable = draw(jax.random.key(config.seed))
+  else:
+    trainable = loaded.read(layout)
+  trained = parameter_overview.count_parameters(trainable)
+  total = trained + parameter_overview.count_parameters(rest)
   distributed.say(
     f"{config.model.checkpoint}: {total:,} parameters, {trained:,} trained"
   )
@@ -223,8 +267,22 @@ def build(
   )
 
 
+def _unadapted(plan: Plan, read: Callable[[], PyTree]) -> PyTree:
+  """Reads a model to compare with, adapters that add nothing beside it."""
+  shapes = plan.state.params
+  blank = jax.jit(
+    lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+    out_shardings=_shardings(shapes),
+  )
+  return tree.merge(read(), blank())
+
+
 def _shardings(abstract: PyTree) -> PyTree:
   return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def _types(abstract: PyTree) -> PyTree:
+  return jax.tree.map(lambda leaf: leaf.dtype, abstract)
 
 
 def train(
