@@ -14,7 +14,7 @@ import transformers
 from genrec_jax.core import checkpoint, sharding, tree, workdir
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
-from genrec_jax.hf import adapters, safetensors_io, streaming
+from genrec_jax.hf import adapters, hub, safetensors_io, streaming
 from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf.processor import Processor
@@ -222,7 +222,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
-  """Returns the folder of a path or of a bundled asset's name.
+  """Returns the folder of a path, a bundled asset's name or a hub name.
 
   Raises:
     UserError: there is neither.
@@ -238,6 +238,8 @@ def resolve(path: str | os.PathLike[str]) -> Path:
       " .safetensors files; .bin and .pt files are pickles, which can run code"
       " and are never read"
     )
+  if hub.is_name(path):
+    return hub.download(str(path))
   names = sorted(p.name for p in ASSETS.glob("*") if p.is_dir())
   raise UserError(
     f"no model at {str(path)!r}: expected a folder in HF format, a workdir of"

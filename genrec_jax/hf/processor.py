@@ -82,13 +82,19 @@ class Processor:
     folder = Path(folder)
     config = safetensors_io.read_config(folder)
     generation = _optional(folder / "generation_config.json")
-    images = {**_IMAGES, **_image_settings(folder)}
+    images = _image_settings(folder)
     tokenizer = read_tokenizer(folder)
     text = config.get("text_config") or {}
     vision = config.get("vision_config") or {}
     size, patch = vision.get("image_size", 384), vision.get("patch_size", 16)
     ids, problems = _special_ids(tokenizer, config, generation)
-    problems += _image_problems(images, size)
+    if not images:
+      problems.append(
+        "no preprocessor_config.json; take that of the same Janus checkpoint"
+      )
+    else:
+      images = {**_IMAGES, **images}
+      problems += _image_problems(images, size)
     if problems:
       raise UserError(listed(f"{folder} is no Janus model:", problems))
     chat = _optional(folder / "processor_config.json")

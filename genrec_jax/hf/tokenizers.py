@@ -19,8 +19,9 @@ def read_tokenizer(
     return transformers.AutoTokenizer.from_pretrained(
       folder, local_files_only=True
     )
-  except (OSError, ValueError) as error:
+  except Exception as error:  # transformers raises many kinds
+    why = " ".join(str(error).split())
     raise UserError(
-      f"cannot read the tokenizer in {folder}: {error}; expected"
+      f"cannot read the tokenizer in {folder}: {why}; expected a whole"
       " tokenizer.json and tokenizer_config.json"
     ) from None

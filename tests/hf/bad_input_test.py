@@ -135,7 +135,18 @@ def no_image_tokens(folder):
 
 def no_tokenizer(folder):
   (folder / "tokenizer.json").unlink()
-  return "cannot read the tokenizer in", "expected tokenizer.json"
+  return "cannot read the tokenizer in", "a whole tokenizer.json"
+
+
+def damaged_tokenizer(folder):
+  (folder / "tokenizer.json").write_text('{"model": 1}')
+  return "cannot read the tokenizer in", "a whole tokenizer.json"
+
+
+def no_image_settings(folder):
+  for path in folder.glob("*processor_config.json"):
+    path.unlink()
+  return "no preprocessor_config.json; take that of the same"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +163,8 @@ def no_tokenizer(folder):
     pytest.param(pickled("model.pt"), id="pt"),
     no_image_tokens,
     no_tokenizer,
+    damaged_tokenizer,
+    no_image_settings,
   ],
 )
 def test_all_that_is_wrong_is_named_at_once(whole, tmp_path, damage):
