@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
@@ -14,14 +15,14 @@ from genrec_jax.nn import lora
 from tests.hf import tiny_janus
 
 
-def drawn(loaded, trainable, rank, seed):
+def drawn(opened, trainable, rank, seed):
   """Returns adapters as after training: B is not zero any more."""
-  kernels = lora.kernels(loaded.shapes, trainable, loaded.model.adaptable)
-  flat = tree.flatten(lora.init(jax.random.key(seed), kernels, rank))
-  for i, path in enumerate(flat):
-    noise = jax.random.normal(jax.random.key(i), flat[path].shape)
-    flat[path] += 0.1 * noise
-  return tree.unflatten(flat)
+  kernels = lora.kernels(opened.shapes, trainable, opened.model.adaptable)
+  shapes = jax.eval_shape(lambda: lora.init(jax.random.key(0), kernels, rank))
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32), shapes
+  )
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +32,20 @@ def runs(tmp_path_factory):
   base = tiny_janus.save(
     folder / "base", tiny_janus.torch_model().bfloat16(), max_shard_size="99KB"
   )
-  loaded = load.load_generator(base, dtype="float32")
-  first = drawn(loaded, ["^language/"], 3, seed=0)
+  opened = load.open_generator(base, dtype="float32")
+  first = drawn(opened, ["^language/"], 3, seed=0)
   sft = tiny_janus.make_workdir(folder / "sft", base, first)
-  second = drawn(loaded, ["self_attn"], 2, seed=1)
+  second = drawn(opened, ["self_attn"], 2, seed=1)
   rl = tiny_janus.make_workdir(folder / "rl", sft, second)
   return base, sft, rl, first, second
+
+
+def language(path):
+  """Reads the language model only."""
+  opened = load.open_generator(path, dtype="float32")
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shapes = {"language": opened.shapes["language"]}
+  return opened.read(jax.tree.map(lambda _: here, shapes))
 
 
 def logits(model):
@@ -54,41 +63,36 @@ def logits(model):
 def test_merged_equals_unmerged(runs, tmp_path):
   """Through a workdir, and through an export and transformers' format."""
   base, sft, rl, first, second = runs
-  before = load.load_generator(base, dtype="float32")
-  compute = logits(before.model)
-  once = compute(tree.merge(before.params, first))
-  merged = load.load_generator(sft, dtype="float32")
-  assert jax.tree.structure(merged.params) == jax.tree.structure(before.params)
-  np.testing.assert_allclose(compute(merged.params), once, atol=1e-5)
-  assert np.abs(once - compute(before.params)).max() > 0.1
+  compute = logits(load.open_generator(base, dtype="float32").model)
+  before, merged = language(base), language(sft)
+  assert jax.tree.structure(merged) == jax.tree.structure(before)
+  once = compute(tree.merge(before, first))
+  np.testing.assert_allclose(compute(merged), once, atol=1e-5)
+  assert np.abs(once - compute(before)).max() > 0.1
   # A run over another one's.
-  twice = compute(tree.merge(merged.params, second))
+  twice = compute(tree.merge(merged, second))
   out = tmp_path / "exported"
   export_checkpoint(out, load.open_generator(rl, dtype="float32"), "float32")
-  exported = load.load_generator(out, dtype="float32")
-  np.testing.assert_allclose(compute(exported.params), twice, atol=1e-5)
+  exported = language(out)
+  np.testing.assert_allclose(compute(exported), twice, atol=1e-5)
   kernel = "language/layers/self_attn/q_proj/kernel"
   assert {
     path
-    for path, value in tree.flatten(exported.params).items()
-    if (value != tree.flatten(merged.params)[path]).any()
+    for path, value in tree.flatten(exported).items()
+    if (value != tree.flatten(merged)[path]).any()
   } == {kernel.replace("q_proj", f"{name}_proj") for name in "qkvo"}
 
 
 def test_an_export_has_the_type_of_the_base(runs, tmp_path):
-  sft = runs[1]
-  export_checkpoint(tmp_path / "out", load.open_generator(sft, dtype="float32"))
-  found, expected = (
-    load.load_generator(path, dtype="float32").params
-    for path in (tmp_path / "out", sft)
-  )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_array_equal(
-      a, b.astype("bfloat16").astype("float32")
-    ),
-    found,
-    expected,
-  )
+  opened = load.open_generator(runs[1], dtype="float32")
+  export_checkpoint(tmp_path / "out", opened)
+  files = (tmp_path / "out").glob("*.safetensors")
+  tensors = {k: v for file in files for k, v in load_file(file).items()}
+  for path, merged in opened.trained.items():
+    names = opened.stored[path].names
+    for i, name in enumerate(names):
+      expected = merged[i].T.astype("bfloat16")
+      np.testing.assert_array_equal(tensors[name], expected, err_msg=name)
 
 
 @pytest.mark.parametrize("piece", [streaming.PIECE_BYTES, 500])

@@ -1,0 +1,231 @@
+"""Runs that train adapters only, from main.py's tasks to an export."""
+
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import rl as rl_config
+from configs import sft as sft_config
+from genrec_jax.core import tree
+from genrec_jax.core.types import TrainState
+from genrec_jax.hf import load
+from genrec_jax.hf.export import export_checkpoint
+from genrec_jax.models import janus
+from genrec_jax.nn import lora
+from genrec_jax.train import rl, setup, sft
+from tests.hf import tiny_janus as saved
+from tests.tiny import random_batch, tiny_clip, tiny_janus
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone():
+  """Runs on one device: eight fake ones of a real run may starve."""
+  with pytest.MonkeyPatch.context() as patch:
+    plan = functools.partial(setup.make_plan, devices=jax.devices()[:1])
+    patch.setattr(setup, "make_plan", plan)
+    yield
+
+
+def run(task, module, folder, **options):
+  """Runs a task of the debug config; returns its workdir."""
+  config = module.get_config("debug")
+  config.update_from_flattened_dict(
+    {"train.eval_every": 0, "eval.base": ""} | options
+  )
+  task.run(config, str(folder))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+  return run(
+    sft,
+    sft_config,
+    tmp_path_factory.mktemp("lora") / "sft",
+    **{"model.lora_rank": 4, "train.eval_every": 2},
+  )
+
+
+def rows(folder):
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_a_checkpoint_holds_adapters_only(tuned):
+  found = tree.flatten(saved.read_params(str(tuned)))
+  assert len(found) == 14
+  for path, value in found.items():
+    assert path.startswith("language/layers/")
+    assert 4 in value.shape
+    assert path.endswith(("/lora_a", "/lora_b"))
+    assert value.any(), path  # B, too, has moved
+  summary = json.loads((tuned / "summary.json").read_text())
+  assert {"base", "sft"} <= summary["models"].keys()
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been(tuned, tmp_path):
+  again = tmp_path / "sft"
+  shutil.copytree(tuned, again)
+  shutil.rmtree(again / "checkpoints" / "4")
+  run(sft, sft_config, again, **{"model.lora_rank": 4, "train.eval_every": 2})
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    saved.read_params(str(again)),
+    saved.read_params(str(tuned)),
+  )
+  assert rows(again) == rows(tuned)
+
+
+def language(path):
+  """Reads the language model only."""
+  opened = load.open_generator(path, dtype="float32")
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shapes = {"language": opened.shapes["language"]}
+  return opened.read(jax.tree.map(lambda _: here, shapes))
+
+
+def test_an_export_computes_what_was_trained(tuned, tmp_path):
+  opened = load.open_generator(tuned, dtype="float32")
+  model = opened.model
+  export_checkpoint(tmp_path / "out", opened, "float32")
+
+  @jax.jit
+  def compute(params):
+    width = model.language.width
+    embeds = jax.random.normal(jax.random.key(0), (2, 9, width))
+    mask = jnp.ones((2, 9), bool)
+    return model.text_logits(params, model.hidden_states(params, embeds, mask))
+
+  base, exported = language("tiny_base"), language(tmp_path / "out")
+  unmerged = compute(tree.merge(base, saved.read_params(str(tuned))))
+  np.testing.assert_allclose(compute(exported), unmerged, atol=1e-5)
+  assert np.abs(compute(base) - unmerged).max() > 1e-3
+
+
+def test_rl_goes_on_from_a_run_with_adapters_with_its_own(tuned, monkeypatch):
+  frozen = {}
+  train = setup.train
+
+  def spy(config, workdir, parts, given, *args, **options):
+    frozen.update(given)
+    # One copy of the weights: without adapters they are the reference.
+    assert frozen.keys() == {"generator", "clip", "reference"}
+    assert not jax.tree.leaves(given["reference"])
+    return train(config, workdir, parts, given, *args, **options)
+
+  monkeypatch.setattr(setup, "train", spy)
+  folder = run(
+    rl,
+    rl_config,
+    tuned.parent / "rl",
+    **{
+      "model.lora_rank": 2,
+      "model.checkpoint": str(tuned),
+      "train.steps": 2,
+      "optim.lr": 0.01,
+    },
+  )
+  first, second = (row for row in rows(folder) if "reward" in row)
+  assert max(row["ratio_error_at_start"] for row in (first, second)) < 1e-4
+  assert first["kl"] < 1e-8 < second["kl"]
+  assert all(
+    2 in leaf.shape for leaf in jax.tree.leaves(saved.read_params(str(folder)))
+  )
+  # Merged over what SFT's adapters had been merged into.
+  opened = load.open_generator(folder, dtype="float32")
+  before = load.open_generator(tuned, dtype="float32")
+  path = "language/layers/mlp/down_proj/kernel"
+  index = (slice(1, 2), slice(None), slice(None))
+  a, b = (
+    tree.flatten(saved.read_params(str(folder)))[lora.beside(path, name)][1]
+    for name in (lora.A, lora.B)
+  )
+  np.testing.assert_allclose(
+    opened.trained[path][1],
+    before.trained[path].read(index, np.float32)[0] + 2 * a @ b,
+    atol=1e-6,
+  )
+
+
+def test_no_kernel_has_a_gradient():
+  model, optimizer = tiny_janus(), optax.adam(1e-3)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  patterns = ("^language/layers/",)
+  kernels = lora.kernels(shapes, patterns, model.adaptable)
+  adapters = jax.eval_shape(
+    functools.partial(lora.init, rank=2), jax.random.key(0), kernels
+  )
+  batch = random_batch(4)
+
+  def lowered(trainable, rest):
+    state = TrainState(
+      jax.ShapeDtypeStruct((), jnp.int32),
+      trainable,
+      jax.eval_shape(optimizer.init, trainable),
+    )
+    step = functools.partial(
+      sft.train_step,
+      model=model,
+      optimizer=optimizer,
+      seed=0,
+      microbatches=1,
+      condition_dropout=0.0,
+    )
+    return jax.jit(step).lower(state, {"generator": rest}, batch)
+
+  full = lowered(*tree.select(shapes, patterns))
+  some = lowered(adapters, shapes)
+
+  def stacks(one):
+    """Finds the kernels' stacks that a loop writes layer by layer."""
+    writes = [
+      line.rpartition("->")[2]
+      for line in one.as_text().splitlines()
+      if "dynamic_update_slice" in line
+    ]
+    return {s for s in stacked if any(s in result for result in writes)}
+
+  stacked = {
+    f"tensor<{'x'.join(map(str, leaf.shape))}xf32>"
+    for leaf in jax.tree.leaves(kernels)
+  }
+  assert stacks(full) == stacked
+  assert not stacks(some)
+  flops = [one.cost_analysis()["flops"] for one in (full, some)]
+  # Of the prompts' products alone, and of one layer: a loop's body counts once.
+  layer = sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(kernels))
+  assert flops[0] - flops[1] > 0.5 * 2 * batch.prompt.ids.size * layer
+
+
+def test_a_plan_splits_adapters_and_halves_what_is_frozen():
+  config = sft_config.get_config("debug")
+  config.model.lora_rank = 2
+  config.mesh.data, config.mesh.model = 4, 2
+  model = tiny_janus(dtype="bfloat16")
+  plan = setup.make_plan(
+    config,
+    model=model,
+    rules=janus.RULES,
+    clip=tiny_clip(),
+    devices=jax.devices(),
+  )
+  trained = tree.flatten(plan.state.params)
+  path = "language/layers/mlp/down_proj"
+  assert trained[f"{path}/lora_a"].sharding.spec == jax.P(None, "model", None)
+  assert trained[f"{path}/lora_b"].sharding.spec == jax.P(None, None, "data")
+  shapes = {leaf.shape for leaf in trained.values()}
+  moments = {leaf.shape for leaf in jax.tree.leaves(plan.state.opt_state)}
+  assert moments == shapes | {()}
+  assert {leaf.dtype for leaf in trained.values()} == {jnp.dtype("float32")}
+  frozen = tree.flatten(plan.frozen["generator"])
+  assert frozen.keys() == tree.flatten(plan.params).keys()
+  assert frozen[f"{path}/kernel"].dtype == jnp.bfloat16
+  for name, leaf in frozen.items():
+    if name.startswith(("vision/", "tokenizer/")):
+      assert leaf.dtype == jnp.float32, name
