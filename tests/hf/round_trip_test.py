@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-import transformers
 
+from benchmarks import random_janus
 from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf import load, safetensors_io
@@ -201,26 +201,7 @@ def test_janus_pro_1b_in_bfloat16(tmp_path, monkeypatch):
 
 def save_janus_pro_1b(folder):
   """Saves random weights in the sizes of Janus-Pro-1B, in bfloat16."""
-  config = tiny_janus.published_config(
-    2048,
-    5632,
-    24,
-    16,
-    image_id=tiny_janus.IMAGE,
-    bos_token_id=tiny_janus.BOS,
-    eos_token_id=tiny_janus.EOS,
-    pad_token_id=tiny_janus.PAD,
-  )
-  with torch.device("meta"):
-    model = transformers.JanusForConditionalGeneration(config)
-  model = model.bfloat16().to_empty(device="cpu")
-  with torch.no_grad():
-    for name, parameter in model.named_parameters():
-      parameter.fill_(0 if name.endswith("bias") else 1)
-  torch.manual_seed(0)
-  model = tiny_janus.randomised(model)
-  # Else the code before counts for little, and all codes would be the same.
-  model.model.generation_aligner.hidden_layers[0].weight.data *= 6
+  model = random_janus.janus_pro_1b()
   model.save_pretrained(folder, max_shard_size="2GB")
   assert len(list(folder.glob("*.safetensors"))) == 3
   tiny_janus.save_settings(folder, side=384)

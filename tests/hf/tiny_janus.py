@@ -6,13 +6,9 @@ import json
 import grain
 import jax
 import numpy as np
-import tokenizers
-import torch
-import transformers
-from transformers.models.janus.image_processing_pil_janus import (
-  JanusImageProcessorPil,
-)
 
+from benchmarks import random_janus, special_tokens
+from benchmarks.special_tokens import BOI, BOS, EOI, IMAGE, PAD
 from genrec_jax.core import checkpoint
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.types import TrainState
@@ -20,21 +16,15 @@ from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import load
 from genrec_jax.hf.rules import to_params
 
-TOKENS = {
-  "bos_token": "<｜begin▁of▁sentence｜>",
-  "eos_token": "<｜end▁of▁sentence｜>",
-  "pad_token": "<｜▁pad▁｜>",
-  "image_token": "<image_placeholder>",
-  "boi_token": "<begin_of_image>",
-  "eoi_token": "<end_of_image>",
-}
-BOS, EOS, PAD, IMAGE, BOI, EOI = range(6)
+EOS, TOKENS = special_tokens.EOS, special_tokens.TOKENS
+tokenizer = random_janus.tokenizer
+published_config = random_janus.published_config
 SIDE = 20  # pixels
 PATCHES = 25
 CODES = 50
 
 TEXT = {
-  "vocab_size": 303,
+  "vocab_size": random_janus.VOCABULARY,
   "hidden_size": 40,
   "intermediate_size": 56,
   "num_hidden_layers": 3,
@@ -44,9 +34,7 @@ TEXT = {
   "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
   "rms_norm_eps": 1e-5,
   "max_position_embeddings": 256,
-  "bos_token_id": BOS,
-  "eos_token_id": EOS,
-  "pad_token_id": PAD,
+  **random_janus.TEXT_IDS,
 }
 VISION = {
   "hidden_size": 36,
@@ -74,66 +62,13 @@ VQ = {
 
 def torch_model(*, tied=False, text=None, vision=None, vq=None, seed=0):
   """Returns a model whose activations are of order one."""
-  config = transformers.JanusConfig(
-    text_config=transformers.LlamaConfig(**(TEXT | (text or {}))),
-    vision_config=VISION | (vision or {}),
-    vq_config=VQ | (vq or {}),
-    image_token_id=IMAGE,
-    tie_word_embeddings=tied,
+  return random_janus.model(
+    text=TEXT | (text or {}),
+    vision=VISION | (vision or {}),
+    vq=VQ | (vq or {}),
+    tied=tied,
+    seed=seed,
   )
-  torch.manual_seed(seed)
-  return randomised(transformers.JanusForConditionalGeneration(config))
-
-
-def published_config(width, mlp_width, layers, heads, *, image_id, **ids):
-  """Returns the config of a Janus-Pro of DeepSeek.
-
-  What transformers' convert_janus_weights_to_hf.py writes for it; the rest it
-  leaves to the defaults.
-  """
-  return transformers.JanusConfig(
-    text_config=transformers.LlamaConfig(
-      vocab_size=102400,
-      hidden_size=width,
-      intermediate_size=mlp_width,
-      num_hidden_layers=layers,
-      num_attention_heads=heads,
-      num_key_value_heads=heads,
-      max_position_embeddings=16384,
-      **ids,
-    ),
-    vision_config={"image_size": 384, "projection_dim": width, "depth": 2},
-    vq_config={
-      "embed_dim": 8,
-      "num_embeddings": 16384,
-      "projection_dim": width,
-      "depth": 2,
-      "image_token_embed_dim": width,
-    },
-    image_token_id=image_id,
-    tie_word_embeddings=False,
-  )
-
-
-def randomised(model):
-  """Fills a model with values that keep activations of order one."""
-  with torch.no_grad():
-    for name, parameter in model.named_parameters():
-      if parameter.ndim == 1:  # norms and biases start trivial
-        parameter.add_(0.3 * torch.randn_like(parameter))
-      elif "embed" in name or "quantize" in name:
-        parameter.normal_()
-      else:
-        parameter.normal_(std=1.2 * parameter[0].numel() ** -0.5)
-  model.generation_config = transformers.GenerationConfig(
-    bos_token_id=BOS,
-    eos_token_id=EOS,
-    pad_token_id=PAD,
-    guidance_scale=5,
-    do_sample=False,
-    generation_kwargs={"boi_token_id": BOI},
-  )
-  return model.eval()
 
 
 def ours_of(theirs):
@@ -174,42 +109,9 @@ def pair():
   return theirs, *ours_of(theirs)
 
 
-@functools.cache
-def tokenizer():
-  """Returns a byte-level tokenizer with Janus's special tokens."""
-  model = tokenizers.Tokenizer(tokenizers.models.BPE())
-  model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-    add_prefix_space=False
-  )
-  model.decoder = tokenizers.decoders.ByteLevel()
-  trainer = tokenizers.trainers.BpeTrainer(
-    vocab_size=TEXT["vocab_size"],
-    special_tokens=list(TOKENS.values()),
-    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    show_progress=False,
-  )
-  texts = ["large red striped circle on sand", "draw the next item: a cross"]
-  model.train_from_iterator(texts * 20, trainer)
-  model.post_processor = tokenizers.processors.TemplateProcessing(
-    single=f"{TOKENS['bos_token']} $A",
-    special_tokens=[(TOKENS["bos_token"], BOS)],
-  )
-  named = ("bos_token", "eos_token", "pad_token")
-  return transformers.PreTrainedTokenizerFast(
-    tokenizer_object=model,
-    padding_side="left",
-    extra_special_tokens={k: v for k, v in TOKENS.items() if k not in named},
-    **{k: v for k, v in TOKENS.items() if k in named},
-  )
-
-
 def image_processor(side=SIDE):
   """Returns transformers' image processor of the model."""
-  return JanusImageProcessorPil(
-    size={"height": side, "width": side},
-    image_mean=[0.5] * 3,
-    image_std=[0.5] * 3,
-  )
+  return random_janus.image_processor(side)
 
 
 def save(folder, theirs=None, **options):
@@ -220,9 +122,7 @@ def save(folder, theirs=None, **options):
 
 def save_settings(folder, side=SIDE):
   """Writes the tokenizer and the image processor."""
-  tokenizer().save_pretrained(folder)
-  image_processor(side).save_pretrained(folder)
-  return folder
+  return random_janus.save_settings(folder, side)
 
 
 def make_workdir(path, base, params):

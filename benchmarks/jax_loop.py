@@ -1,0 +1,201 @@
+"""The work of `torch_loop`, by this project."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import workload
+from genrec_jax import sampling
+from genrec_jax.core import tree
+from genrec_jax.core.types import Batch, Prompt, TrainState
+from genrec_jax.hf import load
+from genrec_jax.train import optimizers, rl, sft
+
+SEED = 0
+SAMPLE = {
+  "guidance": workload.GUIDANCE,
+  "temperature": 1.0,
+  "top_k": 0,
+  "top_p": 1.0,
+}
+
+
+def batch_of(arrays) -> Batch:
+  """Returns a batch of `workload` on the device."""
+  arrays = dict(arrays)
+  prompt = Prompt(
+    **{name: arrays.pop(name) for name in ("ids", "mask")},
+    images=arrays.pop("images"),
+  )
+  return jax.device_put(Batch(prompt=prompt, **arrays))
+
+
+def split(params, patterns):
+  """Returns what is trained, and the rest."""
+  flat = tree.flatten(params)
+  chosen = {path for path in flat if re.match(patterns, path)}
+  return (
+    tree.unflatten({path: flat[path] for path in chosen}),
+    tree.unflatten({path: flat[path] for path in flat.keys() - chosen}),
+  )
+
+
+def optimizer():
+  """Returns the optimizer of both tasks."""
+  b1, b2 = workload.BETAS
+  return optimizers.adamw(
+    lr=workload.LEARNING_RATE,
+    b1=b1,
+    b2=b2,
+    weight_decay=0.0,
+    warmup_steps=0,
+    decay_steps=0,
+    grad_norm=workload.GRAD_NORM,
+  )
+
+
+class Draw:
+  """Draws an image for each prompt."""
+
+  def __init__(self, folder, batch, *, dtype, greedy=False):
+    """Loads the model; arguments as those of `RL`."""
+    self.model, self.params = _load(folder, dtype, "none")
+    self.prompt, self.calls = batch_of(batch).prompt, 0
+    self.draw = jax.jit(
+      functools.partial(
+        sampling.sample_images,
+        self.model,
+        num_samples=1,
+        greedy=greedy,
+        **SAMPLE,
+      )
+    )
+
+  def step(self):
+    """Returns codes [P, 1, I]."""
+    self.calls += 1
+    key = jax.random.key(self.calls)
+    return jax.block_until_ready(self.draw(self.params, self.prompt, key).codes)
+
+
+class RL:
+  """A GRPO step."""
+
+  def __init__(
+    self,
+    folder,
+    batch,
+    *,
+    guided,
+    dtype,
+    remat,
+    samples=workload.SAMPLES,
+  ):
+    """Loads the models.
+
+    Args:
+      folder: of `workload.save`.
+      batch: of `workload.history_batch`.
+      guided: score the distribution sampled from, not the conditional one.
+      dtype: that computes.
+      remat: see `nn.layers.scan_stack`.
+      samples: G.
+    """
+    self.model, params = _load(folder, dtype, remat)
+    clip, clip_params, _ = load.load_clip(f"{folder}/clip", dtype="float32")
+    self.batch, chain = batch_of(batch), optimizer()
+    trained, rest = split(params, workload.GENERATES)
+    self.state = TrainState(jnp.int32(0), trained, chain.init(trained))
+    self.frozen = {
+      "generator": rest,
+      "clip": clip_params,
+      "reference": jax.tree.map(jnp.copy, trained),
+    }
+    low, high = workload.CLIP
+    step = functools.partial(
+      rl.train_step,
+      model=self.model,
+      clip=clip,
+      optimizer=chain,
+      gather=lambda params: params,
+      seed=SEED,
+      microbatches=1,
+      sample=SAMPLE | {"num_samples": samples},
+      reward={
+        "history_pool": "mean",
+        "future_pool": "mean",
+        "copy_threshold": workload.COPY_THRESHOLD,
+        "recency_decay": 1.0,
+      },
+      weights=workload.WEIGHTS,
+      normalise="group",
+      objective={
+        "ratio": "token",
+        "clip_low": low,
+        "clip_high": high,
+        "kl": "k3",
+        "kl_weight": workload.KL_WEIGHT,
+        "aggregation": "token",
+      },
+      advantage="grpo",
+      scoring="guided" if guided else "conditional",
+      stop_unconditional_gradient=False,
+      inner_epochs=1,
+    )
+    self.run = jax.jit(step, donate_argnums=0)
+
+  def compile(self):
+    """Returns the compiled step, which `step` will run."""
+    self.run = self.run.lower(self.state, self.frozen, self.batch).compile()
+    return self.run
+
+  def step(self):
+    """Takes a step; returns its metrics."""
+    self.state, metrics = self.run(self.state, self.frozen, self.batch)
+    return _settled(self.state, metrics)
+
+
+class SFT:
+  """A supervised step."""
+
+  def __init__(self, folder, batch, *, dtype, remat):
+    """Loads the model; arguments as those of `RL`."""
+    self.model, params = _load(folder, dtype, remat)
+    self.batch, chain = batch_of(batch), optimizer()
+    patterns = f"{workload.GENERATES}|{workload.READS}"
+    trained, rest = split(params, patterns)
+    self.state = TrainState(jnp.int32(0), trained, chain.init(trained))
+    self.frozen = {"generator": rest}
+    step = functools.partial(
+      sft.train_step,
+      model=self.model,
+      optimizer=chain,
+      seed=SEED,
+      microbatches=1,
+      condition_dropout=0.0,
+    )
+    self.run = jax.jit(step, donate_argnums=0)
+
+  def compile(self):
+    """Returns the compiled step, which `step` will run."""
+    self.run = self.run.lower(self.state, self.frozen, self.batch).compile()
+    return self.run
+
+  def step(self):
+    """Takes a step; returns its metrics."""
+    self.state, metrics = self.run(self.state, self.frozen, self.batch)
+    return _settled(self.state, metrics)
+
+
+def _load(folder, dtype, remat):
+  """Returns the generator and its parameters, float32 whatever computes."""
+  loaded = load.load_generator(f"{folder}/generator", dtype=dtype, remat=remat)
+  return loaded.model, loaded.params
+
+
+def _settled(state, metrics):
+  """Waits for a step; returns its metrics as numbers."""
+  jax.block_until_ready(state)
+  return {name: float(value) for name, value in metrics.items()}

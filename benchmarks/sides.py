@@ -1,0 +1,197 @@
+"""Times two sides of a comparison, each in a process of its own.
+
+The sides take turns, so that whatever else the machine does slows both, and a
+process of its own tells each side's memory.
+"""
+
+from collections.abc import Callable, Mapping
+import json
+import multiprocessing
+import os
+import pathlib
+import resource
+import statistics
+import time
+from typing import Any
+
+from genrec_jax.core.errors import UserError
+
+_STATUS = pathlib.Path("/proc/self/status")
+_CLEAR = pathlib.Path("/proc/self/clear_refs")
+
+
+class Side:
+  """A process that builds something once and runs it when told."""
+
+  def __init__(
+    self, name: str, build: Callable, settings: Mapping[str, Any], threads: int
+  ):
+    """Starts it.
+
+    Args:
+      name: for messages.
+      build: called in the process with `settings`; returns a function to time
+        and None, or a function that returns a device's peak memory in bytes
+        since the one before.
+      settings: keyword arguments, to be pickled.
+      threads: cores it may use.
+    """
+    self.name = name
+    context = multiprocessing.get_context("spawn")
+    self._pipe, theirs = context.Pipe()
+    self._process = context.Process(
+      target=_serve, args=(theirs, build, dict(settings), threads), daemon=True
+    )
+    # Read when libraries start, so they must be there before.
+    os.environ.update(OMP_NUM_THREADS=str(threads))
+    self._process.start()
+    theirs.close()
+
+  def ready(self) -> Any:
+    """Waits for the first run, which compiles; returns what it returned.
+
+    Raises:
+      UserError: it failed.
+    """
+    return self._receive()
+
+  def time(self) -> dict[str, float]:
+    """Runs it once: `seconds`, and `bytes` at the peak.
+
+    Raises:
+      UserError: it failed.
+    """
+    self._pipe.send("run")
+    return self._receive()
+
+  def stop(self) -> None:
+    """Ends the process."""
+    self._pipe.close()
+    self._process.join(5)
+    self._process.kill()
+    self._process.join()
+
+  def _receive(self):
+    try:
+      return self._pipe.recv()
+    except EOFError:
+      self._process.join()
+      raise UserError(
+        f"{self.name} ended with status {self._process.exitcode}: what it wrote"
+        " is above; -9 is for want of memory"
+      ) from None
+
+
+def compare(
+  sides: Mapping[str, tuple[Callable, Mapping[str, Any]]],
+  *,
+  repeats: int,
+  threads: int,
+) -> dict[str, dict[str, Any]]:
+  """Builds all sides, then times them in turn.
+
+  Args:
+    sides: name -> (build, settings), see `Side`.
+    repeats: of each.
+    threads: cores that each may use, one side at a time.
+
+  Returns:
+    name -> `seconds` [repeats], the median `second`s, peak `bytes`, and what
+    the `first` run returned.
+  """
+  running = {
+    name: Side(name, build, settings, threads)
+    for name, (build, settings) in sides.items()
+  }
+  try:
+    found = {
+      name: {"first": side.ready(), "seconds": [], "bytes": 0}
+      for name, side in running.items()
+    }
+    for _ in range(repeats):
+      for name, side in running.items():
+        once = side.time()
+        found[name]["seconds"].append(once["seconds"])
+        found[name]["bytes"] = max(found[name]["bytes"], once["bytes"])
+  finally:
+    for side in running.values():
+      side.stop()
+  for values in found.values():
+    values["median"] = statistics.median(values["seconds"])
+  return found
+
+
+def apart(function: Callable, *args: Any) -> None:
+  """Calls a function in a process of its own.
+
+  Raises:
+    UserError: it failed.
+  """
+  process = multiprocessing.get_context("spawn").Process(
+    target=function, args=args
+  )
+  process.start()
+  process.join()
+  if process.exitcode:
+    raise UserError(
+      f"{function.__name__} ended with status {process.exitcode}: what it wrote"
+      " is above"
+    )
+
+
+def median(function: Callable[[], Any], repeats: int) -> float:
+  """Returns the median seconds of a call, after one that does not count."""
+  function()
+  return statistics.median(_timed(function)[0] for _ in range(repeats))
+
+
+def write(file: str, values: Any) -> None:
+  """Writes JSON, unless `file` is ''.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  if not file:
+    return
+  try:
+    pathlib.Path(file).write_text(json.dumps(values, indent=1) + "\n")
+  except OSError as error:
+    raise UserError(f"--json={file}: {error}") from None
+
+
+def _timed(function):
+  start = time.perf_counter()
+  result = function()
+  return time.perf_counter() - start, result
+
+
+def _serve(pipe, build, settings, threads):
+  if hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    os.sched_setaffinity(0, cores)
+  run, peak = build(**settings)
+  pipe.send(run())
+  while True:
+    try:
+      pipe.recv()
+    except EOFError:
+      return
+    if peak is None:
+      _forget_peak()
+    seconds, _ = _timed(run)
+    pipe.send({"seconds": seconds, "bytes": (peak or _peak)()})
+
+
+def _forget_peak():
+  """Lets the peak of resident memory start from now, where Linux can."""
+  if _CLEAR.exists():
+    _CLEAR.write_text("5")
+
+
+def _peak() -> int:
+  """Returns bytes of resident memory at the peak."""
+  if _STATUS.exists():
+    lines = _STATUS.read_text().splitlines()
+    values = dict(line.split(":", 1) for line in lines)
+    return int(values["VmHWM"].split()[0]) * 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,297 @@
+"""The same work in transformers and torch, written as T2I-R1 and TRL write it.
+
+Every sample is a row of its own: its prompt is repeated, in drawing and in
+both passes over what was drawn. Where those loops differ, this one does what
+is faster: features of the history's images are computed once a step, not per
+sample and pass; rows go through the policy pass in small parts whose
+activations fit, none being computed twice; no entropy is logged.
+
+Letters: R rows, T prompt tokens, D width, I codes.
+"""
+
+import copy
+import re
+
+import torch
+import torch.nn.functional as F
+import transformers
+
+from benchmarks import workload
+
+
+def load(folder, device, dtype):
+  """Returns the generator and CLIP; see `workload.save`."""
+  generator = transformers.JanusForConditionalGeneration.from_pretrained(
+    f"{folder}/generator", dtype=dtype
+  )
+  generator.model.vqmodel.float()
+  clip = transformers.CLIPModel.from_pretrained(f"{folder}/clip")
+  for module in (generator, clip):
+    module.eval().requires_grad_(False).to(device)
+  return generator, clip
+
+
+def on_device(batch, device):
+  """Returns a batch of `workload` as tensors."""
+  return {name: torch.from_numpy(x).to(device) for name, x in batch.items()}
+
+
+def trainable(model, patterns):
+  """Turns gradients on for what `patterns` match, in our names of parts."""
+  ours = {
+    "lm_head": "language/",
+    "model.language_model": "language/",
+    "model.generation": "image_head/",
+    "model.aligner": "aligner/",
+  }
+  chosen = []
+  for name, parameter in model.named_parameters():
+    part = [path for start, path in ours.items() if name.startswith(start)]
+    if part and re.match(patterns, part[0]):
+      chosen.append(parameter.requires_grad_(True))
+  return chosen
+
+
+def generate(model, batch, do_sample=True):
+  """Draws an image for each prompt of text: codes [R, I]."""
+  return model.generate(
+    batch["ids"].long(),
+    attention_mask=batch["mask"].long(),
+    generation_mode="image",
+    do_sample=do_sample,
+    guidance_scale=workload.GUIDANCE,
+    pad_token_id=model.generation_config.pad_token_id,
+  )
+
+
+def image_features(model, batch):
+  """Reads a batch's images: [P N I, D]."""
+  pixels = batch["images"].flatten(0, 1).permute(0, 3, 1, 2)
+  pixels = (pixels / 127.5 - 1).to(model.dtype)
+  return model.model.get_image_features(pixels, return_dict=True).pooler_output
+
+
+def embed(model, ids, features):
+  """Returns embeddings [P, T, D] of prompts with their content and without."""
+  table = model.get_input_embeddings()
+  slots = (ids == model.config.image_token_id)[..., None]
+  kept = (ids == ids[:, :1]) | (ids == ids[:, -1:])
+  pad = model.generation_config.pad_token_id
+  return (
+    table(ids).masked_scatter(slots, features),
+    table(ids.masked_fill(~kept, pad)),
+  )
+
+
+@torch.no_grad()
+def draw(model, conditional, unconditional):
+  """Samples codes [R, I] after embeddings [R, T, D], guided."""
+  language, codes = model.model.language_model, []
+  step, cache = torch.cat([conditional, unconditional]), None
+  vision = model.config.vision_config
+  for _ in range((vision.image_size // vision.patch_size) ** 2):
+    out = language(inputs_embeds=step, past_key_values=cache, use_cache=True)
+    cache = out.past_key_values
+    logits = model.model.generation_head(out.last_hidden_state[:, -1]).float()
+    probs = guide(logits).softmax(-1)
+    codes.append(torch.multinomial(probs, 1))
+    step = model.prepare_embeddings_for_image_generation(codes[-1])
+    step = step.repeat(2, 1, 1)
+  return torch.cat(codes, 1)
+
+
+def guide(logits):
+  """Combines the two halves of the rows."""
+  conditional, unconditional = logits.chunk(2)
+  return unconditional + workload.GUIDANCE * (conditional - unconditional)
+
+
+def score(model, branches, codes):
+  """Returns log-probabilities [R, I] of codes [R, I].
+
+  Args:
+    model: the generator.
+    branches: embeddings [R, T, D]; a second one's logits guide.
+    codes: [R, I].
+  """
+  answer = model.prepare_embeddings_for_image_generation(codes[:, :-1])
+  rows = [torch.cat([embeds, answer], 1) for embeds in branches]
+  out = model.model.language_model(
+    inputs_embeds=torch.cat(rows), use_cache=False
+  )
+  hidden = out.last_hidden_state[:, -codes.shape[1] :]
+  logits = model.model.generation_head(hidden).float()
+  if len(branches) == 2:
+    logits = guide(logits)
+  chosen = logits.gather(-1, codes[..., None])[..., 0]
+  return chosen - logits.logsumexp(-1)
+
+
+@torch.no_grad()
+def rewards(clip, batch, pixels):
+  """Returns the four raw rewards [R] of one prompt's pixels [R, 3, h, w]."""
+  config = clip.config.vision_config
+  mean = pixels.new_tensor([0.48145466, 0.4578275, 0.40821073])
+  std = pixels.new_tensor([0.26862954, 0.26130258, 0.27577711])
+
+  def see(images):
+    size = (config.image_size,) * 2
+    images = F.interpolate(
+      images, size, mode="bicubic", antialias=True, align_corners=False
+    ).clamp(0, 1)
+    images = (images - mean[:, None, None]) / std[:, None, None]
+    return F.normalize(clip.get_image_features(images).pooler_output, dim=-1)
+
+  real = torch.cat([batch["images"][0], batch["future"][0]])
+  real = see(real.permute(0, 3, 1, 2) / 255)
+  text = clip.get_text_features(
+    batch["title_ids"].long(), batch["title_mask"].long()
+  ).pooler_output
+  drawn = see(pixels)
+  history, future = (drawn @ real.T).split(
+    [batch["images"].shape[1], batch["future"].shape[1]], -1
+  )
+  nearest = history.max(-1).values
+  return {
+    "text": (drawn @ F.normalize(text, dim=-1).T)[:, 0],
+    "history": history.mean(-1),
+    "future": future.mean(-1),
+    "copy": (workload.COPY_THRESHOLD - nearest).clamp(max=0),
+  }
+
+
+def standardised(values):
+  """Centres values [R] and divides them by their deviation, if they have one.
+
+  Equal within rounding counts as equal, as in `objectives.zero_spread`.
+  """
+  spread = values.max() - values.min()
+  if spread <= 2e-6 * values.abs().max().clamp(min=1):
+    return torch.zeros_like(values)
+  values = values - values.mean()
+  return values / values.square().mean().sqrt()
+
+
+def adamw(params):
+  """Returns the optimizer of both tasks."""
+  return torch.optim.AdamW(
+    params, workload.LEARNING_RATE, workload.BETAS, weight_decay=0.0
+  )
+
+
+def update(params, optimizer):
+  """Takes the optimizer's step; returns the gradient's norm."""
+  norm = torch.nn.utils.clip_grad_norm_(params, workload.GRAD_NORM)
+  optimizer.step()
+  optimizer.zero_grad()
+  return norm.item()
+
+
+class RL:
+  """A GRPO step on one prompt of images."""
+
+  def __init__(self, folder, batch, *, guided, rows, device, dtype):
+    """Loads the models.
+
+    Args:
+      folder: of `workload.save`.
+      batch: of `workload.history_batch`, one prompt.
+      guided: score the distribution sampled from, not the conditional one.
+      rows: samples of the policy pass at a time.
+      device: of torch.
+      dtype: of the generator.
+    """
+    self.model, self.clip = load(folder, device, dtype)
+    parts = self.model.model.vision_model, self.model.model.vqmodel
+    shared = {id(part): part for part in parts}
+    self.reference = copy.deepcopy(self.model, shared)
+    self.batch = on_device(batch, device)
+    self.guided, self.rows = guided, rows
+    self.params = trainable(self.model, workload.GENERATES)
+    self.optimizer = adamw(self.params)
+
+  def step(self, codes=None, samples=workload.SAMPLES):
+    """Takes a step.
+
+    Args:
+      codes: [G, I], those to learn from; None samples them.
+      samples: G.
+
+    Returns:
+      Metrics as those of `train.rl.train_step`.
+    """
+    model, ids = self.model, self.batch["ids"].long()
+    with torch.no_grad():
+      features = image_features(model, self.batch)
+      if codes is None:
+        both = embed(model, ids, features)
+        codes = draw(model, *(x.repeat_interleave(samples, 0) for x in both))
+      pixels = model.decode_image_tokens(codes).permute(0, 3, 1, 2)
+      raw = rewards(self.clip, self.batch, (pixels / 2 + 0.5).clamp(0, 1))
+    total = sum(w * standardised(raw[k]) for k, w in workload.WEIGHTS.items())
+
+    def logprobs(model, codes):
+      both = embed(model, ids, features)
+      rows = [x.expand(len(codes), -1, -1) for x in both]
+      return score(model, rows if self.guided else rows[:1], codes)
+
+    loss = 0.0
+    parts = codes.split(self.rows)
+    with torch.no_grad():
+      references = [logprobs(self.reference, part) for part in parts]
+    for part, advantages, reference in zip(
+      parts, standardised(total).split(self.rows), references, strict=True
+    ):
+      found = logprobs(model, part)
+      part_loss = grpo(found, reference, advantages).sum() / codes.numel()
+      part_loss.backward()
+      loss += part_loss.item()
+    reward = sum(w * raw[k].mean() for k, w in workload.WEIGHTS.items())
+    return {
+      "loss": loss,
+      "grad_norm": update(self.params, self.optimizer),
+      "reward": reward.item(),
+    }
+
+
+def grpo(logprobs, reference, advantages):
+  """Returns the loss [R, I] of each code, on policy."""
+  ratio = (logprobs - logprobs.detach()).exp()
+  low, high = workload.CLIP
+  clipped = ratio.clamp(1 - low, 1 + high)
+  surrogate = torch.minimum(
+    ratio * advantages[:, None], clipped * advantages[:, None]
+  )
+  difference = reference - logprobs
+  kl = difference.exp() - 1 - difference
+  return workload.KL_WEIGHT * kl - surrogate
+
+
+class SFT:
+  """A supervised step."""
+
+  def __init__(self, folder, batch, *, rows, device, dtype):
+    """Loads the models; arguments as those of `RL`."""
+    self.model, _ = load(folder, device, dtype)
+    self.batch, self.rows = on_device(batch, device), rows
+    patterns = f"{workload.GENERATES}|{workload.READS}"
+    self.params = trainable(self.model, patterns)
+    self.optimizer = adamw(self.params)
+
+  def step(self):
+    """Takes a step; returns metrics as those of `train.sft.train_step`."""
+    model, loss = self.model, 0.0
+    with torch.no_grad():
+      pixels = self.batch["future"][:, 0].permute(0, 3, 1, 2) / 127.5 - 1
+      codes = model.model.vqmodel.encode(pixels).image_tokens
+      codes = codes.reshape(len(pixels), -1)
+    for start in range(0, len(codes), self.rows):
+      rows = slice(start, start + self.rows)
+      part = {name: x[rows] for name, x in self.batch.items()}
+      features = image_features(model, part)
+      conditional, _ = embed(model, part["ids"].long(), features)
+      logprobs = score(model, [conditional], codes[rows])
+      part_loss = -logprobs.sum() / codes.numel()
+      part_loss.backward()
+      loss += part_loss.item()
+    return {"loss": loss, "grad_norm": update(self.params, self.optimizer)}

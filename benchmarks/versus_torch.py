@@ -1,0 +1,199 @@
+r"""How fast this project is beside transformers and torch, and in what memory.
+
+    python benchmarks/versus_torch.py [--size=40m,200m] [--task=rl_guided]
+    python benchmarks/versus_torch.py --size=1b --device=cuda
+
+Both sides load the same random weights and take turns; `torch_loop` says what
+torch does. Figures are medians; ratios above 1 mean that this project is
+faster, or needs less. Tasks: images from prompts of text, one and eight at a
+time; a GRPO step on a prompt of five images, its loss made of conditional and
+of guided probabilities; a supervised step on two such prompts.
+"""
+
+import functools
+import os
+import pathlib
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from absl import flags
+
+from benchmarks import sides, workload
+from genrec_jax.core import cli
+from genrec_jax.core.errors import UserError
+
+TASKS = ("draw_1", "draw_8", "rl_conditional", "rl_guided", "sft")
+WINDOWS = 2  # of a supervised step
+# What either side keeps for its backward pass: the fastest that fits. Torch
+# takes this many samples at a time; on GPUs, where activations are the limit,
+# both compute them again.
+ROWS = {"40m": 4, "200m": 2, "1b": 1}
+REMAT = {"40m": "none", "200m": "none", "1b": "full"}
+
+
+def build_torch(task, folder, size, device, threads, rows):
+  """Returns torch's side of a task; see `sides.Side` and `torch_loop.RL`."""
+  import torch
+
+  from benchmarks import torch_loop
+
+  torch.set_num_threads(threads)
+  torch.manual_seed(0)
+  dtype = torch.float32 if device == "cpu" else torch.bfloat16
+  batch = batch_of(task, size)
+  options = {"device": device, "dtype": dtype}
+  if task.startswith("draw"):
+    model, _ = torch_loop.load(folder, **options)
+    batch = torch_loop.on_device(batch, device)
+    run = functools.partial(torch_loop.generate, model, batch)
+  elif task == "sft":
+    run = torch_loop.SFT(folder, batch, rows=rows, **options).step
+  else:
+    guided = task == "rl_guided"
+    run = torch_loop.RL(folder, batch, guided=guided, rows=rows, **options).step
+  if device == "cpu":
+    return lambda: _numbers(run()), None
+
+  def settled():
+    result = _numbers(run())
+    torch.cuda.synchronize()
+    return result
+
+  def peak():
+    most = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return most
+
+  return settled, peak
+
+
+def build_jax(task, folder, size, device, remat):
+  """Returns this project's side of a task; see `sides.Side`."""
+  os.environ["JAX_PLATFORMS"] = device
+  import jax
+
+  from benchmarks import jax_loop
+
+  batch = batch_of(task, size)
+  options = {"dtype": "float32" if device == "cpu" else "bfloat16"}
+  if task.startswith("draw"):
+    side = jax_loop.Draw(folder, batch, **options)
+  elif task == "sft":
+    side = jax_loop.SFT(folder, batch, remat=remat, **options)
+  else:
+    guided = task == "rl_guided"
+    side = jax_loop.RL(folder, batch, guided=guided, remat=remat, **options)
+  peak = None
+  if device != "cpu":
+    memory = jax.devices()[0].memory_stats
+
+    def peak():
+      return memory()["peak_bytes_in_use"]
+
+  return lambda: _numbers(side.step()), peak
+
+
+def batch_of(task, size):
+  """Returns the prompts of a task; see `workload`."""
+  if task.startswith("draw"):
+    return workload.text_batch(size, int(task.split("_")[1]))
+  return workload.history_batch(size, WINDOWS if task == "sft" else 1)
+
+
+def measure(task, size, folder, *, rows, remat, device, threads, repeats):
+  """Returns what one row of the table shows.
+
+  Raises:
+    UserError: the sides' supervised losses differ, so their work does too.
+  """
+  same = {"task": task, "folder": folder, "size": size, "device": device}
+  found = sides.compare(
+    {
+      "torch": (build_torch, same | {"threads": threads, "rows": rows}),
+      "jax": (build_jax, same | {"remat": remat}),
+    },
+    repeats=repeats,
+    threads=threads,
+  )
+  torch, ours = found["torch"], found["jax"]
+  if task == "sft":
+    losses = torch["first"]["loss"], ours["first"]["loss"]
+    if abs(losses[0] - losses[1]) > (1e-3 if device == "cpu" else 3e-2):
+      raise UserError(
+        f"the supervised losses of torch and JAX are {losses}: expected equal"
+        " ones, as the work is the same; nothing was compared"
+      )
+  return {
+    "task": task,
+    **found,
+    "faster": torch["median"] / ours["median"],
+    "smaller": torch["bytes"] / ours["bytes"],
+  }
+
+
+def line(row):
+  """Returns a row as text."""
+  torch, ours = row["torch"], row["jax"]
+  return (
+    f"{row['size']:<5} {row['task']:<15}"
+    f" {torch['median']:8.2f} s {ours['median']:8.2f} s {row['faster']:6.2f}x"
+    f" {torch['bytes'] / 1e9:7.2f} GB {ours['bytes'] / 1e9:6.2f} GB"
+    f" {row['smaller']:5.2f}x"
+  )
+
+
+def main():
+  """Measures and prints everything."""
+  options = flags.FLAGS
+  for name, given, known in (
+    ("size", options.size, workload.SIZES),
+    ("task", options.task, TASKS),
+  ):
+    if wrong := [one for one in given if one not in known]:
+      raise UserError(
+        f"--{name}: {', '.join(wrong)}; expected some of {', '.join(known)}"
+      )
+  print(
+    f"{options.threads} threads, {options.device},"
+    f" medians of {options.repeats}; G = {workload.SAMPLES},"
+    f" guidance {workload.GUIDANCE:g}\n"
+    "size  task              torch      here    faster    torch      here"
+    "  smaller",
+    flush=True,
+  )
+  rows = []
+  for size in options.size:
+    with tempfile.TemporaryDirectory() as folder:
+      # In a process of its own, so that this one stays small.
+      sides.apart(workload.save, folder, size)
+      for task in options.task:
+        found = measure(
+          task,
+          workload.SIZES[size],
+          folder,
+          rows=ROWS[size],
+          remat=REMAT[size],
+          device=options.device,
+          threads=options.threads,
+          repeats=options.repeats,
+        )
+        rows.append({"size": size} | found)
+        print(line(rows[-1]), flush=True)
+  sides.write(options.json, rows)
+
+
+def _numbers(result):
+  """Returns metrics, and nothing of what cannot be compared."""
+  return result if isinstance(result, dict) else None
+
+
+if __name__ == "__main__":
+  flags.DEFINE_list("size", ["40m", "200m"], "Some of 40m, 200m, 1b.")
+  flags.DEFINE_list("task", list(TASKS), f"Some of {', '.join(TASKS)}.")
+  flags.DEFINE_integer("repeats", 3, "Of each measurement.", 1)
+  flags.DEFINE_integer("threads", 2, "Cores of each side.", 1)
+  flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Of both sides.")
+  flags.DEFINE_string("json", "", "File for the figures.")
+  cli.run(main)

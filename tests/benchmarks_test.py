@@ -1,0 +1,151 @@
+"""Both sides of the comparison with torch do the same work."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import (
+  jax_loop,
+  roofline,
+  sides,
+  torch_loop,
+  versus_torch,
+  workload,
+)
+from genrec_jax import sampling
+from genrec_jax.core import hlo, hlo_cost
+from genrec_jax.core.errors import UserError
+
+CPU = {"device": "cpu", "dtype": torch.float32}
+SAMPLES = 4
+
+
+@pytest.fixture(scope="module")
+def size():
+  """Returns a size of four codes, small in everything."""
+  return workload.small(
+    width=64,
+    mlp_width=96,
+    depth=2,
+    head_width=32,
+    vision=64,
+    vision_depth=1,
+    clip=64,
+    codes=4,
+    base_channels=32,
+    num_embeddings=64,
+  )
+
+
+@pytest.fixture(scope="module")
+def folder(size, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("models")
+  workload.save(str(folder), size)
+  return folder
+
+
+def test_greedy_codes_are_the_same(folder, size):
+  batch = workload.text_batch(size, 2)
+  ours = jax_loop.Draw(folder, batch, dtype="float32", greedy=True).step()
+  model, _ = torch_loop.load(folder, **CPU)
+  held = torch_loop.on_device(batch, "cpu")
+  theirs = torch_loop.generate(model, held, do_sample=False)
+  np.testing.assert_array_equal(ours[:, 0], theirs)
+  assert len(np.unique(theirs)) > 2
+
+
+@pytest.mark.parametrize(
+  "guided", [pytest.param(False, marks=pytest.mark.slow), True]
+)
+def test_rl_steps_are_the_same(folder, size, guided):
+  batch = workload.history_batch(size, 1)
+  ours = jax_loop.RL(
+    folder,
+    batch,
+    guided=guided,
+    dtype="float32",
+    remat="none",
+    samples=SAMPLES,
+  )
+  codes = drawn(ours)
+  theirs = torch_loop.RL(folder, batch, guided=guided, rows=2, **CPU)
+  for _ in range(2):  # the second time, the policy is not the reference
+    found = ours.step()
+    expected = theirs.step(torch.from_numpy(codes).long(), SAMPLES)
+    for name, value in expected.items():
+      np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-5)
+    codes = drawn(ours)
+  assert expected["grad_norm"] > 0.1
+
+
+def drawn(side):
+  """Returns the codes [G, I] that the next step will draw."""
+  params = jax_loop.tree.merge(side.state.params, side.frozen["generator"])
+  key = jax.random.fold_in(jax.random.key(jax_loop.SEED), side.state.step)
+  rollout = jax.jit(
+    lambda params, key: sampling.sample_images(
+      side.model,
+      params,
+      side.batch.prompt,
+      key,
+      num_samples=SAMPLES,
+      **jax_loop.SAMPLE,
+    )
+  )(params, key)
+  return np.array(rollout.codes[0])
+
+
+def test_supervised_steps_are_the_same(folder, size):
+  batch = workload.history_batch(size, 3)
+  ours = jax_loop.SFT(folder, batch, dtype="float32", remat="none")
+  theirs = torch_loop.SFT(folder, batch, rows=2, **CPU)
+  for _ in range(2):
+    found, expected = ours.step(), theirs.step()
+    for name, value in expected.items():
+      np.testing.assert_allclose(found[name], value, rtol=1e-3)
+
+
+def test_prompts_of_torch_can_be_drawn_for(folder, size):
+  model, _ = torch_loop.load(folder, **CPU)
+  batch = torch_loop.on_device(workload.history_batch(size, 1), "cpu")
+  with torch.no_grad():
+    features = torch_loop.image_features(model, batch)
+    both = torch_loop.embed(model, batch["ids"].long(), features)
+    codes = torch_loop.draw(model, *(x.repeat(3, 1, 1) for x in both))
+  assert codes.shape == (3, size.codes)
+
+
+def test_sides_take_turns_in_processes_of_their_own(folder, size):
+  found = versus_torch.measure(
+    "sft",
+    size,
+    str(folder),
+    rows=1,
+    remat="none",
+    device="cpu",
+    threads=1,
+    repeats=2,
+  )
+  for side in ("torch", "jax"):
+    assert len(found[side]["seconds"]) == 2
+    assert found[side]["bytes"] > 2**20
+  assert found["faster"] > 0
+
+
+def test_a_side_that_fails_is_named(size):
+  options = {"task": "sft", "folder": "nowhere", "size": size}
+  options |= {"device": "cpu", "remat": "none"}
+  both = {"jax": (versus_torch.build_jax, options)}
+  with pytest.raises(UserError, match="jax ended with status 1"):
+    sides.compare(both, repeats=1, threads=1)
+
+
+def test_operations_are_those_that_are_compiled(folder, size):
+  side = jax_loop.SFT(
+    folder, workload.history_batch(size, 2), dtype="float32", remat="none"
+  )
+  counted = roofline.training_flops(side.model, size, 2)
+  compiled = hlo_cost.flops(hlo.parse(side.compile().as_text()))
+  # All pairs in place of the causal half, and attention computed twice.
+  assert 0.7 * compiled < counted < compiled
