@@ -1,6 +1,7 @@
 """A mesh, and the regex rules that lay parameters out on it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 import math
 import re
 from typing import Any
@@ -177,6 +178,29 @@ def layout(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
 def place(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
   """Puts a nested dict of arrays on the mesh; see `layout`."""
   return jax.device_put(tree, layout(mesh, spec_tree, tree))
+
+
+def on(mesh: Mesh, function: Callable) -> Callable:
+  """Lets `pin_batch` know the mesh that a function is traced for."""
+
+  @functools.wraps(function)
+  def traced(*args):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args)
+
+  return traced
+
+
+def pin_batch(x: jax.Array) -> jax.Array:
+  """Holds activations [B, ...] to the layout of a batch; see `on`.
+
+  Parameters that are split over 'data' then come to the rows that need them.
+  Left to choose, XLA splits the width as the parameters are, and moves the rows
+  of all devices to every one of them.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, BATCH)
 
 
 def put_batch(mesh: Mesh, batch: PyTree) -> PyTree:

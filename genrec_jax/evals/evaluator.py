@@ -77,7 +77,8 @@ def make_draw(
 
   @jax.jit
   def compiled(params, prompt, key):
-    pixels = sampling.draw_images(model, gather(params), prompt, key, **sample)
+    params = sampling.rollout_params(model, params, gather)
+    pixels = sampling.draw_images(model, params, prompt, key, **sample)
     return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
 
   return lambda params, prompt, key: compiled(params, put(prompt), key)

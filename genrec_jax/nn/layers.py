@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from genrec_jax.core import sharding
 from genrec_jax.core.types import PyTree
 from genrec_jax.nn import lora
 
@@ -143,7 +144,7 @@ def scan_stack(
 
   Args:
     step: maps (x, one layer's slice of `layers`) to (x, output).
-    x: what flows through the layers.
+    x: what flows through the layers, [B, ...].
     layers: arrays with a leading axis [L].
     remat: 'none' keeps all of a layer's intermediates for the backward pass,
       'full' none of them, 'dots' the results of its matrix products.
@@ -157,8 +158,15 @@ def scan_stack(
   if remat not in ("none", *REMAT_POLICIES):
     names = ", ".join(["none", *REMAT_POLICIES])
     raise ValueError(f"remat={remat!r}: expected one of {names}")
+
+  def pinned(x, layer):
+    x, out = step(sharding.pin_batch(x), layer)
+    return sharding.pin_batch(x), out
+
   if remat != "none":
     # The scan already keeps the recomputation from being merged with the
     # forward pass.
-    step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
-  return jax.lax.scan(step, x, layers)
+    pinned = jax.checkpoint(
+      pinned, policy=REMAT_POLICIES[remat], prevent_cse=False
+    )
+  return jax.lax.scan(pinned, sharding.pin_batch(x), layers)

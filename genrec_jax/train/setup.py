@@ -44,7 +44,11 @@ class Plan(NamedTuple):
     """Compiles (state, frozen, batch) -> (state, metrics)."""
     layout = _shardings(self.state)
     whole = jax.NamedSharding(self.mesh, sharding.REPLICATED)
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout, whole))
+    return jax.jit(
+      sharding.on(self.mesh, step),
+      donate_argnums=0,
+      out_shardings=(layout, whole),
+    )
 
 
 class Parts(NamedTuple):

@@ -164,7 +164,9 @@ def test_eight_devices_equal_one(params, clip_params, single, drawn, shape):
   frozen["clip"] = jax.device_put(clip_params, whole)
   state = jax.device_put(state, like)
   step = jax.jit(
-    functools.partial(rl.train_step, **(OPTIONS | {"gather": gather})),
+    sharding.on(
+      mesh, functools.partial(rl.train_step, **(OPTIONS | {"gather": gather}))
+    ),
     donate_argnums=0,
     out_shardings=(like, whole),
   )

@@ -106,7 +106,9 @@ def test_eight_devices_equal_one(params, alone, shape):
     mesh, sharding.like(tree.select(specs, TRAINABLE)[0], state)
   )
   whole = jax.NamedSharding(mesh, sharding.REPLICATED)
-  step = jax.jit(step, donate_argnums=0, out_shardings=(like, whole))
+  step = jax.jit(
+    sharding.on(mesh, step), donate_argnums=0, out_shardings=(like, whole)
+  )
   state, batch = jax.device_put(state, like), sharding.put_batch(mesh, batch)
   for i, expected in enumerate(alone[1]):
     with jax.transfer_guard("disallow"):
