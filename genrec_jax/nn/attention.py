@@ -13,6 +13,9 @@ import jax.numpy as jnp
 
 # Finite: a row with every key masked must not become NaN, even if unused.
 _MASKED = -1e30
+# Queries that attend at a time, about: the scores of all 3,000 tokens of a
+# prompt would fill a device.
+_BLOCK = 256
 
 
 def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
@@ -33,11 +36,6 @@ def _mix(weights: jax.Array, v: jax.Array) -> jax.Array:
   )
 
 
-# The backward pass computes the weights again, whatever the layers' remat
-# policy: at T x S per head they are the largest arrays by far, and to store
-# and reload them took longer than to recompute them. The callers are scans,
-# which keep the two computations apart.
-@functools.partial(jax.checkpoint, prevent_cse=False)
 def attend(
   q: jax.Array,
   k: jax.Array,
@@ -60,6 +58,38 @@ def attend(
   Returns:
     [P, K, G, R, T, H] in the type of `q`; the softmax is float32.
   """
+  t = q.shape[-2]
+  blocks = -(-t // _BLOCK)
+  if blocks == 1:
+    return _attend(q, k, v, mask, prefix)
+  size = -(-t // blocks)
+
+  def split(x):
+    ends = [(0, 0)] * x.ndim
+    ends[-2] = (0, blocks * size - t)
+    x = jnp.pad(x, ends)
+    return jnp.moveaxis(
+      x.reshape(*x.shape[:-2], blocks, size, x.shape[-1]), -3, 0
+    )
+
+  if mask is None or mask.shape[-2] == 1:
+    out = jax.lax.map(lambda q: _attend(q, k, v, mask, prefix), split(q))
+  else:
+    out = jax.lax.map(
+      lambda part: _attend(part[0], k, v, part[1], prefix),
+      (split(q), split(mask)),
+    )
+  out = jnp.moveaxis(out, 0, -3)
+  return out.reshape(*q.shape[:-2], -1, q.shape[-1])[..., :t, :]
+
+
+# The backward pass computes the weights again, whatever the layers' remat
+# policy: at T x S per head they are the largest arrays by far, and to store
+# and reload them took longer than to recompute them. The callers are scans,
+# which keep the two computations apart.
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def _attend(q, k, v, mask, prefix):
+  """Attends with all queries at once; see `attend`."""
   p, kv, g, r, t, h = q.shape
   own = _scores(q.reshape(p, kv, g, r * t, h), k).reshape(p, kv, g, r, t, -1)
   if mask is not None:

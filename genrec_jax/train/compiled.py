@@ -81,10 +81,15 @@ def report(config, plan: setup.Plan, title_tokens: int, hbm: int) -> Report:
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    used = re.search(r"Used ([\d.]+)([MG]) of", str(error))
-    if "RESOURCE_EXHAUSTED" not in str(error) or not used:
+    # libtpu's two ways to say it: of all, or of what the arguments leave out.
+    used = re.search(
+      r"(Used |temporaries \()([\d.]+)([MG])\b", message := str(error)
+    )
+    if "RESOURCE_EXHAUSTED" not in message or not used:
       raise
-    found.total = int(float(used[1]) * {"M": 2**20, "G": GIB}[used[2]])
+    found.total = int(float(used[2]) * {"M": 2**20, "G": GIB}[used[3]])
+    if used[1] != "Used ":
+      found.total += sum(found.memory.values())
     found.problem = str(error).strip()
   else:
     _read(found, config, plan, args, compiled)

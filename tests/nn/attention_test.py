@@ -14,8 +14,9 @@ def draw(key, *shape, dtype="float32"):
   return jax.random.normal(jax.random.key(key), shape).astype(dtype)
 
 
-@pytest.fixture
-def inputs():
+@pytest.fixture(params=[attention._BLOCK, 2], ids=["whole", "blocks"])
+def inputs(request, monkeypatch):
+  monkeypatch.setattr(attention, "_BLOCK", request.param)
   return {
     "q": draw(0, P, K, G, R, T, H),
     "k": draw(1, P, K, G, T, H),
@@ -76,7 +77,9 @@ def test_its_gradient_too(inputs):
   )
 
 
-def test_self_attention_is_that_of_jax():
+@pytest.mark.parametrize("block", [attention._BLOCK, 3])
+def test_self_attention_is_that_of_jax(monkeypatch, block):
+  monkeypatch.setattr(attention, "_BLOCK", block)
   q, k, v = (draw(i, 3, 8, 12) for i in range(3))
   mask = jnp.tri(8, dtype=bool)[None]
   found = attention.self_attention(q, k, v, 4, mask)
