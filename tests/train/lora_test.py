@@ -18,7 +18,7 @@ from genrec_jax.hf import load
 from genrec_jax.hf.export import export_checkpoint
 from genrec_jax.models import janus
 from genrec_jax.nn import lora
-from genrec_jax.train import rl, setup, sft
+from genrec_jax.train import loop, rl, setup, sft
 from tests.hf import tiny_janus as saved
 from tests.tiny import random_batch, tiny_clip, tiny_janus
 
@@ -33,12 +33,24 @@ def alone():
 
 
 def run(task, module, folder, **options):
-  """Runs a task of the debug config; returns its workdir."""
+  """Runs a task of the debug config; returns its workdir.
+
+  Its step must compile once, whatever evaluations and restores come between.
+  """
   config = module.get_config("debug")
   config.update_from_flattened_dict(
     {"train.eval_every": 0, "eval.base": ""} | options
   )
-  task.run(config, str(folder))
+  steps, run_loop = [], loop.run
+
+  def spy(task, **options):
+    steps.append(task.step)
+    return run_loop(task, **options)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "run", spy)
+    task.run(config, str(folder))
+  assert [step._cache_size() for step in steps] == [1]
   return folder
 
 
