@@ -19,7 +19,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch; two test processes
 import jax
 import pytest
 
-
 # Minutes each. A process takes whole files, so the longest go first: none of
 # them may be left when the others are done.
 _LONGEST = (
