@@ -286,11 +286,7 @@ def in_chunks(
   Returns:
     The results for all I codes.
   """
-  length = model.image_tokens
-  most = max(_MAX_LOGITS // model.codebook_size, 1)
-  chunks = next(
-    n for n in range(1, length + 1) if length % n == 0 and length <= n * most
-  )
+  chunks = _chunks(model)
   if chunks == 1:
     return function(*inputs)
 
@@ -307,6 +303,15 @@ def in_chunks(
     jax.tree.map(split, inputs),
   )
   return jax.tree.map(join, parts)
+
+
+def _chunks(model: Generator) -> int:
+  """Returns into how few equal parts I codes go by `_MAX_LOGITS`."""
+  length = model.image_tokens
+  most = max(_MAX_LOGITS // model.codebook_size, 1)
+  return next(
+    n for n in range(1, length + 1) if length % n == 0 and length <= n * most
+  )
 
 
 def decode_images(

@@ -183,7 +183,8 @@ def place(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
 def on(mesh: Mesh, function: Callable) -> Callable:
   """Lets `pin_batch` know the mesh that a function is traced for."""
 
-  @functools.wraps(function)
+  # A partial has no name of its own; compiled functions are known by theirs.
+  @functools.wraps(getattr(function, "func", function))
   def traced(*args):
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       return function(*args)
