@@ -229,6 +229,11 @@ def test_one_compilation_serves_all_rows(
     return 2 * jax.random.uniform(key, shape) - params["shift"]
 
   monkeypatch.setattr(evaluator_lib.sampling, "draw_images", draw_images)
+  monkeypatch.setattr(
+    evaluator_lib.sampling,
+    "rollout_params",
+    lambda model, params, gather: params,
+  )
   clip = _Clip()
   keys = jax.random.split(KEY)
   clip_params = {
