@@ -4,13 +4,10 @@ import os
 import pathlib
 
 _ROOT = pathlib.Path(__file__).parent.parent
-# Before JAX starts, and inherited by the processes that tests start. One device
-# must equal eight. Compiling is most of what tests do: without LLVM's passes it
-# takes half the time, and only rounding differs.
+# Before JAX starts, and inherited by the processes that tests start: one device
+# must equal eight, and compiling is most of what tests do.
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "")
-  + " --xla_force_host_platform_device_count=8"
-  + " --xla_backend_optimization_level=0"
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache/jax"))
