@@ -80,7 +80,21 @@ class Draw:
     return jax.block_until_ready(self.draw(self.params, self.prompt, key).codes)
 
 
-class RL:
+class _Trained:
+  """A state, what its step reads, and the jitted step as `run`."""
+
+  def compile(self):
+    """Returns the compiled step, which `step` will run."""
+    self.run = self.run.lower(self.state, self.frozen, self.batch).compile()
+    return self.run
+
+  def step(self):
+    """Takes a step; returns its metrics."""
+    self.state, metrics = self.run(self.state, self.frozen, self.batch)
+    return _settled(self.state, metrics)
+
+
+class RL(_Trained):
   """A GRPO step."""
 
   def __init__(
@@ -146,18 +160,8 @@ class RL:
     )
     self.run = jax.jit(step, donate_argnums=0)
 
-  def compile(self):
-    """Returns the compiled step, which `step` will run."""
-    self.run = self.run.lower(self.state, self.frozen, self.batch).compile()
-    return self.run
 
-  def step(self):
-    """Takes a step; returns its metrics."""
-    self.state, metrics = self.run(self.state, self.frozen, self.batch)
-    return _settled(self.state, metrics)
-
-
-class SFT:
+class SFT(_Trained):
   """A supervised step."""
 
   def __init__(self, folder, batch, *, dtype, remat):
@@ -177,16 +181,6 @@ class SFT:
       condition_dropout=0.0,
     )
     self.run = jax.jit(step, donate_argnums=0)
-
-  def compile(self):
-    """Returns the compiled step, which `step` will run."""
-    self.run = self.run.lower(self.state, self.frozen, self.batch).compile()
-    return self.run
-
-  def step(self):
-    """Takes a step; returns its metrics."""
-    self.state, metrics = self.run(self.state, self.frozen, self.batch)
-    return _settled(self.state, metrics)
 
 
 def _load(folder, dtype, remat):

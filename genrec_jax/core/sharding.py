@@ -1,7 +1,6 @@
 """A mesh, and the regex rules that lay parameters out on it."""
 
 from collections.abc import Callable, Sequence
-import functools
 import math
 import re
 from typing import Any
@@ -183,12 +182,12 @@ def place(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
 def on(mesh: Mesh, function: Callable) -> Callable:
   """Lets `pin_batch` know the mesh that a function is traced for."""
 
-  # A partial has no name of its own; compiled functions are known by theirs.
-  @functools.wraps(getattr(function, "func", function))
   def traced(*args):
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       return function(*args)
 
+  # Compiled functions are known by their names, and a partial has none.
+  traced.__name__ = getattr(function, "func", function).__name__
   return traced
 
 

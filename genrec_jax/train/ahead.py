@@ -5,6 +5,7 @@ come from `train.setup`, `train.sft` and `train.rl`.
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 import jax
@@ -148,13 +149,6 @@ def kv_shapes(config, plan: setup.Plan, args: tuple) -> list[Any]:
 def nbytes(tree: PyTree) -> int:
   """Returns the bytes of a tree's shards on one device."""
   return sum(
-    leaf.dtype.itemsize * _size(leaf.sharding.shard_shape(leaf.shape))
+    leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
     for leaf in jax.tree.leaves(tree)
   )
-
-
-def _size(shape: tuple[int, ...]) -> int:
-  size = 1
-  for n in shape:
-    size *= n
-  return size
