@@ -12,6 +12,9 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Compiling takes half the time without LLVM's passes, but sums are then rounded
+# worse: tests whose tolerances need them are marked "optimised".
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch; two test processes
@@ -39,6 +42,12 @@ def pytest_collection_modifyitems(items):
     return next(starts, len(_LONGEST))
 
   items.sort(key=rank)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  optimised = item.get_closest_marker("optimised") is not None
+  jax.config.update("jax_disable_most_optimizations", not optimised)
 
 
 @pytest.fixture(autouse=True)

@@ -169,6 +169,7 @@ def test_the_rollout_s_parameters_compute_the_same_in_bfloat16(
   np.testing.assert_array_equal(ours.logprobs, theirs.logprobs)
 
 
+@pytest.mark.optimised
 def test_images_are_decoded_each_on_its_own(model, params):
   codes = np.arange(24, dtype=np.int32).reshape(2, 3, 4) % model.codebook_size
   pixels = sampling.decode_images(model, params, codes)

@@ -1,10 +1,8 @@
 """Compiling ahead: what is counted, for which chips, and what is refused."""
 
+import functools
 import importlib.util
 import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -15,23 +13,11 @@ from genrec_jax.core import hlo
 from genrec_jax.models import janus
 from genrec_jax.train import ahead, compiled, setup
 from tests.tiny import tiny_clip, tiny_janus
+from tests.tools.process import ROOT, run_tool
 
-ROOT = pathlib.Path(__file__).parents[2]
-TOOL = str(ROOT / "tools" / "compile_check.py")
 HBM = 16 * compiled.GIB
 
-
-def run(*args, code=None):
-  start = [TOOL] if code is None else ["-c", code, TOOL]
-  done = subprocess.run(
-    [sys.executable, *start, *args],
-    check=False,
-    capture_output=True,
-    text=True,
-    env={**os.environ, "XLA_FLAGS": ""},
-    cwd=ROOT,
-  )
-  return done.returncode, done.stdout, done.stderr
+run = functools.partial(run_tool, "compile_check.py")
 
 
 def tiny_plan(config, devices=None):
@@ -127,7 +113,7 @@ def test_shapes_of_published_sizes():
   ],
 )
 def test_unknown_topologies_are_refused(flags, message):
-  status, out, error = run("--config=configs/rl.py:debug", *flags)
+  status, out, error = run(f"--config={ROOT}/configs/rl.py:debug", *flags)
   assert status == 1
   assert not out
   assert error.startswith("error: --topology=")
@@ -143,7 +129,7 @@ def test_without_libtpu_the_error_says_what_to_install():
     "runpy.run_path(sys.argv[0], run_name='__main__')"
   )
   status, out, error = run(
-    "--config=configs/sft.py:debug", "--topology=v5e:2x2", code=code
+    f"--config={ROOT}/configs/sft.py:debug", "--topology=v5e:2x2", code=code
   )
   assert (status, out) == (1, "")
   assert "pip install 'jax[tpu]==" in error

@@ -1,10 +1,7 @@
 """The tool from the command line: what it leaves, and what it says."""
 
+import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -16,9 +13,9 @@ from genrec_jax.core import tree
 from genrec_jax.hf import load
 from genrec_jax.hf.export import export_checkpoint
 from tests.hf import tiny_janus
+from tests.tools.process import ROOT, run_tool
 
-ROOT = pathlib.Path(__file__).parents[2]
-TOOL = str(ROOT / "tools" / "export_hf.py")
+run = functools.partial(run_tool, "export_hf.py")
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +29,6 @@ def workdir(tmp_path_factory):
   trained, _ = tree.select(params, ["layers/self_attn/q_proj/kernel"])
   trained = jax.tree.map(lambda x: x + 1 / 3, trained)
   return tiny_janus.make_workdir(folder / "workdir", base, trained)
-
-
-def run(*args, code=None):
-  start = [TOOL] if code is None else ["-c", code, TOOL]
-  done = subprocess.run(
-    [sys.executable, *start, *args],
-    check=False,
-    capture_output=True,
-    text=True,
-    env={**os.environ, "XLA_FLAGS": ""},
-    cwd="/",
-  )
-  return done.returncode, done.stdout, done.stderr
 
 
 def tensors_of(folder):

@@ -1,5 +1,6 @@
 """Runs that train adapters only, from main.py's tasks to an export."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -104,20 +105,26 @@ def language(path):
 
 def test_an_export_computes_what_was_trained(tuned, tmp_path):
   opened = load.open_generator(tuned, dtype="float32")
-  model = opened.model
   export_checkpoint(tmp_path / "out", opened, "float32")
-
-  @jax.jit
-  def compute(params):
-    width = model.language.width
-    embeds = jax.random.normal(jax.random.key(0), (2, 9, width))
-    mask = jnp.ones((2, 9), bool)
-    return model.text_logits(params, model.hidden_states(params, embeds, mask))
-
   base, exported = language("tiny_base"), language(tmp_path / "out")
-  unmerged = compute(tree.merge(base, saved.read_params(str(tuned))))
-  np.testing.assert_allclose(compute(exported), unmerged, atol=1e-5)
-  assert np.abs(compute(base) - unmerged).max() > 1e-3
+  trained = tree.merge(base, saved.read_params(str(tuned)))
+
+  # Logits reach 11, of which float32 products leave 1e-5: in float64 the
+  # export's own rounding is left.
+  with jax.enable_x64(True):
+    model = dataclasses.replace(opened.model.language, dtype=jnp.float64)
+    ids = np.random.default_rng(0).integers(0, model.vocab_size, (2, 9))
+
+    @jax.jit
+    def compute(params):
+      params = jax.tree.map(lambda x: x.astype(jnp.float64), params["language"])
+      embeds = model.embed(params, ids)
+      hidden = model.hidden_states(params, embeds, np.ones(ids.shape, bool))
+      return model.logits(params, hidden)
+
+    unmerged = compute(trained)
+    np.testing.assert_allclose(compute(exported), unmerged, atol=1e-5)
+    assert np.abs(compute(base) - unmerged).max() > 1e-3
 
 
 def test_rl_goes_on_from_a_run_with_adapters_with_its_own(tuned, monkeypatch):

@@ -143,6 +143,7 @@ def drawn(params):
   return jax.jit(draw)(params, random_batch(8).prompt)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("shape", MESHES)
 def test_eight_devices_equal_one(params, clip_params, single, drawn, shape):
   mesh = sharding.make_mesh(*shape)
