@@ -13,12 +13,14 @@ codes.npy [num, I] and images.npy [num, S, S, 3], or answer_ids.npy.
 """
 
 import argparse
+import json
 import math
 import os
 from pathlib import Path
 import sys
 import tempfile
 
+import huggingface_hub
 import numpy as np
 import PIL.Image
 import safetensors
@@ -39,33 +41,85 @@ def load(name, dtype="float32", device="cpu"):
     device: such as 'cpu' or 'cuda'.
 
   Raises:
-    ValueError: it is no Janus model, or not all of one.
-    OSError: files are missing.
+    ValueError: what it is not, or all that does not fit in its files.
   """
-  kind = transformers.AutoConfig.from_pretrained(name).model_type
-  if kind != "janus":
-    raise ValueError(f"its model_type is {kind!r}; expected 'janus'")
-  for file in Path(name).glob("*.safetensors"):  # transformers names no file
-    try:
-      safetensors.safe_open(file, "pt")
-    except safetensors.SafetensorError as error:
-      raise ValueError(f"{file.name}: {error}; get it again") from None
-  model, info = transformers.JanusForConditionalGeneration.from_pretrained(
-    name,
-    dtype=dtype,
-    use_safetensors=True,
-    output_loading_info=True,
-    ignore_mismatched_sizes=True,  # to list them with the rest
+  folder = Path(name)
+  if not folder.is_dir():
+    kinds = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=kinds))
+  config = transformers.AutoConfig.from_pretrained(folder)
+  if config.model_type != "janus":
+    raise ValueError(
+      f"config.json has model_type {config.model_type!r}; expected 'janus'"
+    )
+  check_tensors(folder, config)
+  try:
+    # By Pillow, as in training: torchvision resamples a little differently.
+    processor = transformers.AutoProcessor.from_pretrained(
+      folder, backend="pil"
+    )
+  except Exception as error:  # these files can be wrong in very many ways
+    raise ValueError(
+      f"tokenizer*.json or preprocessor_config.json: {error}; take these files"
+      " of the same Janus checkpoint"
+    ) from None
+  model = transformers.JanusForConditionalGeneration.from_pretrained(
+    folder, dtype=dtype, use_safetensors=True
   )
-  # transformers would only warn, and leave random what is missing.
-  problems = [f"{what}: {sorted(keys)}" for what, keys in info.items() if keys]
-  if problems:
-    raise ValueError(f"its tensors do not fit config.json; {problems}")
   model.model.vqmodel.float()  # small, and its rounding would be seen
-  # By Pillow, as in training: torchvision resamples a little differently.
-  processor = transformers.AutoProcessor.from_pretrained(name, backend="pil")
   processor.num_image_tokens = codes_per_image(model)
   return model.eval().to(device), processor
+
+
+def check_tensors(folder, config):
+  """Compares a folder's safetensors, by their headers, with its config.json.
+
+  transformers would only warn, and leave random what is missing.
+
+  Raises:
+    ValueError: lists all that differs.
+  """
+  with torch.device("meta"):
+    model = transformers.JanusForConditionalGeneration(config)
+  fits = {k: f"float {list(v.shape)}" for k, v in model.state_dict().items()}
+  optional = model.all_tied_weights_keys
+  single, index = "model.safetensors", "model.safetensors.index.json"
+  sharded = (folder / index).exists()
+  places = dict.fromkeys(fits.keys() - optional, index if sharded else single)
+  if sharded:
+    try:
+      places |= json.loads((folder / index).read_text())["weight_map"]
+    except (KeyError, TypeError, ValueError):
+      raise ValueError(f"{index} has no weight_map; get it again") from None
+  expected = {
+    (file, name): fits.get(name, "by the index alone")
+    for name, file in places.items()
+  }
+  files = {*places.values()} - {index}
+  if (folder / single).exists():
+    files.add(single)  # transformers would take it, whatever the index says
+  found, problems = {}, []
+  for file in sorted(files):
+    try:
+      with safetensors.safe_open(folder / file, "pt") as opened:
+        for name in opened.keys():  # noqa: SIM118  (it cannot be iterated)
+          tensor = opened.get_slice(name)
+          kind = tensor.get_dtype()
+          kind = "float" if "F" in kind else kind
+          found[file, name] = f"{kind} {tensor.get_shape()}"
+    except (OSError, safetensors.SafetensorError) as error:
+      problems.append(f"{file} is missing or not whole ({error})")
+      found |= {key: expected[key] for key in expected if key[0] == file}
+  for file, name in sorted(expected.keys() | found.keys()):
+    want = expected.get((file, name), "nothing")
+    have = found.get((file, name), "absent")
+    if want != have and name not in optional:
+      problems.append(f"{file}: {name} is {have}, expected {want}")
+  if problems:
+    raise ValueError(
+      f"{'; '.join(problems[:20])}; {len(problems)} in all; get the files"
+      " again, as safetensors, with the config.json that belongs to them"
+    )
 
 
 def codes_per_image(model):
@@ -247,12 +301,21 @@ def to_uint8(pixels):
 # The command line.
 
 
-def read_picture(path):
-  """Opens a picture, upright and RGB."""
-  try:
-    return load_image(PIL.Image.open(path))
-  except Exception as error:  # Pillow's formats raise many kinds
-    raise ValueError(f"{path} is no image ({error})") from None
+def read_pictures(paths):
+  """Opens pictures, upright and RGB.
+
+  Raises:
+    ValueError: names all files that are none.
+  """
+  pictures, wrong = [], []
+  for path in paths:
+    try:
+      pictures.append(load_image(PIL.Image.open(path)))
+    except Exception as error:  # Pillow's formats raise many kinds
+      wrong.append(f"{path} ({error})")
+  if wrong:
+    raise ValueError(f"no images, give others: {'; '.join(wrong)}")
+  return pictures
 
 
 def contact_sheet(rows):
@@ -328,7 +391,9 @@ def parse(argv):
     "--top_p more than 0, at most 1": 0 < args.top_p <= 1,
     "--max_tokens at least 1": args.max_tokens >= 1,
     "--seed in 0 .. 2**32 - 1": 0 <= args.seed < 2**32,
-    "--out and --dump absent or empty": all(map(unused, folders)),
+    "--out and --dump absent or empty, where you may write": (
+      all(map(writable, folders))
+    ),
     "--out not in --dump": not folders[0].is_relative_to(folders[-1])
     or not folders[1:],
   }
@@ -338,11 +403,14 @@ def parse(argv):
   return args
 
 
-def unused(folder):
-  """Tells whether writing a folder would replace nothing."""
-  if folder.is_dir():
-    return not any(folder.iterdir())
-  return not folder.exists()
+def writable(folder):
+  """Tells whether `save` can make a folder, and would replace nothing."""
+  parent = next(parent for parent in folder.parents if parent.exists())
+  try:
+    tempfile.TemporaryDirectory(prefix=".", dir=parent).cleanup()
+    return not (folder.exists() and any(folder.iterdir()))
+  except OSError:
+    return False
 
 
 def run(args):
@@ -352,13 +420,14 @@ def run(args):
     ValueError: says what does not fit; nothing has been written.
     OSError: the same, for files.
   """
-  pictures = [read_picture(path) for path in args.history]
+  pictures = read_pictures(args.history)
   try:
     model, processor = load(args.model, args.dtype, args.device)
   except Exception as error:  # files can be wrong in very many ways
     raise ValueError(
-      f"cannot load {args.model}: {error}; expected a whole Janus checkpoint in"
-      " HF format, such as tools/export_hf.py makes of a run's folder"
+      f"cannot load {args.model}: {error} (expected a whole Janus checkpoint,"
+      " a folder in HF format such as tools/export_hf.py makes of a run's"
+      " folder, or a hub name)"
     ) from None
   drawing = args.mode == "image"
   prepare = drawing_prompt if drawing else question_prompt

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -57,7 +58,7 @@ def test_ids_pixels_and_greedy_codes_are_ours(folder, theirs, pictures):
     ours.processor.prompt_ids([], text),
   ]
   model, processor = theirs
-  seen = [tool.read_picture(path) for path in pictures]
+  seen = tool.read_pictures(pictures)
   prompts = [
     tool.drawing_prompt(processor, TITLES, seen, instruction),
     tool.drawing_prompt(processor, [], [], text),
@@ -123,7 +124,7 @@ def test_text_prompts_draw_what_transformers_draws(theirs):
 @torch.no_grad()
 def test_without_guidance_the_prompt_alone_counts(theirs, pictures):
   model, processor = theirs
-  seen = [tool.read_picture(pictures[0])]
+  seen = tool.read_pictures(pictures[:1])
   prompt = tool.drawing_prompt(processor, ["a"], seen, "Draw.")
   codes = draw(model, prompt, num=1, guidance=1, greedy=True)
   # All at once, without a cache, by transformers' own way to place pictures.
@@ -205,17 +206,20 @@ def test_it_runs_where_there_is_neither_jax_nor_this_package(
 
 
 def test_both_tools_write_the_same_arrays(tmp_path, pictures):
-  for name in ("infer_hf", "generate"):
-    subprocess.run(
-      [
-        *(sys.executable, ROOT / f"tools/{name}.py", f"--model={ASSET}"),
-        *(f"--history={','.join(map(str, pictures))}", "--titles=a||red cross"),
-        *(f"--out={tmp_path / name}", f"--dump={tmp_path / f'{name}_dump'}"),
-        *("--prompt=Draw this.", "--num=2", "--guidance=3", "--greedy"),
-      ],
-      env={**os.environ, "HF_HUB_OFFLINE": "1", "XLA_FLAGS": ""},
-      check=True,
-    )
+  def arguments(name):
+    return [
+      *(f"--model={ASSET}", f"--history={','.join(map(str, pictures))}"),
+      *(f"--out={tmp_path / name}", f"--dump={tmp_path / f'{name}_dump'}"),
+      *("--titles=a||red cross", "--prompt=Draw this.", "--num=2"),
+      *("--guidance=3", "--greedy"),
+    ]
+
+  tool.main(arguments("infer_hf"))
+  subprocess.run(
+    [sys.executable, ROOT / "tools/generate.py", *arguments("generate")],
+    env={**os.environ, "HF_HUB_OFFLINE": "1", "XLA_FLAGS": ""},
+    check=True,
+  )
   files = [
     sorted(p.name for p in (tmp_path / name).iterdir())
     for name in ("infer_hf", "generate")
@@ -253,13 +257,17 @@ def test_it_answers_a_question_about_a_picture(tmp_path, pictures, capsys):
 @pytest.mark.parametrize(
   ("changes", "expected"),
   [
-    ({"history": "no.png,{good},{folder}/config.json"}, "no.png is no image"),
+    (
+      {"history": "{good},no.png,{folder}/config.json,{folder}"},
+      "no images, give others: no.png ([Errno 2] No such file or directory:"
+      " 'no.png'); {folder}/config.json (cannot identify image file"
+      " '{folder}/config.json'); {folder} ([Errno 21]",
+    ),
     ({"titles": "a|b"}, "expected 1 --titles, not 2, as in 'A|B'"),
     ({"num": "0", "top_p": "0"}, "--num at least 1; --top_p more than 0"),
     ({"num": "many"}, "argument --num: invalid int value"),
     ({"mode": "dance"}, "invalid choice: 'dance'"),
     ({"model": "{work}/missing"}, "cannot load"),
-    ({"out": "{folder}"}, "--out and --dump absent or empty"),
     ({"history": ",".join(["{good}"] * 9)}, "give fewer pictures"),
   ],
 )
@@ -271,47 +279,163 @@ def test_what_is_wrong_is_said_in_one_line(
   flags = [f"--{k}={str(v).format(**known)}" for k, v in flags.items()]
   with pytest.raises(SystemExit) as error:
     tool.main([*flags, f"--dump={tmp_path / 'dump'}"])
-  assert expected in error.value.code
+  assert expected.format(**known) in error.value.code
   assert "\n" not in error.value.code
   assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path):
+@pytest.mark.parametrize("flag", ["out", "dump"])
+@pytest.mark.parametrize("place", ["full", "file", "file/in/it", "/proc/new"])
+def test_a_folder_that_cannot_be_written_is_known_before_loading(
+  tmp_path, monkeypatch, flag, place
+):
+  (tmp_path / "full/inside").mkdir(parents=True)
+  (tmp_path / "file").touch()
+  monkeypatch.setattr(tool, "load", lambda *_: pytest.fail("loaded"))
+  flags = {"out": tmp_path / "out", flag: tmp_path / place}
+  with pytest.raises(SystemExit) as error:
+    tool.main(
+      [
+        f"--model={ASSET}",
+        "--prompt=a",
+        *(f"--{k}={v}" for k, v in flags.items()),
+      ]
+    )
+  assert "--out and --dump absent or empty, where you may" in error.value.code
+  assert {path.name for path in tmp_path.iterdir()} == {"full", "file"}
+
+
+def test_tensors_that_do_not_fit_are_listed_with_their_file(tmp_path):
   folder = tiny_janus.save(tmp_path / "janus")
   tensors = load_file(folder / "model.safetensors")
   tensors.pop("model.aligner.fc1.bias")
   tensors["other"] = torch.zeros(1)
   tensors["model.aligner.hidden_layers.0.bias"] = torch.zeros(3)
+  tensors["model.aligner.fc1.weight"] = tensors[
+    "model.aligner.fc1.weight"
+  ].int()
   save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-  with pytest.raises(ValueError, match=r"missing.*aligner\.fc1") as error:
+  with pytest.raises(
+    ValueError, match="4 in all; get the files again"
+  ) as error:
     tool.load(folder)
-  assert "'other'" in str(error.value)
-  assert "'model.aligner.hidden_layers.0.bias', torch.Size([3])" in str(
+  for problem in (
+    "fc1.bias is absent, expected float [40]",
+    "fc1.weight is I32 [40, 36], expected float [40, 36]",
+    "hidden_layers.0.bias is float [3], expected float [40]",
+  ):
+    assert f"model.safetensors: model.aligner.{problem}" in str(error.value)
+  assert "model.safetensors: other is float [1], expected nothing" in str(
     error.value
   )
 
 
+def test_a_tied_head_may_be_left_out(tmp_path):
+  folder = tiny_janus.save(tmp_path / "tied", tiny_janus.torch_model(tied=True))
+  assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+  model, _ = tool.load(folder)
+  assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def test_a_name_on_the_hub_is_the_folder_it_is_downloaded_to(
+  folder, monkeypatch
+):
+  names = []
+
+  def download(name, allow_patterns):
+    names.append(name)
+    assert not any("bin" in pattern for pattern in allow_patterns)
+    return str(folder)
+
+  monkeypatch.setattr(tool.huggingface_hub, "snapshot_download", download)
+  tool.load("someone/janus")
+  assert names == ["someone/janus"]
+
+
 def test_another_kind_of_model_is_refused():
-  with pytest.raises(ValueError, match="model_type is 'clip'"):
+  with pytest.raises(ValueError, match="model_type 'clip'; expected 'janus'"):
     tool.load(ASSET.with_name("tiny_clip"))
 
 
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("sharded")
+  return tiny_janus.save(folder, max_shard_size="200KB")
+
+
+def no_weight_map(folder):
+  (folder / bad_input_test.INDEX).write_text("[]")
+
+
+def index_beside_one_file(folder):
+  """Leaves an index of other files: which of them are the model."""
+  tiny_janus.save(folder)
+  (folder / bad_input_test.INDEX).write_text(
+    '{"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}'
+  )
+
+
 @pytest.mark.parametrize(
-  "damage",
+  ("damage", "expected"),
   [
-    bad_input_test.missing_shard,
-    bad_input_test.truncated,
-    bad_input_test.misshapen_and_extra,
-    bad_input_test.pickled("pytorch_model.bin"),
-    bad_input_test.no_image_tokens,
+    (
+      bad_input_test.missing_shard,
+      ("{shard} is missing or not whole (No such",),
+    ),
+    (
+      bad_input_test.absent_tensors,
+      (
+        "{shard}: ghost.bias is absent, expected by the index alone",
+        "{shard}: ghost.weight is absent, expected by the index alone; 2 in",
+      ),
+    ),
+    (bad_input_test.truncated, ("{shard} is missing or not whole (Error",)),
+    (
+      bad_input_test.misshapen_and_extra,
+      (
+        "{shard}: extra.one is float [2], expected by the index alone",
+        "is float [3, 1, 2], expected float [",
+        "is I32 [",
+      ),
+    ),
+    (
+      bad_input_test.missing_tensors,
+      ("model.safetensors.index.json: model.", "2 in all"),
+    ),
+    (
+      bad_input_test.pickled("pytorch_model.bin"),
+      ("model.safetensors is missing", "get the files again, as safetensors"),
+    ),
+    (
+      bad_input_test.no_image_tokens,
+      ("tokenizer*.json", "image_token; take these files of the same"),
+    ),
+    (no_weight_map, ("index.json has no weight_map; get it again",)),
+    (
+      index_beside_one_file,
+      (
+        "model-00001-of-00001.safetensors is missing or not whole",
+        "model.safetensors: lm_head.weight is float",
+      ),
+    ),
   ],
 )
-def test_a_damaged_checkpoint_is_one_error(tmp_path, pictures, damage):
+def test_a_damaged_checkpoint_is_one_error(
+  sharded, tmp_path, monkeypatch, damage, expected
+):
   folder, out = tmp_path / "janus", tmp_path / "out"
-  tiny_janus.save(folder, max_shard_size="200KB")
+  shutil.copytree(sharded, folder)
+  shard = bad_input_test.shard(folder).name
   damage(folder)
+  monkeypatch.setattr(
+    tool.transformers.JanusForConditionalGeneration,
+    "from_pretrained",
+    lambda *_, **__: pytest.fail("read what does not fit"),
+  )
   with pytest.raises(SystemExit) as error:
-    tool.main([f"--model={folder}", f"--history={pictures[0]}", f"--out={out}"])
+    tool.main([f"--model={folder}", "--prompt=a", f"--out={out}"])
   assert error.value.code.startswith(f"error: cannot load {folder}: ")
   assert "\n" not in error.value.code
+  for part in expected:
+    assert part.format(shard=shard) in error.value.code
   assert [path.name for path in tmp_path.iterdir()] == ["janus"]
