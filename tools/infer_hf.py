@@ -58,6 +58,12 @@ def load(name, dtype="float32", device="cpu"):
     processor = transformers.AutoProcessor.from_pretrained(
       folder, backend="pil"
     )
+    image_id = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    if image_id != config.image_token_id:  # pictures would go unseen
+      raise ValueError(
+        f"{processor.image_token} is {image_id}, in config.json"
+        f" {config.image_token_id}"
+      )
   except Exception as error:  # these files can be wrong in very many ways
     raise ValueError(
       f"tokenizer*.json or preprocessor_config.json: {error}; take these files"

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 import torch
 
+from benchmarks import special_tokens
 from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf.load import load_generator
@@ -363,6 +364,10 @@ def sharded(tmp_path_factory):
   return tiny_janus.save(folder, max_shard_size="200KB")
 
 
+def tokens_of_another_model(folder):
+  tiny_janus.edit(folder / "config.json", image_token_id=7)
+
+
 def no_weight_map(folder):
   (folder / bad_input_test.INDEX).write_text("[]")
 
@@ -410,6 +415,10 @@ def index_beside_one_file(folder):
       bad_input_test.no_image_tokens,
       ("tokenizer*.json", "image_token; take these files of the same"),
     ),
+    (
+      tokens_of_another_model,
+      ("tokenizer*.json", "is {image_id}, in config.json 7; take these files"),
+    ),
     (no_weight_map, ("index.json has no weight_map; get it again",)),
     (
       index_beside_one_file,
@@ -437,5 +446,6 @@ def test_a_damaged_checkpoint_is_one_error(
   assert error.value.code.startswith(f"error: cannot load {folder}: ")
   assert "\n" not in error.value.code
   for part in expected:
-    assert part.format(shard=shard) in error.value.code
+    found = part.format(shard=shard, image_id=special_tokens.IMAGE)
+    assert found in error.value.code
   assert [path.name for path in tmp_path.iterdir()] == ["janus"]
