@@ -110,6 +110,7 @@ def test_guidance_of_one_is_the_formula_of_two_branches_at_one(
   np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("stop", [False, True])
 def test_scoring_in_chunks_changes_nothing(
   model, params, prompt, stop, monkeypatch

@@ -143,22 +143,31 @@ def drawn(params):
   return jax.jit(draw)(params, random_batch(8).prompt)
 
 
-@pytest.mark.optimised
-@pytest.mark.parametrize("shape", MESHES)
-def test_eight_devices_equal_one(params, clip_params, single, drawn, shape):
+def laid_out(shape, params):
+  """Returns a mesh, parameters on it, and how the rollout gathers them."""
   mesh = sharding.make_mesh(*shape)
   specs = sharding.specs(janus.RULES, params)
-  part = tree.select(specs, TRAINABLE)
-  placed = sharding.place(mesh, specs, params)
   rollout = sharding.shardings(mesh, sharding.without("data", specs))
   gather = functools.partial(
     jax.lax.with_sharding_constraint, shardings=rollout
   )
+  return mesh, specs, sharding.place(mesh, specs, params), gather
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize("shape", MESHES)
+def test_eight_devices_draw_what_one_draws(params, drawn, shape):
+  mesh, _, placed, gather = laid_out(shape, params)
   prompt = sharding.put_batch(mesh, random_batch(8).prompt)
   found = jax.jit(functools.partial(draw, gather=gather))(placed, prompt)
   np.testing.assert_array_equal(found.codes, drawn.codes)
   np.testing.assert_allclose(found.logprobs, drawn.logprobs, atol=1e-5)
 
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_eight_devices_step_as_one(params, clip_params, single, shape):
+  mesh, specs, placed, gather = laid_out(shape, params)
+  part = tree.select(specs, TRAINABLE)
   state, frozen = parts(placed, clip_params)
   like = sharding.shardings(mesh, sharding.like(part[0], state))
   whole = jax.NamedSharding(mesh, sharding.REPLICATED)
