@@ -1,6 +1,7 @@
 """Sampling and scoring agree, share a prefix, and see what they should see."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +169,27 @@ def test_the_rollout_s_parameters_compute_the_same_in_bfloat16(
   ours, theirs = draw(cast), draw(params)
   np.testing.assert_array_equal(ours.codes, theirs.codes)
   np.testing.assert_array_equal(ours.logprobs, theirs.logprobs)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_the_cache_is_written_in_place(model, params, prompt, num_samples):
+  text = (
+    jax.jit(
+      lambda key: sampling.sample_images(
+        model, params, prompt, key, num_samples=num_samples, guidance=2.0
+      )
+    )
+    .lower(jax.random.key(0))
+    .compile()
+    .as_text()
+  )
+  prefix = model.prefill(params, model.embed(params, prompt), prompt.mask)
+  both = prefix.replace(mask=jnp.repeat(prefix.mask, 2, 0))
+  cache = model.init_cache(both, num_samples)
+  shape = ",".join(map(str, cache.keys[0].shape))
+  copies = re.findall(rf" = f32\[{shape}\]\S* copy\(", text)
+  # To hand the loop its own is one each; more are made at every code.
+  assert len(copies) <= len(jax.tree.leaves(cache))
 
 
 @pytest.mark.optimised

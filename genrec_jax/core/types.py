@@ -33,7 +33,10 @@ class Prefix:
 
 @struct.dataclass
 class KVCache:
-  """Keys and values of the answers so far, one array per layer."""
+  """Keys and values of the answers so far, one array per layer.
+
+  Of the axes P, K and G those of length 1 are left out.
+  """
 
   keys: tuple[jax.Array, ...]  # L x [P, K, G, I, H]
   values: tuple[jax.Array, ...]  # L x [P, K, G, I, H]

@@ -76,14 +76,22 @@ class Attention(nn.Module):
     k = rotate(project(c.num_kv_heads, "k_proj"), cos, sin)
     k = k.transpose(0, 3, 1, 2, 4)  # [P, K, G, T, H]
     v = project(c.num_kv_heads, "v_proj").transpose(0, 3, 1, 2, 4)
+    own = k, v
     if cache is not None:
-      start = (0, 0, 0, index, 0)
-      k = jax.lax.dynamic_update_slice(cache[0], k, start)
-      v = jax.lax.dynamic_update_slice(cache[1], v, start)
+      own = _append(cache[0], k, index), _append(cache[1], v, index)
+      k, v = (x.reshape(*q.shape[:3], -1, c.head_width) for x in own)
     out = attention.attend(q, k, v, mask, prefix)
     out = out.transpose(0, 2, 4, 1, 3, 5).reshape(p, g, t, -1)
     dense = layers.Linear(c.width, c.dtype, False, name="o_proj")
-    return dense(out), (k, v)
+    return dense(out), own
+
+
+def _append(cache, new, index):
+  """Writes keys or values [P, K, G, T, H] into a cache from `index` on."""
+  new = new.reshape(*cache.shape[:-2], *new.shape[-2:])
+  return jax.lax.dynamic_update_slice(
+    cache, new, (0,) * (cache.ndim - 2) + (index, 0)
+  )
 
 
 class GatedMLP(nn.Module):
@@ -119,12 +127,12 @@ class Block(nn.Module):
       mask: bool, broadcastable to [P, K, G, R, T, S], over own keys.
       prefix: None, or what all G attend to: keys and values [P, K, S', H] and
         mask [P, S'].
-      cache: None, or earlier own keys and values [P, K, G, S, H], into which
+      cache: None, or earlier own keys and values as in a `KVCache`, into which
         this call writes its T at `index`.
       index: [] int32.
 
     Returns:
-      [P, G, T, D], and own keys and values [P, K, G, S, H].
+      [P, G, T, D], and own keys and values: the cache, or [P, K, G, T, H].
     """
     c = self.config
     norm = layers.RMSNorm(c.norm_epsilon, c.dtype, name="input_layernorm")
@@ -265,13 +273,10 @@ class Llama:
     self, prefix: Prefix, num_samples: int, length: int
   ) -> KVCache:
     """Returns zeros for G answers of `length` tokens to each prompt."""
-    shape = (
-      prefix.mask.shape[0],
-      self.num_kv_heads,
-      num_samples,
-      length,
-      self.head_width,
-    )
+    rows = (prefix.mask.shape[0], self.num_kv_heads, num_samples)
+    # With axes of length 1 XLA's CPU compiler copies the cache at each token,
+    # four times.
+    shape = (*(n for n in rows if n > 1), length, self.head_width)
     # One array each: buffers updated in place must not be shared.
     empty = [jnp.zeros(shape, self.dtype) for _ in range(2 * self.num_layers)]
     return KVCache(
@@ -301,7 +306,7 @@ class Llama:
     """
     start = jnp.sum(prefix.mask, -1, dtype=jnp.int32)
     rope = self._rope((start + index)[:, None])
-    mask = jnp.arange(cache.keys[0].shape[3]) <= index
+    mask = jnp.arange(cache.keys[0].shape[-2]) <= index
     mask = mask.reshape(1, 1, 1, 1, 1, -1)
     x = embeds.astype(self.dtype)[:, :, None]
     keys, values = [], []
