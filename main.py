@@ -48,6 +48,7 @@ LEAST = {
   "train.eval_every": 0,
   "train.checkpoint_every": 0,
   "train.keep": 1,
+  "model.lora_rank": 0,
   "eval.users": 1,
   "eval.users_during": 1,
   "eval.samples": 1,
