@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from genrec_jax.core import sharding
 from genrec_jax.core.types import KVCache, Prefix, PyTree
 from genrec_jax.nn import attention, layers
 
@@ -308,7 +309,7 @@ class Llama:
     rope = self._rope((start + index)[:, None])
     mask = jnp.arange(cache.keys[0].shape[-2]) <= index
     mask = mask.reshape(1, 1, 1, 1, 1, -1)
-    x = embeds.astype(self.dtype)[:, :, None]
+    x = sharding.pin_batch(embeds.astype(self.dtype)[:, :, None])
     keys, values = [], []
     for i, layer in enumerate(decode_params["layers"]):
       x, (k, v) = Block(self).apply(
@@ -320,6 +321,7 @@ class Llama:
         (cache.keys[i], cache.values[i]),
         index,
       )
+      x = sharding.pin_batch(x)
       keys.append(k)
       values.append(v)
     return (

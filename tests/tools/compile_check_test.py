@@ -67,6 +67,26 @@ def test_the_decode_loop_gathers_no_parameters_on_tpus(described):
   check_decode_loop(config, tiny_plan(config, described))
 
 
+def test_tensor_parallel_decoding_adds_up_twice_a_layer():
+  config = rl_config.get_config("debug")
+  config.mesh.model = 2
+  plan = tiny_plan(config)
+  lowered = ahead.lower(config, plan, ahead.arguments(config, plan, 4))
+  program = hlo.parse(lowered.compile().as_text())
+  language = plan.model.language
+  # Of a data shard: prompts in pairs, and their samples.
+  rows = config.data.batch_size // 4 * 2 * config.sample.num_samples
+  whole = [
+    c.kind
+    for c in hlo.collectives(program)
+    if c.within(compiled.DECODE) and c.arrays[0].shape == (rows, language.width)
+  ]
+  assert whole.count("all-reduce") == 2 * language.num_layers
+  # The code's embedding, in two layers, and the hidden layer of the head.
+  assert whole.count("all-gather") == 3
+  assert len(whole) == 2 * language.num_layers + 3
+
+
 def test_a_report_of_one_device_of_eight():
   config = sft_config.get_config("debug")
   plan = tiny_plan(config)
