@@ -121,18 +121,18 @@ def train_step(
     )
     return logprobs
 
-  given = {
-    "advantages": advantages,
-    "behaviour": (
-      rollout.logprobs if scoring == "guided" else constant(state.params)
-    ),
-    "reference": None,
-  }
+  given = {"advantages": advantages, "behaviour": None, "reference": None}
+  if scoring == "guided":
+    given["behaviour"] = rollout.logprobs
+  elif inner_epochs > 1:
+    given["behaviour"] = constant(state.params)
   if objective["kl_weight"]:
     given["reference"] = constant(frozen["reference"])
 
   def loss_fn(trainable, prompt, codes, given):
     logprobs, entropy = score(trainable, prompt, codes)
+    if given["behaviour"] is None:  # the only update starts from it
+      given = given | {"behaviour": jax.lax.stop_gradient(logprobs)}
     loss, metrics = objectives.policy_loss(logprobs, **given, **objective)
     return loss, metrics | {"entropy": entropy.mean()}
 
