@@ -121,7 +121,7 @@ class RL(_Trained):
     clip, clip_params, _ = load.load_clip(f"{folder}/clip", dtype="float32")
     self.batch, chain = batch_of(batch), optimizer()
     trained, rest = split(params, workload.GENERATES)
-    self.state = TrainState(jnp.int32(0), trained, chain.init(trained))
+    self.state = _state(trained, chain)
     self.frozen = {
       "generator": rest,
       "clip": clip_params,
@@ -170,7 +170,7 @@ class SFT(_Trained):
     self.batch, chain = batch_of(batch), optimizer()
     patterns = f"{workload.GENERATES}|{workload.READS}"
     trained, rest = split(params, patterns)
-    self.state = TrainState(jnp.int32(0), trained, chain.init(trained))
+    self.state = _state(trained, chain)
     self.frozen = {"generator": rest}
     step = functools.partial(
       sft.train_step,
@@ -187,6 +187,12 @@ def _load(folder, dtype, remat):
   """Returns the generator and its parameters, float32 whatever computes."""
   loaded = load.load_generator(f"{folder}/generator", dtype=dtype, remat=remat)
   return loaded.model, loaded.params
+
+
+def _state(trained, chain):
+  """Returns the first state, where a step leaves it: else it compiles twice."""
+  state = TrainState(jnp.int32(0), trained, chain.init(trained))
+  return jax.device_put(state, jax.devices()[0])
 
 
 def _settled(state, metrics):

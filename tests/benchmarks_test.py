@@ -104,6 +104,7 @@ def test_supervised_steps_are_the_same(folder, size):
     found, expected = ours.step(), theirs.step()
     for name, value in expected.items():
       np.testing.assert_allclose(found[name], value, rtol=1e-3)
+  assert ours.run._cache_size() == 1
 
 
 def test_prompts_of_torch_can_be_drawn_for(folder, size):
