@@ -173,7 +173,7 @@ def measure(name, folder, repeats):
     for who, rate in zip(("JAX", "torch"), matmul, strict=True)
   ]
   batch = workload.history_batch(size, WINDOWS)
-  side = jax_loop.SFT(folder, batch, dtype="float32", remat="none")
+  side = jax_loop.SFT(folder, batch, dtype="float32", remat="dots")
   seconds = sides.median(side.step, repeats)
   flops = training_flops(side.model, size, WINDOWS)
   del side

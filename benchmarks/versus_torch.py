@@ -30,7 +30,7 @@ WINDOWS = 2  # of a supervised step
 # takes this many samples at a time; on GPUs, where activations are the limit,
 # both compute them again.
 ROWS = {"40m": 4, "200m": 2, "1b": 1}
-REMAT = {"40m": "none", "200m": "none", "1b": "full"}
+REMAT = {"40m": "dots", "200m": "dots", "1b": "full"}
 
 
 def build_torch(task, folder, size, device, threads, rows):

@@ -238,11 +238,9 @@ def score_images(
     jax.lax.stop_gradient(params) if stop_unconditional_gradient else params
   )
 
-  def run(params, embeds, mask, codes):
-    return model.code_hidden(params, model.prefill(params, embeds, mask), codes)
-
   def run_alone(params, prompt):
-    return run(params, model.embed(params, prompt), prompt.mask, codes)
+    embeds = model.embed(params, prompt)
+    return model.code_hidden(params, embeds, prompt.mask, codes)
 
   if not guided:
     hidden = (run_alone(params, prompt),)
@@ -253,7 +251,7 @@ def score_images(
     )
   else:
     both = _both_branches(model, params, prompt)
-    hidden = _unpair(run(params, *both, _pair(codes, codes)))
+    hidden = _unpair(model.code_hidden(params, *both, _pair(codes, codes)))
 
   def score(hidden, codes):
     """Scores [P, G, i] codes, i of the I, by the states before them."""

@@ -92,11 +92,7 @@ def test_guidance_of_one_is_the_formula_of_two_branches_at_one(
     )
   )(jax.random.key(1))
   conditional, unconditional = (
-    model.code_logits(
-      params,
-      model.prefill(params, model.embed(params, one), one.mask),
-      rollout.codes,
-    )
+    model.code_logits(params, model.embed(params, one), one.mask, rollout.codes)
     for one in (prompt, model.unconditional(prompt))
   )
   assert np.abs(conditional - unconditional).max() > 0.1
@@ -209,11 +205,7 @@ def test_greedy_takes_the_most_likely_code_at_each_step(model, params, prompt):
     )
   )(jax.random.key(0))
   both = [
-    model.code_logits(
-      params,
-      model.prefill(params, model.embed(params, one), one.mask),
-      rollout.codes,
-    )
+    model.code_logits(params, model.embed(params, one), one.mask, rollout.codes)
     for one in (prompt, model.unconditional(prompt))
   ]
   guided = both[1] + 5.0 * (both[0] - both[1])

@@ -422,8 +422,7 @@ def train_base(
       model.embed(params, model.unconditional(prompt)),
       model.embed(params, prompt),
     )
-    prefix = model.prefill(params, embeds, mask)
-    logits = model.code_logits(params, prefix, codes[:, None])[:, 0]
+    logits = model.code_logits(params, embeds, mask, codes[:, None])[:, 0]
     cross = optax.softmax_cross_entropy_with_integer_labels
     draw_loss = cross(logits, codes).mean()
 

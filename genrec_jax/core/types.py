@@ -23,7 +23,11 @@ class Prompt:
 
 @struct.dataclass
 class Prefix:
-  """A prompt after prefill: what every answer to it attends to."""
+  """A prompt after prefill: what every answer to it attends to.
+
+  Laid out for decoding, keys and values are tuples of L, and keys transposed:
+  [P, K, H, T].
+  """
 
   keys: jax.Array  # [L, P, K, T, H]
   values: jax.Array  # [L, P, K, T, H]

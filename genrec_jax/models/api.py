@@ -69,15 +69,26 @@ class Generator(Protocol):
     """Appends code number `index` [P, G]; returns the next logits [P, G, C]."""
 
   def code_hidden(
-    self, params: PyTree, prefix: Prefix, codes: jax.Array
+    self,
+    params: PyTree,
+    embeds: jax.Array,
+    mask: jax.Array,
+    codes: jax.Array,
   ) -> jax.Array:
-    """Teacher-forced states before each of codes [P, G, I]: [P, G, I, D]."""
+    """Teacher-forced states before each of codes [P, G, I]: [P, G, I, D].
+
+    They follow prompts of embeddings [P, T, D] and mask [P, T].
+    """
 
   def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
     """Returns a code's logits [..., C] float32 of the state before it."""
 
   def code_logits(
-    self, params: PyTree, prefix: Prefix, codes: jax.Array
+    self,
+    params: PyTree,
+    embeds: jax.Array,
+    mask: jax.Array,
+    codes: jax.Array,
   ) -> jax.Array:
     """Returns `logits` of `code_hidden`: [P, G, I, C] float32."""
 

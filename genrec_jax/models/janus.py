@@ -243,11 +243,7 @@ class Janus:
     }
 
   def decode_prefix(self, prefix: Prefix) -> Prefix:
-    """Lays a prefix out for `decode_step`; call once per rollout.
-
-    `decode_step` takes a prefix as it is, too, but then slices it, a copy, at
-    every token.
-    """
+    """Lays a prefix out for `decode_step`; call once per rollout."""
     return llama.split_prefix(prefix)
 
   def init_cache(self, prefix: Prefix, num_samples: int) -> KVCache:
@@ -299,25 +295,34 @@ class Janus:
     return self.language.logits(params, hidden), cache
 
   def code_hidden(
-    self, params: PyTree, prefix: Prefix, codes: jax.Array
+    self,
+    params: PyTree,
+    embeds: jax.Array,
+    mask: jax.Array,
+    codes: jax.Array,
   ) -> jax.Array:
-    """Teacher-forced states before each of codes [P, G, I]: [P, G, I, D]."""
+    """Teacher-forced states before each of codes [P, G, I]: [P, G, I, D].
+
+    They follow prompts of embeddings [P, T, D] and mask [P, T].
+    """
     # Code i is predicted at the token before it, code 0 at the prompt's last.
-    embeds = self._embed_codes(params, codes[:, :, :-1])
-    rest = self.language.answer(params["language"], prefix, embeds)
-    first = prefix.hidden[:, None, None]
-    first = jnp.broadcast_to(first, (*rest.shape[:2], 1, rest.shape[-1]))
-    return jnp.concatenate([first, rest], 2)
+    answers = self._embed_codes(params, codes[:, :, :-1])
+    return self.language.answer(params["language"], embeds, mask, answers)
 
   def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
     """Returns a code's logits [..., C] float32 of the state before it."""
     return self._head().apply({"params": params["image_head"]["head"]}, hidden)
 
   def code_logits(
-    self, params: PyTree, prefix: Prefix, codes: jax.Array
+    self,
+    params: PyTree,
+    embeds: jax.Array,
+    mask: jax.Array,
+    codes: jax.Array,
   ) -> jax.Array:
     """Returns `logits` of `code_hidden`: [P, G, I, C] float32."""
-    return self.logits(params, self.code_hidden(params, prefix, codes))
+    hidden = self.code_hidden(params, embeds, mask, codes)
+    return self.logits(params, hidden)
 
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""

@@ -56,12 +56,12 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 class Attention(nn.Module):
-  """Self-attention of answers, to themselves and to a shared prefix."""
+  """Self-attention, of whom to whom is the caller's."""
 
   config: "Llama"
 
   @nn.compact
-  def __call__(self, x, rope, mask, prefix=None, cache=None, index=None):
+  def __call__(self, x, rope, attend):
     """Maps [P, G, T, D] to the same shape; see `Block`."""
     c = self.config
     p, g, t, _ = x.shape
@@ -77,14 +77,10 @@ class Attention(nn.Module):
     k = rotate(project(c.num_kv_heads, "k_proj"), cos, sin)
     k = k.transpose(0, 3, 1, 2, 4)  # [P, K, G, T, H]
     v = project(c.num_kv_heads, "v_proj").transpose(0, 3, 1, 2, 4)
-    own = k, v
-    if cache is not None:
-      own = _append(cache[0], k, index), _append(cache[1], v, index)
-      k, v = (x.reshape(*q.shape[:3], -1, c.head_width) for x in own)
-    out = attention.attend(q, k, v, mask, prefix)
+    out, kept = attend(q, k, v)
     out = out.transpose(0, 2, 4, 1, 3, 5).reshape(p, g, t, -1)
     dense = layers.Linear(c.width, c.dtype, False, name="o_proj")
-    return dense(out), own
+    return dense(out), kept
 
 
 def _append(cache, new, index):
@@ -119,32 +115,26 @@ class Block(nn.Module):
   config: "Llama"
 
   @nn.compact
-  def __call__(self, x, rope, mask, prefix=None, cache=None, index=None):
+  def __call__(self, x, rope, attend):
     """Runs the layer.
 
     Args:
       x: [P, G, T, D].
       rope: cosines and sines of the positions, [P, 1, T, 1, H] each.
-      mask: bool, broadcastable to [P, K, G, R, T, S], over own keys.
-      prefix: None, or what all G attend to: keys and values [P, K, S', H] and
-        mask [P, S'].
-      cache: None, or earlier own keys and values as in a `KVCache`, into which
-        this call writes its T at `index`.
-      index: [] int32.
+      attend: maps queries [P, K, G, R, T, H], keys and values [P, K, G, T, H]
+        to what the queries attend to, shaped as they, and what is to be kept.
 
     Returns:
-      [P, G, T, D], and own keys and values: the cache, or [P, K, G, T, H].
+      [P, G, T, D], and what `attend` keeps.
     """
     c = self.config
     norm = layers.RMSNorm(c.norm_epsilon, c.dtype, name="input_layernorm")
-    h, own = Attention(c, name="self_attn")(
-      norm(x), rope, mask, prefix, cache, index
-    )
+    h, kept = Attention(c, name="self_attn")(norm(x), rope, attend)
     x += h
     norm = layers.RMSNorm(
       c.norm_epsilon, c.dtype, name="post_attention_layernorm"
     )
-    return x + GatedMLP(c, name="mlp")(norm(x)), own
+    return x + GatedMLP(c, name="mlp")(norm(x)), kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +160,16 @@ class Llama:
     draw = nn.initializers.normal(0.02)
     shape = (self.vocab_size, self.width)
     x = jnp.zeros((1, 1, 1, self.width))
-    mask = jnp.ones((1,) * 6, bool)
     rope = self._rope(jnp.zeros((1, 1), jnp.int32))
     params = {
       "embed_tokens": {"embedding": draw(keys[0], shape)},
       "layers": layers.init_stack(
-        Block(self), keys[1], self.num_layers, x, rope, mask
+        Block(self),
+        keys[1],
+        self.num_layers,
+        x,
+        rope,
+        lambda q, k, v: (q, None),
       ),
       "norm": {"scale": jnp.ones(self.width)},
     }
@@ -229,35 +223,42 @@ class Llama:
     )
 
   def answer(
-    self, params: PyTree, prefix: Prefix, embeds: jax.Array
+    self,
+    params: PyTree,
+    embeds: jax.Array,
+    mask: jax.Array,
+    answers: jax.Array,
   ) -> jax.Array:
-    """Runs G answers to each prompt against its one prefix.
+    """Runs prompts and G answers to each, which share it, in one pass.
+
+    A layer's weights serve both at once: they are read, sent between devices
+    and given a gradient once.
 
     Args:
       params: as from `init`.
-      prefix: of P prompts, as from `prefill`.
-      embeds: [P, G, I, D], the first at the position after the prompt.
+      embeds: of the prompts, [P, T, D].
+      mask: [P, T] bool, True = a real token; the last column all True.
+      answers: [P, G, I, D], the first at the position after the prompt.
 
     Returns:
-      [P, G, I, D] hidden states after the final norm.
+      [P, G, 1 + I, D] hidden states after the final norm: that of the prompt's
+      last token, and those of the answer's.
     """
-    length = embeds.shape[2]
-    start = jnp.sum(prefix.mask, -1, dtype=jnp.int32)
-    rope = self._rope(start[:, None] + jnp.arange(length)[None])
-    mask = jnp.tri(length, dtype=bool)[None, None, None, None]
-
-    def step(x, layer):
-      params, keys, values = layer
-      x, _ = Block(self).apply(
-        {"params": params}, x, rope, mask, (keys, values, prefix.mask)
-      )
-      return x, None
-
-    stacks = (params["layers"], prefix.keys, prefix.values)
-    hidden, _ = layers.scan_stack(
-      step, embeds.astype(self.dtype), stacks, self.remat
+    p, g, length, d = answers.shape
+    start = jnp.sum(mask, -1, dtype=jnp.int32)
+    after = start[:, None, None] + jnp.arange(length)[None, None]
+    after = jnp.broadcast_to(after, (p, g, length)).reshape(p, -1)
+    x = jnp.concatenate([embeds, answers.reshape(p, -1, d)], 1)
+    hidden, _ = self._layers(
+      params,
+      x,
+      jnp.concatenate([_positions(mask), after], 1),
+      lambda q, k, v: (attention.attend_shared(q, k, v, mask, g), None),
     )
-    return self._norm(params, hidden)
+    t = embeds.shape[1]
+    last = jnp.broadcast_to(hidden[:, None, t - 1 : t], (p, g, 1, d))
+    rest = hidden[:, t:].reshape(p, g, length, d)
+    return self._norm(params, jnp.concatenate([last, rest], 2))
 
   def decode_params(self, params: PyTree) -> PyTree:
     """Casts to the compute type and splits the stack, once per rollout.
@@ -297,7 +298,7 @@ class Llama:
 
     Args:
       decode_params: as from `decode_params`.
-      prefix: of P prompts; stacked, or better `split_prefix` of it.
+      prefix: of P prompts, as from `split_prefix`.
       cache: of G answers, `index` tokens filled.
       embeds: [P, G, D], embeddings of token number `index`.
       index: [] int32.
@@ -312,15 +313,17 @@ class Llama:
     x = sharding.pin_batch(embeds.astype(self.dtype)[:, :, None])
     keys, values = [], []
     for i, layer in enumerate(decode_params["layers"]):
-      x, (k, v) = Block(self).apply(
-        {"params": layer},
-        x,
-        rope,
-        mask,
-        (prefix.keys[i], prefix.values[i], prefix.mask),
-        (cache.keys[i], cache.values[i]),
-        index,
-      )
+
+      def attend(q, k, v, i=i):
+        kept = (
+          _append(cache.keys[i], k, index),
+          _append(cache.values[i], v, index),
+        )
+        own = (x.reshape(*q.shape[:3], -1, self.head_width) for x in kept)
+        far = prefix.keys[i], prefix.values[i], prefix.mask
+        return attention.attend(q, *own, mask, far), kept
+
+      x, (k, v) = Block(self).apply({"params": layer}, x, rope, attend)
       x = sharding.pin_batch(x)
       keys.append(k)
       values.append(v)
@@ -330,19 +333,25 @@ class Llama:
     )
 
   def _run(self, params, embeds, mask):
-    positions = jnp.maximum(jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, 0)
+    """Returns the states [P, T, D] of `_layers`, and keys and values."""
+    seen = mask[:, None, None, None, None]
+
+    def attend(q, k, v):
+      return attention.attend(q, k, v, seen, causal=True), (k, v)
+
+    return self._layers(params, embeds, _positions(mask), attend)
+
+  def _layers(self, params, embeds, positions, attend):
+    """Runs the stack over [P, T, D]; returns that, and what `attend` keeps."""
     rope = self._rope(positions)
-    length = embeds.shape[1]
-    seen = jnp.tri(length, dtype=bool)[None] & mask[:, None, :]
-    seen = seen[:, None, None, None]
 
     def step(x, layer):
-      return Block(self).apply({"params": layer}, x, rope, seen)
+      return Block(self).apply({"params": layer}, x, rope, attend)
 
-    hidden, own = layers.scan_stack(
+    hidden, kept = layers.scan_stack(
       step, embeds.astype(self.dtype)[:, None], params["layers"], self.remat
     )
-    return hidden[:, 0], own
+    return hidden[:, 0], kept
 
   def _rope(self, positions):
     """Returns cosines and sines [P, 1, T, 1, H] of positions [P, T]."""
@@ -354,14 +363,22 @@ class Llama:
     return norm.apply({"params": params["norm"]}, hidden)
 
 
+def _positions(mask):
+  """Numbers the real tokens of left-padded rows [P, T] from 0."""
+  return jnp.maximum(jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, 0)
+
+
 def unstack(tree: PyTree, length: int) -> tuple[PyTree, ...]:
   """Splits the leading axis [L] of every array into a tuple of L trees."""
   return tuple(jax.tree.map(lambda x, i=i: x[i], tree) for i in range(length))
 
 
 def split_prefix(prefix: Prefix) -> Prefix:
-  """Returns a prefix with tuples of per-layer keys and values.
+  """Lays a prefix out for decoding; see `Prefix`.
 
-  Inside a decode loop a slice of the stack is a copy at every token.
+  Inside a decode loop a slice of the stack, or a transposed product, would be a
+  copy at every token.
   """
-  return prefix.replace(keys=tuple(prefix.keys), values=tuple(prefix.values))
+  return prefix.replace(
+    keys=tuple(prefix.keys.swapaxes(-1, -2)), values=tuple(prefix.values)
+  )

@@ -9,19 +9,25 @@ products are slow on every backend.
 import functools
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+# By which a policy of `jax.checkpoint` knows what attention returns.
+NAME = "attended"
 # Finite: a row with every key masked must not become NaN, even if unused.
 _MASKED = -1e30
 # Queries that attend at a time, about: the scores of all 3,000 tokens of a
 # prompt would fill a device.
 _BLOCK = 256
+# Parts of causal queries, each of which leaves out the keys that come after it:
+# of all pairs 5/8 are computed with four. More would make larger programs.
+_PARTS = 4
 
 
-def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
-  """Returns scaled products of [..., M, H] and [..., S, H]: [..., M, S]."""
+def _scores(q: jax.Array, k: jax.Array, axes: str = "sh") -> jax.Array:
+  """Returns scaled products of [..., M, H] and keys [..., `axes`]."""
   scores = jnp.einsum(
-    "...mh,...sh->...ms", q, k, preferred_element_type=jnp.float32
+    f"...mh,...{axes}->...ms", q, k, preferred_element_type=jnp.float32
   )
   return scores * q.shape[-1] ** -0.5
 
@@ -42,6 +48,8 @@ def attend(
   v: jax.Array,
   mask: jax.Array | None = None,
   prefix: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+  *,
+  causal: bool = False,
 ) -> jax.Array:
   """Attends to own keys and, in the same softmax, to a shared prefix.
 
@@ -53,11 +61,66 @@ def attend(
     k: own keys [P, K, G, S, H].
     v: own values, as `k`.
     mask: bool, True = may attend; broadcastable to [P, K, G, R, T, S].
-    prefix: keys [P, K, S', H], values as keys, and mask [P, S'].
+    prefix: keys [P, K, H, S'], transposed, as a decode loop's few queries read
+      them twice as fast on CPU; values [P, K, S', H] and mask [P, S'].
+    causal: query t may attend to own keys up to t only; S = T.
 
   Returns:
     [P, K, G, R, T, H] in the type of `q`; the softmax is float32.
   """
+  if not causal:
+    return checkpoint_name(_in_blocks(q, k, v, mask, prefix), NAME)
+  t = q.shape[-2]
+  size = -(-t // min(_PARTS, -(-t // _BLOCK)))
+  out = []
+  for start in range(0, t, size):
+    stop = min(start + size, t)
+    seen = jnp.tri(stop - start, stop, start, dtype=bool)[(None,) * 4]
+    if mask is not None:
+      rows = slice(None) if mask.shape[-2] == 1 else slice(start, stop)
+      seen &= mask[..., rows, :stop]
+    own = k[..., :stop, :], v[..., :stop, :]
+    out.append(_in_blocks(q[..., start:stop, :], *own, seen, prefix))
+  return checkpoint_name(jnp.concatenate(out, -2), NAME)
+
+
+def attend_shared(
+  q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, num_samples: int
+) -> jax.Array:
+  """Attends causally within prompts, and from answers to the one they share.
+
+  Args:
+    q: [P, K, 1, R, N, H], N = T + G I: a prompt's tokens, and after them those
+      of its answers, one answer after another.
+    k: [P, K, 1, N, H].
+    v: [P, K, 1, N, H].
+    mask: bool [P, T], True = a real token of the prompt.
+    num_samples: G.
+
+  Returns:
+    [P, K, 1, R, N, H].
+  """
+  t = mask.shape[-1]
+  prompt = attend(
+    *(x[..., :t, :] for x in (q, k, v)),
+    mask[:, None, None, None, None],
+    causal=True,
+  )
+  p, kv, _, r, n, h = q.shape
+  rows = (num_samples, (n - t) // num_samples, h)
+  answers = attend(
+    q[..., t:, :].reshape(p, kv, r, *rows).swapaxes(2, 3),
+    k[..., t:, :].reshape(p, kv, *rows),
+    v[..., t:, :].reshape(p, kv, *rows),
+    prefix=(k[:, :, 0, :t].swapaxes(2, 3), v[:, :, 0, :t], mask),
+    causal=True,
+  )
+  answers = answers.swapaxes(2, 3).reshape(p, kv, 1, r, n - t, h)
+  return jnp.concatenate([prompt, answers], -2)
+
+
+def _in_blocks(q, k, v, mask, prefix):
+  """Attends with about `_BLOCK` queries at a time; see `attend`."""
   t = q.shape[-2]
   blocks = -(-t // _BLOCK)
   if blocks == 1:
@@ -97,7 +160,7 @@ def _attend(q, k, v, mask, prefix):
   peak = jnp.max(own, -1, keepdims=True)
   if prefix is not None:
     keys, values, seen = prefix
-    far = _scores(q.reshape(p, kv, g * r * t, h), keys)
+    far = _scores(q.reshape(p, kv, g * r * t, h), keys, "hs")
     far = jnp.where(seen[:, None, None, :], far, _MASKED)
     far = far.reshape(p, kv, g, r, t, -1)
     peak = jnp.maximum(peak, jnp.max(far, -1, keepdims=True))

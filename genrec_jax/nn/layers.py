@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from genrec_jax.core import sharding
 from genrec_jax.core.types import PyTree
-from genrec_jax.nn import lora
+from genrec_jax.nn import attention, lora
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu": functools.partial(nn.gelu, approximate=False),
@@ -21,7 +21,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 # What a block keeps for its backward pass.
 REMAT_POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(attention.NAME),
+  ),
 }
 
 
@@ -147,7 +150,8 @@ def scan_stack(
     x: what flows through the layers, [B, ...].
     layers: arrays with a leading axis [L].
     remat: 'none' keeps all of a layer's intermediates for the backward pass,
-      'full' none of them, 'dots' the results of its matrix products.
+      'full' none of them, 'dots' the results of its matrix products and of
+        attention.
 
   Returns:
     The last x and the outputs, with a leading axis [L].

@@ -169,17 +169,15 @@ def test_janus_pro_1b_in_bfloat16(tmp_path, monkeypatch):
     prompt = as_prompt(ids, seen)
     their_ids, expected, their_logits = theirs[kind]
     assert their_ids == ids
-    prefixes = [prefill(loaded.model, loaded.params, prompt)]
+    branches = [prompt]
     if GUIDANCE[kind] != 1:
-      prompt_without = loaded.model.unconditional(prompt)
-      prefixes.append(prefill(loaded.model, loaded.params, prompt_without))
+      branches.append(loaded.model.unconditional(prompt))
     logits = code_logits(loaded.model, loaded.params)
-    same = np.mean(draw_greedily(logits, prefixes, GUIDANCE[kind]) == expected)
+    same = np.mean(draw_greedily(logits, branches, GUIDANCE[kind]) == expected)
     # The logits of the same codes, by us, and without rounding.
-    ours = logits(prefixes[0], expected)
-    del prefixes, logits
-    prefix = prefill(exact, loaded.params, prompt)
-    truth = code_logits(exact, loaded.params)(prefix, expected)
+    ours = logits(prompt, expected)
+    del logits
+    truth = code_logits(exact, loaded.params)(prompt, expected)
     scale = np.std(truth)
     error, their_error, apart = (
       np.sqrt(np.mean((a - b) ** 2)) / scale
@@ -234,25 +232,22 @@ def drawn_by_torch(folder, monkeypatch):
   return drawn
 
 
-def prefill(model, params, prompt):
-  def run(params, prompt):
-    return model.prefill(params, model.embed(params, prompt), prompt.mask)
-
-  return jax.jit(run)(params, prompt)
-
-
 def code_logits(model, params):
-  """Returns (prefix, codes [I]) -> the logits [I, C] before each of them."""
-  compiled = jax.jit(model.code_logits)
+  """Returns (prompt, codes [I]) -> the logits [I, C] before each of them."""
 
-  def logits(prefix, codes):
+  @jax.jit
+  def run(params, prompt, codes):
+    embeds = model.embed(params, prompt)
+    return model.code_logits(params, embeds, prompt.mask, codes)
+
+  def logits(prompt, codes):
     codes = jnp.asarray(codes, jnp.int32)[None, None]
-    return np.asarray(compiled(params, prefix, codes)[0, 0])
+    return np.asarray(run(params, prompt, codes)[0, 0])
 
   return logits
 
 
-def draw_greedily(logits, prefixes, guidance):
+def draw_greedily(logits, branches, guidance):
   """Returns the first codes [I] after a prompt with and without its content.
 
   All are computed anew for each: a cache would need the weights once more, and
@@ -260,7 +255,7 @@ def draw_greedily(logits, prefixes, guidance):
   """
   codes = np.zeros(NUM_CODES, np.int32)
   for i in range(NUM_CODES):
-    both = [logits(prefix, codes)[i] for prefix in prefixes]
+    both = [logits(prompt, codes)[i] for prompt in branches]
     best = sampling.guide(*both, guidance) if guidance != 1 else both[0]
     codes[i] = best.argmax()
   return codes

@@ -149,9 +149,7 @@ def test_image_head_matches(pair):
 
 def logits_of(model, params, prompt, codes):
   embeds = model.embed(params, prompt)
-  return model.code_logits(
-    params, model.prefill(params, embeds, prompt.mask), codes
-  )
+  return model.code_logits(params, embeds, prompt.mask, codes)
 
 
 def test_pixels_and_codes_match(pair):

@@ -35,12 +35,12 @@ def shared(x):
     x["q"],
     x["k"],
     x["v"],
-    CAUSAL[None, None, None, None],
-    (x["keys"], x["values"], SEEN),
+    prefix=(x["keys"].swapaxes(2, 3), x["values"], SEEN),
+    causal=True,
   )
 
 
-def repeated(x):
+def repeated(x, mask=SEEN):
   """Every sample with its own copy of the prefix, plainly written."""
 
   def per_sample(prefix):
@@ -51,7 +51,7 @@ def repeated(x):
   scores = jnp.einsum("pkgrth,pkgsh->pkgrts", x["q"], k) / np.sqrt(H)
   seen = jnp.concatenate(
     [
-      jnp.broadcast_to(SEEN[:, None], (P, T, S)),
+      jnp.broadcast_to(mask[:, None], (P, T, S)),
       jnp.broadcast_to(CAUSAL[None], (P, T, T)),
     ],
     -1,
@@ -105,4 +105,38 @@ def test_bfloat16_keeps_its_type_and_a_float32_softmax():
   # One rounding of the weights and one of the result.
   np.testing.assert_allclose(
     found.astype(jnp.float32), exact, atol=2**-7 * float(jnp.abs(exact).max())
+  )
+
+
+@pytest.mark.parametrize("block", [attention._BLOCK, 2])
+def test_prompts_and_answers_of_one_pass_are_those_of_two(monkeypatch, block):
+  monkeypatch.setattr(attention, "_BLOCK", block)
+  mask = SEEN & (jnp.arange(S)[None] > 0)
+  q = draw(5, P, K, 1, R, S + G * T, H)
+  k, v = (draw(i, P, K, 1, S + G * T, H) for i in (6, 7))
+  found = attention.attend_shared(q, k, v, mask, G)
+
+  def answers(x):
+    """Splits [..., G T, H] into [..., G, T, H]."""
+    return x[..., S:, :].reshape(*x.shape[:-2], G, T, H)
+
+  keys, values = k[:, :, 0, :S], v[:, :, 0, :S]
+  x = {
+    "q": answers(q)[:, :, 0].swapaxes(2, 3),
+    "k": answers(k)[:, :, 0],
+    "v": answers(v)[:, :, 0],
+    "keys": keys,
+    "values": values,
+  }
+  np.testing.assert_allclose(
+    answers(found)[:, :, 0].swapaxes(2, 3), repeated(x, mask), atol=1e-6
+  )
+  seen = jnp.tri(S, dtype=bool)[(None,) * 4]
+  seen &= mask[:, None, None, None, None]
+  alone = attention.attend(q[..., :S, :], k[..., :S, :], v[..., :S, :], seen)
+  real = np.asarray(mask)
+  np.testing.assert_allclose(
+    np.moveaxis(found[..., :S, :], 4, 1)[real],
+    np.moveaxis(alone, 4, 1)[real],
+    atol=1e-6,
   )

@@ -139,6 +139,7 @@ def params():
   return tree.unflatten({path: draw(path, leaf) for path, leaf in flat.items()})
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_at_the_start_they_change_no_bit(params, outputs, dtype):
   base = outputs(params, dtype)
