@@ -154,6 +154,7 @@ def save(folder: str, size: str | Size) -> None:
 
   from benchmarks import random_janus
 
+  transformers.utils.logging.disable_progress_bar()
   sizes = SIZES[size] if isinstance(size, str) else size
   if size == "1b":
     generator = random_janus.janus_pro_1b()

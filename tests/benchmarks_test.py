@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import (
+  growth,
   jax_loop,
   roofline,
   sides,
@@ -150,3 +151,30 @@ def test_operations_are_those_that_are_compiled(folder, size):
   compiled = hlo_cost.flops(hlo.parse(side.compile().as_text()))
   # All pairs in place of the causal half, and attention computed twice.
   assert 0.7 * compiled < counted < compiled
+
+
+def test_growth_of_a_known_power(folder, size):
+  assert growth.slope((1, 2, 4), (3.0, 12.0, 48.0)) == pytest.approx(2)
+  options = {"history": 1, "prompts": 1}
+  found = [
+    growth.measure(folder, size, 1, samples=samples, **options)
+    for samples in (1, 2)
+  ]
+  # The prompt costs the same.
+  power = growth.slope((1, 2), [one["flops"] for one in found])
+  assert 0.1 < power < 0.9
+  assert found[0]["seconds"] > found[0]["drawing"] > 0
+  assert "samples" in growth.line("samples", (1, 2), found)
+
+
+@pytest.mark.parametrize(
+  ("powers", "bounded"),
+  [
+    ((0.3, 0.9, 0.5), "stays"),
+    ((1.3, 0.9, 0.5), "caches"),
+    ((1.0, 0.9, 0.7), "code by code"),
+    ((1.0, 0.9, 0.2), "operations"),
+  ],
+)
+def test_what_bounds_a_step_is_told_by_its_powers(powers, bounded):
+  assert bounded in growth.bound(*powers)

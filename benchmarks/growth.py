@@ -1,0 +1,143 @@
+"""How the cost of an RL step grows with what one may want more of.
+
+    python benchmarks/growth.py [--repeats=3] [--json=FILE]
+
+One quantity at a time is doubled, the others staying: samples G of a prompt,
+images of its history, prompts of a batch, width of the model. The slope of a
+line through the logarithms is the power by which the cost grows: 1 means in
+proportion. The same slope of the operations that were compiled stands beside
+it, and for the largest step the share of its time that drawing takes, and its
+operations a second. Time that grows slower than the operations has a part that
+stays, such as reading all weights for each code; time that grows faster has
+outgrown a cache.
+"""
+
+import functools
+import pathlib
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from absl import flags
+import jax
+import numpy as np
+
+from benchmarks import jax_loop, sides, workload
+from genrec_jax import sampling
+from genrec_jax.core import cli, hlo, hlo_cost, tree
+
+START = {"samples": 4, "history": 2, "prompts": 1, "width": 512}
+GROWN = {
+  "samples": (2, 4, 8, 16),
+  "history": (1, 2, 4, 8),
+  "prompts": (1, 2, 4, 8),
+  "width": (128, 256, 512, 1024),
+}
+MARGIN = 0.15  # powers that differ by less count as equal
+
+
+def size_of(width: int) -> workload.Size:
+  """Returns a size whose depth stays."""
+  return workload.small(
+    width=width,
+    mlp_width=11 * width // 4,
+    depth=4,
+    head_width=64,
+    vision=64,
+    vision_depth=1,
+    clip=64,
+    codes=64,
+    base_channels=32,
+    num_embeddings=1024,
+  )
+
+
+def measure(folder, size, repeats, *, samples, history, prompts):
+  """Returns seconds of a step and of its drawing, and its operations."""
+  batch = workload.history_batch(size, prompts, history)
+  side = jax_loop.RL(
+    folder, batch, guided=True, dtype="float32", remat="dots", samples=samples
+  )
+  program = hlo.parse(side.compile().as_text())
+  step = sides.median(side.step, repeats)
+  draw = jax.jit(
+    functools.partial(
+      sampling.sample_images,
+      side.model,
+      num_samples=samples,
+      **jax_loop.SAMPLE,
+    )
+  )
+  params = tree.merge(side.state.params, side.frozen["generator"])
+  inputs = params, side.batch.prompt, jax.random.key(0)
+  drawing = sides.median(lambda: jax.block_until_ready(draw(*inputs)), repeats)
+  flops = hlo_cost.flops(program)
+  return {"seconds": step, "drawing": drawing, "flops": flops}
+
+
+def slope(sizes, values) -> float:
+  """Returns the power of `sizes` by which `values` grow."""
+  return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def line(name, sizes, found) -> str:
+  """Returns a row as text."""
+  seconds, flops = ([one[k] for one in found] for k in ("seconds", "flops"))
+  powers = slope(sizes, seconds), slope(sizes, flops)
+  last = found[-1]
+  share = last["drawing"] / last["seconds"]
+  times = " ".join(f"{second:7.2f}" for second in seconds)
+  return (
+    f"{name:<8} {', '.join(map(str, sizes)):<20} {times} s"
+    f"  {powers[0]:5.2f} {powers[1]:5.2f} {share:6.0%}"
+    f" {last['flops'] / last['seconds'] / 1e9:8.1f} GFLOP/s"
+    f"  {bound(*powers, share)}"
+  )
+
+
+def bound(time: float, operations: float, drawing: float) -> str:
+  """Says what bounds a step.
+
+  Args:
+    time: power by which its seconds grow.
+    operations: power by which its operations grow.
+    drawing: share of the largest step's time that drawing takes.
+  """
+  if time < operations - MARGIN:
+    return "a part that stays"
+  if time > operations + MARGIN:
+    return "memory: more than the caches hold"
+  return "memory, code by code" if drawing > 0.5 else "operations"
+
+
+def main():
+  """Measures and prints everything."""
+  print(
+    "an RL step, guided; else"
+    f" {', '.join(f'{name} {value}' for name, value in START.items())}\n"
+    "what     sizes                seconds of each                   "
+    " time   ops  draws of the largest       bounded by",
+    flush=True,
+  )
+  rows, done = [], {}
+  for name, sizes in GROWN.items():
+    found = []
+    for value in sizes:
+      options = START | {name: value}
+      key = tuple(options.values())
+      if key not in done:
+        size = size_of(options.pop("width"))
+        with tempfile.TemporaryDirectory() as folder:
+          workload.save(folder, size)
+          done[key] = measure(folder, size, flags.FLAGS.repeats, **options)
+      found.append(done[key])
+    rows.append({"grown": name, "sizes": sizes, "found": found})
+    print(line(name, sizes, found), flush=True)
+  sides.write(flags.FLAGS.json, rows)
+
+
+if __name__ == "__main__":
+  flags.DEFINE_integer("repeats", 3, "Of each measurement.", 1)
+  flags.DEFINE_string("json", "", "File for the figures.")
+  cli.run(main)
