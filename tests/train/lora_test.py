@@ -13,7 +13,8 @@ import pytest
 
 from configs import rl as rl_config
 from configs import sft as sft_config
-from genrec_jax.core import tree
+from genrec_jax import sampling
+from genrec_jax.core import hlo, sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.hf import load
 from genrec_jax.hf.export import export_checkpoint
@@ -21,7 +22,8 @@ from genrec_jax.models import janus
 from genrec_jax.nn import lora
 from genrec_jax.train import loop, rl, setup, sft
 from tests.hf import tiny_janus as saved
-from tests.tiny import random_batch, tiny_clip, tiny_janus
+from tests.tiny import amplified, random_batch, tiny_clip, tiny_janus
+from tests.train.gradients import assert_same_gradient
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -248,3 +250,62 @@ def test_a_plan_splits_adapters_and_halves_what_is_frozen():
   for name, leaf in frozen.items():
     if name.startswith(("vision/", "tokenizer/")):
       assert leaf.dtype == jnp.float32, name
+
+
+def test_eight_devices_draw_and_learn_as_one():
+  model, batch = tiny_janus(), random_batch(8)
+  params = amplified(model.init(jax.random.key(0)), 1.25)
+  patterns = ("^language/layers/",)
+  kernels = lora.kernels(params, patterns, model.adaptable)
+  keys = iter(jax.random.split(jax.random.key(1), 14))
+  adapters = jax.tree.map(
+    lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape),
+    lora.init(jax.random.key(2), kernels, 2),
+  )
+  base = sharding.specs(janus.RULES, params)
+  beside = lora.specs(lora.kernels(base, patterns, model.adaptable))
+  mesh = sharding.make_mesh(4, 2)
+  rollout = sharding.without("data", tree.merge(base, beside))
+
+  def learn(adapters, params, prompt, gather=lambda params: params):
+    whole = tree.merge(params, adapters)
+    drawn = sampling.sample_images(
+      model,
+      sampling.rollout_params(model, whole, gather),
+      prompt,
+      jax.random.key(3),
+      num_samples=2,
+      guidance=2.0,
+    )
+
+    def loss(adapters):
+      scores, _ = sampling.score_images(
+        model, tree.merge(params, adapters), prompt, drawn.codes, guidance=2.0
+      )
+      return scores.mean()
+
+    return drawn, jax.grad(loss)(adapters)
+
+  gather = functools.partial(
+    jax.lax.with_sharding_constraint,
+    shardings=sharding.shardings(mesh, rollout),
+  )
+  expected, slopes = jax.jit(learn)(adapters, params, batch.prompt)
+  inputs = (
+    sharding.place(mesh, beside, adapters),
+    sharding.place(mesh, base, params),
+    sharding.put_batch(mesh, batch.prompt),
+  )
+  step = sharding.on(mesh, functools.partial(learn, gather=gather))
+  compiled = jax.jit(step).lower(*inputs).compile()
+  found, theirs = compiled(*inputs)
+  np.testing.assert_array_equal(found.codes, expected.codes)
+  np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
+  assert_same_gradient(tree.flatten(theirs), tree.flatten(slopes))
+  # Of each layer two sums, in which those of adapters travel along.
+  moved = [
+    one.kind
+    for one in hlo.collectives(hlo.parse(compiled.as_text()))
+    if one.within("decode") and "Block" in one.op_name
+  ]
+  assert moved == ["all-reduce"] * 2 * model.language.num_layers
