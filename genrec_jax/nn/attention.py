@@ -20,7 +20,7 @@ _MASKED = -1e30
 # prompt would fill a device.
 _BLOCK = 256
 # Parts of causal queries, each of which leaves out the keys that come after it:
-# of all pairs 5/8 are computed with four. More would make larger programs.
+# of all pairs four compute 5/8. More would make larger programs.
 _PARTS = 4
 
 
