@@ -174,9 +174,7 @@ def run(config: Any, workdir: str) -> None:
     sample=dict(config.sample),
     copy_threshold=config.eval.copy_threshold,
     seed=config.seed,
-    put=functools.partial(
-      distributed.put_whole, NamedSharding(mesh, sharding.BATCH)
-    ),
+    mesh=mesh,
   )
   workdir_lib.claim(workdir, config.to_json())
   finish(rows, evaluator, workdir)

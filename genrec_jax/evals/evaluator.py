@@ -5,14 +5,16 @@ differ in parameters and prompts, never in shapes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from genrec_jax import rewards, sampling
-from genrec_jax.core.distributed import fetch
+from genrec_jax.core import distributed, sharding
 from genrec_jax.core.types import Batch, Prompt, PyTree
 from genrec_jax.data import builders, pipeline
 from genrec_jax.evals import baselines
@@ -63,7 +65,7 @@ def make_draw(
   model: Generator,
   *,
   gather: Callable[[PyTree], PyTree] = _same,
-  put: Callable[[PyTree], PyTree] = _same,
+  mesh: Mesh | None = None,
   **sample: Any,
 ) -> Callable[[PyTree, Prompt, jax.Array], jax.Array]:
   """Compiles (params, prompt, key) -> samples, uint8 [P, G, h, w, 3].
@@ -71,42 +73,51 @@ def make_draw(
   Args:
     model: the generator.
     gather: lays out parameters for the decode loop, in the graph.
-    put: puts what is on the host on the devices.
+    mesh: over which the rows of a prompt are split; None: one device.
     **sample: options of `sampling.sample_images`.
   """
 
-  @jax.jit
-  def compiled(params, prompt, key):
+  def draw(params, prompt, key):
     params = sampling.rollout_params(model, params, gather)
     pixels = sampling.draw_images(model, params, prompt, key, **sample)
     return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
 
+  compiled, put = _on(mesh, draw)
   return lambda params, prompt, key: compiled(params, put(prompt), key)
 
 
 def make_embed(
-  clip: Clip, params: PyTree, *, put: Callable[[PyTree], PyTree] = _same
+  clip: Clip, params: PyTree, *, mesh: Mesh | None = None
 ) -> Embed:
   """Compiles CLIP for pictures and for the targets of a batch.
 
   Args:
     clip: the judge.
     params: its parameters, on the devices.
-    put: puts what is on the host on the devices.
+    mesh: over which rows are split; None: one device.
   """
 
-  @jax.jit
   def images(params, pixels):
     return clip.embed_images(params, pixels.astype(jnp.float32) / 255)
 
-  @jax.jit
   def targets(params, batch):
     return rewards.embed_targets(clip, params, batch)
 
+  images, put = _on(mesh, images)
+  targets, _ = _on(mesh, targets)
   return Embed(
     images=lambda pixels: images(params, put(pixels)),
     targets=lambda batch: targets(params, put(batch)),
   )
+
+
+def _on(mesh, function):
+  """Returns a function compiled for a mesh, and what puts its rows there."""
+  if mesh is None:
+    return jax.jit(function), _same
+  rows = NamedSharding(mesh, sharding.BATCH)
+  put = functools.partial(distributed.put_whole, rows)
+  return jax.jit(sharding.on(mesh, function)), put
 
 
 def build(
@@ -127,7 +138,7 @@ def build(
   copy_threshold: float,
   seed: int,
   gather: Callable[[PyTree], PyTree] = _same,
-  put: Callable[[PyTree], PyTree] = _same,
+  mesh: Mesh | None = None,
   users_during: int = 0,
 ) -> Evaluator:
   """Reads the held-out users of a data set and compiles what judges them.
@@ -149,12 +160,12 @@ def build(
     copy_threshold: see `scores.clip_scores`.
     seed: see `Evaluator`.
     gather: see `make_draw`.
-    put: see `make_draw`.
+    mesh: see `make_draw`.
     users_during: held-out users of mid-run evaluations, at most. Their windows
       are those of the validation split, so that what is seen, and perhaps
       chosen by, during a run is not what is reported at its end.
   """
-  embed = make_embed(clip, clip_params, put=put)
+  embed = make_embed(clip, clip_params, mesh=mesh)
 
   def windows(split, number):
     batches = pipeline.eval_batches(
@@ -172,7 +183,7 @@ def build(
     return prepare(batches, embed.targets, batch_size)
 
   return Evaluator(
-    draw=make_draw(model, gather=gather, put=put, **sample),
+    draw=make_draw(model, gather=gather, mesh=mesh, **sample),
     embed=embed,
     windows=windows("test", users),
     catalogue=baselines.Catalogue(dataset.items, processor.pixels),
@@ -206,8 +217,8 @@ def evaluate_model(
   prompts = prompts or [window.batch.prompt for window in windows]
   found, kept = [], []
   for index, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
-    images = fetch(draw(prompt, jax.random.fold_in(key, index)))
-    embeds = fetch(embed.images(images)).astype(np.float32)
+    images = distributed.fetch(draw(prompt, jax.random.fold_in(key, index)))
+    embeds = distributed.fetch(embed.images(images)).astype(np.float32)
     found.append(score(window, embeds, images, copy_threshold))
     if sum(map(len, kept)) < keep:
       kept.append(images[: window.count])

@@ -257,7 +257,7 @@ def build(
     copy_threshold=copy_threshold,
     seed=config.seed,
     gather=plan.gather,
-    put=functools.partial(distributed.put_whole, spread),
+    mesh=plan.mesh,
     users_during=config.eval.users_during if config.train.eval_every else 0,
     **window,
   )

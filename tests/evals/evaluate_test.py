@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genrec_jax.core import sharding
 from genrec_jax.data import world
 from genrec_jax.evals import baselines, evaluate, scores
 from genrec_jax.evals import evaluator as evaluator_lib
@@ -215,15 +216,21 @@ class _Clip:
     return embeds / jnp.linalg.norm(embeds, axis=-1, keepdims=True)
 
 
+@pytest.mark.parametrize("devices", [0, 4])
 def test_one_compilation_serves_all_rows(
-  batches, catalogue, tmp_path, monkeypatch
+  devices, batches, catalogue, tmp_path, monkeypatch
 ):
   """Three models, shuffled histories, a short last batch, random items."""
+  mesh = (
+    sharding.make_mesh(devices=jax.devices()[:devices]) if devices else None
+  )
   drawn = []
 
   def draw_images(model, params, prompt, key, *, num_samples):
     del model
     drawn.append(prompt.ids.shape)
+    # Without it no activation would be pinned to the batch's layout.
+    assert jax.sharding.get_abstract_mesh().empty == (mesh is None)
     shape = (len(prompt.ids), num_samples, 32, 32, 3)
     # Beyond [0, 1], as a decoder's output may be.
     return 2 * jax.random.uniform(key, shape) - params["shift"]
@@ -240,10 +247,10 @@ def test_one_compilation_serves_all_rows(
     "image": jax.random.normal(keys[0], (64, 8)),
     "text": jax.random.normal(keys[1], (10, 8)),
   }
-  embed = evaluator_lib.make_embed(clip, clip_params)
+  embed = evaluator_lib.make_embed(clip, clip_params, mesh=mesh)
   windows = prepare(batches(known=True), embed.targets, 4)
   parts = evaluate.Evaluator(
-    evaluator_lib.make_draw(None, num_samples=2),
+    evaluator_lib.make_draw(None, num_samples=2, mesh=mesh),
     embed,
     windows,
     catalogue,
