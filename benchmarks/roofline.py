@@ -8,6 +8,8 @@ together than any cache. Training is counted in the operations that the model
 needs, two for each weight and token forwards and four backwards, and attention;
 what is computed again counts nothing. Decoding is counted in bytes that it must
 read: each weight once a token, the prefix and what is written of the answers.
+An RL step is both: the time that its operations and its bytes take at the
+machine's best rates is the least that it could.
 """
 
 import os
@@ -50,45 +52,101 @@ def training_flops(model, size, windows):
   applied to. The vision tower and the image encoder only go forwards. Causal
   attention sees half of all pairs.
   """
-  language, vision = model.language, model.vision
-  prompt = workload.history_batch(size, 1)["ids"].shape[1]
-  tokens = prompt + size.codes - 1
-  layer = sum(
-    2 * m * k * n for m, k, n in products(size.text, windows * tokens)
+  tokens = _prompt_tokens(size) + size.codes - 1
+  forward = _language_flops(model, size, tokens, tokens**2 / 2)
+  forward += _head_flops(model, size.codes)
+  seen = _seen_flops(size, workload.HISTORY)
+  return windows * (3 * forward + seen + image_flops(model, 1, "encode"))
+
+
+def rl_flops(model, size):
+  """Counts the operations of an RL step of one prompt, but for drawing codes.
+
+  The prompt and its unconditional twin before drawing; policy, there and back,
+  and reference on the prompt and its G answers, conditional; and once, what
+  sees the history, decodes the samples and embeds all images for the reward.
+  """
+  prompt, samples = _prompt_tokens(size), workload.SAMPLES
+  prefix = _language_flops(model, size, prompt, prompt**2 / 2)
+  own = size.codes * prompt + size.codes**2 / 2
+  answers = _language_flops(
+    model, size, samples * size.codes, samples * own
+  ) + _head_flops(model, samples * size.codes)
+  clip = size.clip["vision_config"]
+  judged = workload.HISTORY + samples + workload.FUTURE
+  judged *= _tower_flops(
+    clip["hidden_size"],
+    clip["intermediate_size"],
+    clip["num_hidden_layers"],
+    (clip["image_size"] // clip["patch_size"]) ** 2 + 1,
   )
-  heads = language.num_heads * language.head_width
-  layer += windows * 4 * tokens**2 * heads / 2
-  head = 2 * (language.width**2 + language.width * model.codebook_size)
-  forward = language.num_layers * layer + windows * size.codes * head
-  patches = workload.HISTORY * size.codes
-  seen = 2 * (4 * vision.width**2 + 2 * vision.width * vision.mlp_width)
-  seen += 4 * size.codes * vision.width
-  seen *= windows * patches * vision.num_layers
-  return 3 * forward + seen + encoder_flops(model, windows)
+  seen = _seen_flops(size, workload.HISTORY)
+  decoded = image_flops(model, samples, "decode")
+  return 2 * prefix + 4 * (prefix + answers) + seen + decoded + judged
 
 
-def encoder_flops(model, images):
-  """Returns the operations of the image encoder, as XLA counts them."""
+def _prompt_tokens(size):
+  return workload.history_batch(size, 1)["ids"].shape[1]
+
+
+def _language_flops(model, size, tokens, pairs):
+  """Of one pass of decoder layers; pairs of a query and a key that it sees."""
+  heads = model.language.num_heads * model.language.head_width
+  layer = sum(2 * m * k * n for m, k, n in products(size.text, tokens))
+  return model.language.num_layers * (layer + 4 * pairs * heads)
+
+
+def _head_flops(model, codes):
+  width = model.language.width
+  return 2 * codes * (width**2 + width * model.codebook_size)
+
+
+def _seen_flops(size, images):
+  vision = size.vision
+  width = vision["hidden_size"]
+  hidden = int(width * vision["mlp_ratio"])
+  depth = vision["num_hidden_layers"]
+  return images * _tower_flops(width, hidden, depth, size.codes)
+
+
+def _tower_flops(width, hidden, depth, tokens):
+  """Of one image in a vision transformer."""
+  weights = 2 * (4 * width**2 + 2 * width * hidden)
+  return depth * tokens * (weights + 4 * tokens * width)
+
+
+def image_flops(model, images, way):
+  """Returns the operations of the image tokenizer, as XLA counts them.
+
+  Args:
+    model: a generator.
+    images: how many.
+    way: 'encode' or 'decode'.
+  """
   import jax
   import jax.numpy as jnp
 
   params = jax.eval_shape(model.tokenizer.init, jax.random.key(0))
-  shape = (images, model.image_size, model.image_size, 3)
-  pixels = jax.ShapeDtypeStruct(shape, jnp.float32)
-  lowered = jax.jit(model.tokenizer.encode).lower(params, pixels)
+  if way == "encode":
+    shape = (images, model.image_size, model.image_size, 3)
+    given = jax.ShapeDtypeStruct(shape, jnp.float32)
+  else:
+    side = round(model.image_tokens**0.5)
+    given = jax.ShapeDtypeStruct((images, side, side), jnp.int32)
+  lowered = jax.jit(getattr(model.tokenizer, way)).lower(params, given)
   return lowered.cost_analysis()["flops"]
 
 
-def decode_bytes(model, size, prompts, prefix):
-  """Counts the bytes read for one code of each of `prompts`, float32."""
+def decode_bytes(model, size, prompts, prefix, samples=1):
+  """Counts the bytes read for one code of each sample of `prompts`, float32."""
   language = model.language
   layer = sum(k * n for _, k, n in products(size.text, 1))
   head = language.width**2 + language.width * model.codebook_size
   aligner = language.width**2
   weights = language.num_layers * layer + head + aligner
   cache = 2 * language.num_layers * language.num_kv_heads * language.head_width
-  rows = 2 * prompts
-  return 4 * (weights + cache * rows * (prefix + model.image_tokens / 2))
+  read = 2 * prompts * (prefix + samples * model.image_tokens / 2)
+  return 4 * (weights + cache * read)
 
 
 def matmul_rates(size, windows, repeats):
@@ -214,12 +272,38 @@ def measure(name, folder, repeats):
         "limit": max(memory),
       }
     )
+  # Drawing for RL has the last rows: two branches of G samples.
+  side = jax_loop.RL(
+    folder,
+    workload.history_batch(size, 1),
+    guided=False,
+    dtype="float32",
+    remat="dots",
+  )
+  drawing = decode_bytes(
+    side.model, size, 1, _prompt_tokens(size), workload.SAMPLES
+  )
+  least = drawing * side.model.image_tokens / max(memory)
+  least += rl_flops(side.model, size) / max(matmul)
+  rows.append(
+    {
+      "size": name,
+      "what": "RL step, conditional",
+      "seconds": sides.median(side.step, repeats),
+      "least": least,
+    }
+  )
   return rows
 
 
 def line(row):
   """Returns a row as text."""
-  text = f"{row['size']:<5} {row['what']:<28} {row['rate'] / 1e9:8.1f}"
+  text = f"{row['size']:<5} {row['what']:<28}"
+  if "least" in row:
+    share = row["least"] / row["seconds"]
+    text += f" {row['least']:8.2f} s at least {share:5.0%} of its"
+    return f"{text} {row['seconds']:8.2f} s"
+  text += f" {row['rate'] / 1e9:8.1f}"
   text += f" {row['unit']:<7}"
   if "limit" in row:
     share = row["rate"] / row["limit"]

@@ -153,6 +153,15 @@ def test_operations_are_those_that_are_compiled(folder, size):
   assert 0.7 * compiled < counted < compiled
 
 
+def test_operations_of_rl_are_those_that_are_compiled(folder, size):
+  batch = workload.history_batch(size, 1)
+  side = jax_loop.RL(folder, batch, guided=False, dtype="float32", remat="dots")
+  counted = roofline.rl_flops(side.model, size)
+  compiled = hlo_cost.flops(hlo.parse(side.compile().as_text()))
+  # Compiled: drawing, all pairs and what is computed again as well.
+  assert 0.6 * compiled < counted < compiled
+
+
 def test_growth_of_a_known_power(folder, size):
   assert growth.slope((1, 2, 4), (3.0, 12.0, 48.0)) == pytest.approx(2)
   options = {"history": 1, "prompts": 1}
