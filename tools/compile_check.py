@@ -42,7 +42,8 @@ _TITLE_TOKENS = flags.DEFINE_integer(
   lower_bound=0,
 )
 
-HBM = {"v5e": 16, "v6e": 32, "v5p": 95}  # GiB of a chip
+# GiB of a chip's 16, 32 and 96 that libtpu leaves to programs.
+HBM = {"v5e": 15.75, "v6e": 31.25, "v5p": 95.74}
 # So that libtpu neither asks the cloud for a machine nor locks one.
 _NO_TPU = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -62,6 +63,10 @@ def main(_: list[str]) -> None:
         f"--config is of the task {config.task!r}: expected one that trains,"
         " configs/sft.py or configs/rl.py"
       )
+    if _JSON.value and not os.access(Path(_JSON.value).parent, os.W_OK):
+      raise UserError(
+        f"--json={_JSON.value}: expected a file in a folder that can be written"
+      )
     filled = config.copy_and_resolve_references()
     for section in ("model", "clip"):  # may be left out here
       filled[section].checkpoint = config[section].checkpoint or "its preset"
@@ -70,7 +75,7 @@ def main(_: list[str]) -> None:
     from genrec_jax.train import ahead, compiled
 
     plan = ahead.plan(config, _variant(), devices)
-    hbm = HBM[topology.split(":")[0]] * compiled.GIB
+    hbm = int(HBM[topology.split(":")[0]] * compiled.GIB)
     found = compiled.report(config, plan, _TITLE_TOKENS.value, hbm)
     versions = _versions()
     print(f"{topology}, {versions}: compiled, not run")

@@ -15,7 +15,7 @@ DECODE = "decode"  # the named scope of the loop in `sampling.sample_images`
 # What each part of the memory shrinks with.
 KNOBS = {
   "trained": "more chips, a larger mesh.model, or LoRA (model.lora_rank)",
-  "frozen": "more chips or a larger mesh.model",
+  "frozen": "a smaller clip.checkpoint, whole on each chip; then mesh.model",
   "reference": "more chips; none with LoRA or objective.kl_weight=0",
   "optimizer": "more chips, or LoRA (model.lora_rank)",
   "batch": "a smaller data.batch_size",
@@ -81,20 +81,24 @@ def report(config, plan: setup.Plan, title_tokens: int, hbm: int) -> Report:
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    # libtpu's two ways to say it: of all, or of what the arguments leave out.
-    used = re.search(
-      r"(Used |temporaries \()([\d.]+)([MG])\b", message := str(error)
-    )
-    if "RESOURCE_EXHAUSTED" not in message or not used:
-      raise
-    found.total = int(float(used[2]) * {"M": 2**20, "G": GIB}[used[3]])
-    if used[1] != "Used ":
-      found.total += sum(found.memory.values())
     found.problem = str(error).strip()
+    found.total = _needed(found.problem, sum(found.memory.values()))
+    if not found.total:
+      raise
   else:
     _read(found, config, plan, args, compiled)
   found.compile_seconds = time.perf_counter() - start
   return found
+
+
+def _needed(problem: str, resident: int) -> int:
+  """Reads off libtpu's refusal how many bytes it wanted; 0: it is another."""
+  # Its two ways to say it: of all, or of what the arguments leave out.
+  used = re.search(r"(Used |temporaries \()([\d.]+)([MG])\b", problem)
+  if "RESOURCE_EXHAUSTED" not in problem or not used:
+    return 0
+  size = int(float(used[2]) * {"M": 2**20, "G": GIB}[used[3]])
+  return size if used[1] == "Used " else size + resident
 
 
 def _settings(config, plan: setup.Plan, batch) -> dict[str, Any]:
@@ -178,7 +182,7 @@ def text(found: Report) -> str:
     "",
     f"{'memory per chip':<28}{'GiB':>8}",
     *(f"  {name:<26}{size / GIB:>8.2f}" for name, size in found.memory.items()),
-    f"  {'total':<26}{found.total / GIB:>8.2f} of {found.hbm / GIB:.0f}:"
+    f"  {'total':<26}{found.total / GIB:>8.2f} of {found.hbm / GIB:.2f}:"
     f" {'fits' if found.fits else 'DOES NOT FIT'}",
   ]
   if not found.fits:

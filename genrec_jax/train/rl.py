@@ -50,8 +50,9 @@ def train_step(
 
   Args:
     state: trainable parameters, optimizer state, step; donated by the caller.
-    frozen: 'generator' (the rest of its parameters), 'clip', 'reference' (the
-      trainable parameters as they were at the start, without adapters).
+    frozen: 'generator' (the rest of its parameters), 'clip', and with a KL
+      term 'reference' (the trainable parameters as they were at the start,
+      without adapters).
     batch: P windows.
     model: the generator.
     clip: the reward model.
@@ -179,12 +180,15 @@ def make_step(config, plan: setup.Plan):
   )
 
 
-def with_reference(frozen: PyTree, params: PyTree) -> PyTree:
+def with_reference(config, frozen: PyTree, params: PyTree) -> PyTree:
   """Returns what the step reads: `frozen`, and the trainable as they start.
 
   What is trained of a run with adapters adds nothing at its start: the frozen
-  parameters alone are its reference, and no weight is held twice.
+  parameters alone are its reference, and no weight is held twice. Without a KL
+  term there is none.
   """
+  if not config.objective.kl_weight:
+    return frozen
   return frozen | {"reference": lora.without(params)}
 
 
@@ -195,12 +199,14 @@ def run(config, workdir: str) -> None:
     sample=dict(config.sample, num_samples=config.eval.samples),
     copy_threshold=config.reward.copy_threshold,
   )
-  reference = jax.tree.map(jnp.copy, parts.state.params)
+  frozen = with_reference(config, parts.frozen, parts.state.params)
+  if "reference" in frozen:  # a step gives the memory of its parameters away
+    frozen["reference"] = jax.tree.map(jnp.copy, frozen["reference"])
   setup.train(
     config,
     workdir,
     parts,
-    with_reference(parts.frozen, reference),
+    frozen,
     make_step(config, parts.plan),
     headline="reward",
   )

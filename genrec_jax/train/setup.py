@@ -47,6 +47,9 @@ class Plan(NamedTuple):
     return jax.jit(
       sharding.on(self.mesh, step),
       donate_argnums=0,
+      # What a step does not read lies in memory too, and the compiler that
+      # makes the rest fit has to know it.
+      keep_unused=True,
       out_shardings=(layout, whole),
     )
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import os
 
 import jax
@@ -93,7 +94,10 @@ def test_a_report_of_one_device_of_eight():
   found = compiled.report(config, plan, 4, HBM)
   assert found.fits
   assert found.chips == 8
-  assert found.total >= sum(found.memory[k] for k in ("trained", "optimizer"))
+  # CLIP too, which a supervised step does not read.
+  assert found.memory["frozen"] > ahead.nbytes(plan.frozen["clip"]) > 0
+  stays = ("trained", "frozen", "optimizer", "batch")
+  assert found.total >= sum(found.memory[part] for part in stays)
   # Adam's two moments and two counts beside the float32 parameters.
   assert found.memory["optimizer"] == 2 * found.memory["trained"] + 2 * 4
   assert found.memory["reference"] == found.memory["kv"] == 0
@@ -101,7 +105,7 @@ def test_a_report_of_one_device_of_eight():
   assert all(c["where"] == "elsewhere" for c in found.collectives)
   assert not found.unknown_trip_counts
   written = compiled.text(found)
-  assert "of 16: fits" in written
+  assert "of 16.00: fits" in written
   found.hbm = found.total - 1
   written = compiled.text(found)
   assert "DOES NOT FIT" in written
@@ -120,6 +124,8 @@ def test_shapes_of_published_sizes():
   # Keys and values; both branches of guidance.
   assert kv == 2 * 30 * 16 * 32 * 128 * (tokens + 8 * 576)
   assert ahead.nbytes(args[1]["reference"]) == ahead.nbytes(args[0].params)
+  config.objective.kl_weight = 0.0
+  assert "reference" not in ahead.arguments(config, plan, 32)[1]
   config.model.checkpoint = ""
   with pytest.raises(ahead.UserError, match="janus_pro_1b"):
     ahead.plan(config, "", jax.devices())
@@ -154,3 +160,64 @@ def test_without_libtpu_the_error_says_what_to_install():
   assert (status, out) == (1, "")
   assert "pip install 'jax[tpu]==" in error
   assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("problem", "needed"),
+  [
+    (
+      "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory"
+      " in memory space hbm. Used 38.70G of 31.25G hbm. Exceeded hbm capacity"
+      " by 7.45G.",
+      int(38.7 * compiled.GIB),
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required"
+      " for HLO temporaries (96.00G) exceeds available HBM (15.75G).",
+      100 * compiled.GIB,
+    ),
+    ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem.", 0),
+    ("INTERNAL: Used 38.70G of something else.", 0),
+  ],
+)
+def test_what_was_wanted_is_read_off_a_refusal(problem, needed):
+  resident = 4 * compiled.GIB
+  assert compiled._needed(problem, resident) == needed
+
+
+@pytest.mark.parametrize("hbm", [16, 0.001])
+def test_the_exit_status_says_whether_it_fits(hbm, tmp_path):
+  """As for a TPU, on a CPU device of this machine."""
+  code = (
+    "import runpy, sys; sys.argv = sys.argv[1:];"
+    "tool = runpy.run_path(sys.argv[0]);"
+    "names = tool['main'].__globals__;"
+    "import jax;"
+    "names['describe'] = lambda *_: jax.devices('cpu')[:1];"
+    "names['_versions'] = lambda: 'jax';"
+    f"names['HBM']['v5e'] = {hbm};"
+    "tool['app'].run(tool['main'], flags_parser=tool['entry'].parse)"
+  )
+  status, out, error = run(
+    f"--config={ROOT}/configs/sft.py:debug",
+    "--topology=v5e:1x1",
+    f"--json={tmp_path}/found.json",
+    code=code,
+  )
+  assert "Traceback" not in error
+  assert status == (0 if hbm == 16 else 1), error
+  record = json.loads((tmp_path / "found.json").read_text())
+  assert record["fits"] == (hbm == 16)
+  assert record["total"] > record["memory"]["trained"] > 0
+  assert ("DOES NOT FIT" in out) == (hbm != 16)
+  assert ("what would help" in out) == (hbm != 16)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_compiling():
+  status, out, error = run(
+    f"--config={ROOT}/configs/sft.py:debug",
+    "--topology=v5e:2x2",
+    "--json=/nowhere/found.json",
+  )
+  assert (status, out) == (1, "")
+  assert error.startswith("error: --json=/nowhere/found.json: expected a file")
