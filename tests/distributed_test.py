@@ -80,7 +80,12 @@ def start(folder, name, number, *command):
           ),
         ],
         cwd=folder,
-        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
+        env=os.environ
+        | {
+          "XLA_FLAGS": flags,
+          "PYTHONPATH": str(ROOT),
+          "JAX_PARTITION_INDEX": str(index),  # as on machines of their own
+        },
         stdout=file,
         stderr=subprocess.STDOUT,
       )

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten, unflatten
@@ -41,7 +42,8 @@ def make_mesh(
     devices: all devices if None.
 
   Raises:
-    UserError: the sizes do not multiply to the number of devices.
+    UserError: the sizes do not multiply to the number of devices, or `slices`
+      is not the number of TPU slices.
   """
   devices = list(devices or jax.devices())
   rest = max(model * slices, 0)
@@ -52,16 +54,36 @@ def make_mesh(
       f" fit {len(devices)} device(s): their product must be the number of"
       " devices; set mesh.data=-1 to take what the others leave"
     )
-  axis_types = (AxisType.Auto,) * len(AXES)
-  # The devices of one slice must be neighbours in the mesh, whatever order
-  # they come in; CPUs and GPUs name no slice, and come in order.
-  if slices > 1 and len({getattr(d, "slice_index", 0) for d in devices}) > 1:
-    grid = mesh_utils.create_hybrid_device_mesh(
-      (1, size, model), (slices, 1, 1), devices
+  grid = _grid((slices, size, model), devices)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _grid(shape: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
+  """Lays devices out so that those of a slice are neighbours."""
+
+  def place(device: Any) -> int:
+    return getattr(device, "slice_index", 0)
+
+  if devices[0].platform != "tpu":
+    # JAX calls each machine a slice (and names none where there is one only),
+    # but any number of machines may share parameters.
+    devices = sorted(devices, key=lambda d: (place(d), d.id))
+    return np.asarray(devices).reshape(shape)
+  slices, *within = shape
+  found = len({place(device) for device in devices})
+  # An axis of the torus is split over two of the mesh where nothing else fits.
+  if found == 1:
+    return mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
     )
-    return Mesh(grid, AXES, axis_types=axis_types)
-  return jax.make_mesh(
-    (slices, size, model), AXES, axis_types=axis_types, devices=devices
+  if found != slices:
+    raise UserError(
+      f"mesh.slices={slices}, but the {len(devices)} TPU devices belong to"
+      f" {found} slices: parameters are split within a slice; set"
+      f" mesh.slices={found}"
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (1, *within), (slices, 1, 1), devices, allow_split_physical_axes=True
   )
 
 
