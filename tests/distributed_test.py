@@ -80,12 +80,7 @@ def start(folder, name, number, *command):
           ),
         ],
         cwd=folder,
-        env=os.environ
-        | {
-          "XLA_FLAGS": flags,
-          "PYTHONPATH": str(ROOT),
-          "JAX_PARTITION_INDEX": str(index),  # as on machines of their own
-        },
+        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
         stdout=file,
         stderr=subprocess.STDOUT,
       )
@@ -279,6 +274,7 @@ def test_reads_where_a_process_belongs():
     ({}, False),
     ({"SLURM_STEP_NUM_TASKS": "1"}, False),
     ({"SLURM_NTASKS": "8"}, False),  # a batch script before its srun
+    ({"SLURM_STEP_NUM_TASKS": ""}, False),
     ({"SLURM_STEP_NUM_TASKS": "8"}, True),
     ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
     ({"TPU_WORKER_HOSTNAMES": "a"}, False),
@@ -303,6 +299,32 @@ def test_a_launcher_that_does_not_say_where_is_an_error(monkeypatch):
 
 def _raise(error, **_):
   raise error
+
+
+SECRET = bytes(range(launch._SECRET_BYTES))
+
+
+@pytest.mark.parametrize(
+  ("said", "missed"),
+  [
+    (SECRET + b"\0\0\0\1", [1]),
+    (SECRET + b"\0\0\0\3", [3]),
+    (SECRET + b"\0\0\0\4", []),  # of four
+    (SECRET + b"\0\0\0\0", []),  # that is who listens
+    (SECRET[::-1] + b"\0\0\0\1", []),
+    (SECRET + b"\0\0\1", []),
+    (b"\0\0\0\1", []),
+    (b"GET / HTTP/1.1\r\nHost: a.b\r\n\r\n", []),
+    (b"", []),
+  ],
+)
+def test_only_processes_of_the_run_are_missed(said, missed):
+  ours, theirs = socket.socketpair()
+  theirs.sendall(said)
+  theirs.close()
+  found = []
+  launch._watch_hand(ours, SECRET, 4, found.append)
+  assert found == missed
 
 
 def test_rows_are_those_of_the_devices_here():

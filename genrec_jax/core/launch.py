@@ -10,6 +10,7 @@ import glob
 import importlib.util
 import os
 import re
+import secrets
 import socket
 import sys
 import threading
@@ -32,6 +33,8 @@ START_SECONDS = 300
 _FAILED, _PORT = "genrec_jax/failed", "genrec_jax/port"
 _WATCH_MS = 24 * 3600 * 1000
 _CONNECT_SECONDS = 10
+_SECRET_BYTES = 16
+_FIRST_KILLED = "process 0 was killed"
 # How long the process that passes messages on outlives what it passes on.
 _LINGER_SECONDS = 3
 # How the loss of another process reads, from gloo, NCCL or JAX's coordinator.
@@ -74,7 +77,8 @@ def launched(environ: Mapping[str, str] = os.environ) -> str:
     "MEGASCALE_NUM_SLICES",
   )
   for name in several:
-    if int(environ.get(name, 1)) > 1:
+    # A variable that is set but empty says nothing.
+    if int(environ.get(name) or 1) > 1:
       return f"{name}={environ[name]}"
   for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):  # GKE
     if "," in environ.get(name, ""):
@@ -148,7 +152,7 @@ def joined(spec: str) -> Iterator[None]:
 
 
 _leaving = threading.Event()
-_hands: list[socket.socket] = []  # kept open
+_ending = threading.Lock()
 
 
 def _client() -> Any:
@@ -177,46 +181,82 @@ def _watch() -> None:
       if "DEADLINE_EXCEEDED" in str(error):
         continue
       if not _leaving.is_set():
-        _end(_lost(_first_line(error)))
+        closed = "Socket closed" in str(error)
+        _end(_lost(_FIRST_KILLED if closed else _first_line(error)))
       return
 
 
 def _hold_hands() -> None:
-  """Lets process 0 know of a process that is killed: its connection closes.
+  """Lets a killed process be missed at once: its connection closes.
 
-  JAX would notice by `HEARTBEAT_SECONDS` of silence. Where a firewall forbids
-  the connection, it is left at that.
+  JAX would notice by `HEARTBEAT_SECONDS` of silence. Each process holds one
+  connection to process 0, which knows it by a secret that only those who joined
+  are told. Where a firewall forbids the connection, it is left at that.
   """
   client = _client()
   if is_first():
     server = socket.create_server(("", 0), backlog=jax.process_count())
-    client.key_value_set(_PORT, str(server.getsockname()[1]))
-    _in_background(_accept, server)
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    port = server.getsockname()[1]
+    client.key_value_set(_PORT, f"{port} {secret.hex()}")
+    _in_background(_accept, server, secret, jax.process_count(), _miss)
     return
-  port = client.blocking_key_value_get(_PORT, 1000 * START_SECONDS)
+  found = client.blocking_key_value_get(_PORT, 1000 * START_SECONDS)
+  port, secret = found.split()
   host = jax_distributed.global_state.coordinator_address.rsplit(":", 1)[0]
   with contextlib.suppress(OSError):
     hand = socket.create_connection(
       (host.strip("[]"), int(port)), _CONNECT_SECONDS
     )
     hand.settimeout(None)
-    hand.sendall(index().to_bytes(4, "big"))
-    _hands.append(hand)
+    hand.sendall(bytes.fromhex(secret) + index().to_bytes(4, "big"))
+    _in_background(_hold, hand)
 
 
-def _accept(server: socket.socket) -> None:
+def _accept(
+  server: socket.socket,
+  secret: bytes,
+  count: int,
+  miss: Callable[[int], None],
+) -> None:
   while True:
-    _in_background(_miss, server.accept()[0])
+    try:
+      hand, _ = server.accept()
+    except OSError:  # too many strangers: closing would end all processes
+      time.sleep(1)
+    else:
+      _in_background(_watch_hand, hand, secret, count, miss)
 
 
-def _miss(hand: socket.socket) -> None:
-  """Tells the others when a process has let go."""
-  with contextlib.suppress(OSError):
-    who = hand.recv(4, socket.MSG_WAITALL)
+def _watch_hand(
+  hand: socket.socket, secret: bytes, count: int, miss: Callable[[int], None]
+) -> None:
+  """Calls `miss` with a process's index when it has let go; not for others."""
+  with hand, contextlib.suppress(OSError):
+    hand.settimeout(START_SECONDS)
+    said = hand.makefile("rb").read(len(secret) + 4)
+    who = int.from_bytes(said[-4:], "big")
+    known = secrets.compare_digest(said[:-4], secret)
+    if not known or not 0 < who < count:
+      return  # a stranger, such as a scanner of ports
+    hand.settimeout(None)
     with contextlib.suppress(OSError):  # reset, as good as closed
       hand.recv(1)
-    if len(who) == 4 and not _leaving.is_set():
-      _tell(_lost(f"process {int.from_bytes(who, 'big')} was killed"))
+    miss(who)
+
+
+def _miss(who: int) -> None:
+  """Tells the others that a process was killed."""
+  if not _leaving.is_set():
+    _tell(_lost(f"process {who} was killed"))
+
+
+def _hold(hand: socket.socket) -> None:
+  """Ends this process when process 0 has let go."""
+  with hand, contextlib.suppress(OSError):
+    hand.recv(1)
+  if not _leaving.is_set():
+    _end(_lost(_FIRST_KILLED))
 
 
 def _tell(message: str) -> None:
@@ -244,6 +284,7 @@ def _fail(error: BaseException) -> NoReturn:
 
 
 def _end(message: str) -> NoReturn:
+  _ending.acquire()  # the first thread to come here says why
   print(f"error: {message}", file=sys.stderr, flush=True)
   sys.stdout.flush()
   if is_first():
