@@ -22,6 +22,25 @@ SAMPLE = {
 }
 
 
+def build(task, folder, size, *, dtype, remat):
+  """Returns a side that has a `step`.
+
+  Args:
+    task: one of `workload.TASKS`.
+    folder: of `workload.save`.
+    size: of its models.
+    dtype: that computes.
+    remat: of training; see `nn.layers.scan_stack`.
+  """
+  batch = workload.batch_of(task, size)
+  if task.startswith("draw"):
+    return Draw(folder, batch, dtype=dtype)
+  options = {"dtype": dtype, "remat": remat}
+  if task == "sft":
+    return SFT(folder, batch, **options)
+  return RL(folder, batch, guided=task == "rl_guided", **options)
+
+
 def batch_of(arrays) -> Batch:
   """Returns a batch of `workload` on the device."""
   arrays = dict(arrays)
@@ -72,6 +91,12 @@ class Draw:
         **SAMPLE,
       )
     )
+
+  def compile(self):
+    """Returns what is compiled, which `step` will run."""
+    inputs = self.params, self.prompt, jax.random.key(0)
+    self.draw = self.draw.lower(*inputs).compile()
+    return self.draw
 
   def step(self):
     """Returns codes [P, 1, I]."""

@@ -4,7 +4,7 @@ The sides take turns, so that whatever else the machine does slows both, and a
 process of its own tells each side's memory.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import json
 import multiprocessing
 import os
@@ -13,6 +13,8 @@ import resource
 import statistics
 import time
 from typing import Any
+
+from absl import flags
 
 from genrec_jax.core.errors import UserError
 
@@ -143,6 +145,21 @@ def median(function: Callable[[], Any], repeats: int) -> float:
   """Returns the median seconds of a call, after one that does not count."""
   function()
   return statistics.median(_timed(function)[0] for _ in range(repeats))
+
+
+def define_some(name: str, default: list[str], known: Iterable[str]) -> None:
+  """Defines a flag whose value is a list of what is known."""
+  words = ", ".join(known)
+  flags.DEFINE_list(name, default, f"Some of {words}.")
+
+  def check(given):
+    if wrong := set(given) - set(words.split(", ")):
+      raise flags.ValidationError(
+        f"not {', '.join(sorted(wrong))}: expected some of {words}"
+      )
+    return True
+
+  flags.register_validator(name, check)
 
 
 def write(file: str, values: Any) -> None:

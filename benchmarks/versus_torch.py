@@ -24,8 +24,6 @@ from benchmarks import sides, workload
 from genrec_jax.core import cli
 from genrec_jax.core.errors import UserError
 
-TASKS = ("draw_1", "draw_8", "rl_conditional", "rl_guided", "sft")
-WINDOWS = 2  # of a supervised step
 # What either side keeps for its backward pass: the fastest that fits. Torch
 # takes this many samples at a time; on GPUs, where activations are the limit,
 # both compute them again.
@@ -42,7 +40,7 @@ def build_torch(task, folder, size, device, threads, rows):
   torch.set_num_threads(threads)
   torch.manual_seed(0)
   dtype = torch.float32 if device == "cpu" else torch.bfloat16
-  batch = batch_of(task, size)
+  batch = workload.batch_of(task, size)
   options = {"device": device, "dtype": dtype}
   if task.startswith("draw"):
     model, _ = torch_loop.load(folder, **options)
@@ -76,15 +74,8 @@ def build_jax(task, folder, size, device, remat):
 
   from benchmarks import jax_loop
 
-  batch = batch_of(task, size)
-  options = {"dtype": "float32" if device == "cpu" else "bfloat16"}
-  if task.startswith("draw"):
-    side = jax_loop.Draw(folder, batch, **options)
-  elif task == "sft":
-    side = jax_loop.SFT(folder, batch, remat=remat, **options)
-  else:
-    guided = task == "rl_guided"
-    side = jax_loop.RL(folder, batch, guided=guided, remat=remat, **options)
+  dtype = "float32" if device == "cpu" else "bfloat16"
+  side = jax_loop.build(task, folder, size, dtype=dtype, remat=remat)
   peak = None
   if device != "cpu":
     memory = jax.devices()[0].memory_stats
@@ -93,13 +84,6 @@ def build_jax(task, folder, size, device, remat):
       return memory()["peak_bytes_in_use"]
 
   return lambda: _numbers(side.step()), peak
-
-
-def batch_of(task, size):
-  """Returns the prompts of a task; see `workload`."""
-  if task.startswith("draw"):
-    return workload.text_batch(size, int(task.split("_")[1]))
-  return workload.history_batch(size, WINDOWS if task == "sft" else 1)
 
 
 def measure(task, size, folder, *, rows, remat, device, threads, repeats):
@@ -147,14 +131,6 @@ def line(row):
 def main():
   """Measures and prints everything."""
   options = flags.FLAGS
-  for name, given, known in (
-    ("size", options.size, workload.SIZES),
-    ("task", options.task, TASKS),
-  ):
-    if wrong := [one for one in given if one not in known]:
-      raise UserError(
-        f"--{name}: {', '.join(wrong)}; expected some of {', '.join(known)}"
-      )
   print(
     f"{options.threads} threads, {options.device},"
     f" medians of {options.repeats}; G = {workload.SAMPLES},"
@@ -190,8 +166,8 @@ def _numbers(result):
 
 
 if __name__ == "__main__":
-  flags.DEFINE_list("size", ["40m", "200m"], "Some of 40m, 200m, 1b.")
-  flags.DEFINE_list("task", list(TASKS), f"Some of {', '.join(TASKS)}.")
+  sides.define_some("size", ["40m", "200m"], workload.SIZES)
+  sides.define_some("task", list(workload.TASKS), workload.TASKS)
   flags.DEFINE_integer("repeats", 3, "Of each measurement.", 1)
   flags.DEFINE_integer("threads", 2, "Cores of each side.", 1)
   flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Of both sides.")

@@ -18,6 +18,8 @@ GUIDANCE = 5.0  # Janus-Pro's default
 TITLE = 8  # tokens before each image
 INSTRUCTION = 20  # tokens after the last
 TEXT = 32  # tokens of a prompt of text
+WINDOWS = 2  # of a supervised step
+TASKS = ("draw_1", "draw_8", "rl_conditional", "rl_guided", "sft")
 
 LEARNING_RATE = 1e-6
 BETAS = (0.9, 0.95)
@@ -170,6 +172,13 @@ def save(folder: str, size: str | Size) -> None:
   clip = transformers.CLIPModel(transformers.CLIPConfig(**sizes.clip))
   clip.save_pretrained(f"{folder}/clip")
   random_janus.tokenizer().save_pretrained(f"{folder}/clip")
+
+
+def batch_of(task: str, size: Size) -> dict[str, Any]:
+  """Returns the prompts of one of `TASKS`."""
+  if task.startswith("draw"):
+    return text_batch(size, int(task.split("_")[1]))
+  return history_batch(size, WINDOWS if task == "sft" else 1)
 
 
 def history_batch(

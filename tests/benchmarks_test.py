@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from benchmarks import (
+  breakdown,
   growth,
   jax_loop,
   roofline,
   sides,
   torch_loop,
+  tracing,
   versus_torch,
   workload,
 )
@@ -153,13 +155,40 @@ def test_operations_are_those_that_are_compiled(folder, size):
   assert 0.7 * compiled < counted < compiled
 
 
-def test_operations_of_rl_are_those_that_are_compiled(folder, size):
-  batch = workload.history_batch(size, 1)
-  side = jax_loop.RL(folder, batch, guided=False, dtype="float32", remat="dots")
+@pytest.fixture(scope="module")
+def rl(folder, size):
+  """Returns RL's side and what it was compiled to."""
+  options = {"dtype": "float32", "remat": "dots"}
+  side = jax_loop.build("rl_conditional", folder, size, **options)
+  return side, side.compile().as_text()
+
+
+def test_operations_of_rl_are_those_that_are_compiled(rl, size):
+  side, text = rl
   counted = roofline.rl_flops(side.model, size)
-  compiled = hlo_cost.flops(hlo.parse(side.compile().as_text()))
+  compiled = hlo_cost.flops(hlo.parse(text))
   # Compiled: drawing, all pairs and what is computed again as well.
   assert 0.6 * compiled < counted < compiled
+
+
+def test_parts_of_a_step_are_all_of_it(rl):
+  found = breakdown.measure(*rl)
+  seconds = {}
+  for one in found["parts"]:
+    seconds.setdefault(one["group"], []).append(one["seconds"])
+  assert set(seconds) == set(breakdown.GROUPS)
+  assert min(sum(values) for values in seconds.values()) > 0
+  total = sum(sum(values) for values in seconds.values())
+  assert total == pytest.approx(found["traced"])
+  text = breakdown.table(found | {"size": "tiny", "task": "rl_conditional"})
+  assert "\n  drawing " in text
+
+
+def test_time_is_split_among_what_runs_at_once():
+  second = 1_000_000_000
+  spans = [(0, 2 * second, "a"), (second, 4 * second, "b")]
+  spans += [(2 * second, 4 * second, "b"), (5 * second, 6 * second, "a")]
+  assert tracing.shares(spans, "idle") == {"a": 2.5, "b": 2.5, "idle": 1.0}
 
 
 def test_growth_of_a_known_power(folder, size):

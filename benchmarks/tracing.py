@@ -1,0 +1,58 @@
+"""Reads what `jax.profiler` wrote: what ran when, and who had which share."""
+
+import collections
+import pathlib
+
+from jax.profiler import ProfileData
+
+
+def spans(folder, module):
+  """Returns (start, end, name) of each run of an instruction, in nanoseconds.
+
+  On CPUs a thread may only launch an instruction, which others then compute:
+  it ends when XLA says that its result is there.
+
+  Args:
+    folder: of `jax.profiler.trace`.
+    module: the compiled program's name.
+  """
+  starts, ends = {}, {}
+  for file in pathlib.Path(folder).glob("**/*.xplane.pb"):
+    for plane in ProfileData.from_file(str(file)).planes:
+      for event in (event for line in plane.lines for event in line.events):
+        stats = dict(event.stats)
+        if stats.get("hlo_module") == module and "hlo_op" in stats:
+          end = event.start_ns + event.duration_ns
+          key = stats.get("_p", -len(starts) - 1)
+          starts[key] = event.start_ns, end, stats["hlo_op"]
+        elif event.name.startswith("end: "):
+          ends[stats.get("_c")] = event.start_ns
+  return [
+    (start, max(end, ends.get(key, end)), name)
+    for key, (start, end, name) in starts.items()
+  ]
+
+
+def shares(found, idle):
+  """Returns the seconds of each part, which add up to those of all.
+
+  Parts under way at the same time share it equally.
+
+  Args:
+    found: (start, end, part), in nanoseconds.
+    idle: the part that has the time when none is under way.
+  """
+  turns = [(start, 1, part) for start, _, part in found]
+  turns = sorted(turns + [(end, -1, part) for _, end, part in found])
+  seconds, active = collections.Counter(), collections.Counter()
+  before = turns[0][0]
+  for now, change, part in turns:
+    under_way = active.total()
+    if now > before and not under_way:
+      seconds[idle] += (now - before) / 1e9
+    elif now > before:
+      for one, count in active.items():
+        seconds[one] += (now - before) / 1e9 * count / under_way
+    before = now
+    active[part] += change
+  return seconds
