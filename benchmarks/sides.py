@@ -155,7 +155,7 @@ def define_some(name: str, default: list[str], known: Iterable[str]) -> None:
   def check(given):
     if wrong := set(given) - set(words.split(", ")):
       raise flags.ValidationError(
-        f"not {', '.join(sorted(wrong))}: expected some of {words}"
+        f"unknown {', '.join(sorted(wrong))}: expected some of {words}"
       )
     return True
 

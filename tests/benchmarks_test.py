@@ -7,8 +7,10 @@ import torch
 
 from benchmarks import (
   breakdown,
+  counts,
   growth,
   jax_loop,
+  limits,
   roofline,
   sides,
   torch_loop,
@@ -22,6 +24,7 @@ from genrec_jax.core.errors import UserError
 
 CPU = {"device": "cpu", "dtype": torch.float32}
 SAMPLES = 4
+SIDES = ("JAX", "torch")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,7 @@ def test_operations_are_those_that_are_compiled(folder, size):
   side = jax_loop.SFT(
     folder, workload.history_batch(size, 2), dtype="float32", remat="none"
   )
-  counted = roofline.training_flops(side.model, size, 2)
+  counted = counts.training_flops(side.model, size, 2)
   compiled = hlo_cost.flops(hlo.parse(side.compile().as_text()))
   # All pairs in place of the causal half, and attention computed twice.
   assert 0.7 * compiled < counted < compiled
@@ -165,7 +168,7 @@ def rl(folder, size):
 
 def test_operations_of_rl_are_those_that_are_compiled(rl, size):
   side, text = rl
-  counted = roofline.rl_flops(side.model, size)
+  counted = counts.rl_flops(side.model, size)
   compiled = hlo_cost.flops(hlo.parse(text))
   # Compiled: drawing, all pairs and what is computed again as well.
   assert 0.6 * compiled < counted < compiled
@@ -189,6 +192,24 @@ def test_time_is_split_among_what_runs_at_once():
   spans = [(0, 2 * second, "a"), (second, 4 * second, "b")]
   spans += [(2 * second, 4 * second, "b"), (5 * second, 6 * second, "a")]
   assert tracing.shares(spans, "idle") == {"a": 2.5, "b": 2.5, "idle": 1.0}
+
+
+def test_an_rl_step_is_held_to_what_the_machine_can_do(rl, size, monkeypatch):
+  monkeypatch.setattr(limits, "STREAM", 2**16)
+  row = roofline.rl_row(rl[0], size, 1)
+  assert 0 < row["least"] <= row["least_of_products"]
+  assert row["share"] == row["least"] / row["seconds"] > 0
+  assert len(row["rates"]) == 8
+  assert f"{row['share']:.0%}" in roofline.line({"size": "tiny"} | row)
+
+
+def test_drawing_is_held_to_the_best_read(folder, size, monkeypatch):
+  monkeypatch.setattr(limits, "STREAM", 2**16)
+  side = jax_loop.build("draw_8", folder, size, dtype="float32", remat="none")
+  row = roofline.drawing_row(side, size, 8, 1)
+  assert row["limit"] == max(row["rates"].values())
+  of_rows = max(row["rates"][f"times 16 rows, {who}"] for who in SIDES)
+  assert row["share_of_products"] == row["rate"] / of_rows
 
 
 def test_growth_of_a_known_power(folder, size):
