@@ -68,24 +68,37 @@ def test_the_decode_loop_gathers_no_parameters_on_tpus(described):
   check_decode_loop(config, tiny_plan(config, described))
 
 
-def test_tensor_parallel_decoding_adds_up_twice_a_layer():
+@pytest.mark.parametrize("slices", [1, 2])
+def test_tensor_parallel_decoding_adds_up_twice_a_layer(slices):
   config = rl_config.get_config("debug")
-  config.mesh.model = 2
+  config.mesh.model, config.mesh.slices = 2, slices
+  config.sample.num_samples = samples = 7
   plan = tiny_plan(config)
   lowered = ahead.lower(config, plan, ahead.arguments(config, plan, 4))
   program = hlo.parse(lowered.compile().as_text())
+  [loop] = [x for x in hlo.loops(program) if x.is_of(compiled.DECODE)]
+  inside = [c for c in hlo.collectives(program) if c.within(compiled.DECODE)]
+  assert {c.times for c in inside} == {loop.trip_count}
   language = plan.model.language
   # Of a data shard: prompts in pairs, and their samples.
-  rows = config.data.batch_size // 4 * 2 * config.sample.num_samples
-  whole = [
-    c.kind
-    for c in hlo.collectives(program)
-    if c.within(compiled.DECODE) and c.arrays[0].shape == (rows, language.width)
-  ]
+  prompts = config.data.batch_size // 4
+  activations = (prompts * 2 * samples, language.width)
+  whole = [c.kind for c in inside if c.arrays[0].shape == activations]
   assert whole.count("all-reduce") == 2 * language.num_layers
   # The code's embedding, in two layers, and the hidden layer of the head.
   assert whole.count("all-gather") == 3
   assert len(whole) == 2 * language.num_layers + 3
+  # The choice of a code: a number or two of each sample, so no logits.
+  choice = [x for c in inside for x in c.arrays if x.shape != activations]
+  assert {x.shape[:2] for x in choice} == {(prompts, samples)}
+  assert max(x.size for x in choice) <= prompts * samples * config.mesh.model
+  # None of all these can be a parameter, which has no axis so long.
+  parameters = jax.tree.leaves(plan.params)
+  shards = [x.sharding.shard_shape(x.shape) for x in parameters]
+  sizes = {
+    n for shape in [*shards, *(x.shape for x in parameters)] for n in shape
+  }
+  assert not sizes & {activations[0], samples}
 
 
 def test_a_report_of_one_device_of_eight():
