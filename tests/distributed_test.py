@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -208,6 +209,20 @@ def test_an_error_in_one_ends_the_other_with_its_message(tmp_path):
   assert theirs.startswith("error: process 1 ended: the data ended after 5 of")
 
 
+def test_what_ends_the_first_before_its_first_step_ends_the_other(tmp_path):
+  started = start_toy(tmp_path / "run", "loading", hang=[0, 0])
+  wait_for(tmp_path / "run" / "config.json", started)
+  begun = time.monotonic()
+  started[0][0].send_signal(signal.SIGTERM)
+  statuses, outputs = finish(started)
+  assert time.monotonic() - begun < 30
+  assert statuses[0] == -signal.SIGTERM
+  if statuses[1] != -signal.SIGABRT:  # JAX may notice first
+    assert statuses[1] == 1
+    assert "has ended (process 0 was killed)" in errors(outputs)[1][0]
+  assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
 @pytest.mark.slow
 def test_main_on_two_processes_is_main_on_one(tmp_path):
   compare(tmp_path, "sft")
@@ -325,6 +340,26 @@ def test_only_processes_of_the_run_are_missed(said, missed):
   found = []
   launch._watch_hand(ours, SECRET, 4, found.append)
   assert found == missed
+
+
+def test_sigterm_is_deferred_where_steps_are_taken(monkeypatch):
+  def take():
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+  before = signal.getsignal(signal.SIGTERM)
+  state = types.SimpleNamespace(
+    client=None, initialize_preemption_sync_manager=take
+  )
+  monkeypatch.setattr(launch.jax_distributed, "global_state", state)
+  with launch.deferring_sigterm():  # alone
+    assert signal.getsignal(signal.SIGTERM) == before
+  state.client = object()
+  try:
+    with launch.deferring_sigterm():
+      assert signal.getsignal(signal.SIGTERM) not in (before, signal.SIG_DFL)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_rows_are_those_of_the_devices_here():

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -111,6 +112,8 @@ def start(spec: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
       # Else one GPU a process under SLURM and Open MPI: here, all it sees.
       "cluster_detection_method": "deactivate",
     }
+  # Else JAX takes SIGTERM now, and nobody asks it until the first step is done.
+  jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
       **places,
@@ -149,6 +152,25 @@ def joined(spec: str) -> Iterator[None]:
     _fail(error)
   _leaving.set()
   jax.distributed.shutdown()
+
+
+@contextlib.contextmanager
+def deferring_sigterm() -> Iterator[None]:
+  """Lets SIGTERM wait for `multihost_utils.reached_preemption_sync_point`.
+
+  That tells all processes in its body that one of them got it. Before and after
+  the body, and in a run of one process, it ends who gets it at once.
+  """
+  state = jax_distributed.global_state
+  if state.client is None:
+    yield
+    return
+  jax.config.update("jax_enable_preemption_service", True)
+  state.initialize_preemption_sync_manager()
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 _leaving = threading.Event()

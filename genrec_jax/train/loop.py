@@ -8,6 +8,7 @@ later, while the device works on the next.
 """
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import math
 import os
@@ -18,7 +19,7 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax.core import checkpoint, distributed, metrics
+from genrec_jax.core import checkpoint, distributed, launch, metrics
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
@@ -148,47 +149,57 @@ def _steps(
       if rate is not None:
         writer.board(step, {"steps_per_second": rate})
 
-  for step in range(start, steps + 1):
-    # Of several processes all learn here that one was sent SIGTERM.
-    stopping = multihost_utils.reached_preemption_sync_point(step)
-    # A checkpoint is saved after its step's evaluation, so a run that resumes
-    # from one has that evaluation behind it.
-    if begun is None or step > start:
-      if _due(step, eval_every, steps):
-        settle()
-        progress.say(f"step {step}/{steps}  evaluating held-out users ...")
-        values, grid = task.evaluate(state, task.frozen)
-        values = {f"eval/{k}": float(v) for k, v in values.items()}
-        writer.scalars(step, values)
-        writer.image(step, grid)
-      if step > start and (
-        stopping or _due(step, checkpoint_every, steps, last=True)
-      ):
-        settle()
-        if not _finite(state.params):
-          _refuse(manager, f"parameters are not finite after step {step}")
-        writer.sync()
-        checkpoint.save(manager, state, task.iterator)
-    if step == steps:
-      break
-    if stopping:
-      settle()
+  def evaluate(step: int) -> None:
+    settle()
+    progress.say(f"step {step}/{steps}  evaluating held-out users ...")
+    values, grid = task.evaluate(state, task.frozen)
+    values = {f"eval/{k}": float(v) for k, v in values.items()}
+    writer.scalars(step, values)
+    writer.image(step, grid)
+
+  def stop_if(asked: bool, step: int) -> None:
+    if asked:
       manager.wait_until_finished()
       raise UserError(
         f"asked to stop (SIGTERM): step {step} of {steps} is saved;"
         f" {distributed.RESUME}"
       )
-    try:
-      batch = task.put(next(task.iterator))
-    except StopIteration:
-      raise UserError(
-        f"the data ended after {step} of {steps} steps: expected an iterator"
-        " that repeats; prepare more users or lower train.steps"
-      ) from None
-    with jax.transfer_guard("disallow"):
-      state, values = task.step(state, task.frozen, batch)
-    settle()
-    pending = (step + 1, values)
+
+  # A checkpoint is saved after its step's evaluation, so a run that resumes
+  # from one has that evaluation behind it.
+  if begun is None and _due(start, eval_every, steps):
+    evaluate(start)
+  with contextlib.ExitStack() as stack:
+    for step in range(start + 1, steps + 1):
+      try:
+        batch = task.put(next(task.iterator))
+      except StopIteration:
+        raise UserError(
+          f"the data ended after {step - 1} of {steps} steps: expected an"
+          " iterator that repeats; prepare more users or lower train.steps"
+        ) from None
+      with jax.transfer_guard("disallow"):
+        state, values = task.step(state, task.frozen, batch)
+      if step == start + 1:  # until it was compiled, nothing was to be saved
+        stack.enter_context(launch.deferring_sigterm())
+      settle()
+      pending = (step, values)
+      # Of several processes all learn here that one was sent SIGTERM.
+      stopping = multihost_utils.reached_preemption_sync_point(step)
+      if _due(step, eval_every, steps):
+        evaluate(step)
+      if stopping or _due(step, checkpoint_every, steps, last=True):
+        settle()
+        if not _finite(state.params):
+          _refuse(manager, f"parameters are not finite after step {step}")
+        writer.sync()
+        checkpoint.save(manager, state, task.iterator)
+      stop_if(stopping, step)
+    if start < steps:
+      manager.wait_until_finished()
+      # What came in the last evaluation is not for the reports to swallow.
+      last = multihost_utils.reached_preemption_sync_point(steps + 1)
+      stop_if(last, steps)
   return state
 
 

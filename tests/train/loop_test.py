@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,12 +9,13 @@ import sys
 import time
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 
-from genrec_jax.core import checkpoint, metrics, sharding
+from genrec_jax.core import checkpoint, launch, metrics, sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.train import loop
 from tests.hf import tiny_janus
@@ -107,6 +109,56 @@ def test_running_a_finished_run_again_only_finishes(tmp_path, whole):
   assert contents(tmp_path) == contents(whole[0])
 
 
+@pytest.mark.parametrize(("told", "saved"), [(1, 1), (12, 12), (13, 12)])
+def test_a_run_that_is_asked_to_stop_saves(
+  tmp_path, whole, monkeypatch, told, saved
+):
+  # Step 13 is what JAX is asked after the last evaluation.
+  def asked(step):
+    return step == told
+
+  finished = []
+  task = toy.make_task(finish=lambda *_: finished.append(True))
+  with monkeypatch.context() as patch:
+    patch.setattr(multihost_utils, "reached_preemption_sync_point", asked)
+    with pytest.raises(UserError) as error:
+      train(tmp_path, task)
+  assert f"(SIGTERM): step {saved} of 12 is saved" in str(error.value)
+  assert not finished
+  assert checkpoint.latest_step(str(tmp_path)) == saved
+  assert_same_state(train(tmp_path), whole[1])
+  assert contents(tmp_path) == contents(whole[0])
+
+
+def test_sigterm_waits_only_while_there_is_something_to_save(
+  tmp_path, monkeypatch
+):
+  events, task = [], toy.make_task()
+
+  def noted(name, function):
+    return lambda *args: (events.append(name), function(*args))[1]
+
+  @contextlib.contextmanager
+  def deferring():
+    events.append("defer")
+    yield
+    events.append(checkpoint.latest_step(str(tmp_path)))
+
+  monkeypatch.setattr(launch, "deferring_sigterm", deferring)
+  names = ("evaluate", "step", "finish")
+  watched = {name: noted(name, getattr(task, name)) for name in names}
+  train(tmp_path, dataclasses.replace(task, **watched), steps=2)
+  assert events == [
+    "evaluate",
+    "step",
+    "defer",
+    "step",
+    "evaluate",
+    2,
+    "finish",
+  ]
+
+
 def test_sigkill_while_saving_resumes_bit_for_bit(tmp_path):
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   command = [sys.executable, "-m", "tests.train.toy"]
@@ -171,7 +223,11 @@ def test_resumes_on_another_mesh(tmp_path, whole):
   with pytest.raises(KeyboardInterrupt):
     train(tmp_path, stopping_at(7))
   mesh = sharding.make_mesh(data=4, model=2)
-  state = train(tmp_path, toy.make_task(mesh))
+  toy.compiled.cache_clear()
+  task = toy.make_task(mesh)
+  state = train(tmp_path, task)
+  # One executable, right after the restore and after the evaluation of step 8.
+  assert task.step._cache_size() == 1
   kernel = state.params["fit"]["kernel"]
   moment = state.opt_state[1][0].mu["fit"]["kernel"]
   assert kernel.sharding == moment.sharding
