@@ -81,18 +81,31 @@ def slope(sizes, values) -> float:
   return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def line(name, sizes, found) -> str:
-  """Returns a row as text."""
+def fit(name, sizes, found):
+  """Returns a row: the powers, and what the largest step tells."""
   seconds, flops = ([one[k] for one in found] for k in ("seconds", "flops"))
-  powers = slope(sizes, seconds), slope(sizes, flops)
-  last = found[-1]
-  share = last["drawing"] / last["seconds"]
-  times = " ".join(f"{second:7.2f}" for second in seconds)
+  powers = {"time": slope(sizes, seconds), "operations": slope(sizes, flops)}
+  share = found[-1]["drawing"] / seconds[-1]
+  return {
+    "grown": name,
+    "sizes": sizes,
+    "found": found,
+    "powers": powers,
+    "drawing": share,
+    "rate": flops[-1] / seconds[-1],
+    "bound": bound(powers["time"], powers["operations"], share),
+  }
+
+
+def line(row) -> str:
+  """Returns a row as text."""
+  times = " ".join(f"{one['seconds']:7.2f}" for one in row["found"])
+  powers = row["powers"]
   return (
-    f"{name:<8} {', '.join(map(str, sizes)):<20} {times} s"
-    f"  {powers[0]:5.2f} {powers[1]:5.2f} {share:6.0%}"
-    f" {last['flops'] / last['seconds'] / 1e9:8.1f} GFLOP/s"
-    f"  {bound(*powers, share)}"
+    f"{row['grown']:<8} {', '.join(map(str, row['sizes'])):<20} {times} s"
+    f"  {powers['time']:5.2f} {powers['operations']:5.2f}"
+    f" {row['drawing']:6.0%} {row['rate'] / 1e9:8.1f} GFLOP/s"
+    f"  {row['bound']}"
   )
 
 
@@ -132,8 +145,8 @@ def main():
           workload.save(folder, size)
           done[key] = measure(folder, size, flags.FLAGS.repeats, **options)
       found.append(done[key])
-    rows.append({"grown": name, "sizes": sizes, "found": found})
-    print(line(name, sizes, found), flush=True)
+    rows.append(fit(name, sizes, found))
+    print(line(rows[-1]), flush=True)
   sides.write(flags.FLAGS.json, rows)
 
 

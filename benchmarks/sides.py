@@ -34,7 +34,7 @@ class Side:
       name: for messages.
       build: called in the process with `settings`; returns a function to time
         and None, or a function that returns a device's peak memory in bytes
-        since the one before.
+        since the process started.
       settings: keyword arguments, to be pickled.
       threads: cores it may use.
     """

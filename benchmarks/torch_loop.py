@@ -172,19 +172,34 @@ def standardised(values):
   return values / values.square().mean().sqrt()
 
 
-def adamw(params):
-  """Returns the optimizer of both tasks."""
-  return torch.optim.AdamW(
-    params, workload.LEARNING_RATE, workload.BETAS, weight_decay=0.0
-  )
+class AdamW:
+  """The optimizer of both tasks; it keeps narrower parameters in float32."""
 
+  def __init__(self, params):
+    """Takes the parameters that are to be trained."""
+    # Of one that is float32, this is the same tensor.
+    self.pairs = [(param, param.detach().float()) for param in params]
+    self.optimizer = torch.optim.AdamW(
+      [master for _, master in self.pairs],
+      workload.LEARNING_RATE,
+      workload.BETAS,
+      weight_decay=0.0,
+    )
 
-def update(params, optimizer):
-  """Takes the optimizer's step; returns the gradient's norm."""
-  norm = torch.nn.utils.clip_grad_norm_(params, workload.GRAD_NORM)
-  optimizer.step()
-  optimizer.zero_grad()
-  return norm.item()
+  @torch.no_grad()
+  def step(self):
+    """Takes a step with all gradients; returns their norm."""
+    for param, master in self.pairs:
+      if param.grad is not None:  # no task reads all parts of a model
+        master.grad, param.grad = param.grad.float(), None
+    masters = [master for _, master in self.pairs]
+    norm = torch.nn.utils.clip_grad_norm_(masters, workload.GRAD_NORM)
+    self.optimizer.step()
+    self.optimizer.zero_grad()
+    for param, master in self.pairs:
+      if param.dtype != master.dtype:
+        param.copy_(master)
+    return norm.item()
 
 
 class RL:
@@ -207,8 +222,7 @@ class RL:
     self.reference = copy.deepcopy(self.model, shared)
     self.batch = on_device(batch, device)
     self.guided, self.rows = guided, rows
-    self.params = trainable(self.model, workload.GENERATES)
-    self.optimizer = adamw(self.params)
+    self.optimizer = AdamW(trainable(self.model, workload.GENERATES))
 
   def step(self, codes=None, samples=workload.SAMPLES):
     """Takes a step.
@@ -249,7 +263,7 @@ class RL:
     reward = sum(w * raw[k].mean() for k, w in workload.WEIGHTS.items())
     return {
       "loss": loss,
-      "grad_norm": update(self.params, self.optimizer),
+      "grad_norm": self.optimizer.step(),
       "reward": reward.item(),
     }
 
@@ -275,8 +289,7 @@ class SFT:
     self.model, _ = load(folder, device, dtype)
     self.batch, self.rows = on_device(batch, device), rows
     patterns = f"{workload.GENERATES}|{workload.READS}"
-    self.params = trainable(self.model, patterns)
-    self.optimizer = adamw(self.params)
+    self.optimizer = AdamW(trainable(self.model, patterns))
 
   def step(self):
     """Takes a step; returns metrics as those of `train.sft.train_step`."""
@@ -294,4 +307,4 @@ class SFT:
       part_loss = -logprobs.sum() / codes.numel()
       part_loss.backward()
       loss += part_loss.item()
-    return {"loss": loss, "grad_norm": update(self.params, self.optimizer)}
+    return {"loss": loss, "grad_norm": self.optimizer.step()}

@@ -113,6 +113,21 @@ def test_supervised_steps_are_the_same(folder, size):
   assert ours.run._cache_size() == 1
 
 
+def test_torch_trains_narrow_weights_in_float32():
+  narrow = torch.full((4,), 1.0, dtype=torch.bfloat16, requires_grad=True)
+  wide = torch.full((4,), 1.0, requires_grad=True)
+  optimizer = torch_loop.AdamW([narrow, wide])
+  (_, master), (_, same) = optimizer.pairs
+  for _ in range(2):
+    (2 * narrow.sum() + 2 * wide.sum()).backward()
+    assert optimizer.step() == pytest.approx(32**0.5)
+  # bfloat16 would not have moved.
+  np.testing.assert_allclose(master, 1 - 2e-6, rtol=1e-7)
+  np.testing.assert_array_equal(master, wide.detach())
+  assert same.data_ptr() == wide.data_ptr()
+  assert narrow.dtype == torch.bfloat16
+
+
 def test_prompts_of_torch_can_be_drawn_for(folder, size):
   model, _ = torch_loop.load(folder, **CPU)
   batch = torch_loop.on_device(workload.history_batch(size, 1), "cpu")
@@ -223,7 +238,11 @@ def test_growth_of_a_known_power(folder, size):
   power = growth.slope((1, 2), [one["flops"] for one in found])
   assert 0.1 < power < 0.9
   assert found[0]["seconds"] > found[0]["drawing"] > 0
-  assert "samples" in growth.line("samples", (1, 2), found)
+  row = growth.fit("samples", (1, 2), found)
+  assert row["powers"]["operations"] == power
+  line = growth.line(row)
+  assert f" {power:.2f} " in line
+  assert line.endswith(row["bound"])
 
 
 @pytest.mark.parametrize(
