@@ -4,6 +4,7 @@ Run as a program this file is one of the processes of a toy run:
 python -m tests.distributed_test WORKDIR HOST:PORT,NUM,ID JSON
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -362,10 +363,73 @@ def test_sigterm_is_deferred_where_steps_are_taken(monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-def test_rows_are_those_of_the_devices_here():
-  mesh = sharding.make_mesh(data=4, model=2)
-  place = jax.NamedSharding(mesh, sharding.BATCH)
-  np.testing.assert_array_equal(distributed.local_rows(place, 8), np.arange(8))
+@dataclasses.dataclass
+class Seen:
+  """A sharding as one of processes of neighbouring devices sees it."""
+
+  whole: jax.NamedSharding
+  process: int
+  count: int
+
+  def addressable_devices_indices_map(self, shape):
+    places = self.whole.devices_indices_map(shape)
+    each = len(places) // self.count
+    return {d: i for d, i in places.items() if d.id // each == self.process}
+
+
+@pytest.mark.parametrize(
+  ("sizes", "rows"),
+  [
+    ({"data": 4, "model": 2}, [range(8)]),
+    ({"data": 4, "model": 2}, [range(4), range(4, 8)]),
+    # Two processes hold what tensor parallelism splits over them.
+    ({"data": 2, "model": 4}, [range(4), range(4), range(4, 8), range(4, 8)]),
+    # Slices take turns: see `sharding.BATCH`.
+    (
+      {"slices": 2, "data": 2, "model": 2},
+      [[0, 1, 4, 5], [2, 3, 6, 7]],
+    ),
+  ],
+)
+def test_rows_are_those_of_the_devices_here(sizes, rows):
+  place = jax.NamedSharding(sharding.make_mesh(**sizes), sharding.BATCH)
+  for process, expected in enumerate(rows):
+    seen = Seen(place, process, len(rows))
+    found = distributed.local_rows(seen, 8)
+    np.testing.assert_array_equal(found, list(expected))
+
+
+@pytest.mark.parametrize(
+  ("texts", "message"),
+  [
+    (["config 0.10.2"] * 3, None),
+    (
+      ["config 0.10.2", "config 0.10.2", "config 0.10.3"],
+      "process 2: expected",
+    ),
+    (["config", "c0nfig", "conf1g"], "process 1, 2: expected the same command"),
+    (["config", "other", "other"], "process 1, 2: "),
+  ],
+)
+def test_what_must_be_the_same_everywhere_is(monkeypatch, texts, message):
+  numbers = []
+
+  def give(number):
+    numbers.append(number)
+    return [number]
+
+  monkeypatch.setattr(distributed, "gather", give)
+  for text in texts:
+    distributed.agree("the config", text)
+  together = numbers.copy()
+  monkeypatch.setattr(distributed, "gather", lambda _: together)
+  for text in texts:  # all are told, for none may go on
+    if message is None:
+      distributed.agree("the config", text)
+      continue
+    with pytest.raises(UserError, match=message) as error:
+      distributed.agree("the config", text)
+    assert str(error.value).startswith("the config differs between process 0")
 
 
 if __name__ == "__main__":
