@@ -1,4 +1,4 @@
-"""Gradients that an optimizer kept in its state, and when two are the same."""
+"""What a step leaves: gradients kept in the state, when two are the same."""
 
 import jax
 import numpy as np
@@ -30,3 +30,12 @@ def assert_same_gradient(one, two) -> None:
     assert off <= min(1e-5 * whole, 1e-4 * norm), (
       f"{path} is off by {off:.2g}; its norm is {norm:.2g}, of all {whole:.2g}"
     )
+
+
+def assert_float32(state) -> None:
+  """Holds what is trained, and what the optimizer keeps of it, to float32."""
+  kept = {x.dtype.name for x in jax.tree.leaves(state.params)}
+  assert kept == {"float32"}
+  # Beside moments it counts steps.
+  kept = {x.dtype.name for x in jax.tree.leaves(state.opt_state) if x.ndim}
+  assert kept == {"float32"}

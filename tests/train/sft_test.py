@@ -14,7 +14,12 @@ from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.train import sft
 from tests.tiny import amplified, random_batch, tiny_janus
-from tests.train.gradients import KEEP, assert_same_gradient, gradient
+from tests.train.gradients import (
+  KEEP,
+  assert_float32,
+  assert_same_gradient,
+  gradient,
+)
 
 MODEL = tiny_janus()
 OPTIMIZER = optax.chain(KEEP, optax.sgd(0.1))
@@ -27,23 +32,24 @@ def params():
   return amplified(MODEL.init(jax.random.key(0)), 1.25)
 
 
-def make(params, dropout, microbatches=1):
+def make(params, dropout, **options):
+  options = {
+    "model": MODEL,
+    "optimizer": OPTIMIZER,
+    "microbatches": 1,
+  } | options
   trainable, rest = tree.select(jax.tree.map(jnp.copy, params), TRAINABLE)
-  state = TrainState(jnp.int32(0), trainable, OPTIMIZER.init(trainable))
+  opt_state = options["optimizer"].init(trainable)
   step = functools.partial(
-    sft.train_step,
-    model=MODEL,
-    optimizer=OPTIMIZER,
-    seed=0,
-    microbatches=microbatches,
-    condition_dropout=dropout,
+    sft.train_step, seed=0, condition_dropout=dropout, **options
   )
+  state = TrainState(jnp.int32(0), trainable, opt_state)
   return step, state, {"generator": rest}
 
 
-def run(params, batch, dropout, steps=1, microbatches=1):
+def run(params, batch, dropout, steps=1, **options):
   """Returns the last state, all losses, and the first step's gradient."""
-  step, state, frozen = make(params, dropout, microbatches)
+  step, state, frozen = make(params, dropout, **options)
   step = jax.jit(step, donate_argnums=0)
   batch, frozen = jax.device_put((batch, frozen))
   losses, first = [], None
@@ -94,6 +100,21 @@ def test_microbatches_equal_the_whole(params, alone):
   np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
   assert_same_gradient(first, alone[2])
   assert_same_params(state, alone[0])
+
+
+def test_bfloat16_computes_and_float32_is_kept(params, alone):
+  state, losses, _ = run(
+    params,
+    random_batch(8),
+    0.5,
+    model=MODEL.computing(dtype="bfloat16"),
+    optimizer=optax.chain(KEEP, optax.adamw(1e-3)),
+  )
+  assert_float32(state)
+  # Each product is rounded to eight bits, 2**-9 of itself; in the mean over 32
+  # codes most of that cancels, and what is left of some ten in a row is this.
+  np.testing.assert_allclose(losses[0], alone[1][0], rtol=2**-7)
+  assert losses[0] != pytest.approx(alone[1][0], rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", MESHES)
