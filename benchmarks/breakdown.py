@@ -70,9 +70,12 @@ def _part(program, step, marked):
     if linear:
       return "drawing", "linear layers"
     if product:
-      # XLA rewrites products with one row, and drops their names.
-      which = "the prefix" if path else "what was drawn"
-      return "drawing", f"attention, products with {which}"
+      # XLA rewrites products of one row each, and drops their names. Only
+      # those with several samples' own keys have an axis of samples.
+      which = " with the prefix" if path else ""
+      if len(line.arrays[0].shape) > 4:
+        which = " with what was drawn"
+      return "drawing", f"attention, products{which}"
     return "drawing", "attention, rest" if "self_attn" in path else "rest"
   where = " ".join([path, *(loop.op_name for loop in step.loops)])
   phase = "backward" if "transpose(jvp" in where else "only forward"
