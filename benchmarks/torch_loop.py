@@ -21,6 +21,7 @@ from benchmarks import workload
 
 def load(folder, device, dtype):
   """Returns the generator and CLIP; see `workload.save`."""
+  transformers.utils.logging.disable_progress_bar()
   generator = transformers.JanusForConditionalGeneration.from_pretrained(
     f"{folder}/generator", dtype=dtype
   )
