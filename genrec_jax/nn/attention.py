@@ -60,9 +60,10 @@ def attend(
     q: [P, K, G, R, T, H].
     k: own keys [P, K, G, S, H].
     v: own values, as `k`.
-    mask: bool, True = may attend; broadcastable to [P, K, G, R, T, S].
+    mask: bool, True = may attend; broadcastable to [P, K, G, R, T, S], where
+      causal to [P, K, G, R, 1, S].
     prefix: keys [P, K, H, S'], transposed, as a decode loop's few queries read
-      them twice as fast on CPU; values [P, K, S', H] and mask [P, S'].
+      them faster on CPU; values [P, K, S', H] and mask [P, S'].
     causal: query t may attend to own keys up to t only; S = T.
 
   Returns:
@@ -77,8 +78,7 @@ def attend(
     stop = min(start + size, t)
     seen = jnp.tri(stop - start, stop, start, dtype=bool)[(None,) * 4]
     if mask is not None:
-      rows = slice(None) if mask.shape[-2] == 1 else slice(start, stop)
-      seen &= mask[..., rows, :stop]
+      seen &= mask[..., :stop]
     own = k[..., :stop, :], v[..., :stop, :]
     out.append(_in_blocks(q[..., start:stop, :], *own, seen, prefix))
   return checkpoint_name(jnp.concatenate(out, -2), NAME)
