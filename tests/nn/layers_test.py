@@ -9,7 +9,7 @@ import torch
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from genrec_jax.nn import layers
+from genrec_jax.nn import attention, layers
 
 X = jax.random.normal(jax.random.key(0), (2, 3, 5, 7)) * 3 + 1
 
@@ -105,6 +105,26 @@ def test_remat_changes_nothing(remat):
     stack("none"),
     stack(remat),
   )
+
+
+def test_dots_keeps_what_attention_returns(monkeypatch):
+  # In several blocks: XLA computes those of one only once anyway.
+  monkeypatch.setattr(attention, "_BLOCK", 2)
+
+  def count(remat):
+    def loss(kernels):
+      def step(x, kernel):
+        rows = (x @ kernel)[:, None, None]
+        out = attention.attend(rows[:, :, :, None], rows, rows)
+        return out[:, 0, 0, 0] @ kernel, None
+
+      return jnp.sum(layers.scan_stack(step, X[0], kernels, remat)[0])
+
+    compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((2, 7, 7))).compile()
+    return compiled.as_text().count(" dot(")
+
+  # Spared are the product before it, and its own two.
+  assert count("full") - count("dots") == 3
 
 
 def test_an_unknown_remat_is_refused():
