@@ -173,11 +173,16 @@ class Janus:
     }
 
   def unconditional(self, prompt: Prompt) -> Prompt:
-    """Pads every token but BOS and begin-of-image; drops the images.
+    """Pads every token but BOS and the last begin-of-image; no images.
 
-    Same length and mask, as in `JanusForConditionalGeneration.generate`.
+    Same length and mask, as in DeepSeek's generation_inference.py
+    (deepseek-ai/Janus at 1daa72f: `tokens[i, 1:-1] = pad_id`), whose prompts
+    hold no image. Begin-of-image tokens of history images are padded like all
+    else: kept, they would tell how many items the user has.
     """
-    keep = (prompt.ids == self.bos_id) | (prompt.ids == self.boi_id)
+    begins = prompt.ids == self.boi_id  # [P, T]
+    later = jnp.cumsum(begins[:, ::-1].astype(jnp.int32), 1)[:, ::-1]
+    keep = (prompt.ids == self.bos_id) | (begins & (later == 1))
     return prompt.replace(
       ids=jnp.where(keep, prompt.ids, self.pad_id),
       images=prompt.images[:, :0],

@@ -208,6 +208,7 @@ class VQGAN:
   channel_multiplier: tuple[int, ...] = (1, 1, 2, 2, 4)
   num_res_blocks: int = 2
   dtype: str = "float32"
+  l2_norm: bool = True  # see `quantize`
 
   @property
   def downsampling(self) -> int:
@@ -258,11 +259,16 @@ class VQGAN:
   def quantize(self, params: PyTree, latents: jax.Array) -> jax.Array:
     """Returns the nearest codes [B, h', w'] of latents [B, h', w', embed_dim].
 
-    Squared distance to the codebook as stored, not normalised (`lookup` is),
-    in float32; the first of equals wins.
+    Squared distance in float32; the first of equals wins. With `l2_norm` both
+    are normalised first, as DeepSeek's tokenizer does (janus/models/vq_model.py
+    of deepseek-ai/Janus at 1daa72f, `codebook_l2_norm`), so the nearest code is
+    that of the largest cosine. Without it they are compared as they are, as in
+    transformers: the same codes only if all codebook vectors have one length.
     """
     book = params["quantizer"]["embedding"].astype(jnp.float32)  # [C, E]
     z = latents.astype(jnp.float32)
+    if self.l2_norm:
+      book, z = _unit(book), _unit(z)
     dots = jnp.einsum(
       "bhwe,ce->bhwc", z, book, precision=jax.lax.Precision.HIGHEST
     )
@@ -281,9 +287,7 @@ class VQGAN:
     Normalised as `JanusVQVAEVectorQuantizer.get_codebook_entry` does.
     """
     book = jnp.asarray(params["quantizer"]["embedding"], jnp.float32)
-    entries = book[codes]
-    squares = jnp.sum(entries**2, axis=-1, keepdims=True)
-    return entries * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+    return _unit(book[codes])
 
   def decode_latents(self, params: PyTree, latents: jax.Array) -> jax.Array:
     """Decodes what `lookup` returns; differentiable.
@@ -308,3 +312,9 @@ class VQGAN:
 
   def _post_conv(self) -> nn.Module:
     return Conv1x1(self.latent_channels, self.dtype)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  """Returns vectors [..., E] of length 1; torch's `normalize`, eps 1e-12."""
+  squares = jnp.sum(x**2, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
