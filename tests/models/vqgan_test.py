@@ -59,7 +59,8 @@ def pair(request):
         parameter.normal_()  # far from unit length
       else:  # the torch default keeps activations of order one
         parameter.mul_(0.02**-1 * parameter[0].numel() ** -0.5)
-  ours = hf_vqgan.config_from_hf(config.to_dict())
+  # transformers' rule, for a codebook far from one length; see `quantize`.
+  ours = hf_vqgan.config_from_hf(config.to_dict(), l2_norm=False)
   tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
   expected = jax.eval_shape(ours.init, jax.random.key(0))
   params = values(rules.to_params(hf_vqgan.rules(ours), tensors, expected))
@@ -141,11 +142,45 @@ def test_exact_ties_go_to_the_first_code():
   assert codes.tolist() == [[[1]]]
 
 
-def test_quantize_compares_unnormalised_entries():
+def test_unequal_lengths_give_the_codes_of_deepseeks_rule(pair):
+  # Written out from janus/models/vq_model.py, `VectorQuantizer.forward` with
+  # `l2_norm`: both sides normalised, then the smallest squared distance.
+  theirs, ours, params, side = pair
+  with torch.no_grad():
+    hidden = theirs.encoder(torch.tensor(_pixels(side).transpose(0, 3, 1, 2)))
+    z = theirs.quant_conv(hidden).permute(0, 2, 3, 1)
+    z = torch.nn.functional.normalize(z, p=2, dim=-1).flatten(0, 2)
+    book = theirs.quantize.embedding.weight
+    book = torch.nn.functional.normalize(book, p=2, dim=-1)
+    squares = (z**2).sum(1, keepdim=True) + (book**2).sum(1)
+    expected = (squares - 2 * z @ book.T).argmin(1).numpy()
+  model = hf_vqgan.config_from_hf(_as_config(ours))  # as checkpoints are loaded
+  codes = jax.jit(model.encode)(params, _pixels(side))
+  np.testing.assert_array_equal(codes.reshape(-1), expected)
+  unnormalised = jax.jit(ours.encode)(params, _pixels(side))
+  assert (codes != unnormalised).any()  # else agreement would mean little
+
+
+@pytest.mark.parametrize(("l2_norm", "code"), [(True, 0), (False, 1)])
+def test_quantize_compares_directions_or_distances(l2_norm, code):
   # By direction the first entry is the nearest, by distance the second.
-  model = vqgan.VQGAN(embed_dim=2)
+  model = vqgan.VQGAN(embed_dim=2, l2_norm=l2_norm)
   params = {"quantizer": {"embedding": jnp.array([[9.0, 0.0], [0.5, 0.5]])}}
-  assert model.quantize(params, jnp.array([[[[1.0, 0.0]]]])).item() == 1
+  assert model.quantize(params, jnp.array([[[[1.0, 0.0]]]])).item() == code
+
+
+def test_equal_lengths_give_one_code_by_both_rules():
+  rng = np.random.default_rng(0)
+  book = rng.normal(size=(64, 5))
+  book *= 3 / np.linalg.norm(book, axis=-1, keepdims=True)
+  params = {"quantizer": {"embedding": jnp.asarray(book, jnp.float32)}}
+  latents = jnp.asarray(rng.normal(size=(2, 9, 9, 5)), jnp.float32)
+  np.testing.assert_array_equal(
+    *(
+      vqgan.VQGAN(embed_dim=5, l2_norm=l2_norm).quantize(params, latents)
+      for l2_norm in (True, False)
+    )
+  )
 
 
 def test_random_parameters_draw_an_image():
@@ -197,7 +232,8 @@ def test_bfloat16_stays_close(pair):
 
 
 def _as_config(model):
-  return {k: v for k, v in vars(model).items() if k != "dtype"}
+  ours = ("dtype", "l2_norm")  # not of HF configs
+  return {k: v for k, v in vars(model).items() if k not in ours}
 
 
 def test_image_of_another_size_is_refused():
