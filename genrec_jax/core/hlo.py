@@ -8,9 +8,11 @@ those of one device.
     [c for c in hlo.collectives(program) if c.within("decode")]
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 import dataclasses
+import functools
 import math
+import operator
 import re
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0}  # others end in their bits
@@ -301,51 +303,126 @@ def _loop(program: Program, step: Step) -> Loop:
   )
 
 
-def _trip_count(program: Program, step: Step) -> int | None:
-  """Returns what XLA knows, or (limit - start) of `counter < limit`.
+# Passes that are counted out: JAX's loops are over codes, layers and chunks.
+_MAX_TRIPS = 10_000
+_OPERATIONS = {
+  "add": operator.add,
+  "maximum": max,
+  "minimum": min,
+  "multiply": operator.mul,
+  "subtract": operator.sub,
+}
+_COMPARISONS = {
+  "EQ": operator.eq,
+  "GE": operator.ge,
+  "GT": operator.gt,
+  "LE": operator.le,
+  "LT": operator.lt,
+  "NE": operator.ne,
+}
+_SAME_VALUE = ("bitcast", "convert", "copy", "opt-barrier", "reshape")
 
-  That a counter goes up by one is so of every loop that JAX makes of a scan or
-  fori_loop; XLA says the trip count itself where it changed one.
+
+def _trip_count(program: Program, step: Step) -> int | None:
+  """Returns what XLA knows, or what counting by the loop's own scalars gives.
+
+  The scalars that the condition reads are followed from their constant starts
+  through the body, whatever the steps they go by, until the condition is false.
+  None: they start from, or change by, what the program computes otherwise.
   """
   line = step.instruction
   known = _TRIPS.search(line.attributes)
   if known:
     return int(known[1])
-  condition = program.computations[line.called["condition"][0]]
-  limit = _limit(program, condition)
-  start = _start(step, condition)
-  if limit is None or start is None:
-    return None
-  return max(limit - start, 0)
+  [condition] = line.called["condition"]
+  [body] = line.called["body"]
+  start = step.computation.operands(line)[0]
+  last: dict[int, int | None] = {}  # the carried scalars before a pass
+
+  def initial(index: int) -> int | None:
+    if start.opcode != "tuple":
+      return None
+    name = start.operands[index]
+    return _scalar(program, step.computation, name, lambda *_: None)
+
+  def carried(_: int, index: int | None) -> int | None:
+    if index is None:
+      return None
+    if index not in last:
+      last[index] = initial(index)
+    return last[index]
+
+  def root(name: str, index: int | None = None) -> int | None:
+    computation = program.computations[name]
+    return _scalar(program, computation, computation.root, carried, index)
+
+  for count in range(_MAX_TRIPS):
+    goes_on = root(condition)
+    if goes_on is None:
+      return None
+    if not goes_on:
+      return count
+    # What a counter is counted by has to be known from the first pass on.
+    size = -1
+    while size != len(last):
+      size = len(last)
+      following = {index: root(body, index) for index in tuple(last)}
+    if following == last:
+      return None
+    last.update(following)
+  return None
 
 
-def _limit(program: Program, condition: Computation) -> int | None:
-  """Returns the constant that the condition compares with, if it is one."""
-  directions, constants = [], []
-  for inner in _walk(program, condition.name, 1, (), False):
-    if inner.instruction.opcode == "compare":
-      found = re.search(r"direction=(\w+)", inner.instruction.attributes)
-      directions.append(found[1])
-    if inner.instruction.opcode == "constant":
-      constants += re.findall(r"^-?\d+$", inner.instruction.literal)
-  if directions != ["LT"] or len(constants) != 1:
-    return None
-  return int(constants[0])
+def _scalar(
+  program: Program,
+  computation: Computation,
+  name: str,
+  parameter: Callable[[int, int | None], int | None],
+  index: int | None = None,
+) -> int | None:
+  """Returns the integer that an instruction computes, if it can be told.
 
-
-def _start(step: Step, condition: Computation) -> int | None:
-  """Returns the constant that the loop's counter starts from, if it is one."""
-  counters = [
-    int(re.search(r"index=(\d+)", line.attributes)[1])
-    for line in condition.instructions.values()
-    if line.opcode == "get-tuple-element"
-  ]
-  initial = step.computation.operands(step.instruction)[0]
-  if len(counters) != 1 or initial.opcode != "tuple":
+  Args:
+    program: what `computation` is of.
+    computation: where the instruction is.
+    name: of the instruction.
+    parameter: value of a parameter, given its number and, of a tuple, the
+      element's.
+    index: of an instruction that gives a tuple, the element.
+  """
+  line = computation.instructions[name]
+  of = functools.partial(_scalar, program, computation, parameter=parameter)
+  if line.opcode == "constant":
+    literal = {"true": "1", "false": "0"}.get(line.literal, line.literal)
+    return int(literal) if re.fullmatch(r"-?\d+", literal) else None
+  if line.opcode == "parameter":
+    return parameter(int(line.literal), index)
+  if line.opcode == "get-tuple-element":
+    if index is not None:  # a tuple in a tuple
+      return None
+    element = int(re.search(r"index=(\d+)", line.attributes)[1])
+    return of(line.operands[0], index=element)
+  if line.opcode == "tuple":
+    return None if index is None else of(line.operands[index])
+  if line.opcode in _SAME_VALUE:
+    return of(line.operands[0], index=index)
+  if line.opcode in ("fusion", "call"):
+    [called] = line.called.get("calls") or line.called["to_apply"]
+    inner = program.computations[called]
+    return _scalar(
+      program,
+      inner,
+      inner.root,
+      lambda number, element: of(line.operands[number], index=element),
+      index,
+    )
+  if line.opcode == "compare":
+    operation = _COMPARISONS[re.search(r"direction=(\w+)", line.attributes)[1]]
+  elif line.opcode in _OPERATIONS:
+    operation = _OPERATIONS[line.opcode]
+  else:
     return None
-  start = step.computation.operands(initial)[counters[0]]
-  while start.opcode in ("copy", "bitcast"):
-    start = step.computation.operands(start)[0]
-  if start.opcode != "constant" or not re.fullmatch(r"-?\d+", start.literal):
+  if line.arrays[0].shape:
     return None
-  return int(start.literal)
+  values = [of(operand) for operand in line.operands]
+  return None if None in values else int(operation(*values))

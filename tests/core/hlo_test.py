@@ -1,6 +1,7 @@
 """Counts read from compiled HLO against those done by hand."""
 
 import functools
+import re
 
 import jax
 from jax import lax
@@ -12,15 +13,18 @@ import pytest
 from genrec_jax.core import hlo, hlo_cost, sharding
 
 
-def compiled(function, *shapes, **options):
+def compiled_text(function, *shapes, **options):
   shapes = [
     s
     if isinstance(s, jax.ShapeDtypeStruct)
     else jax.ShapeDtypeStruct(s, jnp.float32)
     for s in shapes
   ]
-  lowered = jax.jit(function, **options).lower(*shapes)
-  return hlo.parse(lowered.compile().as_text())
+  return jax.jit(function, **options).lower(*shapes).compile().as_text()
+
+
+def compiled(function, *shapes, **options):
+  return hlo.parse(compiled_text(function, *shapes, **options))
 
 
 def scanned(x, w, length):
@@ -63,42 +67,124 @@ def test_bytes_follow_the_loops(program):
   assert product <= per_step <= product + 4 * 4 * 4 * 16
 
 
-def test_a_trip_count_is_read_from_the_condition_if_xla_tells_none():
-  text = """
+COUNTED = """
 HloModule counted
 
-%body (arg: (s32[], f32[2])) -> (s32[], f32[2]) {
-  %arg = (s32[], f32[2]{0}) parameter(0)
+%less (a: s32[], b: s32[]) -> pred[] {
+  %a = s32[] parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %less = pred[] compare(%a, %b), direction=LT
+}
+
+%advance (a: s32[]) -> (s32[], s32[]) {
+  %a = s32[] parameter(0)
+  %by = s32[] constant(STEP)
+  %sum = s32[] add(%a, %by)
+  ROOT %both = (s32[], s32[]) tuple(%a, %sum)
+}
+
+%body (arg: (s32[], f32[2], s32[])) -> (s32[], f32[2], s32[]) {
+  %arg = (s32[], f32[2]{0}, s32[]) parameter(0)
   %i = s32[] get-tuple-element(%arg), index=0
-  %one = s32[] constant(1)
-  %next = s32[] add(%i, %one)
+  %one = s32[] constant(STEP)
+  %next = s32[] NEXT
   %x = f32[2]{0} get-tuple-element(%arg), index=1
   %y = f32[2]{0} negate(%x)
-  ROOT %out = (s32[], f32[2]{0}) tuple(%next, %y)
+  %n = s32[] get-tuple-element(%arg), index=2
+  ROOT %out = (s32[], f32[2]{0}, s32[]) tuple(%next, %y, %n)
 }
 
-%condition (arg: (s32[], f32[2])) -> pred[] {
-  %arg = (s32[], f32[2]{0}) parameter(0)
+%condition (arg: (s32[], f32[2], s32[])) -> pred[] {
+  %arg = (s32[], f32[2]{0}, s32[]) parameter(0)
   %i = s32[] get-tuple-element(%arg), index=0
+  %n = s32[] get-tuple-element(%arg), index=2
   %limit = s32[] constant(9)
-  ROOT %less = pred[] compare(%i, %limit), direction=LT
+  ROOT %goes_on = pred[] GOES_ON
 }
 
-ENTRY %main (x: f32[2]) -> f32[2] {
+ENTRY %main (x: f32[2], given: s32[]) -> f32[2] {
   %x = f32[2]{0} parameter(0)
-  %start = s32[] constant(3)
-  %in = (s32[], f32[2]{0}) tuple(%start, %x)
-  %loop = (s32[], f32[2]{0}) while(%in), condition=%condition, body=%body
+  %given = s32[] parameter(1)
+  %three = s32[] constant(3)
+  %start = s32[] copy(%three)
+  %last = s32[] constant(8)
+  %in = (s32[], f32[2]{0}, s32[]) tuple(%start, %x, %last)
+  %loop = (s32[], f32[2]{0}, s32[]) while(%in), condition=%condition, body=%body
   ROOT %y = f32[2]{0} get-tuple-element(%loop), index=1
 }
 """
+ADD = "add(%i, %one)"
+LESS = "compare(%i, %limit), direction=LT"
+FUSED = "fusion(%i, %limit), kind=kLoop, calls=%less"
+
+
+@pytest.mark.parametrize(
+  ("step", "following", "goes_on", "count"),
+  [
+    (1, ADD, LESS, 6),
+    (2, ADD, LESS, 3),  # 3, 5, 7: as libtpu's windowed products go
+    (4, ADD, LESS, 2),  # 3, 7
+    (2, "add(%one, %i)", "compare(%limit, %i), direction=GT", 3),
+    (2, ADD, "compare(%i, %limit), direction=LE", 4),
+    (3, ADD, "compare(%i, %limit), direction=NE", 2),
+    (1, "subtract(%i, %one)", "compare(%i, %limit), direction=LT", None),
+    (3, "multiply(%i, %one)", LESS, 1),
+    (2, ADD, FUSED, 3),
+    (2, ADD, "compare(%i, %n), direction=LT", 3),  # a limit that is carried
+    (0, ADD, LESS, None),  # for ever
+  ],
+)
+def test_a_loop_is_counted_out_if_xla_tells_no_count(
+  step, following, goes_on, count
+):
+  text = COUNTED.replace("STEP", str(step)).replace("NEXT", following)
+  text = text.replace("GOES_ON", goes_on)
   [loop] = hlo.loops(hlo.parse(text))
-  assert loop.trip_count == 6
-  assert [a.shape for a in loop.carried] == [(), (2,)]
-  unknown = text.replace("constant(9)", "constant({9})")
-  assert hlo.loops(hlo.parse(unknown))[0].trip_count is None
+  assert loop.trip_count == count
+  assert [a.shape for a in loop.carried] == [(), (2,), ()]
+  # Nothing is said where the start or the limit is the program's own.
+  for known, given in (("tuple(%start,", "tuple(%given,"), ("constant(9)", "")):
+    unknown = text.replace(known, given or "constant({9})")
+    if known == "constant(9)" and "%limit" not in goes_on:
+      continue
+    assert hlo.loops(hlo.parse(unknown))[0].trip_count is None
+
+
+def test_a_counter_in_a_fusion_of_several_results():
+  text = COUNTED.replace("STEP", "2").replace("GOES_ON", LESS)
+  text = text.replace(
+    "%next = s32[] NEXT",
+    "%parts = (s32[], s32[]) fusion(%i), kind=kLoop, calls=%advance\n"
+    "  %next = s32[] get-tuple-element(%parts), index=1",
+  )
+  [loop] = hlo.loops(hlo.parse(text))
+  assert loop.trip_count == 3
+
+
+def test_no_program_without_an_entry():
   with pytest.raises(ValueError, match="no ENTRY"):
     hlo.parse("HloModule empty")
+
+
+@pytest.mark.parametrize("by", [1, 2, 5])
+def test_a_compiled_loop_is_counted_as_xla_counts_it(by):
+  """16 / by products, rounded up, whether XLA writes the count or not."""
+
+  def function(x, w):
+    def body(carry):
+      i, x = carry
+      return i + by, jnp.tanh(x @ w)
+
+    return lax.while_loop(lambda carry: carry[0] < 16, body, (0, x))[1]
+
+  text = compiled_text(function, (4, 8), (8, 8))
+  silent = re.sub(r'"known_trip_count":\{[^}]*\},?', "", text)
+  assert "known_trip_count" not in silent
+  for written in (text, silent):
+    program = hlo.parse(written)
+    [loop] = hlo.loops(program)
+    assert loop.trip_count == -(-16 // by)
+    assert hlo_cost.flops(program) == loop.trip_count * 2 * 4 * 8 * 8
 
 
 def test_a_loop_that_ends_by_its_data_has_no_trip_count():
