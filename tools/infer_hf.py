@@ -58,12 +58,7 @@ def load(name, dtype="float32", device="cpu"):
     processor = transformers.AutoProcessor.from_pretrained(
       folder, backend="pil"
     )
-    image_id = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    if image_id != config.image_token_id:  # pictures would go unseen
-      raise ValueError(
-        f"{processor.image_token} is {image_id}, in config.json"
-        f" {config.image_token_id}"
-      )
+    ids = special_ids(folder, config, processor)
   except Exception as error:  # these files can be wrong in very many ways
     raise ValueError(
       f"tokenizer*.json or preprocessor_config.json: {error}; take these files"
@@ -73,8 +68,55 @@ def load(name, dtype="float32", device="cpu"):
     folder, dtype=dtype, use_safetensors=True
   )
   model.model.vqmodel.float()  # small, and its rounding would be seen
+  model.generation_config.update(**ids)
   processor.num_image_tokens = codes_per_image(model)
   return model.eval().to(device), processor
+
+
+def special_ids(folder, config, processor):
+  """Returns a checkpoint's special ids as settings of `generate`.
+
+  They come from generation_config.json, else config.json, else the tokenizer,
+  wherever they stand in a prompt.
+
+  Raises:
+    ValueError: one is nowhere, or these files differ about it.
+  """
+  generation, written = (
+    json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    for name in ("generation_config.json", "config.json")
+  )
+  tokenizer, ids = processor.tokenizer, {}
+  for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    ids[name] = first(
+      generation.get(name),
+      written.get(name),
+      # Not `config`, which fills in what is not written with other models' ids.
+      (written.get("text_config") or {}).get(name),
+      getattr(tokenizer, name),
+    )
+    if ids[name] is None:
+      raise ValueError(f"no {name}")
+  begin = tokenizer.convert_tokens_to_ids(processor.image_start_token)
+  ids["generation_kwargs"] = {"boi_token_id": begin}
+  extra = generation.get("generation_kwargs") or {}
+  begin_there = first(
+    extra.get("boi_token_id"), generation.get("boi_token_id"), begin
+  )
+  image_id = tokenizer.convert_tokens_to_ids(processor.image_token)
+  for token, here, there, file in (
+    # Pictures would go unseen.
+    (processor.image_token, image_id, config.image_token_id, "config.json"),
+    (processor.image_start_token, begin, begin_there, "generation_config.json"),
+  ):
+    if here != there:
+      raise ValueError(f"{token} is {here}, in {file} {there}")
+  return ids
+
+
+def first(*values):
+  """Returns the first value that is not None, or None."""
+  return next((value for value in values if value is not None), None)
 
 
 def check_tensors(folder, config):
@@ -222,11 +264,7 @@ def draw(
     slots = (ids == model.config.image_token_id)[..., None]
     branches = [branches[0].masked_scatter(slots, features)]
   if guidance != 1:
-    # Without the prompt: as long, but padding in all places but those of the
-    # first token, BOS, and of the last, begin-of-image, wherever they stand.
-    kept = (ids == ids[:, :1]) | (ids == ids[:, -1:])
-    pad = model.generation_config.pad_token_id
-    branches.append(embed(ids.masked_fill(~kept, pad)))
+    branches.append(embed(unconditional_ids(model, ids)))
 
   # The prompt is read once; each sample goes on from a copy of its cache.
   language = model.model.language_model
@@ -255,6 +293,20 @@ def draw(
       past_key_values=cache,
       use_cache=True,
     ).last_hidden_state[:, -1]
+
+
+def unconditional_ids(model, ids):
+  """Pads all tokens [1, T] but BOS and the last begin-of-image.
+
+  As DeepSeek's generation_inference.py does with prompts without images. (The
+  `generate` of transformers, which knows no others, keeps every begin-of-image:
+  with history images they would tell how many items the user has.)
+  """
+  settings = model.generation_config
+  begins = ids == settings.generation_kwargs["boi_token_id"]
+  last = begins & (begins.flip(1).cumsum(1).flip(1) == 1)
+  kept = (ids == settings.bos_token_id) | last
+  return ids.masked_fill(~kept, settings.pad_token_id)
 
 
 def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):

@@ -160,7 +160,11 @@ def prompts(with_images: bool):
     [BOS, 7, 8, 9, 10, 11, BOI],
   ]
   if not with_images:
-    rows = [[i for i in row if i not in (IMAGE, EOI)] for row in rows]
+    # What stands for an image in a history goes as a whole; one begin of image,
+    # the last token, stays.
+    rows = [
+      [*(i for i in row if i not in (BOI, IMAGE, EOI)), BOI] for row in rows
+    ]
   length = max(map(len, rows)) + 2
   ids = np.asarray([[PAD] * (length - len(r)) + r for r in rows], np.int32)
   images = np.random.default_rng(0).integers(

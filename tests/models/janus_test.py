@@ -68,6 +68,8 @@ def greedy(model, params, prompt, guidance=GUIDANCE):
 def test_greedy_text_prompts_match_generate_token_for_token(pair):
   theirs, ours, params = pair
   ids, mask, images = tiny_janus.prompts(with_images=False)
+  # `generate` keeps every begin-of-image, and a prompt without images has one.
+  assert ((ids == tiny_janus.BOI).sum(1) == 1).all()
   expected = theirs.generate(
     input_ids=torch.tensor(ids).long(),
     attention_mask=torch.tensor(mask).long(),
@@ -173,16 +175,34 @@ def test_pixels_and_codes_match(pair):
   )
 
 
-def test_unconditional_prompts_keep_bos_begin_of_image_and_mask(pair):
-  _, ours, _ = pair
-  prompt = prompt_of(*tiny_janus.prompts(with_images=True))
-  other = ours.unconditional(prompt)
-  keep = np.isin(prompt.ids, [tiny_janus.BOS, tiny_janus.BOI])
-  np.testing.assert_array_equal(
-    other.ids, np.where(keep, prompt.ids, tiny_janus.PAD)
+# What `tokens[1:-1] = pad` of DeepSeek's generation_inference.py leaves, where
+# the last token is begin-of-image.
+UNCONDITIONAL = [
+  # (a prompt, what is kept of it): by the number of history images.
+  ([0, 9, 9, 4], [0, 2, 2, 4]),
+  ([0, 9, 4, 3, 3, 5, 9, 4], [0, 2, 2, 2, 2, 2, 2, 4]),
+  ([0, *[9, 4, 3, 5] * 5, 8, 4], [0, *[2] * 21, 4]),
+]
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_unconditional_prompts_keep_bos_and_the_last_begin_of_image(
+  pair, padding
+):
+  theirs, ours, _ = pair
+  images = np.zeros((3, 5, 20, 20, 3), np.uint8)
+  width = padding + max(len(row) for row, _ in UNCONDITIONAL)
+  ids, expected = (
+    np.asarray([[2] * (width - len(row)) + row for row in rows], np.int32)
+    for rows in zip(*UNCONDITIONAL, strict=True)
   )
-  np.testing.assert_array_equal(other.mask, prompt.mask)
+  other = ours.unconditional(prompt_of(ids, ids != 2, images))
+  np.testing.assert_array_equal(other.ids, expected)
+  np.testing.assert_array_equal(other.mask, ids != 2)
   assert other.images.shape[1] == 0
+  for row, kept in UNCONDITIONAL:
+    found = infer_hf.unconditional_ids(theirs, torch.tensor([row]))
+    assert found.tolist() == [kept]
 
 
 def test_padding_changes_nothing(pair):
