@@ -43,6 +43,7 @@ LEAST = {
   "sample.num_samples": 1,
   "sample.top_k": 0,
   "rl.inner_epochs": 1,
+  "rl.sampler_weight_cap": 0,
   "train.steps": 1,
   "train.log_every": 1,
   "train.eval_every": 0,
@@ -143,6 +144,12 @@ def check(config) -> None:
     problems.append(
       f"sample.top_p is {values['sample.top_p']}: expected more than 0 and at"
       " most 1, which cuts nothing"
+    )
+  if values.get("rl.sampler_weight_cap") and values["rl.scoring"] != "guided":
+    problems.append(
+      f"rl.sampler_weight_cap is {values['rl.sampler_weight_cap']} with"
+      " rl.scoring='conditional': expected 0, the sampler's distribution is the"
+      " guided one"
     )
   if problems[1:]:
     raise UserError(listed("values of the config that cannot be:", problems))

@@ -182,6 +182,7 @@ class RL(_Trained):
       scoring="guided" if guided else "conditional",
       stop_unconditional_gradient=False,
       inner_epochs=1,
+      sampler_weight_cap=0.0,
     )
     self.run = jax.jit(step, donate_argnums=0)
 

@@ -44,6 +44,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config.rl.scoring = "guided"  # guided | conditional; what was sampled from
   config.rl.stop_unconditional_gradient = False  # the true gradient
   config.rl.inner_epochs = 1  # updates on one rollout; 1 is on-policy
+  # Truncated importance weights for the sampler's own rounding: codes count by
+  # their probability in training over that in sampling, up to this; 2 is usual.
+  config.rl.sampler_weight_cap = 0.0  # 0: off; what is watched is small
 
   config.objective = ConfigDict()
   config.objective.ratio = "token"  # token | sequence (GSPO)

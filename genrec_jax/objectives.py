@@ -198,6 +198,62 @@ def clipped_surrogate(
   return jnp.minimum(ratio * each, clipped * each)
 
 
+def truncated_weights(
+  behaviour: jax.Array, sampled: jax.Array, cap: float
+) -> jax.Array:
+  """Returns min(behaviour / sampled, cap) of each code: constants.
+
+  Truncated importance sampling: the codes came from the sampler, whose numbers
+  round otherwise than those that the ratio starts from. Source: Yao et al.,
+  "On the Rollout-Training Mismatch in Modern RL Systems", 2025,
+  fengyao.notion.site/off-policy-rl (there 2 is usual); after Ionides, 2008.
+
+  Args:
+    behaviour: [P, G, I] log-probabilities under the policy that sampled, as
+      scoring computes them.
+    sampled: [P, G, I] as the sampler reported them.
+    cap: the largest weight, > 0.
+
+  Returns:
+    [P, G, I] float32.
+  """
+  ratio = jnp.exp(_difference(behaviour, sampled))
+  return jax.lax.stop_gradient(jnp.minimum(ratio, cap))
+
+
+def sampler_mismatch(
+  behaviour: jax.Array,
+  sampled: jax.Array,
+  *,
+  ratio: str,
+  clip_low: float,
+  clip_high: float,
+) -> dict[str, jax.Array]:
+  """Says how far what the sampler reported is from what scoring computes.
+
+  Args:
+    behaviour: see `truncated_weights`.
+    sampled: see `truncated_weights`.
+    ratio: see `log_ratio`.
+    clip_low: see `clipped_surrogate`.
+    clip_high: see `clipped_surrogate`.
+
+  Returns:
+    Metrics [], float32: `sampler_mismatch_mean` and `_max`, of |behaviour -
+    sampled| in nats per code; `sampler_mismatch_outside`, the share of codes
+    that the clip would stop at once if the sampler's were the old policy.
+  """
+  apart = jnp.abs(_difference(behaviour, sampled))
+  ratios = jnp.exp(log_ratio(ratio, behaviour, sampled))
+  outside = (ratios < 1 - clip_low) | (ratios > 1 + clip_high)
+  metrics = {
+    "sampler_mismatch_mean": apart.mean(),
+    "sampler_mismatch_max": apart.max(),
+    "sampler_mismatch_outside": outside.mean(dtype=ratios.dtype),
+  }
+  return jax.lax.stop_gradient(metrics)
+
+
 def _k2(difference: jax.Array) -> jax.Array:
   return 0.5 * difference * difference
 
@@ -298,6 +354,7 @@ def policy_loss(
   kl: str,
   kl_weight: float,
   aggregation: str,
+  weights: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the loss to minimise and its metrics.
 
@@ -312,6 +369,8 @@ def policy_loss(
     kl: see the function `kl`.
     kl_weight: of the KL in the loss, >= 0.
     aggregation: see `aggregate`; of surrogate and KL alike.
+    weights: [P, G, I], constant factors of the surrogate, see
+      `truncated_weights`; None: 1.
 
   Returns:
     The loss [] and metrics [], float32: `policy_loss` without the KL;
@@ -334,6 +393,8 @@ def policy_loss(
   advantages = jax.lax.stop_gradient(wide(advantages))
   ratios = jnp.exp(log_ratio(ratio, logprobs, behaviour))
   surrogate = clipped_surrogate(ratios, advantages, clip_low, clip_high)
+  if weights is not None:
+    surrogate *= jax.lax.stop_gradient(wide(weights))
   loss = policy = -aggregate(aggregation, surrogate)
   each = advantages[..., None]
   stopped = ((each > 0) & (ratios > 1 + clip_high)) | (

@@ -82,6 +82,15 @@ def main(*args, cwd=ROOT):
       "rl.scoring is 'x': expected one of guided, conditional",
     ),
     (
+      [
+        "--config=configs/rl.py",
+        "--config.rl.scoring=conditional",
+        "--config.rl.sampler_weight_cap=2",
+      ],
+      "rl.sampler_weight_cap is 2.0 with rl.scoring='conditional': expected 0,"
+      " the sampler's distribution is the guided one",
+    ),
+    (
       ["--config=configs/evaluate.py", "--config.task=x"],
       "task is 'x': expected one of sft, rl, evaluate",
     ),

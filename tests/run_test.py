@@ -106,7 +106,7 @@ def test_rl(folder, rl):
   ]
   assert [row["step"] for row in rows if "reward" in row] == list(range(1, 7))
   assert all(
-    row["ratio_error_at_start"] < 1e-4 for row in rows if "reward" in row
+    row["sampler_mismatch_max"] < 1e-4 for row in rows if "reward" in row
   )
   assert list((folder / "rl" / "samples").glob("*.png"))
 

@@ -24,9 +24,8 @@ def each(
   """
   if parts == 1:
     return function(*inputs)
-  found = jax.lax.map(lambda part: function(*part), _split(parts, inputs))
   return jax.tree.map(
-    lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), found
+    _join, jax.lax.map(lambda part: function(*part), _split(parts, inputs))
   )
 
 
@@ -40,14 +39,16 @@ def value_and_grad(
 
   Args:
     loss_fn: maps params and trees of arrays [P / M, ...] to a loss that is a
-      mean over prompts, and metrics [].
+      mean over prompts, and a dict of metrics [] and of what each prompt is to
+      leave behind, [P / M, ...].
     parts: M, a divisor of P.
     params: what to differentiate by.
     *inputs: trees of arrays [P, ...].
 
   Returns:
-    ((loss [], metrics [M] each), gradients): those of all P prompts at once,
-    within rounding; gradients add up in their own type.
+    ((loss [], dict), gradients): metrics are [M] each, what prompts leave is
+    [P, ...] in their order. Loss and gradients are those of all P prompts at
+    once, within rounding; gradients add up in their own type.
   """
   differentiate = jax.value_and_grad(loss_fn, has_aux=True)
   if parts == 1:
@@ -61,7 +62,8 @@ def value_and_grad(
   start = jax.tree.map(jnp.zeros_like, params)
   total, (losses, metrics) = jax.lax.scan(step, start, _split(parts, inputs))
   grads = jax.tree.map(lambda x: x / parts, total)
-  return (losses.mean(), metrics), grads
+  left = {k: x if x.ndim == 1 else _join(x) for k, x in metrics.items()}
+  return (losses.mean(), left), grads
 
 
 def _split(parts: int, inputs: Any) -> Any:
@@ -75,3 +77,8 @@ def _split(parts: int, inputs: Any) -> Any:
     return x.reshape(shape).swapaxes(0, 1)
 
   return jax.tree.map(split, inputs)
+
+
+def _join(x: jax.Array) -> jax.Array:
+  """Undoes `_split` for one array: [M, P / M, ...] to [P, ...]."""
+  return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])

@@ -45,6 +45,7 @@ def train_step(
   scoring: str,
   stop_unconditional_gradient: bool,
   inner_epochs: int,
+  sampler_weight_cap: float,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one on-policy step.
 
@@ -70,16 +71,27 @@ def train_step(
     scoring: 'guided', the distribution sampled from; 'conditional' leaves
       guidance out of ratio and KL, as T2I-R1 does.
     stop_unconditional_gradient: see `sampling.score_images`.
-    inner_epochs: updates on one rollout, >= 1.
+    inner_epochs: updates on one rollout, >= 1. The old policy of all of them
+      is what the first one's own pass scores: in bfloat16 the decode loop
+      rounds otherwise, and guidance multiplies the difference, so its numbers
+      are watched and never the ratio's denominator.
+    sampler_weight_cap: see `objectives.truncated_weights`; 0: no such weights.
+      Only with guided scoring, that of the sampler.
 
   Returns:
     The next state, and metrics: float32 scalars.
 
   Raises:
-    ValueError: an unknown `scoring`.
+    ValueError: an unknown `scoring`, or weights that it does not go with.
   """
   if scoring not in ("guided", "conditional"):
     raise ValueError(f"scoring={scoring!r}: expected 'guided' or 'conditional'")
+  guided = scoring == "guided"
+  if sampler_weight_cap and not guided:
+    raise ValueError(
+      f"sampler_weight_cap={sampler_weight_cap} with scoring='conditional':"
+      " expected 0, the sampler's distribution is another"
+    )
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   rest = frozen["generator"]
   params = tree.merge(state.params, rest)
@@ -106,7 +118,7 @@ def train_step(
       tree.merge(trainable, rest),
       prompt,
       codes,
-      guidance=sample["guidance"] if scoring == "guided" else 1.0,
+      guidance=sample["guidance"] if guided else 1.0,
       temperature=sample["temperature"],
       top_k=sample["top_k"],
       top_p=sample["top_p"],
@@ -122,39 +134,53 @@ def train_step(
     )
     return logprobs
 
-  given = {"advantages": advantages, "behaviour": None, "reference": None}
-  if scoring == "guided":
-    given["behaviour"] = rollout.logprobs
-  elif inner_epochs > 1:
-    given["behaviour"] = constant(state.params)
+  given = {"advantages": advantages, "reference": None}
   if objective["kl_weight"]:
     given["reference"] = constant(frozen["reference"])
 
-  def loss_fn(trainable, prompt, codes, given):
-    logprobs, entropy = score(trainable, prompt, codes)
-    if given["behaviour"] is None:  # the only update starts from it
-      given = given | {"behaviour": jax.lax.stop_gradient(logprobs)}
-    loss, metrics = objectives.policy_loss(logprobs, **given, **objective)
-    return loss, metrics | {"entropy": entropy.mean()}
+  def update(carry, epoch):
+    params, opt_state, behaviour = carry
 
-  def update(carry, _):
-    params, opt_state = carry
+    def loss_fn(trainable, prompt, codes, behaviour, sampled, given):
+      logprobs, entropy = score(trainable, prompt, codes)
+      old = jnp.where(epoch == 0, jax.lax.stop_gradient(logprobs), behaviour)
+      weights = None
+      if sampler_weight_cap:
+        weights = objectives.truncated_weights(old, sampled, sampler_weight_cap)
+      loss, metrics = objectives.policy_loss(
+        logprobs, old, **given, **objective, weights=weights
+      )
+      return loss, metrics | {"entropy": entropy.mean(), "behaviour": old}
+
     (loss, metrics), grads = microbatch.value_and_grad(
-      loss_fn, microbatches, params, batch.prompt, rollout.codes, given
+      loss_fn,
+      microbatches,
+      params,
+      batch.prompt,
+      rollout.codes,
+      behaviour,
+      rollout.logprobs,
+      given,
     )
+    behaviour = metrics.pop("behaviour")
     updates, opt_state = optimizer.update(grads, opt_state, params)
     metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-    return (optax.apply_updates(params, updates), opt_state), metrics
+    params = optax.apply_updates(params, updates)
+    return (params, opt_state, behaviour), metrics
 
-  (params, opt_state), epochs = jax.lax.scan(
-    update, (state.params, state.opt_state), length=inner_epochs
+  (params, opt_state, behaviour), epochs = jax.lax.scan(
+    update,
+    (state.params, state.opt_state, jnp.zeros_like(rollout.logprobs)),
+    jnp.arange(inner_epochs),
   )
   metrics = {name: values.mean() for name, values in epochs.items()}
-  # Before the first update the ratio must be 1: anything else means that what
-  # is scored is not what was sampled.
-  deviations = epochs["ratio_max_deviation"]
-  metrics["ratio_error_at_start"] = deviations[0].max()
-  metrics["ratio_max_deviation"] = deviations.max()
+  metrics["ratio_max_deviation"] = epochs["ratio_max_deviation"].max()
+  if guided:  # otherwise another distribution is scored than was sampled from
+    metrics |= objectives.sampler_mismatch(
+      behaviour,
+      rollout.logprobs,
+      **{k: objective[k] for k in ("ratio", "clip_low", "clip_high")},
+    )
   metrics["reward"] = sum(
     weight * raw[name].mean() for name, weight in weights.items()
   )

@@ -153,7 +153,7 @@ def test_rl_goes_on_from_a_run_with_adapters_with_its_own(tuned, monkeypatch):
     },
   )
   first, second = (row for row in rows(folder) if "reward" in row)
-  assert max(row["ratio_error_at_start"] for row in (first, second)) < 1e-4
+  assert max(row["sampler_mismatch_max"] for row in (first, second)) < 1e-4
   assert first["kl"] < 1e-8 < second["kl"]
   assert all(
     2 in leaf.shape for leaf in jax.tree.leaves(saved.read_params(str(folder)))

@@ -62,6 +62,7 @@ OPTIONS = {
   "scoring": "guided",
   "stop_unconditional_gradient": False,
   "inner_epochs": 1,
+  "sampler_weight_cap": 0.0,
 }
 TRAINABLE = ("^language/", "^image_head/")
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2)]  # data, model, slices
@@ -117,7 +118,8 @@ def test_the_step_is_on_policy_and_moves_away_from_the_reference(
   state, metrics = single
   assert int(state.step) == 2
   for values in metrics:
-    assert values["ratio_error_at_start"] < 1e-5
+    assert values["sampler_mismatch_max"] < 1e-5
+    assert values["ratio_max_deviation"] == 0
     scalars = [v for name, v in values.items() if name != "gradient"]
     assert all(np.isfinite(v) and np.ndim(v) == 0 for v in scalars)
   assert metrics[0]["kl"] < 1e-9
@@ -200,9 +202,9 @@ def test_eight_devices_step_as_one(params, clip_params, single, shape):
 # What is the rounding of numbers near each other, by nature, is held to that of
 # those numbers.
 ROUNDING = {
-  # Of log-probabilities: the ratio is 1 but for that of two computations.
-  "ratio_error_at_start": 1e-5,
-  "ratio_max_deviation": 1e-5,
+  # Of log-probabilities: the sampler's and the same again.
+  "sampler_mismatch_mean": 1e-5,
+  "sampler_mismatch_max": 1e-5,
   # Of a log-probability times its distance from the reference's, on average.
   "kl": 1e-7,
   # Before the update the ratio is 1 and a group's advantages add up to 0: of
@@ -249,7 +251,7 @@ def test_no_parameter_is_gathered_in_the_decode_loop(params, free):
 
 def test_inner_epochs_take_more_than_one_update(params, clip_params, single):
   state, metrics = run(params, clip_params, 1, inner_epochs=3)
-  assert metrics[0]["ratio_error_at_start"] < 1e-5
+  assert metrics[0]["sampler_mismatch_max"] < 1e-5
   # From the second epoch on the policy is no longer the one that sampled.
   assert metrics[0]["ratio_max_deviation"] > 1e-4
   assert metrics[0]["reward"] == single[1][0]["reward"]
@@ -299,6 +301,7 @@ def test_conditional_scoring_leaves_guidance_out(params, clip_params, drawn):
   assert abs(guided - expected) > 0.1 * expected
   with pytest.raises(ValueError, match="scoring='sampled'"):
     run(params, clip_params, 1, scoring="sampled")
+  assert "sampler_mismatch_max" not in metrics  # of another distribution
 
 
 def test_bfloat16_computes_and_float32_is_kept(params, clip_params, single):
@@ -318,5 +321,6 @@ def test_bfloat16_computes_and_float32_is_kept(params, clip_params, single):
     metrics["loss"], -single[1][0]["reward"], atol=0.05
   )
   # Logits of a few units, rounded to eight bits and tripled by guidance.
-  assert 1e-4 < metrics["ratio_error_at_start"] < 0.2
+  assert 1e-4 < metrics["sampler_mismatch_max"] < 0.2
+  assert metrics["ratio_max_deviation"] == 0
   np.testing.assert_allclose(metrics["loss"], -metrics["reward"], atol=1e-3)

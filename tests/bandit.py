@@ -1,0 +1,107 @@
+"""A generator and a CLIP so small that every value is done by hand.
+
+The logits of a code depend on its prompt and its place alone, and each of them
+is a parameter; compiling takes no time.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genrec_jax.core.types import Batch, Prefix, Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Bandit:
+  """A generator: prompts are one token, row 0 of the table is unconditional."""
+
+  image_tokens: int = 3
+  codebook_size: int = 8
+
+  def init(self, key, rows):
+    shape = (rows, self.image_tokens * self.codebook_size)
+    return {"table": {"embedding": jax.random.normal(key, shape)}}
+
+  def unconditional(self, prompt):
+    ids = jnp.zeros_like(prompt.ids)
+    return prompt.replace(ids=ids, images=prompt.images[:, :0])
+
+  def embed(self, params, prompt):
+    return params["table"]["embedding"][prompt.ids]  # [P, 1, I C]
+
+  def _logits(self, embeds):
+    return embeds.reshape(-1, self.image_tokens, self.codebook_size)
+
+  def loop_params(self, params):
+    return params
+
+  def decode_params(self, params):
+    return params
+
+  def prefill(self, params, embeds, mask):
+    logits = self._logits(embeds)
+    return Prefix(keys=logits, values=(), mask=mask, hidden=logits[:, 0])
+
+  def decode_prefix(self, prefix):
+    return prefix
+
+  def init_cache(self, prefix, num_samples):
+    return ()
+
+  def decode_step(self, decode_params, prefix, cache, codes, index):
+    logits = prefix.keys[:, index + 1][:, None]
+    return jnp.broadcast_to(logits, (*codes.shape, logits.shape[-1])), cache
+
+  def code_hidden(self, params, embeds, mask, codes):
+    logits = self._logits(embeds)[:, None]
+    return jnp.broadcast_to(logits, (*codes.shape, logits.shape[-1]))
+
+  def logits(self, params, hidden):
+    return hidden
+
+  def decode_pixels(self, params, codes):
+    """Draws a pixel for each code."""
+    grey = codes.astype(jnp.float32) / 255
+    return jnp.repeat(grey[..., None, :, None], 3, -1)  # [..., 1, I, 3]
+
+  def encode_pixels(self, params, pixels):
+    return jnp.round(255 * pixels[..., 0, :, 0]).astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Angles:
+  """A CLIP: the mean code, or a title's first token, is an angle."""
+
+  def embed_images(self, params, pixels):
+    return _unit(pixels.mean((-3, -2, -1)) * 255)
+
+  def embed_texts(self, params, ids, mask):
+    return _unit(ids[..., 0])
+
+
+def _unit(values):
+  angles = values.astype(jnp.float32) / 8
+  return jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+def bandit_batch(prompts, model=Bandit()):
+  """Returns windows of one history and one future item, prompts 1 to P."""
+  rng = np.random.default_rng(0)
+  shape = (prompts, 1, 1, model.image_tokens, 1)
+
+  def images():
+    codes = rng.integers(0, model.codebook_size, shape).astype(np.uint8)
+    return np.repeat(codes, 3, -1)
+
+  ids = np.arange(1, prompts + 1, dtype=np.int32)[:, None]
+  ones = np.ones(ids.shape, bool)
+  return Batch(
+    prompt=Prompt(ids=ids, mask=ones, images=images()),
+    history_mask=ones,
+    future=images(),
+    future_mask=ones,
+    title_ids=ids,
+    title_mask=ones,
+  )

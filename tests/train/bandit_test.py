@@ -1,0 +1,230 @@
+"""The steps of SFT and RL by hand, on a generator whose logits are a table."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from genrec_jax import objectives, rewards, sampling
+from genrec_jax.core.types import TrainState
+from genrec_jax.train import rl, sft
+from tests.bandit import Angles, Bandit, bandit_batch
+from tests.train.gradients import KEEP, gradient
+
+MODEL, CLIP, PROMPTS = Bandit(), Angles(), 4
+SAMPLE = {
+  "num_samples": 5,
+  "guidance": 2.0,
+  "temperature": 1.0,
+  "top_k": 0,
+  "top_p": 1.0,
+}
+OPTIONS = {
+  "model": MODEL,
+  "clip": CLIP,
+  "optimizer": optax.chain(KEEP, optax.sgd(0.0)),
+  "gather": lambda params: params,
+  "seed": 3,
+  "microbatches": 1,
+  "sample": SAMPLE,
+  "reward": {
+    "history_pool": "mean",
+    "future_pool": "mean",
+    "recency_decay": 0.8,
+    "copy_threshold": 0.9,
+  },
+  "weights": {"text": 1.0, "history": 0.5, "future": 1.0, "copy": 0.0},
+  "normalise": "none",
+  "objective": {
+    "ratio": "token",
+    "clip_low": 0.2,
+    "clip_high": 0.28,
+    "kl": "k3",
+    "kl_weight": 0.0,
+    "aggregation": "token",
+  },
+  "advantage": "dr_grpo",
+  "scoring": "guided",
+  "stop_unconditional_gradient": False,
+  "inner_epochs": 1,
+  "sampler_weight_cap": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def params():
+  return MODEL.init(jax.random.key(0), PROMPTS + 1)
+
+
+def begin(params, optimizer, step=0):
+  return TrainState(jnp.int32(step), params, optimizer.init(params))
+
+
+def run(params, step=0, reference=None, **options):
+  """Takes one step, number `step`."""
+  options = OPTIONS | options
+  frozen = {"generator": {}, "clip": {}, "reference": reference}
+  batch = bandit_batch(PROMPTS, options["model"])
+  state = begin(params, options["optimizer"], step)
+  state, metrics = jax.jit(functools.partial(rl.train_step, **options))(
+    state, frozen, batch
+  )
+  return state, jax.device_get(metrics)
+
+
+def sampled(params, **sample):
+  """Samples what the first step samples."""
+  key = jax.random.fold_in(jax.random.key(OPTIONS["seed"]), 0)
+  prompt = bandit_batch(PROMPTS).prompt
+  return sampling.sample_images(MODEL, params, prompt, key, **SAMPLE | sample)
+
+
+def log_probs(params, codes, guidance):
+  """Returns the log-probabilities of codes [P, G, I]."""
+  table = params["table"]["embedding"].reshape(-1, 1, 3, 8)
+  logits = table[:1] + guidance * (table[1:] - table[:1])
+  scores = jnp.broadcast_to(jax.nn.log_softmax(logits), (*codes.shape, 8))
+  return jnp.take_along_axis(scores, codes[..., None], -1)[..., 0]
+
+
+def advantages(codes):
+  batch = bandit_batch(PROMPTS)
+  images = CLIP.embed_images({}, MODEL.decode_pixels({}, codes))
+  raw = rewards.score(
+    images, rewards.embed_targets(CLIP, {}, batch), **OPTIONS["reward"]
+  )
+  total = sum(OPTIONS["weights"][name] * raw[name] for name in raw)
+  return total - total.mean(1, keepdims=True)
+
+
+@pytest.mark.parametrize("scoring", ["guided", "conditional"])
+def test_inner_epochs_by_hand(params, scoring):
+  """One rollout, one old policy, one optimizer."""
+  # Adam's first step would turn the rounding of a slope of 0 into a sign.
+  optimizer = optax.sgd(10.0, momentum=0.9)
+  guidance = 2.0 if scoring == "guided" else 1.0
+  codes = sampled(params).codes
+  old, given = log_probs(params, codes, guidance), advantages(codes)
+
+  def loss(params):
+    return objectives.policy_loss(
+      log_probs(params, codes, guidance),
+      old,
+      None,
+      given,
+      **OPTIONS["objective"],
+    )[0]
+
+  expected, opt_state = params, optimizer.init(params)
+  for _ in range(3):
+    updates, opt_state = optimizer.update(jax.grad(loss)(expected), opt_state)
+    expected = optax.apply_updates(expected, updates)
+  state, metrics = run(
+    params, optimizer=optimizer, scoring=scoring, inner_epochs=3
+  )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-5),
+    state.params,
+    expected,
+  )
+  assert metrics["ratio_max_deviation"] > 0.01
+  assert int(state.step) == 1
+
+
+def test_scoring_cuts_and_tempers_as_sampling_does(params):
+  for changed in (
+    {"temperature": 0.7},
+    {"top_k": 3},
+    {"top_p": 0.6},
+    {"temperature": 1.4, "top_k": 4, "top_p": 0.7},
+  ):
+    _, metrics = run(params, sample=SAMPLE | changed)
+    # Log-probabilities of some units, one computation as the other.
+    assert metrics["sampler_mismatch_max"] < 1e-5, changed
+
+
+def test_the_unconditional_branch_learns_unless_stopped(params):
+  for stop in (False, True):
+    state, _ = run(params, stop_unconditional_gradient=stop)
+    (slopes,) = gradient(state).values()
+    assert np.any(slopes[0]) != stop
+    assert np.all(np.any(slopes[1:], 1))
+
+
+def test_each_step_has_its_own_noise(params):
+  first, second = (run(params, step)[1] for step in (0, 1))
+  assert first["reward"] == run(params, 0)[1]["reward"]
+  assert first["reward"] != second["reward"]
+
+
+def test_weights_multiply_the_gradient(params, monkeypatch):
+  """Truncated importance weights, where the sampler was 1.5 times as sure."""
+  codes = sampled(params).codes
+  exact = sampled(params)
+  sure = exact.replace(logprobs=exact.logprobs.at[:, 0].add(np.log(1.5)))
+  unsure = exact.replace(logprobs=exact.logprobs.at[:, 0].add(np.log(0.25)))
+
+  def slope(rollout, cap):
+    monkeypatch.setattr(sampling, "sample_images", lambda *_, **__: rollout)
+    state, metrics = run(params, sampler_weight_cap=cap)
+    return gradient(state)["table/embedding"], metrics
+
+  def by_hand(weight):
+    factors = jnp.ones(codes.shape).at[:, 0].set(weight)
+    terms = advantages(codes)[..., None] * factors
+
+    def loss(params):
+      return -jnp.mean(log_probs(params, codes, 2.0) * terms)
+
+    return jax.grad(loss)(params)["table"]["embedding"]
+
+  for rollout, cap, weight in (
+    (exact, 2.0, 1.0),
+    (sure, 0.0, 1.0),
+    (sure, 2.0, 1 / 1.5),
+    (unsure, 2.0, 2.0),
+    (unsure, 5.0, 4.0),
+  ):
+    found, metrics = slope(rollout, cap)
+    np.testing.assert_allclose(found, by_hand(weight), atol=1e-7)
+    assert metrics["ratio_max_deviation"] == 0
+  assert np.abs(by_hand(1.0) - by_hand(2.0)).max() > 1e-4
+  # Of five samples one is off, by log 4, beyond the clip.
+  np.testing.assert_allclose(
+    metrics["sampler_mismatch_mean"], np.log(4) / 5, rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    metrics["sampler_mismatch_max"], np.log(4), rtol=1e-5
+  )
+  np.testing.assert_allclose(metrics["sampler_mismatch_outside"], 0.2)
+  with pytest.raises(ValueError, match="sampler_weight_cap=2"):
+    run(params, sampler_weight_cap=2.0, scoring="conditional")
+
+
+def test_sft_leaves_out_other_rows_in_every_step():
+  prompts = 16
+  params = MODEL.init(jax.random.key(1), prompts + 1)
+  batch, optimizer = bandit_batch(prompts), OPTIONS["optimizer"]
+  step = jax.jit(
+    functools.partial(
+      sft.train_step,
+      model=MODEL,
+      optimizer=optimizer,
+      seed=0,
+      microbatches=1,
+      condition_dropout=0.5,
+    )
+  )
+
+  def kept(number):
+    state, _ = step(begin(params, optimizer, number), {"generator": {}}, batch)
+    rows = gradient(state)["table/embedding"][1:]
+    return tuple(np.any(rows, 1))
+
+  found = [kept(number) for number in range(3)]
+  assert kept(0) == found[0]
+  assert len(set(found)) == 3
+  assert all(0 < sum(rows) < prompts for rows in found)

@@ -1,0 +1,153 @@
+"""The RL step in bfloat16, guided by 5, on a trained model: as users run it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import common
+from genrec_jax import sampling
+from genrec_jax.core import tree
+from genrec_jax.core.types import TrainState
+from genrec_jax.data import builders, pipeline
+from genrec_jax.hf import load
+from genrec_jax.train import rl
+from tests.tiny import tiny_clip
+from tests.train.gradients import KEEP, gradient
+
+CONFIG = common.base("rl", "janus_pro_1b")  # dtype and guidance of real models
+SAMPLE = CONFIG.sample.to_dict() | {"num_samples": 4}
+PROMPTS = 8
+
+
+@pytest.fixture(scope="module")
+def loaded():
+  return load.load_generator("tiny_sft", dtype=CONFIG.model.dtype, remat="full")
+
+
+@pytest.fixture(scope="module")
+def batch(loaded, tmp_path_factory):
+  path = tmp_path_factory.mktemp("data") / "world"
+  dataset = builders.load(
+    builders.synthetic(path, num_users=PROMPTS, held_out=1, num_events=12)
+  )
+  tokenizer = load.open_clip("tiny_clip", dtype="float32").tokenizer
+  batches = pipeline.train_batches(
+    dataset,
+    loaded.processor,
+    tokenizer,
+    history_length=CONFIG.data.history_length,
+    future_horizon=1,
+    batch_size=PROMPTS,
+    instruction=CONFIG.data.instruction,
+    seed=0,
+  )
+  found = next(iter(batches))
+  # Any CLIP rewards. That of the tests compiles fast, but reads few words.
+  return found.replace(
+    title_ids=np.ones_like(found.title_ids[:, :1]),
+    title_mask=found.title_mask[:, :1],
+  )
+
+
+@pytest.fixture(scope="module")
+def rollout(loaded, batch):
+  """Returns codes sampled in bfloat16, which both types are to learn from."""
+  return jax.jit(
+    lambda params, prompt: sampling.sample_images(
+      loaded.model, params, prompt, jax.random.key(0), **SAMPLE
+    )
+  )(loaded.params, batch.prompt)
+
+
+@pytest.fixture(scope="module")
+def take(loaded, batch, rollout):
+  """Returns (dtype, options) -> the step's metrics and gradient."""
+  clip = tiny_clip()
+  clip_params = clip.init(jax.random.key(1))
+  trainable, rest = tree.select(loaded.params, ("^language/", "^image_head/"))
+  # Nothing moves: what a later epoch changes is rounding.
+  optimizer = optax.chain(KEEP, optax.sgd(0.0))
+
+  def take(dtype, **options):
+    objective = {
+      "ratio": "token",
+      "clip_low": 0.2,
+      "clip_high": 0.28,
+      "kl": "k3",
+      "kl_weight": 0.0,
+      "aggregation": "token",
+    }
+    objective |= options.pop("objective", {})
+    step = functools.partial(
+      rl.train_step,
+      model=loaded.model.computing(dtype=dtype, remat="full"),
+      clip=clip,
+      optimizer=optimizer,
+      gather=lambda params: params,
+      seed=0,
+      sample=SAMPLE,
+      reward={
+        "history_pool": "mean",
+        "future_pool": "mean",
+        "recency_decay": 0.8,
+        "copy_threshold": 0.9,
+      },
+      weights={"text": 0.0, "history": 0.5, "future": 1.0, "copy": 0.0},
+      objective=objective,
+      **{
+        "microbatches": 1,
+        "normalise": "group",
+        "advantage": "grpo",
+        "scoring": "guided",
+        "stop_unconditional_gradient": False,
+        "inner_epochs": 1,
+        "sampler_weight_cap": 0.0,
+      }
+      | options,
+    )
+    state = TrainState(jnp.int32(0), trainable, optimizer.init(trainable))
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(sampling, "sample_images", lambda *_, **__: rollout)
+      state, metrics = jax.jit(step)(
+        state, {"generator": rest, "clip": clip_params}, batch
+      )
+    slopes = np.concatenate([x.ravel() for x in gradient(state).values()])
+    return jax.device_get(metrics), slopes
+
+  return take
+
+
+@pytest.fixture(scope="module")
+def exact(take):
+  return take("float32")[1]
+
+
+def cosine(a, b):
+  return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+# Two updates: what a loop of epochs compiles must round alike in each of them.
+@pytest.mark.optimised
+@pytest.mark.parametrize(
+  ("objective", "epochs"),
+  [
+    ({"ratio": "token"}, 1),
+    # GSPO's published clip, which rounding alone would overrun.
+    ({"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}, 2),
+  ],
+)
+def test_the_gradient_is_that_of_float32(take, exact, objective, epochs):
+  """At a ratio of 1 both ratios have one gradient, GSPO-token's."""
+  metrics, slopes = take("bfloat16", objective=objective, inner_epochs=epochs)
+  assert cosine(slopes, exact) > 0.95
+  # Eight bits change its length by no more than its direction.
+  assert 0.9 < np.linalg.norm(slopes) / np.linalg.norm(exact) < 1.1
+  assert metrics["ratio_max_deviation"] == 0
+  assert metrics["clip_fraction"] == 0
+  # What would not do as the old policy, and is reported instead.
+  assert metrics["sampler_mismatch_max"] > 0.1
+  assert metrics["sampler_mismatch_outside"] > 0.01
