@@ -90,7 +90,7 @@ def parse(argv: list[str]) -> list[str]:
 def main(_: list[str]) -> None:
   """Runs the config's task in its workdir."""
   cli.quieten()
-  config = flags.FLAGS.config
+  flag, config = flags.FLAGS["config"], flags.FLAGS.config
   if flags.FLAGS.workdir:
     config.workdir = flags.FLAGS.workdir
   with (
@@ -103,13 +103,70 @@ def main(_: list[str]) -> None:
     distributed.agree(
       "the config or the version of JAX", config.to_json() + jax.__version__
     )
+    inherit_data(config, set(config_flags.get_override_values(flag)))
     for path in FOLDERS:
       section, key = path.split(".")
       if os.path.isdir(config[section].get(key, "")):
         config[section][key] = os.path.abspath(config[section][key])
     # Before anything is loaded: a 7B model takes minutes.
     workdir_lib.check(config.workdir, config.to_json())
-    importlib.import_module(TASKS[config.task]).run(config, config.workdir)
+    with workdir_lib.locked(config.workdir):
+      add_fingerprints(config)
+      workdir_lib.check(config.workdir, config.to_json())
+      importlib.import_module(TASKS[config.task]).run(config, config.workdir)
+
+
+def inherit_data(config, given: set[str]) -> None:
+  """Takes over the data set and the prompts that a checkpoint was trained on.
+
+  What is taken over is printed, and so are prompts of another form that the
+  command line asks for, which an evaluation refuses.
+
+  Args:
+    config: of the run; changed in place.
+    given: the keys that the command line sets; see `workdir.inherited_data`.
+  """
+  taken, source = workdir_lib.inherited_data(
+    config.to_dict(), given, config.workdir
+  )
+  config.data.update(taken)
+  if not source:
+    return
+  theirs = workdir_lib.read_config(source)["data"]
+  values = [f"data.{key}={value!r}" for key, value in taken.items()]
+  if values:
+    distributed.say(f"as {source} was trained: {', '.join(values)}")
+  others = [
+    f"data.{key} was {theirs[key]!r}, is {config.data[key]!r}"
+    for key in workdir_lib.PROMPT_KEYS
+    if key in theirs and theirs[key] != config.data[key]
+  ]
+  if others and config.task != "evaluate":
+    distributed.say(
+      f"prompts differ from those that {source} was trained on:"
+      f" {'; '.join(others)}"
+    )
+
+
+def add_fingerprints(config) -> None:
+  """Records what the folders that a training run starts from hold now.
+
+  Raises:
+    UserError: one of them cannot be used.
+  """
+  if config.task == "evaluate" or not distributed.is_first():
+    return
+  # They import much, for which a workdir that is refused should not wait.
+  from genrec_jax.data import builders
+  from genrec_jax.hf import load
+
+  for path, hashed, function in (
+    ("data.path", workdir_lib.DATA_FINGERPRINT, builders.fingerprint),
+    ("model.checkpoint", workdir_lib.FINGERPRINT, load.fingerprint),
+  ):
+    (section, key), (_, name) = path.split("."), hashed.split(".")
+    with config[section].unlocked():
+      config[section][name] = function(config[section][key])
 
 
 def check(config) -> None:

@@ -200,6 +200,26 @@ def test_a_row_that_cannot_be_is_told_before_the_run(tmp_path):
   assert not list((tmp_path / "run").iterdir())
 
 
+@pytest.mark.parametrize("task", ["sft", "evaluate"])
+def test_a_data_path_that_is_no_data_set_is_told_before_a_model_is_read(
+  tmp_path, task
+):
+  # The model cannot be read either: it is not what is complained of.
+  status, stderr = main(
+    f"--config={ROOT}/configs/{task}.py:debug",
+    "--config.data.path=nowhere",
+    "--config.model.checkpoint=nothing",
+    "--workdir=run",
+    cwd=tmp_path,
+  )
+  assert status == 1
+  assert stderr == (
+    "error: no data set at nowhere: there is no such folder; give"
+    " --config.data.path=DIR of a folder that tools/prepare_data.py made\n"
+  )
+  assert not list((tmp_path / "run").iterdir())
+
+
 def test_a_batch_that_the_devices_do_not_divide(tmp_path):
   status, stderr = main(
     f"--config={ROOT}/configs/sft.py:debug",

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from genrec_jax.core import checkpoint
+from genrec_jax.core import workdir as workdir_lib
+from genrec_jax.data import builders
 from tests.hf import tiny_janus
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -145,20 +148,52 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, rl):
   ).read_text()
 
 
-def test_sft_and_evaluation_of_its_workdir(folder, rl):
-  output = finish(command(folder, "sft", "sft"))
-  assert compiled(output, "train_step") == 1
+SFT_DATA = ("--config.data.path=set", "--config.data.history_length=3")
+
+
+@pytest.fixture(scope="module")
+def sft(folder):
+  """An SFT run on a prepared data set, with histories of its own."""
+  builders.synthetic(folder / "set", num_users=40, held_out=10)
+  return finish(command(folder, "sft", "sft", *SFT_DATA))
+
+
+def test_sft_and_evaluation_of_its_workdir(folder, sft):
+  assert compiled(sft, "train_step") == 1
   check(folder, "sft", {"base", "sft"}, {"sft"})
-  output = finish(
-    command(
-      folder,
-      "evaluate",
-      "evaluate",
-      f"--config.model.checkpoint={folder / 'sft'}",
-    )
-  )
+  model = f"--config.model.checkpoint={folder / 'sft'}"
+  output = finish(command(folder, "evaluate", "evaluate", model))
   check(folder, "evaluate", {"base", "sft"}, {"sft"})
   assert "sft shuffled" in output
+  # On what it was trained on, though the command names neither.
+  assert f"evaluating on {folder / 'set'}\n" in output
+  data = workdir_lib.read_config(str(folder / "evaluate"))["data"]
+  assert data["path"] == str(folder / "set")
+  assert data["history_length"] == 3
+
+
+def test_a_run_is_prolonged_on_data_that_moved_but_not_on_other(folder, sft):
+  del sft
+  shutil.copytree(folder / "sft", folder / "longer")
+  shutil.copytree(folder / "set", folder / "moved")
+  swapped = builders.synthetic(folder / "swapped", num_users=40, seed=1)
+  more = (SFT_DATA[1], "--config.train.steps=5")
+  other = (*more, f"--config.data.path={swapped}")
+  output = finish(command(folder, "sft", "longer", *other), status=1)
+  assert f"{swapped} is not what the run began with" in output
+  moved = (*more, "--config.data.path=moved")
+  output = finish(command(folder, "sft", "longer", *moved))
+  assert "train.steps: 4 there, 5 now" in output
+  assert "resumed at step 4 of 5" in output
+  assert checkpoint.latest_step(str(folder / "longer")) == 5
+
+
+def test_a_second_run_in_a_workdir_is_refused(folder, sft):
+  del sft
+  with workdir_lib.locked(str(folder / "sft")):
+    output = finish(command(folder, "sft", "sft", *SFT_DATA), status=1)
+  (error,) = [line for line in output.splitlines() if line[:6] == "error:"]
+  assert f"{folder / 'sft'} is in use by another run (process" in error
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_good(folder):

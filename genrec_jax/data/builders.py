@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import hashlib
 import io
 import json
 import os
@@ -34,6 +35,9 @@ from genrec_jax.data.histories import build as build_histories
 
 PARTS = ("items", "users")
 _MARKER = "incomplete.json"
+# Of a file in a fingerprint: so many bytes at so many places, all of a small
+# one, so that 100 GB of images take seconds.
+_PIECE_BYTES, _PIECES = 2**16, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +290,13 @@ def prepare(
         f"Cannot build a data set at {target}: {error}. Expected a folder that "
         "can be written; choose another data path."
       ) from error
-  _check_settings(load(target), settings)
+  dataset, problems = _open(target)
+  if dataset is None:
+    raise UserError(
+      f"{target} exists and is no whole prepared data set"
+      f" ({'; '.join(problems)}): choose another folder, or remove it"
+    )
+  _check_settings(dataset, settings)
   return str(target)
 
 
@@ -339,6 +349,43 @@ def _clear(folder, settings):
   marker.write_text(text)
 
 
+def fingerprint(path: str | os.PathLike) -> str:
+  """Returns a hash of a prepared data set, wherever it lies: 16 hex digits.
+
+  It covers what it was prepared with and names and sizes of all files that are
+  read; of their contents all up to 4 MiB a file, of larger ones 64 pieces of
+  64 KiB, evenly spread, the first and the last bytes among them. So it sees
+  other users, items, titles or another order of them, but may miss one image
+  of thousands that was replaced by another of the same size in bytes. Of "",
+  the synthetic world, it is the version.
+
+  Raises:
+    UserError: there is no data set.
+  """
+  if not path:
+    return f"synthetic{world.VERSION}"
+  root, digest = pathlib.Path(path).expanduser(), hashlib.sha256()
+  folders, problems = _folders(root)
+  if problems:
+    raise UserError(_no_data_set(root, problems))
+  files = [file for folder in folders for file in folder.iterdir()]
+  files += (root / index_lib.FOLDER).glob("*")
+  for file in sorted(files):
+    if file.name in ("dataset_info.json", "features.json"):
+      continue  # TFDS's own words for it, and names of our modules
+    size = file.stat().st_size
+    digest.update(f"{file.relative_to(root)} {size}\n".encode())
+    last, pieces = max(size - _PIECE_BYTES, 0), _PIECES - 1
+    starts = [last * i // pieces for i in range(pieces + 1)]
+    if size <= _PIECE_BYTES * _PIECES:
+      starts = range(0, size, _PIECE_BYTES)
+    with open(file, "rb") as opened:
+      for start in starts:
+        opened.seek(start)
+        digest.update(opened.read(_PIECE_BYTES))
+  return digest.hexdigest()[:16]
+
+
 def load(path: str | os.PathLike) -> Dataset:
   """Opens a prepared data set.
 
@@ -346,13 +393,19 @@ def load(path: str | os.PathLike) -> Dataset:
     UserError: anything of it is missing or damaged, all problems listed.
   """
   root = pathlib.Path(path).expanduser()
-  problems, sources, settings = [], {}, []
-  for part in PARTS:
-    found = sorted(root.glob(f"*/{part}/*/dataset_info.json"))
-    if len(found) != 1:
-      problems.append(f"{len(found)} data sets named {part!r}, expected one")
-      continue
-    builder = tfds.builder_from_directory(found[0].parent)
+  dataset, problems = _open(root)
+  if dataset is None:
+    raise UserError(_no_data_set(root, problems))
+  return dataset
+
+
+def _open(root: pathlib.Path) -> tuple[Dataset | None, list[str]]:
+  """Returns a data set, or what is wrong with it."""
+  folders, problems = _folders(root)
+  sources, settings = {}, []
+  for folder in folders:
+    part = folder.parent.name
+    builder = tfds.builder_from_directory(folder)
     damage = _damage(builder, part)
     problems += damage
     if not damage:
@@ -363,14 +416,45 @@ def load(path: str | os.PathLike) -> Dataset:
     problems.append(f"items and users disagree: {settings[0]}, {settings[1]}")
   problems += _index_damage(root, sources)
   if problems:
-    raise UserError(
-      listed(
-        f"{root} is no whole prepared data set. Delete it and prepare it "
-        "again, or choose another data path.",
-        problems,
+    return None, problems
+  return Dataset(str(root), settings=settings[0], **sources), []
+
+
+def _folders(root: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
+  """Returns the folders of the parts that are there, and what is missing."""
+  folders, problems = [], []
+  for part in PARTS:
+    found = sorted(root.glob(f"*/{part}/*/dataset_info.json"))
+    folders += [file.parent for file in found[:1]]
+    if len(found) != 1:
+      problems.append(f"{len(found)} data sets named {part!r}, expected one")
+  return folders, problems
+
+
+def _no_data_set(root: pathlib.Path, problems: Sequence[str]) -> str:
+  """Says in one line why a path is no whole data set, and what to do."""
+  give = (
+    "give --config.data.path=DIR of a folder that tools/prepare_data.py made"
+  )
+  if not root.exists():
+    return f"no data set at {root}: there is no such folder; {give}"
+  if not root.is_dir():
+    return f"{root} is a file, no prepared data set; {give}"
+  for other in (*root.parents[:3], *sorted(root.glob("*/"))[:100]):
+    if not _folders(other)[1]:
+      return (
+        f"{root} is not itself a prepared data set, {other} is: give"
+        f" --config.data.path={other}"
       )
+  if not any(root.glob("*/*/*/dataset_info.json")):
+    return (
+      f"{root} is no prepared data set ({problems[0]}); raw data becomes one"
+      f" with tools/prepare_data.py --raw={root} --out=DIR, then {give}"
     )
-  return Dataset(str(root), settings=settings[0], **sources)
+  return (
+    f"{root} is no whole prepared data set ({'; '.join(problems)}); copy it"
+    f" again, or prepare it anew in another folder and {give}"
+  )
 
 
 def to_history(record: dict[str, Any]) -> History:

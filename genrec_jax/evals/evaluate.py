@@ -27,9 +27,6 @@ from genrec_jax.evals.examples import examples
 from genrec_jax.evals.windows import Window, grid, shuffled_prompts
 from genrec_jax.hf import load
 
-# Keys of the synthetic world in a config's `data`.
-_WORLD = ("num_users", "held_out", "num_events", "future_horizon", "seed")
-
 
 def held_out(
   draw: Draw,
@@ -143,6 +140,12 @@ def run(config: Any, workdir: str) -> None:
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
   _check_data(config)
+  # First, as it takes least to open and is most often mistyped.
+  dataset = builders.open_or_build(
+    config.data.path,
+    **{name: config.data[name] for name in workdir_lib.WORLD_KEYS},
+  )
+  distributed.say(f"evaluating on {dataset.path}")
   compute = {"dtype": config.model.dtype}
   opened = load.open_generator(config.model.checkpoint, **compute)
   specs = sharding.specs(opened.rules, opened.shapes)
@@ -162,9 +165,7 @@ def run(config: Any, workdir: str) -> None:
     clip,
     clip_params,
     clip_tokenizer,
-    builders.open_or_build(
-      config.data.path, **{name: config.data[name] for name in _WORLD}
-    ),
+    dataset,
     history_length=config.data.history_length,
     future_horizon=config.data.future_horizon,
     instruction=config.data.instruction,
@@ -189,9 +190,9 @@ def _check_data(config: Any) -> None:
   if not os.path.exists(os.path.join(path, workdir_lib.CONFIG)):
     return
   theirs = workdir_lib.read_config(path).get("data", {})
-  keys = ["history_length", "instruction"]
+  keys = list(workdir_lib.PROMPT_KEYS)
   if theirs.get("path") == config.data.path:
-    keys += _WORLD
+    keys += workdir_lib.WORLD_KEYS
   problems = [
     f"data.{key}: {theirs[key]!r} there, {config.data[key]!r} now"
     for key in keys

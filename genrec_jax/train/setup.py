@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import functools
-import json
 from typing import Any, NamedTuple
 
 from clu import parameter_overview
@@ -11,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from genrec_jax.core import distributed, sharding, tree
-from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import builders, pipeline
@@ -181,6 +179,15 @@ def build(
   Raises:
     UserError: a checkpoint, data set, batch or mesh that does not fit.
   """
+  # First, as it takes least to open and is most often mistyped.
+  dataset = builders.open_or_build(
+    config.data.path,
+    num_users=config.data.num_users,
+    held_out=config.data.held_out,
+    num_events=config.data.num_events,
+    future_horizon=config.data.future_horizon,
+    seed=config.data.seed,
+  )
   compute = {"dtype": config.model.dtype, "remat": config.model.remat}
   loaded = load.open_generator(config.model.checkpoint, **compute)
   opened = load.open_clip(config.clip.checkpoint, dtype=config.clip.dtype)
@@ -220,14 +227,6 @@ def build(
   )
   step, opt_state = start(trainable)
 
-  dataset = builders.open_or_build(
-    config.data.path,
-    num_users=config.data.num_users,
-    held_out=config.data.held_out,
-    num_events=config.data.num_events,
-    future_horizon=config.data.future_horizon,
-    seed=config.data.seed,
-  )
   window = {
     "history_length": config.data.history_length,
     "future_horizon": config.data.future_horizon,
@@ -312,10 +311,6 @@ def train(
     headline: the metric on the progress line.
   """
   evaluator = parts.evaluator
-  record = json.loads(config.to_json())
-  section, key = workdir_lib.FINGERPRINT.split(".")
-  if distributed.is_first():  # who writes it; hashing 7B takes a while
-    record[section][key] = load.fingerprint(config.model.checkpoint)
 
   def whole(state, frozen):
     return tree.merge(state.params, frozen["generator"])
@@ -350,6 +345,6 @@ def train(
       headline=headline,
     ),
     workdir=workdir,
-    config_json=json.dumps(record, indent=2),
+    config_json=config.to_json(indent=2),
     **config.train,
   )

@@ -112,10 +112,77 @@ def test_a_damaged_data_set_is_refused(dataset, tmp_path, damage):
   root = tmp_path / "copy"
   shutil.copytree(dataset.path, root)
   damage(root)
-  with pytest.raises(UserError, match="no whole prepared data set"):
+  with pytest.raises(
+    UserError, match=r"no (whole )?prepared data set"
+  ) as error:
     builders.load(root)
+  assert len(str(error.value).splitlines()) == 1
+  assert "elete" not in str(error.value)
   with pytest.raises(UserError, match="no whole prepared data set"):
     builders.synthetic(root, **SMALL)
+
+
+def advice(path):
+  """Returns what is said of a path that is no data set, in one line."""
+  with pytest.raises(UserError) as error:
+    builders.load(path)
+  with pytest.raises(UserError) as same:
+    builders.fingerprint(path)
+  assert str(error.value) == str(same.value)
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+def test_a_path_that_is_no_data_set_is_put_right(dataset, tmp_path):
+  assert "there is no such folder; give --config." in advice(tmp_path / "none")
+  (tmp_path / "raw").mkdir()
+  (tmp_path / "raw/ratings.csv").write_text("userId,movieId")
+  assert "is a file" in advice(tmp_path / "raw/ratings.csv")
+  assert "tools/prepare_data.py --raw=" in advice(tmp_path / "raw")
+  root = pathlib.Path(dataset.path)
+  for near in (root / "synthetic", root / "synthetic/items/1.0.0", root.parent):
+    assert advice(near).endswith(f"--config.data.path={root}")
+
+
+def test_a_fingerprint_is_of_contents_not_of_places(dataset, tmp_path):
+  copy, other = tmp_path / "copy", tmp_path / "other"
+  shutil.copytree(dataset.path, copy)
+  known = builders.fingerprint(dataset.path)
+  assert builders.fingerprint(copy) == known
+  (copy / "import_report.json").write_text("{}")  # read by nobody
+  assert builders.fingerprint(copy) == known
+  builders.synthetic(other, **SMALL | {"seed": 1})
+  assert builders.fingerprint(other) != known
+  # One byte of one user; the file's size stays.
+  users = next(copy.glob("*/users/*/*.array_record*"))
+  text = bytearray(users.read_bytes())
+  text[len(text) // 2] ^= 1
+  users.write_bytes(text)
+  assert builders.fingerprint(copy) != known
+  assert builders.fingerprint("") == f"synthetic{world.VERSION}"
+
+
+def test_a_fingerprint_reads_pieces_of_large_files(
+  dataset, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(builders, "_PIECE_BYTES", 64)
+  monkeypatch.setattr(builders, "_PIECES", 8)
+  copy = tmp_path / "copy"
+  shutil.copytree(dataset.path, copy)
+  known = builders.fingerprint(copy)
+  items = next(copy.glob("*/items/*/*.array_record*"))
+  whole = items.read_bytes()
+
+  def changed(place):
+    text = bytearray(whole)
+    text[place] ^= 1
+    items.write_bytes(text)
+    return builders.fingerprint(copy) != known
+
+  assert changed(0)
+  assert changed(-1)
+  assert changed((len(whole) - 64) // 7)
+  assert not changed((len(whole) - 64) // 7 - 1)  # as it says
 
 
 def test_what_is_no_data_set_is_refused_and_kept(tmp_path):
