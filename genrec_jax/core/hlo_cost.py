@@ -4,6 +4,7 @@ XLA's own cost analysis counts the body of a loop once; here everything is
 multiplied by the trip counts of the loops around it; see `core.hlo`.
 """
 
+import dataclasses
 import functools
 import math
 import re
@@ -41,6 +42,16 @@ _FREE = {
 
 # What reads only a part of its first operand.
 _PARTIAL = ("dynamic-slice", "slice", "gather")
+# What writes only a part of its first operand, and which operand that is.
+_UPDATES = {"dynamic-update-slice": 1, "scatter": -1}
+# Asynchronous ones whose result lists what they read next to what they write.
+_LIST_OPERANDS = (
+  "all-gather-start",
+  "collective-permute-start",
+  "copy-start",
+  "dynamic-slice-start",
+  "slice-start",
+)
 
 
 def flops(program: Program, scope: str | None = None) -> int:
@@ -162,50 +173,117 @@ def _traffic(program: Program, step: Step) -> int:
   operands = computation.operands(line)
   if line.opcode == "fusion":
     return _fusion_traffic(program, line, operands)
-  read = sum(_main(x.arrays) for x in operands)
-  written = _main(line.arrays)
-  if line.opcode in _PARTIAL:
-    return min(_main(operands[0].arrays), total_bytes(line.arrays)) + written
-  if line.opcode in ("dynamic-update-slice", "scatter"):
-    return 2 * _main(operands[-1 if line.opcode == "scatter" else 1].arrays)
-  if line.opcode.endswith("-start"):  # its result lists the operands, too
-    return written
-  return read + written
+  arrays = _results(line, operands)
+  opcode = line.opcode.removesuffix("-start")
+  written = _main(arrays)
+  if opcode in _PARTIAL:
+    return min(_main(operands[0].arrays), arrays[0].nbytes) + written
+  if opcode in _UPDATES:
+    return 2 * _main(operands[_UPDATES[opcode]].arrays)
+  return sum(_main(x.arrays) for x in operands) + written
+
+
+def _results(
+  line: Instruction, operands: list[Instruction]
+) -> tuple[Array, ...]:
+  """Returns what an instruction writes; some list what they read, too."""
+  left = list(line.arrays)
+  if line.opcode in _LIST_OPERANDS:
+    for array in (array for x in operands for array in x.arrays):
+      if array in left:
+        left.remove(array)
+  return tuple(left)
 
 
 def _fusion_traffic(
   program: Program, line: Instruction, operands: list[Instruction]
 ) -> int:
   """Returns a fusion's bytes: of operands only what its inside touches."""
-  inner = program.computations[line.called["calls"][0]]
+  inner = _inlined(program, line.called["calls"][0])
   users: dict[str, list[Instruction]] = {}
   for user in inner.instructions.values():
     for name in user.operands:
       users.setdefault(name, []).append(user)
-  total = _main(line.arrays)
-  for user in _results(inner):
-    if user.opcode == "dynamic-update-slice":  # in place: writes its part only
-      update = inner.operands(user)[1]
-      total += total_bytes(update.arrays) - total_bytes(user.arrays)
+  total = 0
+  for array, name in zip(line.arrays, _returned(inner), strict=True):
+    if array.space == 0:
+      update = _written_in_place(inner, name)
+      total += array.nbytes if update is None else update
   for parameter in inner.instructions.values():
     if parameter.opcode == "parameter":
       operand = operands[int(parameter.literal)]
       total += min(
         _main(operand.arrays), _touched(inner, users, parameter.name)
       )
-  return max(total, 0)
+  return int(total)
 
 
-def _results(inner: Computation) -> list[Instruction]:
-  """Returns what a fusion returns, seen through tuples and bitcasts."""
-  found, todo = [], [inner.instructions[inner.root]]
-  while todo:
-    line = todo.pop()
-    if line.opcode in ("tuple", "bitcast"):
-      todo += inner.operands(line)
+def _inlined(
+  program: Program,
+  name: str,
+  prefix: str = "",
+  arguments: tuple[str, ...] | None = None,
+) -> Computation:
+  """Returns a computation with the fusions in it opened.
+
+  libtpu puts the slices that a product reads into fusions of their own.
+
+  Args:
+    program: what the computation is of.
+    name: of the computation.
+    prefix: of the names in it, which are unique in a computation only.
+    arguments: names of what it is given, in place of its parameters.
+  """
+  lines: dict[str, Instruction] = {}
+  called: dict[str, str] = {}  # name in the computation -> in the result
+  outer = program.computations[name]
+  for line in outer.instructions.values():
+    own = prefix + line.name
+    operands = tuple(called[operand] for operand in line.operands)
+    if line.opcode == "parameter" and arguments is not None:
+      own = arguments[int(line.literal)]
+    elif line.opcode == "fusion":
+      inner = _inlined(program, line.called["calls"][0], own + "/", operands)
+      lines |= inner.instructions
+      own = inner.root
+    elif (
+      line.opcode == "get-tuple-element"
+      and lines[operands[0]].opcode == "tuple"
+    ):
+      index = int(re.search(r"index=(\d+)", line.attributes)[1])
+      own = lines[operands[0]].operands[index]
     else:
-      found.append(line)
-  return found
+      lines[own] = dataclasses.replace(line, name=own, operands=operands)
+    called[line.name] = own
+  return Computation(name, lines, called[outer.root])
+
+
+def _returned(inner: Computation) -> tuple[str, ...]:
+  """Returns the names of a fusion's results."""
+  root = inner.instructions[inner.root]
+  return root.operands if root.opcode == "tuple" else (inner.root,)
+
+
+def _source(inner: Computation, name: str) -> Instruction:
+  """Returns an instruction, seen through bitcasts."""
+  line = inner.instructions[name]
+  while line.opcode == "bitcast":
+    line = inner.instructions[line.operands[0]]
+  return line
+
+
+def _written_in_place(inner: Computation, name: str) -> int | None:
+  """Returns the bytes of the parts of a parameter that a fusion writes.
+
+  None: the result is no parameter of which parts are written.
+  """
+  total = 0
+  line = _source(inner, name)
+  while line.opcode in _UPDATES:
+    update = inner.operands(line)[_UPDATES[line.opcode]]
+    total += total_bytes(update.arrays)
+    line = _source(inner, line.operands[0])
+  return total if line.opcode == "parameter" else None
 
 
 def _touched(
@@ -214,12 +292,14 @@ def _touched(
   """Returns the bytes that a fusion's users of an array read of it."""
   total = 0.0
   for user in users.get(name, []):
+    first = user.operands[0] == name and name not in user.operands[1:]
     if user.opcode == "bitcast":
       total += _touched(inner, users, user.name)
-    elif user.opcode in _PARTIAL:
-      first = user.operands[0] == name
-      total += total_bytes(user.arrays) if first else math.inf
-    elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+    elif user.opcode in _PARTIAL and first:
+      total += total_bytes(user.arrays)
+    elif user.opcode in _UPDATES and first:
+      total += _touched(inner, users, user.name)
+    elif user.opcode == "tuple" and user.name == inner.root:
       total += 0.0
     else:
       return math.inf

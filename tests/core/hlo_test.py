@@ -248,6 +248,161 @@ def test_a_slice_of_a_stack_costs_a_slice():
   assert hlo_cost.flops(program) == 10 * 2 * 4 * 64 * 64
 
 
+def test_a_slice_in_a_fusion_in_a_fusion_costs_a_slice():
+  """As libtpu writes a layer's product, here of two layers at a time."""
+  text = """
+HloModule tpu
+
+%slice (stack: f32[12,16,16], i: s32[]) -> f32[16,16] {
+  %stack = f32[12,16,16]{2,1,0} parameter(0)
+  %i = s32[]{:T(128)S(6)} parameter(1)
+  %zero = s32[] constant(0)
+  %one = f32[1,16,16]{2,1,0} dynamic-slice(%stack, %i, %zero, %zero)
+  ROOT %w = f32[16,16]{1,0} bitcast(%one)
+}
+
+%product (x: f32[4,16], stack: f32[12,16,16], i: s32[]) -> f32[4,16] {
+  %x = f32[4,16]{1,0} parameter(0)
+  %stack = f32[12,16,16]{2,1,0} parameter(1)
+  %i = s32[]{:T(128)S(6)} parameter(2)
+  %w = f32[16,16]{1,0} fusion(%stack, %i), kind=kLoop, calls=%slice
+  ROOT %y = f32[4,16]{1,0} convolution(%x, %w), dim_labels=bf_io->bf
+}
+
+%body {
+  %arg = (s32[], f32[4,16]{1,0}, f32[12,16,16]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %x = f32[4,16]{1,0} get-tuple-element(%arg), index=1
+  %stack = f32[12,16,16]{2,1,0} get-tuple-element(%arg), index=2
+  %one = s32[]{:S(6)} constant(1)
+  %two = s32[]{:S(6)} constant(2)
+  %here = s32[]{:S(6)} add(%i, %one)
+  %next = s32[]{:S(6)} add(%i, %two)
+  %y = f32[4,16]{1,0} fusion(%x, %stack, %i), kind=kOutput, calls=%product
+  %z = f32[4,16]{1,0} fusion(%y, %stack, %here), kind=kOutput, calls=%product
+  ROOT %out = (s32[], f32[4,16], f32[12,16,16]) tuple(%next, %z, %stack)
+}
+
+%condition (arg: (s32[], f32[4,16], f32[12,16,16])) -> pred[] {
+  %arg = (s32[], f32[4,16]{1,0}, f32[12,16,16]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %limit = s32[] constant(12)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (x: f32[4,16], stack: f32[12,16,16]) -> f32[4,16] {
+  %x = f32[4,16]{1,0} parameter(0)
+  %stack = f32[12,16,16]{2,1,0} parameter(1)
+  %zero = s32[] constant(0)
+  %in = (s32[], f32[4,16]{1,0}, f32[12,16,16]{2,1,0}) tuple(%zero, %x, %stack)
+  %loop = (s32[], f32[4,16], f32[12,16,16]) while(%in), CALLED
+  ROOT %y = f32[4,16]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+  called = "condition=%condition, body=%body"
+  program = hlo.parse(text.replace("CALLED", called))
+  [loop] = hlo.loops(program)
+  assert loop.trip_count == 6
+  assert hlo_cost.flops(program) == 12 * 2 * 4 * 16 * 16
+  # Each layer once, what goes in and comes out; the counter, read thrice.
+  layers = 12 * 4 * (16 * 16 + 2 * 4 * 16)
+  assert hlo_cost.memory_bytes(program) == layers + 6 * 3 * 4
+
+
+def test_a_cache_written_in_a_fusion_in_a_fusion_costs_what_is_written():
+  text = """
+HloModule tpu
+
+%update (cache: f32[64,16], row: f32[1,16], i: s32[]) -> f32[64,16] {
+  %cache = f32[64,16]{1,0} parameter(0)
+  %row = f32[1,16]{1,0} parameter(1)
+  %i = s32[]{:S(6)} parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %new = f32[64,16]{1,0} dynamic-update-slice(%cache, %row, %i, %zero)
+}
+
+%both (row: f32[1,16], cache: f32[64,16], i: s32[]) -> (f32[1,16], f32[64,16]) {
+  %row = f32[1,16]{1,0} parameter(0)
+  %cache = f32[64,16]{1,0} parameter(1)
+  %i = s32[]{:S(6)} parameter(2)
+  %twice = f32[1,16]{1,0} add(%row, %row)
+  %new = f32[64,16]{1,0} fusion(%cache, %twice, %i), kind=kLoop, calls=%update
+  ROOT %out = (f32[1,16]{1,0}, f32[64,16]{1,0}) tuple(%twice, %new)
+}
+
+ENTRY %main (row: f32[1,16], cache: f32[64,16], i: s32[]) -> f32[64,16] {
+  %row = f32[1,16]{1,0} parameter(0)
+  %cache = f32[64,16]{1,0SPACE} parameter(1)
+  %i = s32[]{:S(6)} parameter(2)
+  %y = (f32[1,16], f32[64,16]{1,0SPACE}) fusion(%row, %cache, %i), calls=%both
+  ROOT %new = f32[64,16]{1,0SPACE} get-tuple-element(%y), index=1
+}
+"""
+  row = 4 * 16
+  # The row, its double, and its double in the cache.
+  program = hlo.parse(text.replace("SPACE", ""))
+  assert hlo_cost.memory_bytes(program) == 3 * row
+  # In another memory space only the first two pass the main memory.
+  program = hlo.parse(text.replace("SPACE", ":S(1)"))
+  assert hlo_cost.memory_bytes(program) == 2 * row
+  # What starts as zeros is written whole.
+  whole = text.replace(
+    "%cache = f32[64,16]{1,0} parameter(0)\n  %row",
+    "%fill = f32[] constant(0)\n"
+    "  %cache = f32[64,16]{1,0} broadcast(%fill), dimensions={}\n  %row",
+  )
+  program = hlo.parse(whole.replace("SPACE", ""))
+  assert hlo_cost.memory_bytes(program) == (2 + 64) * row
+
+
+def test_an_asynchronous_slice_costs_a_slice():
+  text = """
+HloModule tpu
+
+ENTRY %main (stack: f32[12,16]) -> f32[2,16] {
+  %stack = f32[12,16]{1,0} parameter(0)
+  %start = ((f32[12,16]), f32[2,16]{1,0:S(1)}, u32[]{:S(2)}) RUN
+  ROOT %done = f32[2,16]{1,0:S(1)} slice-done(%start)
+}
+"""
+  text = text.replace("RUN", "slice-start(%stack), slice={[2:4], [0:16]}")
+  assert hlo_cost.memory_bytes(hlo.parse(text)) == 4 * 2 * 16
+
+
+def test_a_gather_in_a_loop_costs_its_rows():
+  def function(table, ids):
+    def body(total, row):
+      return total + table[row], None
+
+    return lax.scan(body, jnp.zeros((4, 32)), ids)[0]
+
+  ids = jax.ShapeDtypeStruct((10, 4), jnp.int32)
+  program = compiled(function, (5000, 32), ids)
+  rows = 10 * 4 * 4 * 32
+  # Read with the sum so far, written as the next; indices are the rest.
+  assert 3 * rows <= hlo_cost.memory_bytes(program) <= 5 * rows
+
+
+def test_a_cache_written_in_a_loop_costs_its_rows():
+  def function(cache, rows):
+    def body(cache, item):
+      i, row = item
+      return lax.dynamic_update_slice(cache, row[None], (i, 0)), None
+
+    return lax.scan(body, cache, (jnp.arange(10), rows))[0]
+
+  program = compiled(function, (5000, 32), (10, 32), donate_argnums=0)
+  [loop] = hlo.loops(program)
+  inside = sum(
+    step.times * hlo_cost._traffic(program, step)
+    for step in hlo.walk(program)
+    if step.loops and not step.fused
+  )
+  row = 4 * 32
+  assert loop.trip_count == 10
+  assert 10 * 2 * row <= inside <= 10 * 4 * row
+
+
 @pytest.fixture(scope="module")
 def mesh():
   return sharding.make_mesh()
