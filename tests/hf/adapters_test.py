@@ -12,6 +12,7 @@ from genrec_jax.hf import load, streaming
 from genrec_jax.hf.export import export_checkpoint
 from genrec_jax.models import janus
 from genrec_jax.nn import lora
+from tests import rounding
 from tests.hf import tiny_janus
 
 
@@ -67,14 +68,16 @@ def test_merged_equals_unmerged(runs, tmp_path):
   before, merged = language(base), language(sft)
   assert jax.tree.structure(merged) == jax.tree.structure(before)
   once = compute(tree.merge(before, first))
-  np.testing.assert_allclose(compute(merged), once, atol=1e-5)
+  # A kernel is the base's and a sum over the rank, then used in the layers.
+  terms = tiny_janus.LANGUAGE_TERMS + 40
+  rounding.assert_close(compute(merged), once, terms=terms)
   assert np.abs(once - compute(before)).max() > 0.1
   # A run over another one's.
   twice = compute(tree.merge(merged, second))
   out = tmp_path / "exported"
   export_checkpoint(out, load.open_generator(rl, dtype="float32"), "float32")
   exported = language(out)
-  np.testing.assert_allclose(compute(exported), twice, atol=1e-5)
+  rounding.assert_close(compute(exported), twice, terms=terms)
   kernel = "language/layers/self_attn/q_proj/kernel"
   assert {
     path

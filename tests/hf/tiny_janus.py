@@ -58,6 +58,12 @@ VQ = {
   "image_token_embed_dim": 40,
   "num_hidden_layers": 2,
 }
+# The lengths of the sums that a value passes, see tests/rounding.py: two norms,
+# the projections q and o, a score, the softmax and the sum over up to 64 keys,
+# and the two products of the MLP.
+LAYER_TERMS = 2 * 40 + 40 + 56 + 14 + 2 * 64 + 40 + 56
+VISION_LAYER_TERMS = 2 * 36 + 2 * 36 + 12 + 2 * PATCHES + 36 + 90
+LANGUAGE_TERMS = TEXT["num_hidden_layers"] * LAYER_TERMS + 40
 
 
 def torch_model(*, tied=False, text=None, vision=None, vq=None, seed=0):

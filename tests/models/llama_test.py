@@ -13,6 +13,7 @@ from transformers.models.llama import modeling_llama
 from genrec_jax.core import tree
 from genrec_jax.models import llama
 from genrec_jax.nn import attention
+from tests import rounding
 from tests.hf import tiny_janus
 
 P, T, G, LENGTH = 2, 9, 3, 5
@@ -46,7 +47,8 @@ def test_rotary_is_that_of_transformers(pair):
   )
   tables = llama.rotary(positions, ours.head_width, ours.rope_base)
   found = llama.rotate(x, *(table[:, None] for table in tables))
-  np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+  # An angle of 200 radians, a rotation of two terms.
+  rounding.assert_close(found, expected.numpy(), terms=3, scale=200)
 
 
 def test_a_layer_matches(pair):
@@ -68,7 +70,9 @@ def test_a_layer_matches(pair):
     tuple(table[:, None, :, None] for table in tables),
     lambda q, k, v: (attention.attend(q, k, v, causal=True), None),
   )
-  np.testing.assert_allclose(found[:, 0], expected.numpy(), atol=1e-5)
+  rounding.assert_close(
+    found[:, 0], expected.numpy(), terms=tiny_janus.LAYER_TERMS
+  )
 
 
 def test_hidden_states_match_under_left_padding(pair):
@@ -82,9 +86,10 @@ def test_hidden_states_match_under_left_padding(pair):
       position_ids=torch.tensor(positions),
     ).last_hidden_state.numpy()
   found = jax.jit(ours.hidden_states)(params, x, mask)
-  np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
+  terms = tiny_janus.LANGUAGE_TERMS
+  rounding.assert_close(found[mask], expected[mask], terms=terms)
   prefix = jax.jit(ours.prefill)(params, x, mask)
-  np.testing.assert_allclose(prefix.hidden, expected[:, -1], atol=1e-4)
+  rounding.assert_close(prefix.hidden, expected[:, -1], terms=terms)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -102,7 +107,7 @@ def test_text_logits_match(tied):
   found = ours.text_logits(params, hidden)
   assert found.dtype == jnp.float32
   # Logits of a random embedding are sums of 40 products of order one.
-  np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-5)
+  rounding.assert_close(found, expected, terms=tiny_janus.LANGUAGE_TERMS + 40)
 
 
 def test_answers_equal_prompt_and_answer_in_one_row(pair):
@@ -117,8 +122,10 @@ def test_answers_equal_prompt_and_answer_in_one_row(pair):
     [np.repeat(mask, G, 0), np.ones((P * G, LENGTH), bool)], 1
   )
   alone = jax.jit(ours.hidden_states)(params, rows, seen)
-  np.testing.assert_allclose(
-    np.reshape(shared, (P * G, 1 + LENGTH, -1)), alone[:, T - 1 :], atol=1e-5
+  rounding.assert_close(
+    np.reshape(shared, (P * G, 1 + LENGTH, -1)),
+    alone[:, T - 1 :],
+    terms=tiny_janus.LANGUAGE_TERMS,
   )
 
 
@@ -129,7 +136,9 @@ def test_cached_equals_uncached(pair):
   prefix = jax.jit(ours.prefill)(params, x, mask)
   expected = jax.jit(ours.answer)(params, x, mask, answers)[:, :, 1:]
   _, found = jax.jit(lambda: decode(ours, params, prefix, answers))()
-  np.testing.assert_allclose(found.transpose(1, 2, 0, 3), expected, atol=1e-5)
+  rounding.assert_close(
+    found.transpose(1, 2, 0, 3), expected, terms=tiny_janus.LANGUAGE_TERMS
+  )
 
 
 def decode(model, params, prefix, answers):

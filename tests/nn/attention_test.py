@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from genrec_jax.nn import attention
+from tests import rounding
 
 P, K, G, R, T, S, H = 2, 3, 4, 2, 5, 7, 6
+# A score, then the softmax and the sum over all keys.
+TERMS = H + 2 * (S + T)
 
 
 def draw(key, *shape, dtype="float32"):
@@ -61,7 +64,7 @@ def repeated(x, mask=SEEN):
 
 
 def test_a_shared_prefix_is_one_repeated_for_each_sample(inputs):
-  np.testing.assert_allclose(shared(inputs), repeated(inputs), atol=1e-6)
+  rounding.assert_close(shared(inputs), repeated(inputs), terms=TERMS)
 
 
 def test_its_gradient_too(inputs):
@@ -70,10 +73,9 @@ def test_its_gradient_too(inputs):
   def along(function):
     return jax.grad(lambda x: jnp.sum(function(x) * direction))(inputs)
 
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-    along(shared),
-    along(repeated),
+  # There, back, and over the queries that read a key.
+  rounding.assert_close(
+    along(shared), along(repeated), terms=2 * TERMS + G * R * T
   )
 
 
@@ -86,7 +88,8 @@ def test_self_attention_is_that_of_jax(monkeypatch, block):
   expected = jax.nn.dot_product_attention(
     *(x.reshape(3, 8, 4, 3) for x in (q, k, v)), mask=mask[:, None]
   )
-  np.testing.assert_allclose(found, expected.reshape(3, 8, 12), atol=1e-6)
+  # Queries and keys 3 wide; 8 keys in the softmax and in the sum.
+  rounding.assert_close(found, expected.reshape(3, 8, 12), terms=3 + 2 * 8)
 
 
 def test_a_row_that_sees_nothing_stays_finite(inputs):
@@ -128,15 +131,15 @@ def test_prompts_and_answers_of_one_pass_are_those_of_two(monkeypatch, block):
     "keys": keys,
     "values": values,
   }
-  np.testing.assert_allclose(
-    answers(found)[:, :, 0].swapaxes(2, 3), repeated(x, mask), atol=1e-6
+  rounding.assert_close(
+    answers(found)[:, :, 0].swapaxes(2, 3), repeated(x, mask), terms=TERMS
   )
   seen = jnp.tri(S, dtype=bool)[(None,) * 4]
   seen &= mask[:, None, None, None, None]
   alone = attention.attend(q[..., :S, :], k[..., :S, :], v[..., :S, :], seen)
   real = np.asarray(mask)
-  np.testing.assert_allclose(
+  rounding.assert_close(
     np.moveaxis(found[..., :S, :], 4, 1)[real],
     np.moveaxis(alone, 4, 1)[real],
-    atol=1e-6,
+    terms=TERMS,
   )

@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from genrec_jax.nn import attention, layers
+from tests import rounding
 
 X = jax.random.normal(jax.random.key(0), (2, 3, 5, 7)) * 3 + 1
 
@@ -22,17 +23,17 @@ def test_linear_is_a_dense_layer(bias):
   assert jax.tree.structure(linear.init(jax.random.key(1), X)) == (
     jax.tree.structure(variables)
   )
-  np.testing.assert_allclose(
-    linear.apply(variables, X), dense.apply(variables, X), atol=1e-5
+  # Seven products and the bias.
+  rounding.assert_close(
+    linear.apply(variables, X), dense.apply(variables, X), terms=8
   )
 
 
 @pytest.mark.parametrize("name", list(layers.ACTIVATIONS))
 def test_activations_are_those_of_transformers(name):
   expected = ACT2FN[name](torch.tensor(np.asarray(X)))
-  np.testing.assert_allclose(
-    layers.ACTIVATIONS[name](X), expected.numpy(), atol=1e-5
-  )
+  # Polynomials of a dozen terms.
+  rounding.assert_close(layers.ACTIVATIONS[name](X), expected.numpy(), terms=12)
 
 
 @pytest.mark.parametrize("offset", [0.0, 300.0])
@@ -71,9 +72,14 @@ def test_norms_are_those_of_torch(ours, theirs):
       theirs.bias.copy_(torch.tensor(scale))
       params["bias"] = scale
     # A large mean, where E[x^2] - E[x]^2 would cancel.
-    expected = theirs(torch.tensor(np.asarray(X + 100)))
-  found = ours.apply({"params": params}, X + 100)
-  np.testing.assert_allclose(found, expected.numpy(), atol=1e-5, rtol=1e-5)
+    x = X + 1000
+    expected = theirs.double()(torch.tensor(np.asarray(x)).double()).numpy()
+  found = ours.apply({"params": params}, x)
+  # What is taken off is a mean of seven numbers of 1000, then divided by the
+  # deviation and scaled.
+  centred = "bias" in params
+  scale = 1000 * scale.max() / np.std(X, -1).min() if centred else None
+  rounding.assert_close(found, expected, terms=7, scale=scale)
 
 
 def test_mlp_keeps_the_width():
@@ -100,10 +106,9 @@ def stack(remat):
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_changes_nothing(remat):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-    stack("none"),
-    stack(remat),
+  # Three layers of 7 and 11 products, there and back, over 30 rows.
+  rounding.assert_close(
+    stack("none"), stack(remat), terms=2 * 3 * (7 + 11) + 30
   )
 
 
