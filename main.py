@@ -14,47 +14,10 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
+from genrec_jax.check import TASKS, check
 from genrec_jax.core import cli, distributed, launch
 from genrec_jax.core import workdir as workdir_lib
-from genrec_jax.core.errors import UserError, listed
-from genrec_jax.core.tree import flatten
-from genrec_jax.nn.layers import REMAT_POLICIES
 
-TASKS = {
-  "sft": "genrec_jax.train.sft",
-  "rl": "genrec_jax.train.rl",
-  "evaluate": "genrec_jax.evals.evaluate",
-}
-# What keys may be, where a wrong value would be told late and badly.
-DTYPES = ("float32", "bfloat16")
-CHOICES = {
-  "task": tuple(TASKS),
-  "model.dtype": DTYPES,
-  "model.remat": ("none", *REMAT_POLICIES),
-  "clip.dtype": DTYPES,
-  "rl.scoring": ("guided", "conditional"),
-}
-LEAST = {
-  "data.history_length": 1,
-  "data.future_horizon": 1,
-  "data.batch_size": 1,
-  "data.microbatches": 1,
-  "data.workers": 0,
-  "sample.num_samples": 1,
-  "sample.top_k": 0,
-  "rl.inner_epochs": 1,
-  "rl.sampler_weight_cap": 0,
-  "train.steps": 1,
-  "train.log_every": 1,
-  "train.eval_every": 0,
-  "train.checkpoint_every": 0,
-  "train.keep": 1,
-  "model.lora_rank": 0,
-  "eval.users": 1,
-  "eval.users_during": 1,
-  "eval.samples": 1,
-  "eval.batch_size": 1,
-}
 # Folders among the keys. A workdir's config names them for whoever reads it
 # from elsewhere.
 FOLDERS = ("model.checkpoint", "clip.checkpoint", "eval.base", "data.path")
@@ -167,51 +130,6 @@ def add_fingerprints(config) -> None:
     (section, key), (_, name) = path.split("."), hashed.split(".")
     with config[section].unlocked():
       config[section][name] = function(config[section][key])
-
-
-def check(config) -> None:
-  """Refuses values that no run can have.
-
-  Raises:
-    UserError: lists them.
-  """
-  flat = flatten(config.to_dict())
-  values = {path.replace("/", "."): value for path, value in flat.items()}
-  problems = [
-    f"{key} is not set: give an HF-format folder with --config.{key}=DIR"
-    for key in ("model.checkpoint", "clip.checkpoint")
-    if not values[key]
-  ]
-  problems += [
-    f"{key} is {values[key]!r}: expected one of {', '.join(choices)}"
-    for key, choices in CHOICES.items()
-    if values.get(key, choices[0]) not in choices
-  ]
-  problems += [
-    f"{key} is {values[key]}: expected at least {least}"
-    for key, least in LEAST.items()
-    if values.get(key, least) < least
-  ]
-  if values["sample.temperature"] <= 0:
-    problems.append(
-      f"sample.temperature is {values['sample.temperature']}: expected more"
-      " than 0; sample.top_k=1 draws the likeliest code"
-    )
-  if not 0 < values["sample.top_p"] <= 1:
-    problems.append(
-      f"sample.top_p is {values['sample.top_p']}: expected more than 0 and at"
-      " most 1, which cuts nothing"
-    )
-  if values.get("rl.sampler_weight_cap") and values["rl.scoring"] != "guided":
-    problems.append(
-      f"rl.sampler_weight_cap is {values['rl.sampler_weight_cap']} with"
-      " rl.scoring='conditional': expected 0, the sampler's distribution is the"
-      " guided one"
-    )
-  if problems[1:]:
-    raise UserError(listed("values of the config that cannot be:", problems))
-  if problems:
-    raise UserError(problems[0])
 
 
 def _unknown_key(argv: list[str], message: str) -> str:

@@ -40,7 +40,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
   config.rl = ConfigDict()
   config.rl.advantage = "grpo"  # grpo | dr_grpo | rloo | reinforce
-  config.rl.normalise = "group"  # group | none; rewards have unlike spreads
+  # group | batch | none: rewards have unlike spreads. What group goes with and
+  # what each of them is: genrec_jax/rewards.py:advantages.
+  config.rl.normalise = "group"
   config.rl.scoring = "guided"  # guided | conditional; what was sampled from
   config.rl.stop_unconditional_gradient = False  # the true gradient
   config.rl.inner_epochs = 1  # updates on one rollout; 1 is on-policy

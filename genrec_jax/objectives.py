@@ -8,6 +8,7 @@ inputs. Letters: P prompts, G samples per prompt, I codes per image.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,18 @@ from genrec_jax.core.errors import UserError
 # of 1.0 in float32): cosines and weights are of order one, and two samples of
 # the same picture may differ by a few units.
 _ROUNDING = 2e-6
+
+# The smallest deviation of a group that GRPO divides by, in cosines. Without a
+# floor the smallest difference counts as much as the greatest: an image whose
+# similarity is 1e-5 above the copy threshold is punished like a copy. bfloat16
+# rounds cosines by up to 0.004, so what is below 0.01 may be mostly rounding;
+# the samples of a prompt usually spread by more, the tiny model's by 0.15
+# to 0.23.
+FLOOR = 0.01
+
+# The distributions that ratio and KL may be of: the one that was sampled from,
+# or the one without guidance.
+SCORINGS = ("guided", "conditional")
 
 # exp(20) is beyond any use of a ratio and far from overflow; without a limit an
 # overflow becomes inf * 0 = nan in groups whose advantage is 0.
@@ -59,22 +72,14 @@ def zero_spread(rewards: jax.Array) -> jax.Array:
   return jnp.isfinite(spread) & (spread <= _ROUNDING * scale)
 
 
-def standardised(rewards: jax.Array) -> jax.Array:
-  """Centres each group and divides by its standard deviation.
+def deviation(rewards: jax.Array) -> jax.Array:
+  """Returns each group's standard deviation: [P, G] -> [P, 1] float32.
 
-  The deviation is that of the population (divided by G), so the mean square of
-  a group is 1 for any G. No epsilon is needed: a group without spread is
-  exactly 0, see `centred`.
-
-  Args:
-    rewards: [P, G], any float type.
-
-  Returns:
-    [P, G] float32.
+  That of the population (divided by G). Exactly 0 where a group has no spread,
+  see `centred`.
   """
   values = centred(rewards)
-  variance = jnp.mean(values * values, 1, keepdims=True)
-  return values / jnp.sqrt(jnp.where(variance == 0, 1.0, variance))
+  return jnp.sqrt(jnp.mean(values * values, 1, keepdims=True))
 
 
 def _leave_one_out(rewards: jax.Array) -> jax.Array:
@@ -88,19 +93,34 @@ def _leave_one_out(rewards: jax.Array) -> jax.Array:
   return centred(rewards) * (samples / (samples - 1))
 
 
-ADVANTAGES: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-  "grpo": standardised,
-  "dr_grpo": centred,
-  "rloo": _leave_one_out,
-  "reinforce": wide,
+class Advantage(NamedTuple):
+  """How an advantage is made of rewards [P, G]."""
+
+  relative: Callable[[jax.Array], jax.Array]  # subtracts the baseline; linear
+  standardised: bool  # then divides by the group's deviation
+
+
+ADVANTAGES: Mapping[str, Advantage] = {
+  "grpo": Advantage(centred, True),
+  "dr_grpo": Advantage(centred, False),
+  "rloo": Advantage(_leave_one_out, False),
+  "reinforce": Advantage(wide, False),
 }
 
 
-def advantages(name: str, rewards: jax.Array) -> jax.Array:
+def advantages(
+  name: str,
+  rewards: jax.Array,
+  *,
+  floor: float | jax.Array = FLOOR,
+  of: jax.Array | None = None,
+) -> jax.Array:
   """Turns rewards into advantages, which are constants to the gradient.
 
-  - grpo: (r - mean) / std of the group. arXiv 2402.03300, section 4.1.2; the
-    deviation is the population's, see `standardised`.
+  - grpo: (r - mean) / std of the group. arXiv 2402.03300, section 4.1.2. The
+    deviation is the population's, so the mean square of a group is 1 for any G,
+    and at least `floor`: below it the advantage falls with the spread. Common
+    implementations add a constant to the deviation to the same end.
   - dr_grpo: r - mean. arXiv 2503.20783: dividing by the deviation weighs up
     prompts on which all samples are about equal.
   - rloo: r - mean of the group's other samples, the unbiased baseline.
@@ -112,6 +132,10 @@ def advantages(name: str, rewards: jax.Array) -> jax.Array:
   Args:
     name: one of the above.
     rewards: [P, G], any float type.
+    floor: the smallest deviation that grpo divides by, > 0, in the unit of the
+      rewards; a number or [P, 1].
+    of: [P, G], a term of `rewards`: returns the term's part of the advantages.
+      The parts of all terms add up to the advantages.
 
   Returns:
     [P, G] float32.
@@ -119,7 +143,11 @@ def advantages(name: str, rewards: jax.Array) -> jax.Array:
   Raises:
     UserError: an unknown name, or rloo with one sample per prompt.
   """
-  return jax.lax.stop_gradient(_named("advantage", ADVANTAGES, name)(rewards))
+  how = _named("advantage", ADVANTAGES, name)
+  values = how.relative(rewards if of is None else of)
+  if how.standardised:
+    values = values / jnp.maximum(deviation(rewards), floor)
+  return jax.lax.stop_gradient(values)
 
 
 def _difference(logprobs: jax.Array, constant: jax.Array) -> jax.Array:

@@ -6,16 +6,22 @@ objectives. Letters: P prompts, G samples per prompt, N history items, F future
 items, E the width of CLIP's common space.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import functools
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 
-from genrec_jax.core.errors import UserError
+from genrec_jax import objectives
+from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import Batch, PyTree
 from genrec_jax.models.clip import Clip
-from genrec_jax.objectives import standardised, wide, zero_spread
+from genrec_jax.objectives import FLOOR, deviation, wide, zero_spread
+
+NAMES = ("text", "history", "future", "copy")
+HISTORY_POOLS = ("mean", "max", "recency")
+FUTURE_POOLS = ("mean", "max", "first")
 
 
 @struct.dataclass
@@ -146,41 +152,151 @@ def score(
   }
 
 
-def combine(
+def _one(values: jax.Array) -> jax.Array:
+  return jnp.ones((1, 1), values.dtype)
+
+
+def _group_deviation(values: jax.Array) -> jax.Array:
+  return jnp.maximum(deviation(values), FLOOR)
+
+
+def _batch_deviation(values: jax.Array) -> jax.Array:
+  return jnp.maximum(deviation(values).mean(keepdims=True), FLOOR)
+
+
+# What a reward [P, G] is divided by, [P, 1] or [1, 1].
+NORMALISATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+  "group": _group_deviation,
+  "batch": _batch_deviation,
+  "none": _one,
+}
+
+
+def contradictions(
+  *, advantage: str, normalise: str, num_samples: int
+) -> list[str]:
+  """Returns what is wrong with a choice of advantages, a line for each.
+
+  Refused are:
+
+  - names that there are not;
+  - normalise 'group' with any advantage but 'grpo': when each reward is divided
+    by its group's deviation, dr_grpo and reinforce are equal, rloo is G / (G -
+    1) times them, and none is what its name says;
+  - one sample per prompt with any advantage but 'reinforce': it is its own
+    baseline, and every advantage is 0;
+  - one sample per prompt with any normalise but 'none': there is no deviation.
+  """
+  problems = [
+    f"{key}={name!r}: expected one of {', '.join(table)}"
+    for key, name, table in (
+      ("advantage", advantage, objectives.ADVANTAGES),
+      ("normalise", normalise, NORMALISATIONS),
+    )
+    if name not in table
+  ]
+  if problems:
+    return problems
+  if normalise == "group" and advantage != "grpo":
+    problems.append(
+      f"normalise='group' with advantage={advantage!r}: dividing by each"
+      " group's deviation makes dr_grpo, rloo and reinforce one algorithm; use"
+      f" normalise='batch' with {advantage!r}, or advantage='grpo'"
+    )
+  if num_samples < 2 and advantage != "reinforce":
+    problems.append(
+      f"advantage={advantage!r} with num_samples={num_samples}: a lone sample"
+      " is its own baseline and teaches nothing; raise num_samples, or use"
+      " advantage='reinforce' with normalise='none'"
+    )
+  elif num_samples < 2 and normalise != "none":
+    problems.append(
+      f"normalise={normalise!r} with num_samples={num_samples}: a lone sample"
+      " has no deviation to divide by; raise num_samples, or use"
+      " normalise='none'"
+    )
+  return problems
+
+
+def advantages(
   rewards: Mapping[str, jax.Array],
   weights: Mapping[str, float],
+  *,
   normalise: str,
-) -> jax.Array:
-  """Returns the weighted sum of the rewards.
+  advantage: str,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Turns raw rewards into one advantage per sample.
 
-  'group' standardises each reward within its group first, so that a weight
-  means the same whatever a reward's own spread; a group of equal rewards adds
-  exactly 0. 'none' sums raw values. A reward of weight 0 is left out.
+  Each reward is divided by a unit, weighted and summed; the sum goes through
+  `objectives.advantages`. The unit is, by `normalise`:
+
+  - group: the reward's deviation within the sample's group, so that a weight
+    means the same whatever a reward's spread, in every group. GDPO, arXiv
+    2601.05242, section 3. With `grpo` only.
+  - batch: the mean over the groups of the whole batch of that deviation. A
+    weight means the same on average, but a group that spreads twice as far
+    counts twice as much.
+  - none: 1, raw cosines.
+
+  A deviation is taken to be at least `objectives.FLOOR`, 0.01. So the penalty
+  of a copy grows in proportion to its excess over the threshold until the
+  group's deviation is 0.01 (an excess of 0.03 where one of 8 samples is a
+  copy). Without a floor the only sample of a group above the threshold has the
+  standardised penalty -sqrt(G - 1), whatever its excess. The deviation of the
+  sum, which grpo divides by, has the same floor in the sum's own unit: the
+  largest weight over the largest unit.
 
   Args:
-    rewards: name -> [P, G].
-    weights: name -> weight, the same names.
-    normalise: 'group' or 'none'.
+    rewards: name -> [P, G], of all prompts of the step, on all devices.
+    weights: name -> weight, the same names; a reward of weight 0 is left out.
+    normalise: see above.
+    advantage: see `objectives.advantages`.
 
   Returns:
-    [P, G] float32.
+    The advantages, [P, G] float32, constants to the gradient; and two metrics
+    [] of each reward: `reward/NAME_weighted_mean`, weight times raw mean, and
+    `reward/NAME_contribution`, its share of the advantages: the mean product of
+    its part and the whole, over the whole's mean square. Shares add up to 1, or
+    are all 0 where the advantages are; one that the others outvote is negative.
 
   Raises:
-    UserError: names that differ, or an unknown `normalise`.
+    UserError: names that differ, or choices that mean nothing together, see
+      `contradictions`; all are listed.
   """
-  if normalise not in ("group", "none"):
-    raise UserError(f"normalise={normalise!r}: expected one of group, none")
   if set(rewards) != set(weights):
     raise UserError(
       f"weights of {sorted(weights)}: expected one for each reward,"
       f" {sorted(rewards)}; give 0 to leave one out"
     )
-  total = jnp.zeros_like(wide(next(iter(rewards.values()))))
+  shape = next(iter(rewards.values())).shape
+  problems = contradictions(
+    advantage=advantage, normalise=normalise, num_samples=shape[1]
+  )
+  if problems:
+    raise UserError(listed("advantages that cannot be:", problems))
+  used = {name: wide(rewards[name]) for name, w in weights.items() if w}
+  units = {k: NORMALISATIONS[normalise](v) for k, v in used.items()}
+  terms = {k: weights[k] * v / units[k] for k, v in used.items()}
+  total = sum(terms.values(), jnp.zeros(shape, jnp.float32))
+  floor = FLOOR
+  if used:
+    largest = functools.reduce(jnp.maximum, units.values())
+    floor = FLOOR * max(abs(weights[k]) for k in used) / largest
+  whole = objectives.advantages(advantage, total, floor=floor)
+  square = jnp.mean(whole * whole)
+  metrics = {}
   for name, values in rewards.items():
-    if weights[name]:
-      values = standardised(values) if normalise == "group" else wide(values)
-      total = total + weights[name] * values
-  return total
+    share = jnp.zeros((), jnp.float32)
+    if name in terms:
+      part = objectives.advantages(
+        advantage, total, floor=floor, of=terms[name]
+      )
+      share = jnp.mean(part * whole) / jnp.where(square == 0, 1.0, square)
+    metrics[f"reward/{name}_weighted_mean"] = (
+      weights[name] * wide(values).mean()
+    )
+    metrics[f"reward/{name}_contribution"] = share
+  return whole, jax.lax.stop_gradient(metrics)
 
 
 def statistics(rewards: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -218,15 +334,14 @@ def _check_options(
   recency_decay: float,
 ) -> None:
   """Raises a UserError that lists every option out of range."""
-  wrong = []
-  if history_pool not in ("mean", "max", "recency"):
-    wrong.append(
-      f"history_pool={history_pool!r}: expected one of mean, max, recency"
+  wrong = [
+    f"{key}={name!r}: expected one of {', '.join(names)}"
+    for key, name, names in (
+      ("history_pool", history_pool, HISTORY_POOLS),
+      ("future_pool", future_pool, FUTURE_POOLS),
     )
-  if future_pool not in ("mean", "max", "first"):
-    wrong.append(
-      f"future_pool={future_pool!r}: expected one of mean, max, first"
-    )
+    if name not in names
+  ]
   if not -1 <= copy_threshold <= 1:
     wrong.append(f"copy_threshold={copy_threshold}: expected a cosine")
   if not 0 < recency_decay <= 1:

@@ -107,12 +107,26 @@ def main(*args, cwd=ROOT):
       "values of the config that cannot be:\n"
       "  model.dtype is 'float16': expected one of float32, bfloat16\n"
       "  model.remat is 'x': expected one of none, full, dots\n"
-      "  rl.inner_epochs is 0: expected at least 1\n"
-      "  train.log_every is 0: expected at least 1\n"
-      "  sample.temperature is 0.0: expected more than 0; sample.top_k=1 draws"
-      " the likeliest code\n"
+      "  sample.temperature is 0.0: expected at least 0.01; sample.top_k=1"
+      " draws the likeliest code\n"
       "  sample.top_p is 2.0: expected more than 0 and at most 1, which cuts"
-      " nothing",
+      " nothing\n"
+      "  rl.inner_epochs is 0: expected at least 1\n"
+      "  train.log_every is 0: expected at least 1",
+    ),
+    (
+      ["--config=configs/evaluate.py", "--config.sample.temperature=nan"],
+      "sample.temperature is nan: expected at least 0.01; sample.top_k=1 draws"
+      " the likeliest code",
+    ),
+    (
+      # No model is there to be loaded: names come first.
+      [
+        "--config=configs/rl.py",
+        "--config.objective.kl=k1",
+        "--config.model.checkpoint=nowhere",
+      ],
+      "objective.kl is 'k1': expected one of k2, k3, k3_straight_through",
     ),
     (
       ["--config=configs/rl.py", "--workdir=main.py/run"],

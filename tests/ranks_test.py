@@ -14,6 +14,7 @@ RANKS = {
   "text": 3,
   "objectives": 3,
   "rewards": 3,
+  "check": 3,
   "evals": 4,
   "train": 4,
 }

@@ -22,10 +22,10 @@ from PIL import Image
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import builders, histories
+from genrec_jax.data.histories import SHORT_HISTORIES
 from genrec_jax.data.index import Index
 from genrec_jax.hf.processor import upright
 
-SHORT_HISTORIES = ("pad", "drop")
 # Of a title in the prompt: enough to name an item, and one page-long title
 # cannot make every prompt of the data set long.
 _TITLE_TOKENS = 64

@@ -65,7 +65,7 @@ def train_step(
     sample: options of `sampling.sample_images`.
     reward: options of `rewards.score`.
     weights: of each reward, by name.
-    normalise: see `rewards.combine`.
+    normalise: see `rewards.advantages`.
     objective: options of `objectives.policy_loss`.
     advantage: see `objectives.advantages`.
     scoring: 'guided', the distribution sampled from; 'conditional' leaves
@@ -84,8 +84,10 @@ def train_step(
   Raises:
     ValueError: an unknown `scoring`, or weights that it does not go with.
   """
-  if scoring not in ("guided", "conditional"):
-    raise ValueError(f"scoring={scoring!r}: expected 'guided' or 'conditional'")
+  if scoring not in objectives.SCORINGS:
+    raise ValueError(
+      f"scoring={scoring!r}: expected one of {', '.join(objectives.SCORINGS)}"
+    )
   guided = scoring == "guided"
   if sampler_weight_cap and not guided:
     raise ValueError(
@@ -108,8 +110,8 @@ def train_step(
     rewards.embed_targets(clip, frozen["clip"], batch),
     **reward,
   )
-  advantages = objectives.advantages(
-    advantage, rewards.combine(raw, weights, normalise)
+  advantages, contributions = rewards.advantages(
+    raw, weights, normalise=normalise, advantage=advantage
   )
 
   def score(trainable, prompt, codes):
@@ -184,7 +186,7 @@ def train_step(
   metrics["reward"] = sum(
     weight * raw[name].mean() for name, weight in weights.items()
   )
-  metrics |= rewards.statistics(raw)
+  metrics |= rewards.statistics(raw) | contributions
   return TrainState(state.step + 1, params, opt_state), metrics
 
 

@@ -1,0 +1,202 @@
+"""Refuses configs that no run can have, before anything is loaded.
+
+Names are those of the tables that the functions themselves look them up in.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+import math
+from typing import Any, NamedTuple
+
+from genrec_jax import objectives, rewards
+from genrec_jax.core.errors import UserError, listed
+from genrec_jax.core.tree import flatten
+from genrec_jax.data.histories import SHORT_HISTORIES
+from genrec_jax.nn.layers import REMAT_POLICIES
+
+TASKS = {
+  "sft": "genrec_jax.train.sft",
+  "rl": "genrec_jax.train.rl",
+  "evaluate": "genrec_jax.evals.evaluate",
+}
+_DTYPES = ("float32", "bfloat16")
+NAMES: Mapping[str, Collection[str]] = {
+  "task": TASKS,
+  "model.dtype": _DTYPES,
+  "model.remat": ("none", *REMAT_POLICIES),
+  "clip.dtype": _DTYPES,
+  "data.short_histories": SHORT_HISTORIES,
+  "reward.history_pool": rewards.HISTORY_POOLS,
+  "reward.future_pool": rewards.FUTURE_POOLS,
+  "rl.advantage": objectives.ADVANTAGES,
+  "rl.normalise": rewards.NORMALISATIONS,
+  "rl.scoring": objectives.SCORINGS,
+  "objective.ratio": objectives.RATIOS,
+  "objective.kl": objectives.KLS,
+  "objective.aggregation": objectives.AGGREGATIONS,
+}
+
+
+class Numbers(NamedTuple):
+  """Numbers that a key may have, besides being finite."""
+
+  expected: str
+  allow: Callable[[float], bool]
+
+
+def _at_least(least: float) -> Numbers:
+  return Numbers(f"at least {least}", lambda value: value >= least)
+
+
+def _above(bound: float, hint: str = "") -> Numbers:
+  return Numbers(f"more than {bound}{hint}", lambda value: value > bound)
+
+
+_SEED = Numbers("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+_COSINE = Numbers("a cosine, from -1 to 1", lambda value: -1 <= value <= 1)
+_DECAY = Numbers("at least 0 and less than 1", lambda value: 0 <= value < 1)
+_SHARE = Numbers("more than 0 and at most 1", lambda value: 0 < value <= 1)
+# Every key of the configs that is a number; a test holds this to them.
+NUMBERS: Mapping[str, Numbers] = {
+  "seed": _SEED,
+  "model.lora_rank": _at_least(0),
+  "data.num_users": _at_least(1),
+  "data.held_out": _at_least(0),
+  "data.num_events": _at_least(1),
+  "data.seed": _SEED,
+  "data.history_length": _at_least(1),
+  "data.future_horizon": _at_least(1),
+  "data.batch_size": _at_least(1),
+  "data.microbatches": _at_least(1),
+  "data.workers": _at_least(0),
+  "sample.num_samples": _at_least(1),
+  "sample.guidance": _above(0, "; 1 leaves the prompt's own distribution"),
+  # Smaller ones overflow float32, and draw the likeliest code anyway.
+  "sample.temperature": Numbers(
+    "at least 0.01; sample.top_k=1 draws the likeliest code",
+    lambda value: value >= 0.01,
+  ),
+  "sample.top_k": _at_least(0),
+  "sample.top_p": Numbers(
+    _SHARE.expected + ", which cuts nothing", _SHARE.allow
+  ),
+  "mesh.data": Numbers(
+    "at least 1, or -1 for all devices that the others leave",
+    lambda value: value >= 1 or value == -1,
+  ),
+  "mesh.model": _at_least(1),
+  "mesh.slices": _at_least(1),
+  "optim.lr": _above(0),
+  "optim.b1": _DECAY,
+  "optim.b2": _DECAY,
+  "optim.weight_decay": _at_least(0),
+  "optim.warmup_steps": _at_least(0),
+  "optim.decay_steps": _at_least(0),
+  "optim.grad_norm": _above(0, "; a large number clips nothing"),
+  "sft.condition_dropout": Numbers(
+    _DECAY.expected + ", which would hide every history", _DECAY.allow
+  ),
+  "reward.recency_decay": _SHARE,
+  "reward.copy_threshold": _COSINE,
+  **{
+    f"weights.{name}": Numbers(
+      "at least 0; 0 leaves a reward out", lambda value: value >= 0
+    )
+    for name in rewards.NAMES
+  },
+  "rl.inner_epochs": _at_least(1),
+  "rl.sampler_weight_cap": _at_least(0),
+  "objective.clip_low": _SHARE,
+  "objective.clip_high": _above(0, "; a large number clips nothing"),
+  "objective.kl_weight": _at_least(0),
+  "train.steps": _at_least(1),
+  "train.log_every": _at_least(1),
+  "train.eval_every": _at_least(0),
+  "train.checkpoint_every": _at_least(0),
+  "train.keep": _at_least(1),
+  "eval.users": _at_least(1),
+  "eval.users_during": _at_least(1),
+  "eval.samples": _at_least(1),
+  "eval.batch_size": _at_least(1),
+  "eval.copy_threshold": _COSINE,
+}
+
+
+def check(config: Any) -> None:
+  """Refuses values that no run can have, and runs that would train nothing.
+
+  Args:
+    config: a ConfigDict of any task; keys that it lacks are not asked for.
+
+  Raises:
+    UserError: lists them.
+  """
+  flat = flatten(config.to_dict())
+  values = {path.replace("/", "."): value for path, value in flat.items()}
+  problems = [
+    f"{key} is not set: give an HF-format folder with --config.{key}=DIR"
+    for key in ("model.checkpoint", "clip.checkpoint")
+    if not values[key]
+  ]
+  problems += [
+    f"{key} is {values[key]!r}: expected one of {', '.join(names)}"
+    for key, names in NAMES.items()
+    if key in values and values[key] not in names
+  ]
+  problems += [
+    f"{key} is {values[key]}: expected {numbers.expected}"
+    for key, numbers in NUMBERS.items()
+    if key in values
+    and not (math.isfinite(values[key]) and numbers.allow(values[key]))
+  ]
+  # What follows reads several values, each of which must make sense by itself.
+  problems = problems or _contradictions(values)
+  if problems[1:]:
+    raise UserError(listed("values of the config that cannot be:", problems))
+  if problems:
+    raise UserError(problems[0])
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+  """Says which values, allowed by themselves, do not go together.
+
+  Most of them would leave nothing to be learned.
+  """
+  problems = []
+  if "model.trainable" in values and not values["model.trainable"]:
+    problems.append(
+      "model.trainable is empty: expected patterns of parameters, such as"
+      " '^language/'"
+    )
+  if values["task"] != "rl":
+    return problems
+  problems += [
+    f"rl.{problem}"
+    for problem in rewards.contradictions(
+      advantage=values["rl.advantage"],
+      normalise=values["rl.normalise"],
+      num_samples=values["sample.num_samples"],
+    )
+  ]
+  if values["sample.top_k"] == 1:
+    problems.append(
+      "sample.top_k is 1: all samples of a prompt would be one image, and"
+      " nothing told from them; expected 0, all codes, or more than 1"
+    )
+  if values["rl.sampler_weight_cap"] and values["rl.scoring"] != "guided":
+    problems.append(
+      f"rl.sampler_weight_cap is {values['rl.sampler_weight_cap']} with"
+      " rl.scoring='conditional': expected 0, the sampler's distribution is the"
+      " guided one"
+    )
+  weights = {name: values[f"weights.{name}"] for name in rewards.NAMES}
+  if not any(weights.values()):
+    problems.append(
+      f"weights of {', '.join(weights)} are all 0: expected one above 0;"
+      " without a reward the policy stays where it starts, whatever the KL"
+    )
+  elif weights["copy"] and values["reward.copy_threshold"] == 1:
+    problems.append(
+      "reward.copy_threshold is 1: no cosine is above it, so that weights.copy"
+      " penalises nothing; lower it, or give --config.weights.copy=0"
+    )
+  return problems
