@@ -205,7 +205,10 @@ def _fusion_traffic(
     for name in user.operands:
       users.setdefault(name, []).append(user)
   total = 0
-  for array, name in zip(line.arrays, _returned(inner), strict=True):
+  returned = _returned(inner)
+  if len(returned) != len(line.arrays):  # one instruction gives several
+    returned = (inner.root,) * len(line.arrays)
+  for array, name in zip(line.arrays, returned, strict=True):
     if array.space == 0:
       update = _written_in_place(inner, name)
       total += array.nbytes if update is None else update

@@ -355,6 +355,33 @@ ENTRY %main (row: f32[1,16], cache: f32[64,16], i: s32[]) -> f32[64,16] {
   assert hlo_cost.memory_bytes(program) == (2 + 64) * row
 
 
+def test_a_fusion_may_end_in_one_instruction_of_several_results():
+  text = """
+HloModule tpu
+
+%less (a: f32[], b: f32[], c: s32[], d: s32[]) -> pred[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  %c = s32[] parameter(2)
+  %d = s32[] parameter(3)
+  ROOT %less = pred[] compare(%a, %b), direction=LT
+}
+
+%sorted (x: f32[16], i: s32[16]) -> (f32[16], s32[16]) {
+  %x = f32[16]{0} parameter(0)
+  %i = s32[16]{0} parameter(1)
+  ROOT %s = (f32[16]{0}, s32[16]{0}) sort(%x, %i), to_apply=%less
+}
+
+ENTRY %main (x: f32[16], i: s32[16]) -> (f32[16], s32[16]) {
+  %x = f32[16]{0} parameter(0)
+  %i = s32[16]{0} parameter(1)
+  ROOT %s = (f32[16]{0}, s32[16]{0}) fusion(%x, %i), calls=%sorted
+}
+"""
+  assert hlo_cost.memory_bytes(hlo.parse(text)) == 4 * 4 * 16
+
+
 def test_an_asynchronous_slice_costs_a_slice():
   text = """
 HloModule tpu
