@@ -17,10 +17,6 @@ import torch.nn.functional as F
 import transformers
 
 from benchmarks import workload
-from tools import infer_hf
-
-# The smallest deviation that is divided by, `objectives.FLOOR`.
-FLOOR = 0.01
 
 
 def load(folder, device, dtype):
@@ -76,26 +72,15 @@ def image_features(model, batch):
   return model.model.get_image_features(pixels, return_dict=True).pooler_output
 
 
-def encode(model, pixels):
-  """Returns codes [P, I] of pixels [P, 3, h, w] in [-1, 1].
-
-  Both sides normalised, as DeepSeek's tokenizer does; that of transformers
-  compares them as they are.
-  """
-  tokenizer = model.model.vqmodel
-  latents = tokenizer.quant_conv(tokenizer.encoder(pixels))
-  latents = F.normalize(latents.flatten(2).transpose(1, 2), dim=-1)
-  book = F.normalize(tokenizer.quantize.embedding.weight, dim=-1)
-  return (latents @ book.T).argmax(-1)
-
-
 def embed(model, ids, features):
   """Returns embeddings [P, T, D] of prompts with their content and without."""
   table = model.get_input_embeddings()
   slots = (ids == model.config.image_token_id)[..., None]
+  kept = (ids == ids[:, :1]) | (ids == ids[:, -1:])
+  pad = model.generation_config.pad_token_id
   return (
     table(ids).masked_scatter(slots, features),
-    table(infer_hf.unconditional_ids(model, ids)),
+    table(ids.masked_fill(~kept, pad)),
   )
 
 
@@ -103,11 +88,11 @@ def embed(model, ids, features):
 def draw(model, conditional, unconditional):
   """Samples codes [R, I] after embeddings [R, T, D], guided."""
   language, codes = model.model.language_model, []
-  step = torch.cat([conditional, unconditional])
-  cached = infer_hf.new_cache(language)
+  step, cache = torch.cat([conditional, unconditional]), None
   vision = model.config.vision_config
   for _ in range((vision.image_size // vision.patch_size) ** 2):
-    out = language(inputs_embeds=step, use_cache=True, **cached)
+    out = language(inputs_embeds=step, past_key_values=cache, use_cache=True)
+    cache = out.past_key_values
     logits = model.model.generation_head(out.last_hidden_state[:, -1]).float()
     probs = guide(logits).softmax(-1)
     codes.append(torch.multinomial(probs, 1))
@@ -176,29 +161,16 @@ def rewards(clip, batch, pixels):
   }
 
 
-def centred(values):
-  """Subtracts the mean of values [R].
+def standardised(values):
+  """Centres values [R] and divides them by their deviation, if they have one.
 
   Equal within rounding counts as equal, as in `objectives.zero_spread`.
   """
   spread = values.max() - values.min()
   if spread <= 2e-6 * values.abs().max().clamp(min=1):
     return torch.zeros_like(values)
-  return values - values.mean()
-
-
-def deviation(values, floor=FLOOR):
-  """Returns the standard deviation of values [R], at least `floor`."""
-  return centred(values).square().mean().sqrt().clamp(min=floor)
-
-
-def advantages(raw):
-  """Returns [R] of raw rewards [R], as `rewards.advantages` for one prompt."""
-  weights = workload.WEIGHTS
-  units = {name: deviation(raw[name]) for name in weights}
-  total = sum(w * raw[name] / units[name] for name, w in weights.items())
-  floor = FLOOR * max(weights.values()) / max(units.values())
-  return centred(total) / deviation(total, floor)
+  values = values - values.mean()
+  return values / values.square().mean().sqrt()
 
 
 class AdamW:
@@ -271,6 +243,7 @@ class RL:
         codes = draw(model, *(x.repeat_interleave(samples, 0) for x in both))
       pixels = model.decode_image_tokens(codes).permute(0, 3, 1, 2)
       raw = rewards(self.clip, self.batch, (pixels / 2 + 0.5).clamp(0, 1))
+    total = sum(w * standardised(raw[k]) for k, w in workload.WEIGHTS.items())
 
     def logprobs(model, codes):
       both = embed(model, ids, features)
@@ -281,11 +254,11 @@ class RL:
     parts = codes.split(self.rows)
     with torch.no_grad():
       references = [logprobs(self.reference, part) for part in parts]
-    for part, weights, reference in zip(
-      parts, advantages(raw).split(self.rows), references, strict=True
+    for part, advantages, reference in zip(
+      parts, standardised(total).split(self.rows), references, strict=True
     ):
       found = logprobs(model, part)
-      part_loss = grpo(found, reference, weights).sum() / codes.numel()
+      part_loss = grpo(found, reference, advantages).sum() / codes.numel()
       part_loss.backward()
       loss += part_loss.item()
     reward = sum(w * raw[k].mean() for k, w in workload.WEIGHTS.items())
@@ -324,7 +297,8 @@ class SFT:
     model, loss = self.model, 0.0
     with torch.no_grad():
       pixels = self.batch["future"][:, 0].permute(0, 3, 1, 2) / 127.5 - 1
-      codes = encode(model, pixels)
+      codes = model.model.vqmodel.encode(pixels).image_tokens
+      codes = codes.reshape(len(pixels), -1)
     for start in range(0, len(codes), self.rows):
       rows = slice(start, start + self.rows)
       part = {name: x[rows] for name, x in self.batch.items()}

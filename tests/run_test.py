@@ -28,7 +28,7 @@ METRICS = {
   "copy_rate",
   "diversity",
 }
-BASELINES = {"real_next_item", "random_item", "copy_last"}
+BASELINES = {"real_next_item", "vq_ceiling", "random_item", "copy_last"}
 
 
 @pytest.fixture(scope="module")

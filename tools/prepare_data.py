@@ -31,17 +31,19 @@ _DATASETS = ("movielens", "amazon", "pixelrec", "microlens", "generic")
 _DATASET = flags.DEFINE_enum(
   "dataset", None, _DATASETS, "Whose raw files they are.", required=True
 )
-_RAW = cli.path_flag("raw", None, "Folder of the raw files.", required=True)
-_OUT = cli.path_flag(
+_RAW = flags.DEFINE_string(
+  "raw", None, "Folder of the raw files.", required=True
+)
+_OUT = flags.DEFINE_string(
   "out", None, "Folder to write, absent or empty.", required=True
 )
-_IMAGES = cli.path_flag(
+_IMAGES = flags.DEFINE_string(
   "images",
   None,
   "Folder of the item images; by default 'images' in --raw, or as docs/data.md"
   " says. Files are named like the items.",
 )
-_IMAGE_LIST = cli.path_flag(
+_IMAGE_LIST = flags.DEFINE_string(
   "image_list",
   None,
   "CSV, JSONL or Parquet file of item ids and image paths within --images, if"
@@ -88,7 +90,7 @@ _BEAM = flags.DEFINE_string(
   " such as '--runner=FlinkRunner --flink_master=HOST:8081'.",
 )
 _FILES = {
-  name: cli.path_flag(name, None, f"generic: {text}, within --raw.")
+  name: flags.DEFINE_string(name, None, f"generic: {text}, within --raw.")
   for name, text in (
     ("interactions", "file of users, items and timestamps"),
     ("titles", "file of items and titles"),
@@ -172,7 +174,7 @@ def _raw():
   from genrec_jax.data import prepared
   from genrec_jax.data.readers import source
 
-  folder = Path(_RAW.value)
+  folder = Path(_RAW.value).expanduser()
   _check_flags(folder)
   reader = _reader()
   if _DATASET.value == "generic":
@@ -187,7 +189,7 @@ def _raw():
   paths = None
   if _IMAGE_LIST.value:
     paths = source.find(
-      Path(_IMAGE_LIST.value),
+      Path(_IMAGE_LIST.value).expanduser(),
       _IMAGE_LIST_COLUMNS,
       required=tuple(_IMAGE_LIST_COLUMNS),
       advice="Rename them.",
@@ -203,7 +205,7 @@ def _out(raw):
   Raises:
     UserError: it holds something else, or is among what is read.
   """
-  out = Path(_OUT.value).absolute()
+  out = Path(_OUT.value).expanduser().absolute()
   if out.resolve().is_relative_to(raw.images):
     raise UserError(
       f"--out={out} is within the images folder {raw.images}, all of which is "
@@ -232,7 +234,7 @@ def _check_flags(folder):
   for flag in (_MIN_RATING, _MEMORY):
     if flag.value is not None and not math.isfinite(flag.value):
       problems.append(f"--{flag.name}={flag.value}: expected a number")
-  if _IMAGE_LIST.value and not Path(_IMAGE_LIST.value).is_file():
+  if _IMAGE_LIST.value and not Path(_IMAGE_LIST.value).expanduser().is_file():
     problems.append(f"--image_list={_IMAGE_LIST.value}: expected a file")
   if problems:
     raise UserError(listed("flags to be put right:", problems))
@@ -256,8 +258,8 @@ def _images(raw, names):
   """Returns the images folder."""
   given = [_IMAGES.value] if _IMAGES.value else [raw / name for name in names]
   for path in given:
-    if Path(path).is_dir():
-      return Path(path).resolve()
+    if Path(path).expanduser().is_dir():
+      return Path(path).expanduser().resolve()
   raise UserError(
     f"no images folder {' or '.join(map(str, given))}: give one with "
     "--images=DIR, with a file for each item, named like it"

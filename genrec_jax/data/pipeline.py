@@ -41,8 +41,9 @@ class EvalBatch(NamedTuple):
   """A batch of evaluation windows and what is known of its P users."""
 
   batch: Batch
-  # 'user', 'target': P ids; 'history', 'future': P lists of ids; 'wants'
-  # [P, 3] at the target, where the data set knows them.
+  # 'user', 'target': P ids; 'history', 'future': P lists of ids; 'titles',
+  # 'history_titles': those of the target and of the history; 'wants' [P, 3] at
+  # the target, where the data set knows them.
   info: dict[str, Any]
 
 
@@ -504,7 +505,8 @@ def _batch(make, rows, numbers):
 
 def _info(dataset, found, numbers):
   """Returns what `EvalBatch.info` holds."""
-  info = {"user": [], "target": [], "history": [], "future": []}
+  names = ("user", "target", "history", "future", "titles", "history_titles")
+  info = {name: [] for name in names}
   wants = []
   for number in numbers:
     user, target, end = found.locate(number)
@@ -515,6 +517,9 @@ def _info(dataset, found, numbers):
     start = max(target - found.history_length, 0)
     info["history"].append(list(history.items[start:target]))
     info["future"].append(list(history.items[target:end]))
+    before, after = found.rows(number)
+    info["titles"].append(dataset.index.title(after[0]))
+    info["history_titles"].append([dataset.index.title(row) for row in before])
     if "wants" in record:
       wants.append(record["wants"][target])
   return info | ({"wants": np.stack(wants)} if wants else {})

@@ -1,7 +1,9 @@
-"""Pictures that need no model: what the table's numbers are measured against.
+"""Model-free baselines: what the table's numbers are measured against.
 
-`real_next_item` is the aim, `random_item` is chance, `copy_last` is what a
-model gets for repeating instead of generating.
+`real_next_item` is the aim; `vq_ceiling` is the same image, encoded and decoded
+by the model's image tokenizer: the most that an image made of codes can be;
+`random_item` is chance; `copy_last` is what a model gets for repeating instead
+of generating.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,7 @@ from genrec_jax.data import pipeline
 from genrec_jax.evals import scores
 from genrec_jax.evals import windows as windows_lib
 
-NAMES = ("real_next_item", "random_item", "copy_last")
+NAMES = ("real_next_item", "vq_ceiling", "random_item", "copy_last")
 
 
 def real_next_item(batch: Batch) -> np.ndarray:
@@ -84,6 +86,8 @@ def score_all(
   num_samples: int,
   copy_threshold: float,
   seed: int,
+  reconstruct: Callable[[np.ndarray], Any] | None = None,
+  done: Callable[[int], None] = lambda users: None,
 ) -> dict[str, dict[str, np.ndarray]]:
   """Scores every baseline.
 
@@ -94,12 +98,19 @@ def score_all(
     num_samples: G, random items per user; the shape it is compiled for.
     copy_threshold: see `scores.clip_scores`.
     seed: of the random items.
+    reconstruct: uint8 [P, h, w, 3] -> the same, encoded and decoded by the
+      model's image tokenizer; None leaves `vq_ceiling` out.
+    done: called with the number of users of each window, once it is scored.
 
   Returns:
     {baseline: {metric: [U] float64}}.
   """
-  found = {name: [] for name in NAMES}
-  single = {"real_next_item": [], "copy_last": []}
+  found = {name: [] for name in NAMES if reconstruct or name != "vq_ceiling"}
+  single = {name: [] for name in found if name != "random_item"}
+
+  def embed(images):
+    return fetch(embed_images(images)).astype(np.float32)
+
   for index, window in enumerate(windows):
     rows = np.arange(len(window.batch.history_mask))
     last = last_index(window.targets.history_mask)
@@ -114,19 +125,24 @@ def score_all(
         copy_last(window.batch),
       ),
     }
+    if reconstruct:
+      decoded = fetch(reconstruct(real_next_item(window.batch)))
+      # Repeated to the shape that `embed_images` is compiled for.
+      repeated = np.repeat(decoded[:, None], num_samples, axis=1)
+      pictures["vq_ceiling"] = (embed(repeated)[:, 0], decoded)
     for name, (embeds, images) in pictures.items():
-      result = windows_lib.score(
-        window, embeds[:, None], images[:, None], copy_threshold
-      )
+      shown = windows_lib.read_attributes(window, images[:, None])
+      result = windows_lib.score(window, embeds[:, None], shown, copy_threshold)
       if name == "copy_last":  # nothing to copy where there is no history
         result = {k: np.where(known, v, np.nan) for k, v in result.items()}
       found[name].append(result)
       single[name].append(embeds[: window.count])
     images = random_items(catalogue, len(rows), num_samples, seed=seed + index)
-    embeds = fetch(embed_images(images)).astype(np.float32)
+    shown = windows_lib.read_attributes(window, images)
     found["random_item"].append(
-      windows_lib.score(window, embeds, images, copy_threshold)
+      windows_lib.score(window, embed(images), shown, copy_threshold)
     )
+    done(window.count)
   result = {
     name: windows_lib.concatenate(parts) for name, parts in found.items()
   }

@@ -14,7 +14,7 @@ Curve = Sequence[tuple[int, float]]
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 320, 132, 47, 18  # of a curve
 _GROUPS = (
-  ("Held-out users, during training", r"^eval/"),
+  ("During training", r"^eval/"),
   ("Reward and its parts", r"reward"),
   ("Policy", r"kl|entropy|ratio|clip_fraction"),
   ("Loss and gradient", r"loss|grad|accuracy"),
@@ -32,7 +32,8 @@ def curves_html(curves: Mapping[str, Curve], summary: report.Summary) -> str:
     elif group:
       constant.append(f"{escape(_title(name))} = {_number(points[0][1])}")
   sections = "".join(
-    f'<h3>{group}</h3><div class="curves">{"".join(figures)}</div>'
+    f"<h3>{escape(_heading(group, summary))}</h3>"
+    f'<div class="curves">{"".join(figures)}</div>'
     for group, figures in groups.items()
     if figures
   )
@@ -46,6 +47,13 @@ def curves_html(curves: Mapping[str, Curve], summary: report.Summary) -> str:
     + (f'<p class="key">The same at every step: {", ".join(constant)}.</p>')
     * bool(constant)
   )
+
+
+def _heading(group: str, summary: report.Summary) -> str:
+  if group != _GROUPS[0][0]:
+    return group
+  population = summary.get("population", "users")
+  return f"{population.capitalize()}, during training"
 
 
 def _title(name: str) -> str:

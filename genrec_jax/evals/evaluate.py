@@ -9,12 +9,13 @@ import jax
 from jax.sharding import NamedSharding
 import numpy as np
 
-from genrec_jax.core import distributed, sharding
+from genrec_jax.core import distributed, metrics, sharding
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.data import builders
-from genrec_jax.evals import baselines, page, report, scores
+from genrec_jax.evals import baselines, page, per_user, report, verdicts
+from genrec_jax.evals import windows as windows_lib
 from genrec_jax.evals.evaluator import (
   Draw,
   Embed,
@@ -24,7 +25,7 @@ from genrec_jax.evals.evaluator import (
   noise,
 )
 from genrec_jax.evals.examples import examples
-from genrec_jax.evals.windows import Window, grid, shuffled_prompts
+from genrec_jax.evals.windows import Window, grid
 from genrec_jax.hf import load
 
 
@@ -36,6 +37,7 @@ def held_out(
   *,
   copy_threshold: float,
   grid_users: int = 8,
+  population: str = "held-out users",
 ) -> tuple[dict[str, float], np.ndarray]:
   """Evaluates a model in the middle of its training.
 
@@ -46,11 +48,13 @@ def held_out(
     key: PRNG key; the same at every call makes the curve smoother.
     copy_threshold: see `scores.clip_scores`.
     grid_users: rows of the grid.
+    population: whom the windows are of, for the progress line.
 
   Returns:
     {metric: mean over users}, and a picture uint8 [H, W, 3] of users as rows:
     history | samples | real next item.
   """
+  tally = metrics.Tally(sum(one.count for one in windows), population)
   done = evaluate_model(
     draw,
     embed,
@@ -58,13 +62,15 @@ def held_out(
     key,
     copy_threshold=copy_threshold,
     keep=grid_users,
+    done=functools.partial(tally.add, "evaluating"),
   )
-  metrics = {
+  tally.clear()
+  means = {
     name: float(np.nanmean(values))
     for name, values in done.scores.items()
     if not np.all(np.isnan(values))
   }
-  return metrics, grid(windows, done.samples)
+  return means, grid(windows, done.samples)
 
 
 def finish(
@@ -77,9 +83,10 @@ def finish(
   """Compares models and baselines; writes and prints what a run leaves.
 
   All processes of a run enter it, and the first writes and prints. Leaves
-  summary.json and report.html in `workdir`, whose config.json and
-  metrics.jsonl, where present, go into the page. Every row but 'base', which
-  never learned from a history, is shown with shuffled histories as well.
+  summary.json, scores.parquet and report.html in `workdir`, whose config.json
+  and metrics.jsonl, where present, go into the page. Every row but 'base',
+  which never learned from a history, is scored with shuffled histories as well:
+  every user by the images generated for another.
 
   Args:
     rows: (name, params) in the order of the table. A function of no arguments
@@ -91,38 +98,54 @@ def finish(
   Returns:
     The summary; see `report`.
   """
-  draw, embed, windows, catalogue, copy_threshold, seed, _ = evaluator
+  windows, seed = evaluator.windows, evaluator.seed
   users = sum(window.count for window in windows)
-  shuffled = shuffled_prompts(windows, seed) if users > 1 else None
-  key = noise(seed)
-  measure = functools.partial(
-    evaluate_model,
-    embed=embed,
-    windows=windows,
-    key=key,
-    copy_threshold=copy_threshold,
-  )
-  interval = functools.partial(scores.bootstrap, seed=seed)
-  models, strangers, samples = {}, {}, {}
+  source = windows_lib.derangement(users, seed) if users > 1 else None
+  tally = metrics.Tally(len(rows) * users, evaluator.population)
+  scores: dict[str, dict[str, np.ndarray]] = {}
+  shuffled, samples = {}, {}
   for name, params in rows:
-    bound = functools.partial(draw, params() if callable(params) else params)
-    done = measure(bound, keep=num_examples)
-    models[name], samples[name] = interval(done.scores), done.samples
-    if name != "base" and shuffled:
-      strangers[name] = interval(measure(bound, prompts=shuffled).scores)
-    del bound  # makes room for the next row's parameters
-  found = baselines.score_all(
-    embed.images,
+    held = None  # makes room for this row's parameters
+    held = params() if callable(params) else params
+    done = evaluate_model(
+      functools.partial(evaluator.draw, held),
+      evaluator.embed,
+      windows,
+      noise(seed),
+      copy_threshold=evaluator.copy_threshold,
+      keep=num_examples,
+      done=functools.partial(tally.add, f"evaluating {name}"),
+    )
+    scores[name], samples[name] = done.scores, done.samples
+    if name != "base" and source is not None:
+      shuffled[name + report.SHUFFLED] = windows_lib.score_others(
+        windows, done.embeds, done.shown, source, evaluator.copy_threshold
+      )
+  tally.clear()
+  tally = metrics.Tally(users, evaluator.population)
+  scores |= shuffled | baselines.score_all(
+    evaluator.embed.images,
     windows,
-    catalogue,
+    evaluator.catalogue,
     num_samples=done.samples.shape[1],
-    copy_threshold=copy_threshold,
+    copy_threshold=evaluator.copy_threshold,
     seed=seed,
+    reconstruct=evaluator.reconstruct
+    and functools.partial(evaluator.reconstruct, held),
+    done=functools.partial(tally.add, "evaluating baselines"),
   )
-  models |= {name: interval(values) for name, values in found.items()}
-  summary = {"users": users, "models": models, "shuffled": strangers}
+  tally.clear()
+  summary = report.summarise(
+    scores,
+    seed=seed,
+    population=evaluator.population,
+    warnings=evaluator.warnings,
+  )
+  summary["verdicts"] = verdicts.verdicts(summary)
   if distributed.is_first():
     report.write_summary(workdir, summary)
+    names = [name for one in windows for name in one.names[: one.count]]
+    per_user.write(workdir, names, scores)
     page.write(workdir, summary, users=examples(windows, samples))
     print(report.table(summary), flush=True)
   return summary
@@ -146,6 +169,9 @@ def run(config: Any, workdir: str) -> None:
     **{name: config.data[name] for name in workdir_lib.WORLD_KEYS},
   )
   distributed.say(f"evaluating on {dataset.path}")
+  known = warnings(config.model.checkpoint, config.clip.checkpoint, dataset)
+  for line in known:
+    distributed.say(f"warning: {line}")
   compute = {"dtype": config.model.dtype}
   opened = load.open_generator(config.model.checkpoint, **compute)
   specs = sharding.specs(opened.rules, opened.shapes)
@@ -176,9 +202,37 @@ def run(config: Any, workdir: str) -> None:
     copy_threshold=config.eval.copy_threshold,
     seed=config.seed,
     mesh=mesh,
+    warnings=known,
   )
   workdir_lib.claim(workdir, config.to_json())
   finish(rows, evaluator, workdir)
+
+
+def warnings(
+  checkpoint: str, clip: str, dataset: builders.Dataset
+) -> list[str]:
+  """Returns what makes numbers of this run meaningless, a line each.
+
+  The bundled tiny models have seen the synthetic world only, whose data sets
+  alone know what users want.
+
+  Args:
+    checkpoint: of the generator.
+    clip: of the judge.
+    dataset: what is evaluated on.
+  """
+  if not len(dataset.users) or "wants" in dataset.users[0]:
+    return []
+  paths = [path for _, path in lineage(checkpoint)] + [clip]
+  tiny = [p for p in dict.fromkeys(paths) if load.is_bundled(p)]
+  if not tiny:
+    return []
+  return [
+    f"{', '.join(tiny)}: bundled tiny models that know the synthetic world"
+    f" only; on {dataset.path} their images, CLIP scores and rewards mean"
+    " nothing. Give real ones: --config.model.checkpoint=DIR"
+    " --config.clip.checkpoint=DIR"
+  ]
 
 
 def _check_data(config: Any) -> None:

@@ -17,8 +17,14 @@ from genrec_jax import rewards, sampling
 from genrec_jax.core import distributed, sharding
 from genrec_jax.core.types import Batch, Prompt, PyTree
 from genrec_jax.data import builders, pipeline
-from genrec_jax.evals import baselines
-from genrec_jax.evals.windows import Window, concatenate, prepare, score
+from genrec_jax.evals import baselines, compiler
+from genrec_jax.evals.windows import (
+  Window,
+  concatenate,
+  prepare,
+  read_attributes,
+  score,
+)
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 
@@ -46,6 +52,11 @@ class Evaluator(NamedTuple):
   copy_threshold: float  # see `scores.clip_scores`
   seed: int  # of noise, shuffling, random items and bootstrap
   during: Sequence[Window] = ()  # validation windows, for mid-run evaluation
+  # (params, uint8 [P, h, w, 3]) -> the same through the model's image
+  # tokenizer and back; see `make_reconstruct`.
+  reconstruct: Callable[[PyTree, np.ndarray], jax.Array] | None = None
+  population: str = "held-out users"  # of whom `windows` are
+  warnings: tuple[str, ...] = ()  # on the page and in the summary
 
 
 class Evaluation(NamedTuple):
@@ -53,6 +64,8 @@ class Evaluation(NamedTuple):
 
   scores: dict[str, np.ndarray]  # metric -> [U] float64, NaN: undefined
   samples: np.ndarray  # [U', G, h, w, 3] uint8, of the first users
+  embeds: np.ndarray  # [U, G, E] float32, of all
+  shown: np.ndarray | None  # [U, G, 5] int, see `read_attributes`
 
 
 def noise(seed: int) -> jax.Array:
@@ -80,10 +93,28 @@ def make_draw(
   def draw(params, prompt, key):
     params = sampling.rollout_params(model, params, gather)
     pixels = sampling.draw_images(model, params, prompt, key, **sample)
-    return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
+    return _to_bytes(pixels)
 
   compiled, put = _on(mesh, draw)
   return lambda params, prompt, key: compiled(params, put(prompt), key)
+
+
+def make_reconstruct(
+  model: Generator, *, mesh: Mesh | None = None
+) -> Callable[[PyTree, np.ndarray], jax.Array]:
+  """Compiles (params, uint8 [P, h, w, 3]) -> encoded and decoded, the same."""
+
+  def reconstruct(params, images):
+    codes = model.encode_pixels(params, images.astype(jnp.float32) / 255)
+    pixels = sampling.decode_images(model, params, codes[:, None])[:, 0]
+    return _to_bytes(pixels)
+
+  compiled, put = _on(mesh, reconstruct)
+  return lambda params, images: compiled(params, put(images))
+
+
+def _to_bytes(pixels: jax.Array) -> jax.Array:
+  return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
 
 
 def make_embed(
@@ -113,11 +144,13 @@ def make_embed(
 
 def _on(mesh, function):
   """Returns a function compiled for a mesh, and what puts its rows there."""
+  device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+  options = compiler.options(device.platform)
   if mesh is None:
-    return jax.jit(function), _same
+    return jax.jit(function, compiler_options=options), _same
   rows = NamedSharding(mesh, sharding.BATCH)
   put = functools.partial(distributed.put_whole, rows)
-  return jax.jit(sharding.on(mesh, function)), put
+  return jax.jit(sharding.on(mesh, function), compiler_options=options), put
 
 
 def build(
@@ -140,6 +173,7 @@ def build(
   gather: Callable[[PyTree], PyTree] = _same,
   mesh: Mesh | None = None,
   users_during: int = 0,
+  warnings: Sequence[str] = (),
 ) -> Evaluator:
   """Reads the held-out users of a data set and compiles what judges them.
 
@@ -164,6 +198,7 @@ def build(
     users_during: held-out users of mid-run evaluations, at most. Their windows
       are those of the validation split, so that what is seen, and perhaps
       chosen by, during a run is not what is reported at its end.
+    warnings: what a reader of the results has to know; see `Evaluator`.
   """
   embed = make_embed(clip, clip_params, mesh=mesh)
 
@@ -190,7 +225,20 @@ def build(
     copy_threshold=copy_threshold,
     seed=seed,
     during=windows("validation", users_during) if users_during else (),
+    reconstruct=make_reconstruct(model, mesh=mesh),
+    population=population(dataset),
+    warnings=tuple(warnings),
   )
+
+
+def population(dataset: builders.Dataset) -> str:
+  """Returns whom evaluation is about, to stand after a number.
+
+  A data set with held-out users is evaluated on them; of any other all users
+  are trained on, but for their last items.
+  """
+  held_out = dataset.index.held_out
+  return "held-out users" if held_out else "users' held-out last items"
 
 
 def evaluate_model(
@@ -200,8 +248,8 @@ def evaluate_model(
   key: jax.Array,
   *,
   copy_threshold: float,
-  prompts: Sequence[Prompt] | None = None,
   keep: int = 0,
+  done: Callable[[int], None] = lambda users: None,
 ) -> Evaluation:
   """Draws for every user and scores what was drawn.
 
@@ -211,17 +259,26 @@ def evaluate_model(
     windows: see `windows.prepare`.
     key: PRNG key; window number i folds i in, so models share their noise.
     copy_threshold: see `scores.clip_scores`.
-    prompts: shown instead of the windows' own, for shuffled histories.
     keep: return the samples of that many users, the first.
+    done: called with the number of users of each window, once it is scored.
   """
-  prompts = prompts or [window.batch.prompt for window in windows]
-  found, kept = [], []
-  for index, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
-    images = distributed.fetch(draw(prompt, jax.random.fold_in(key, index)))
+  found, kept, all_embeds, all_shown = [], [], [], []
+  for index, window in enumerate(windows):
+    images = distributed.fetch(
+      draw(window.batch.prompt, jax.random.fold_in(key, index))
+    )
     embeds = distributed.fetch(embed.images(images)).astype(np.float32)
-    found.append(score(window, embeds, images, copy_threshold))
+    shown = read_attributes(window, images)
+    found.append(score(window, embeds, shown, copy_threshold))
+    all_embeds.append(embeds[: window.count])
+    if shown is not None:
+      all_shown.append(shown[: window.count])
     if sum(map(len, kept)) < keep:
       kept.append(images[: window.count])
+    done(window.count)
   return Evaluation(
-    concatenate(found), np.concatenate(kept)[:keep] if kept else np.zeros(0)
+    concatenate(found),
+    np.concatenate(kept)[:keep] if kept else np.zeros(0),
+    np.concatenate(all_embeds),
+    np.concatenate(all_shown) if all_shown else None,
   )

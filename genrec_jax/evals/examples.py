@@ -21,6 +21,7 @@ class Picture(NamedTuple):
   image: np.ndarray  # [h, w, 3] uint8
   words: tuple[tuple[str, bool], ...] = ()  # (word, is what the user wants)
   copied: bool = False  # shows exactly an item of the history
+  title: str = ""  # of an item, as the data set has it
 
 
 class User(NamedTuple):
@@ -52,15 +53,25 @@ def examples(
     wants = _words(window, row)
     real = window.batch.history_mask[row].astype(bool)
     seen = window.attributes[row][real] if wants else None
+    # Of a prompt that was too long the oldest items were left out.
+    shown = int(real.sum())
+    titles = [""] * shown
+    if window.history_titles:
+      titles = list(window.history_titles[row])
+      titles = titles[len(titles) - shown :]
     users.append(
       User(
         name=f"user {window.names[row]}",
         wants=wants,
         history=[
-          _picture(image, wants)
-          for image in window.batch.prompt.images[row][real]
+          _picture(image, wants)._replace(title=title)
+          for image, title in zip(
+            window.batch.prompt.images[row][real], titles, strict=True
+          )
         ],
-        real=_picture(window.batch.future[row, 0], wants),
+        real=_picture(window.batch.future[row, 0], wants)._replace(
+          title=window.titles[row] if window.titles else ""
+        ),
         samples={
           name: [
             _picture(image, wants, seen) for image in images[number, :per_model]
@@ -121,12 +132,15 @@ def _picture_html(picture: Picture, extra: str = "") -> str:
     f"<em>{escape(word)}</em>" if wanted else escape(word)
     for word, wanted in picture.words
   )
-  title = escape(" ".join(word for word, _ in picture.words))
+  seen = " ".join(word for word, _ in picture.words)
+  title = escape(picture.title or seen)
+  if picture.title and picture.title != seen:  # the data set's own words
+    words = f'<span class="title">{title}</span>' + (words and f" {words}")
   tiny = "tiny " if max(picture.image.shape[:2]) <= 64 else ""
   badge = '<span class="badge">copy</span>' if picture.copied else ""
   return (
     f'<div class="picture {tiny}{extra}"><img alt="{title}" '
-    f'src="{_data_uri(picture.image)}">{badge}{words}</div>'
+    f'title="{title}" src="{_data_uri(picture.image)}">{badge}{words}</div>'
   )
 
 

@@ -28,6 +28,7 @@ _TEMPLATE = Path(__file__).with_name("report_template.html")
 _HIGHLIGHTS = (  # (label, key in the config)
   ("task", "task"),
   ("checkpoint", "model.checkpoint"),
+  ("CLIP, reward and judge", "clip.checkpoint"),
   ("data", "data.path"),
   ("history length", "data.history_length"),
   ("steps", "train.steps"),
@@ -48,6 +49,7 @@ _TITLES = {
 }
 _NOTES = {
   "real_next_item": "what the user really chose",
+  "vq_ceiling": "real next item, encoded and decoded",
   "random_item": "chance",
   "copy_last": "repeats the newest history image",
 }
@@ -89,7 +91,8 @@ def page(
       else ""
     ),
     lead=_lead(summary),
-    table=_table(summary),
+    notes=_notes(summary),
+    table=_table(summary) + _differences(summary),
     meaning=_meaning(summary),
     curves=curves_html(curves or {}, summary),
     users=examples_html(users, _colours(summary)),
@@ -154,8 +157,48 @@ def _lead(summary: report.Summary) -> str:
     sentence = f"<b>{METRICS[metric].title.capitalize()}: {steps}</b>"
     sentence += f" ({ends}). " if ends else ". "
   return (
-    f"{sentence}Means over {users} held-out users, with 95 % bootstrap"
-    " intervals over users beneath; bars share one scale within a column."
+    f"{sentence}Means over {users} {summary.get('population', 'users')}, with"
+    " 95 % bootstrap intervals over users beneath; bars share one scale within"
+    " a column."
+  )
+
+
+def _notes(summary: report.Summary) -> str:
+  """Returns what a reader has to know before the numbers, '' if nothing."""
+  lines = [f"<b>Warning:</b> {escape(x)}" for x in summary.get("warnings", ())]
+  lines += [escape(x[:1].upper() + x[1:]) for x in summary.get("verdicts", ())]
+  items = "".join(f"<li>{line}.</li>" for line in lines)
+  return f'<ul class="notes">{items}</ul>' if lines else ""
+
+
+def _differences(summary: report.Summary) -> str:
+  """Returns the table of paired differences, '' if there are none."""
+  metrics, names = report.columns(summary), report.steps(summary)
+  if not names:
+    return ""
+  heads = "".join(
+    f'<th scope="col">{escape(METRICS[m].title)}</th>' for m in metrics
+  )
+  lines = []
+  for name in names:
+    cells = (summary["differences"][name].get(m) for m in metrics)
+    lines.append(
+      f'<tr><th scope="row">{escape(report.short(name))}</th>'
+      + "".join(
+        f"<td><b>{c['mean']:+.3f}</b>"
+        f'<span class="span">{c["low"]:+.3f} &ndash; {c["high"]:+.3f}</span>'
+        "</td>"
+        if c
+        else "<td>&ndash;</td>"
+        for c in cells
+      )
+      + "</tr>"
+    )
+  return (
+    '<div class="sheet"><table><thead><tr><th>differences</th>'
+    f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    '<p class="key">Mean differences, user by user, with 95 % bootstrap'
+    " intervals over users: one that leaves out 0 is a difference.</p>"
   )
 
 
@@ -234,8 +277,9 @@ def _table(summary: report.Summary) -> str:
     for group, lines in bodies.items()
   )
   key = (
-    "The best model of a column is marked where one end is best. Shuffled: the"
-    " model was shown another user's history, and scored for its own user."
+    "A model is marked that is better than every other, by the paired intervals"
+    " of their differences. Shuffled: scored by the images that the model made"
+    " from another user's history."
   )
   return (
     f'<div class="sheet"><table><thead><tr><th></th>{heads}</tr></thead>'

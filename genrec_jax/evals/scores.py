@@ -211,6 +211,31 @@ def bootstrap(
   }
 
 
+def paired(
+  scores: Mapping[str, np.ndarray],
+  others: Mapping[str, np.ndarray],
+  *,
+  seed: int,
+) -> dict[str, dict[str, float]]:
+  """Returns mean differences, `scores` - `others`, of the same users.
+
+  The interval is a 95 % percentile bootstrap over users, of each user's own
+  difference; see `bootstrap`. Users who lack either score are left out.
+
+  Args:
+    scores: {metric: [U] float}, NaN where a user has none.
+    others: the same of another row, user by user.
+    seed: of the resampling.
+
+  Returns:
+    {metric: {'mean', 'low', 'high'}} of the metrics that both have.
+  """
+  both = [name for name in scores if name in others]
+  return bootstrap(
+    {name: np.asarray(scores[name]) - others[name] for name in both}, seed=seed
+  )
+
+
 def _masked_mean(values, mask):
   """Means over the last axis where mask [P, N]: [P, G, N] -> [P, G]."""
   count = mask.sum(-1, dtype=np.float64)[:, None]

@@ -13,9 +13,11 @@ import numpy as np
 
 from genrec_jax import rewards
 from genrec_jax.core.distributed import fetch
-from genrec_jax.core.types import Batch, Prompt
+from genrec_jax.core.types import Batch
 from genrec_jax.data import world
 from genrec_jax.evals import scores
+
+_EMPTY = np.uint8(236)  # light grey: there is no item
 
 
 class Window(NamedTuple):
@@ -27,6 +29,8 @@ class Window(NamedTuple):
   targets: rewards.Targets  # CLIP embeddings of the batch
   wants: np.ndarray | None  # [P, 3] int, what the user wants; None: unknown
   attributes: np.ndarray | None  # [P, N, 5] int, of the history; or None
+  titles: tuple[str, ...] = ()  # [count], of the real next items, if known
+  history_titles: tuple[Sequence[str], ...] = ()  # oldest first, if known
 
 
 def prepare(
@@ -61,52 +65,54 @@ def prepare(
         targets=jax.tree.map(fetch, embed_targets(batch)),
         wants=wants,
         attributes=attributes,
+        titles=tuple(info.get("titles", ())),
+        history_titles=tuple(info.get("history_titles", ())),
       )
     )
   return windows
 
 
-def shuffled_prompts(windows: Sequence[Window], seed: int) -> list[Prompt]:
-  """Returns the windows' prompts, each moved to another user.
+def derangement(users: int, seed: int) -> np.ndarray:
+  """Returns another user for each of U users: int [U].
 
-  A random cycle through all users: nobody keeps their own, everybody's is used
+  A random cycle through all users: nobody keeps their own, everybody is taken
   once.
 
   Raises:
     ValueError: fewer than two users.
   """
-  places = [
-    (w, row) for w, one in enumerate(windows) for row in range(one.count)
-  ]
-  if len(places) < 2:
-    raise ValueError(f"{len(places)} users: shuffling needs two or more")
-  order = np.random.default_rng(seed).permutation(len(places))
+  if users < 2:
+    raise ValueError(f"{users} users: shuffling needs two or more")
+  order = np.random.default_rng(seed).permutation(users)
   source = np.empty_like(order)
   source[order] = np.roll(order, 1)
-  prompts = [window.batch.prompt for window in windows]
-  shuffled, start = [], 0
-  for window in windows:
-    taken = [places[i] for i in source[start : start + window.count]]
-    start += window.count
-    size = len(window.batch.history_mask)
-    shuffled.append(
-      jax.tree.map(
-        lambda *leaves, taken=taken, size=size: _fill(
-          np.stack([leaves[w][row] for w, row in taken]), size
-        ),
-        *prompts,
-      )
-    )
-  return shuffled
+  return source
+
+
+def read_attributes(window: Window, images: np.ndarray) -> np.ndarray | None:
+  """Returns what images uint8 [P, G, h, w, 3] show, [P, G, 5] int.
+
+  None where the truth is not known.
+  """
+  if window.wants is None:
+    return None
+  shown = world.read(images.reshape(-1, *images.shape[2:]))
+  return shown.reshape(*images.shape[:2], -1)
 
 
 def score(
   window: Window,
   embeds: np.ndarray,
-  images: np.ndarray,
+  shown: np.ndarray | None,
   copy_threshold: float,
 ) -> dict[str, np.ndarray]:
-  """Scores samples of one window: embeds [P, G, E], uint8 [P, G, h, w, 3].
+  """Scores the samples of one window's users.
+
+  Args:
+    window: P users.
+    embeds: [P, G, E] CLIP embeddings of the samples.
+    shown: [P, G, 5] of `read_attributes`.
+    copy_threshold: see `scores.clip_scores`.
 
   Returns:
     {metric: [count] float64}; what needs the truth only where it is known.
@@ -122,14 +128,41 @@ def score(
     copy_threshold,
   )
   if window.wants is not None:
-    shown = world.read(images.reshape(-1, *images.shape[2:]))
     result |= scores.truth_scores(
-      shown.reshape(*images.shape[:2], -1),
-      window.attributes,
-      targets.history_mask,
-      window.wants,
+      shown, window.attributes, targets.history_mask, window.wants
     )
   return {name: values[: window.count] for name, values in result.items()}
+
+
+def score_others(
+  windows: Sequence[Window],
+  embeds: np.ndarray,
+  shown: np.ndarray | None,
+  source: np.ndarray,
+  copy_threshold: float,
+) -> dict[str, np.ndarray]:
+  """Scores every user by the samples that were generated for another.
+
+  A model that makes nothing of a history does as well by these.
+
+  Args:
+    windows: U held-out users.
+    embeds: [U, G, E] of every user's own samples.
+    shown: [U, G, 5] of `read_attributes`, or None.
+    source: [U] int, whose samples each user is scored by; see `derangement`.
+    copy_threshold: see `scores.clip_scores`.
+
+  Returns:
+    {metric: [U] float64}.
+  """
+  parts, start = [], 0
+  for window in windows:
+    rows = source[start : start + window.count]
+    start += window.count
+    rows = _fill(rows, len(window.batch.history_mask))
+    taken = None if shown is None else shown[rows]
+    parts.append(score(window, embeds[rows], taken, copy_threshold))
+  return concatenate(parts)
 
 
 def concatenate(
@@ -152,9 +185,18 @@ def grid(
     gap: pixels between pictures; three times as much between the parts.
 
   Returns:
-    uint8 [H, W, 3].
+    uint8 [H, W, 3]; places of a history that have no item are light grey.
   """
-  history = np.concatenate([w.batch.prompt.images[: w.count] for w in windows])
+  history = np.concatenate(
+    [
+      np.where(
+        w.batch.history_mask[: w.count, :, None, None, None],
+        w.batch.prompt.images[: w.count],
+        _EMPTY,
+      )
+      for w in windows
+    ]
+  )
   future = np.concatenate([w.batch.future[: w.count] for w in windows])
   parts = [history[: len(samples)], samples, future[: len(samples), :1]]
   lines = []

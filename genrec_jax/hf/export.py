@@ -36,10 +36,7 @@ def export_generator(
 
 
 def export_checkpoint(
-  folder: str | os.PathLike[str],
-  opened: Opened,
-  dtype: str | None = None,
-  sampling: Mapping[str, Any] | None = None,
+  folder: str | os.PathLike[str], opened: Opened, dtype: str | None = None
 ) -> None:
   """Writes an opened generator, reading one tensor at a time.
 
@@ -50,22 +47,11 @@ def export_checkpoint(
     opened: an HF-format folder or a workdir, see `load.open_generator`.
     dtype: what the weights are stored as; None keeps the types of the
       checkpoint that training began with.
-    sampling: how to sample images, see `load.sampling_settings`.
 
   Raises:
     UserError: the folder is not empty or cannot be written.
   """
-  sampling = sampling or {}
-  neutral = {"temperature": 1, "top_k": 0, "top_p": 1}
-  generation = {
-    key: sampling[key]
-    for key, nothing in neutral.items()
-    if sampling.get(key, nothing) != nothing
-  }
-  if "guidance" in sampling:
-    generation["guidance_scale"] = sampling["guidance"]
-  tensors = _tensors(opened)
-  _write(folder, opened.model, tensors, opened.source, dtype, generation)
+  _write(folder, opened.model, _tensors(opened), opened.source, dtype)
 
 
 def _tensors(opened: Opened) -> dict[str, Any]:
@@ -86,7 +72,6 @@ def _write(
   tensors: Mapping[str, Any],
   source: str | os.PathLike[str],
   dtype: str | None,
-  generation: Mapping[str, Any] | None = None,
 ) -> None:
   config = safetensors_io.read_config(source)
   sections = [value for value in config.values() if isinstance(value, dict)]
@@ -97,11 +82,4 @@ def _write(
           section[key] = dtype
     config["dtype"] = dtype
   config["tie_word_embeddings"] = model.language.tied
-  safetensors_io.write(
-    folder,
-    config,
-    tensors,
-    dtype=dtype,
-    source=source,
-    generation=generation,
-  )
+  safetensors_io.write(folder, config, tensors, dtype=dtype, source=source)

@@ -42,6 +42,7 @@ class Task:
     evaluate: (state, frozen) -> (metrics, grid uint8 [h, w, 3]); held-out.
     finish: (state, frozen, workdir) -> None; reports at the end.
     headline: the metric on the progress line.
+    population: whom `evaluate` is about, such as 'held-out users'.
   """
 
   state: TrainState
@@ -52,6 +53,7 @@ class Task:
   evaluate: Callable[[TrainState, PyTree], tuple[Metrics, np.ndarray]]
   finish: Callable[[TrainState, PyTree, str], None]
   headline: str
+  population: str = "held-out users"
 
 
 def run(
@@ -94,7 +96,7 @@ def run(
     state = checkpoint.restore(manager, task.state, task.iterator)
     begun = manager.latest_step()
     writer = metrics.Writer(workdir, begun)
-    progress = metrics.Progress(begun or 0, steps)
+    progress = metrics.Progress(begun or 0, steps, then="evaluation")
     try:
       state = _steps(
         task,
@@ -151,7 +153,7 @@ def _steps(
 
   def evaluate(step: int) -> None:
     settle()
-    progress.say(f"step {step}/{steps}  evaluating held-out users ...")
+    progress.say(f"step {step}/{steps}  evaluating {task.population} ...")
     values, grid = task.evaluate(state, task.frozen)
     values = {f"eval/{k}": float(v) for k, v in values.items()}
     writer.scalars(step, values)

@@ -13,7 +13,7 @@ from genrec_jax.core import distributed, sharding, tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import builders, pipeline
-from genrec_jax.evals import evaluate
+from genrec_jax.evals import compiler, evaluate
 from genrec_jax.hf import load
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
@@ -49,6 +49,7 @@ class Plan(NamedTuple):
       # makes the rest fit has to know it.
       keep_unused=True,
       out_shardings=(layout, whole),
+      compiler_options=compiler.options(self.mesh.devices.flat[0].platform),
     )
 
 
@@ -188,6 +189,11 @@ def build(
     future_horizon=config.data.future_horizon,
     seed=config.data.seed,
   )
+  warnings = evaluate.warnings(
+    config.model.checkpoint, config.clip.checkpoint, dataset
+  )
+  for line in warnings:
+    distributed.say(f"warning: {line}")
   compute = {"dtype": config.model.dtype, "remat": config.model.remat}
   loaded = load.open_generator(config.model.checkpoint, **compute)
   opened = load.open_clip(config.clip.checkpoint, dtype=config.clip.dtype)
@@ -261,6 +267,7 @@ def build(
     gather=plan.gather,
     mesh=plan.mesh,
     users_during=config.eval.users_during if config.train.eval_every else 0,
+    warnings=warnings,
     **window,
   )
   return Parts(
@@ -323,6 +330,7 @@ def train(
       evaluator.during,
       evaluate.noise(config.seed),
       copy_threshold=evaluator.copy_threshold,
+      population=evaluator.population,
     )
 
   def finish(state, frozen, workdir):
@@ -343,6 +351,7 @@ def train(
       evaluate=held_out,
       finish=finish,
       headline=headline,
+      population=evaluator.population,
     ),
     workdir=workdir,
     config_json=config.to_json(indent=2),

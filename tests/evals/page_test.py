@@ -23,6 +23,13 @@ SUMMARY = {
     "copy_last": {"copy_rate": _cell(1.0)},
   },
   "shuffled": {"rl": {"preference_match": _cell(0.21)}},
+  "differences": {
+    "rl - base": {
+      "preference_match": {"mean": 0.5, "low": 0.4, "high": 0.6},
+      "copy_rate": {"mean": 0.1, "low": 0.05, "high": 0.15},
+    },
+    "rl - rl shuffled": {"preference_match": _cell(0.49)},
+  },
 }
 IMAGE = np.zeros((32, 32, 3), np.uint8)
 LARGE = np.zeros((384, 384, 3), np.uint8)
@@ -72,7 +79,11 @@ def test_page_with_everything():
   ]
   text = _page(
     command="python main.py --config=configs/rl.py",
-    config={"task": "rl", "weights": {"text": 0.5, "copy": 1.0}},
+    config={
+      "task": "rl",
+      "weights": {"text": 0.5, "copy": 1.0},
+      "clip": {"checkpoint": "some/clip"},
+    },
     curves={
       "reward": [(i, 0.1 * i) for i in range(100)],
       "eval/preference_match": [(0, 0.2), (50, 0.5)],
@@ -87,10 +98,39 @@ def test_page_with_everything():
   assert "image/jpeg" in text
   assert "<em>red</em>" in text
   assert ">copy<" in text
+  assert "<dd>some/clip</dd>" in text
+  assert "+0.500" in text
+  assert "rl - shuffled" in text
   assert "text 0.5, copy 1" in text
   assert "reward: text zero spread = 0" in text
   assert text.count("<figure data-points") == 2
   assert "prefers-color-scheme: dark" in text
+
+
+def test_titles_of_items_are_shown_and_escaped():
+  items = [Picture(IMAGE, title="Heat (1995) <&>"), Picture(IMAGE)]
+  user = User("u", (), items, Picture(IMAGE, title="Alien"), {"rl": []})
+  text = _page(users=[user])
+  _check(text)
+  assert text.count(">Heat (1995) &lt;&amp;&gt;<") == 1
+  assert text.count(">Alien<") == 1
+
+
+def test_warnings_verdicts_and_who_was_evaluated_are_on_the_page():
+  found = SUMMARY | {
+    "population": "users' held-out last items",
+    "warnings": ["tiny_clip <knows> nothing"],
+    "verdicts": ["rl is below random_item in text"],
+  }
+  curve = {"eval/preference_match": [(0, 0.2), (50, 0.5)]}
+  text = page.page(found, title="T", stamp="S", curves=curve)
+  _check(text)
+  assert "tiny_clip &lt;knows&gt; nothing" in text
+  assert "Rl is below random_item in text." in text
+  assert "Means over 5 users' held-out last items, with" in text
+  assert "Users&#x27; held-out last items, during training" in text
+  assert "eld-out users" not in text
+  assert 'class="notes"' not in _page()
 
 
 def test_page_with_nothing_but_numbers():

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from genrec_jax.evals import report
@@ -7,6 +8,10 @@ from genrec_jax.evals import report
 
 def _cell(mean):
   return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+
+
+def _apart(mean):
+  return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
 
 
 SUMMARY = {
@@ -23,6 +28,10 @@ SUMMARY = {
     "copy_last": {"text_clip": _cell(0.3), "copy_rate": _cell(1.0)},
   },
   "shuffled": {"rl": {"text_clip": _cell(0.6), "copy_rate": _cell(0.0)}},
+  "differences": {
+    "rl - base": {"text_clip": _apart(0.3), "copy_rate": _apart(0.2)},
+    "rl - rl shuffled": {"text_clip": _cell(-0.1), "copy_rate": _apart(0.3)},
+  },
 }
 
 
@@ -47,6 +56,95 @@ def test_best_heeds_the_direction_and_skips_baselines():
   assert report.best(alone) == {}
 
 
+def test_ties_and_noise_are_not_marked():
+  """Only a paired interval that leaves 0 out makes a model the best."""
+  rng = np.random.default_rng(0)
+  base = rng.uniform(size=200)
+  per_user = {
+    "base": {
+      "text_clip": base,
+      "future_clip_mean": base,
+      "copy_rate": 0 * base,
+    },
+    "rl": {
+      "text_clip": base + rng.normal(0, 0.1, 200),  # noise
+      # Every user gains, far less than users differ.
+      "future_clip_mean": base + rng.uniform(0, 0.01, 200),
+      "copy_rate": 0 * base,  # a tie
+    },
+    "real_next_item": {"text_clip": base},
+    "random_item": {"text_clip": base},
+  }
+  summary = report.summarise(per_user, seed=0, population="held-out users")
+  alone = summary["models"]["rl"]["future_clip_mean"]
+  assert alone["low"] < base.mean() < alone["high"]
+  assert report.best(summary) == {"future_clip_mean": "rl"}
+  # With a third model that ties with it nobody is best.
+  per_user = {"sft": per_user["rl"], **per_user}
+  summary = report.summarise(per_user, seed=0, population="held-out users")
+  assert report.best(summary) == {}
+  assert "*" not in "".join(report.table(summary).splitlines()[:-2])
+
+
+def test_differences_of_a_summary():
+  scores = {
+    name: {"text_clip": np.full(4, value)}
+    for name, value in (
+      ("base", 0.0),
+      ("sft", 0.25),
+      ("rl", 0.75),
+      ("sft shuffled", 0.125),
+      ("rl shuffled", 0.5),
+      ("real_next_item", 1.0),
+      ("random_item", 0.0625),
+    )
+  }
+  found = report.summarise(scores, seed=0, population="x")
+  assert found["users"] == 4
+  assert list(found["models"]) == [
+    "base",
+    "sft",
+    "rl",
+    "real_next_item",
+    "random_item",
+  ]
+  assert list(found["shuffled"]) == ["sft", "rl"]
+  means = {k: v["text_clip"]["mean"] for k, v in found["differences"].items()}
+  assert means == {
+    "sft - base": 0.25,
+    "rl - sft": 0.5,
+    "rl - base": 0.75,
+    "sft - sft shuffled": 0.125,
+    "rl - rl shuffled": 0.25,
+    "base - random_item": -0.0625,
+    "sft - random_item": 0.1875,
+    "rl - random_item": 0.6875,
+    "real_next_item - random_item": 0.9375,
+  }
+  assert report.difference(found, "base", "rl", "text_clip") == {
+    "mean": -0.75,
+    "low": -0.75,
+    "high": -0.75,
+  }
+  assert report.difference(found, "base", "nobody", "text_clip") is None
+
+
+def test_table_says_differences_verdicts_and_who_was_evaluated():
+  extra = {
+    "population": "users' held-out last items",
+    "verdicts": ["rl is below random_item in text"],
+    "warnings": ["nothing means anything"],
+  }
+  text = report.table(SUMMARY | extra)
+  assert "Means over 5 users' held-out last items;" in text
+  assert "note: rl is below random_item in text" in text
+  assert "warning: nothing means anything" in text
+  lines = [line.split() for line in text.splitlines()]
+  assert ["rl", "-", "base", "+0.300", "+0.200", "-"] in lines
+  assert ["rl", "-", "shuffled", "-0.100", "+0.300", "-"] in lines
+  assert "held-out" not in report.table(SUMMARY)  # of whom nothing is known
+
+
 def test_table_has_means_marks_and_intervals():
   lines = report.table(SUMMARY).splitlines()
   assert lines[1].split() == ["5", "users", "text", "rate", "diversity"]
@@ -69,7 +167,7 @@ def test_table_fits_seven_columns_in_a_hundred_characters():
   row = dict.fromkeys(report.METRICS, _cell(-0.05))
   summary = {"users": 10**4, "models": {"sft": row}, "shuffled": {"sft": row}}
   table = report.table(summary)
-  body = table.splitlines()[:-1]
+  body = table.splitlines()[:-2]
   assert max(map(len, body)) <= 100
 
 

@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import builders, world
-from genrec_jax.evals import evaluate
+from genrec_jax.evals import evaluate, per_user
+from genrec_jax.evals import evaluator as evaluator_lib
+from genrec_jax.hf import load
 from genrec_jax.models.clip import Clip, Tower
 from genrec_jax.models.janus import RULES, Janus
 from genrec_jax.models.llama import Llama
@@ -178,6 +180,16 @@ def test_run_compares_a_workdir_with_what_it_came_from(
   assert list(summary["shuffled"]) == ["sft", "rl"]
   assert "preference_match" in summary["models"]["rl"]
   assert (tmp_path / "out" / "report.html").exists()
+  assert summary["population"] == "held-out users"
+  assert "rl - sft" in summary["differences"]
+  ceiling = summary["models"]["vq_ceiling"]
+  assert ceiling.keys() == summary["models"]["real_next_item"].keys()
+  users, rows = per_user.read(str(tmp_path / "out"))
+  assert len(users) == 8
+  for name, row in summary["models"].items():
+    for metric, cell in row.items():
+      mean = np.nanmean(rows[name][metric])
+      assert mean == pytest.approx(cell["mean"]), (name, metric)
   assert (tmp_path / "out" / "config.json").exists()
   assert "8 users" in capsys.readouterr().out
   assert checkpoints[-1] == ["first", sft, rl]  # each once
@@ -276,6 +288,37 @@ def test_run_refuses_a_batch_the_devices_do_not_divide(tmp_path, checkpoints):
   config.eval.batch_size = 3
   with pytest.raises(UserError, match=r"eval\.batch_size=3"):
     evaluate.run(config, str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+  ("held_out", "expected"),
+  [(True, "held-out users"), (False, "users' held-out last items")],
+)
+def test_who_is_evaluated_is_said_as_it_is(held_out, expected):
+  dataset = SimpleNamespace(index=SimpleNamespace(held_out=held_out))
+  assert evaluator_lib.population(dataset) == expected
+
+
+def test_bundled_models_are_warned_of_where_they_meet_photos(tmp_path):
+  photos = SimpleNamespace(users=[{"id": b"7"}], path="data/movies")
+  world_made = SimpleNamespace(users=[{"wants": 0}], path="runs/data/synthetic")
+  (tmp_path / "hf").mkdir()
+  real = str(tmp_path / "hf")
+  run = _workdir(
+    tmp_path / "sft", task="sft", model={"checkpoint": "tiny_base"}
+  )
+  for checkpoint, clip, named in (
+    ("tiny_sft", real, "tiny_sft:"),
+    (real, "tiny_clip", "tiny_clip:"),
+    (str(load.ASSETS / "tiny_sft"), real, str(load.ASSETS / "tiny_sft")),
+    (run, real, "tiny_base:"),  # what a run came from
+    ("tiny_sft", "tiny_clip", "tiny_sft, tiny_clip:"),
+  ):
+    (line,) = evaluate.warnings(checkpoint, clip, photos)
+    assert line.startswith(named)
+    assert "mean nothing" in line
+    assert evaluate.warnings(checkpoint, clip, world_made) == []
+  assert evaluate.warnings(real, real, photos) == []
 
 
 def test_lineage(tmp_path):

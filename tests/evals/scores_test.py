@@ -47,7 +47,7 @@ def test_what_is_undefined_is_nan_and_masked_nan_does_not_leak():
   for name in ("history_clip_mean", "history_clip_max", "copy_rate"):
     assert np.isnan(found[name]).all(), name
   assert np.isnan(found["diversity"]).all()
-  np.testing.assert_allclose(found["future_clip_mean"], [1.0], atol=1e-6)
+  np.testing.assert_allclose(found["future_clip_mean"], [1.0])
 
 
 def test_truth_scores_by_hand():
@@ -56,8 +56,7 @@ def test_truth_scores_by_hand():
   history = np.asarray([[[1, 2, 3, 0, 0], [1, 2, 0, 5, 1]]])
   mask = np.asarray([[True, False]])  # the second is padding
   found = scores.truth_scores(shown, history, mask, wants)
-  expected = [(2 / 3 + 1) / 2]
-  np.testing.assert_allclose(found["preference_match"], expected, atol=1e-6)
+  np.testing.assert_allclose(found["preference_match"], [(2 / 3 + 1) / 2])
   np.testing.assert_allclose(found["copy_rate"], [0.5])
 
 
@@ -96,6 +95,23 @@ def test_bootstrap_covers_the_mean_it_should():
     )["a"]
     hits.append(found["low"] <= 0.5 <= found["high"])
   assert 0.88 < np.mean(hits) < 0.99
+
+
+def test_paired_differences_are_of_the_same_users():
+  rng = np.random.default_rng(0)
+  a = rng.normal(size=300)  # users differ far more than rows do
+  b = a + 0.1 + rng.normal(0, 0.05, size=300)
+  found = scores.paired({"x": b, "only": b}, {"x": a}, seed=0)
+  assert found.keys() == {"x"}
+  cell = found["x"]
+  assert cell["mean"] == pytest.approx((b - a).mean())
+  error = 1.96 * (b - a).std() / 300**0.5
+  assert cell["low"] == pytest.approx(cell["mean"] - error, abs=error / 5)
+  assert cell["high"] == pytest.approx(cell["mean"] + error, abs=error / 5)
+  assert found == scores.paired({"x": b}, {"x": a}, seed=0)
+  gaps = np.asarray([0.0, np.nan, 2.0]), np.asarray([np.nan, 5.0, 1.0])
+  cell = scores.paired({"x": gaps[0]}, {"x": gaps[1]}, seed=0)["x"]
+  assert cell == {"mean": 1.0, "low": 1.0, "high": 1.0}
 
 
 def test_bootstrap_leaves_out_users_without_the_metric():

@@ -39,29 +39,45 @@ def test_prepare_claims_no_truth_it_was_not_given(batches, embed):
     assert window.attributes is None
 
 
-def test_shuffled_prompts_are_a_derangement_and_stay_whole(prepared):
-  shuffled = windows.shuffled_prompts(prepared, seed=0)
-  own, other = [], []
-  for window, prompt in zip(prepared, shuffled, strict=True):
-    assert prompt.ids.shape == window.batch.prompt.ids.shape
-    own += window.batch.prompt.ids[: window.count, 0].tolist()
-    other += prompt.ids[: window.count, 0].tolist()
-  assert sorted(other) == sorted(own) == list(range(10))
-  assert all(a != b for a, b in zip(own, other, strict=True))
-  # Ids and images of a prompt move together.
-  images = np.concatenate([w.batch.prompt.images[: w.count] for w in prepared])
-  moved = np.concatenate(
-    [p.images[: w.count] for w, p in zip(prepared, shuffled, strict=True)]
-  )
-  np.testing.assert_array_equal(moved, images[other])
-  again = windows.shuffled_prompts(prepared, seed=0)
-  np.testing.assert_array_equal(again[0].ids, shuffled[0].ids)
+@pytest.mark.parametrize("users", [2, 10, 1024])
+def test_a_derangement_is_one_cycle_through_all_users(users):
+  source = windows.derangement(users, seed=0)
+  np.testing.assert_array_equal(source, windows.derangement(users, seed=0))
+  seen, user = [], 0
+  for _ in range(users):
+    seen.append(user)
+    user = source[user]
+  assert user == 0
+  assert sorted(seen) == list(range(users))
 
 
-def test_shuffling_needs_two_users(prepared):
-  lonely = [prepared[0]._replace(count=1)]
+def test_shuffling_needs_two_users():
   with pytest.raises(ValueError, match="two or more"):
-    windows.shuffled_prompts(lonely, seed=0)
+    windows.derangement(1, seed=0)
+
+
+def test_scores_by_another_users_samples(prepared, embed):
+  """User u's score is that of source[u]'s samples against u's targets."""
+  source = windows.derangement(10, seed=0)
+  images = np.concatenate([w.batch.prompt.images[: w.count] for w in prepared])
+  embeds = np.asarray(embed.images(images))
+  known = [w.attributes[: w.count] for w in prepared]
+  found = windows.score_others(
+    prepared, embeds, np.concatenate(known), source, 0.95
+  )
+  users = [(w, row) for w in prepared for row in range(w.count)]
+  for user, (window, row) in enumerate(users):
+    only = window.batch.prompt.images[:, None, 0].copy()
+    only = np.repeat(only, images.shape[1], 1)
+    only[row] = images[source[user]]
+    expected = windows.score(
+      window, embed.images(only), windows.read_attributes(window, only), 0.95
+    )
+    for metric, values in found.items():
+      assert values.shape == (10,)
+      np.testing.assert_allclose(
+        values[user], expected[metric][row], rtol=1e-6, err_msg=metric
+      )
 
 
 def test_grid_has_a_row_per_user(prepared):
@@ -74,5 +90,9 @@ def test_grid_has_a_row_per_user(prepared):
   first = prepared[0].batch
   np.testing.assert_array_equal(grid[:32, :32], first.prompt.images[0, 0])
   np.testing.assert_array_equal(grid[:32, -32:], first.future[0, 0])
+  # The first user's history has three items: what follows is light, not black.
+  missing = grid[:32, 3 * 34 : 5 * 34 - 2]
+  assert missing.min() > 200
+  assert prepared[0].batch.prompt.images[0, 3].min() < 200
   last = prepared[1].batch  # the fifth user
   np.testing.assert_array_equal(grid[-32:, -32:], last.future[0, 0])

@@ -1,0 +1,58 @@
+"""Where a table shows no result, said in words."""
+
+from genrec_jax.evals import report
+from genrec_jax.evals.scores import METRICS
+
+# What says whether an image suits its user.
+_FIT = (
+  "preference_match",
+  "future_clip_mean",
+  "history_clip_mean",
+  "text_clip",
+)
+# Of these, what can tell the real next item from a random one. The next item is
+# itself part of 'future', and what it shows is not the judge's to say.
+_JUDGED = ("history_clip_mean", "text_clip")
+
+
+def verdicts(summary: report.Summary) -> list[str]:
+  """Returns, in words, where paired intervals show no result or a bad one.
+
+  Args:
+    summary: see `report`.
+  """
+  fit = [metric for metric in _FIT if metric in report.columns(summary)]
+
+  def where(a, b, *signs, metrics=fit):
+    cells = {m: report.difference(summary, a, b, m) for m in metrics}
+    return ", ".join(
+      METRICS[m].title
+      for m, cell in cells.items()
+      if cell and report.sign(cell) in signs
+    )
+
+  lines = []
+  judged = [metric for metric in _JUDGED if metric in fit]
+  if unsure := where("real_next_item", "random_item", -1, 0, metrics=judged):
+    lines.append(
+      "the judge cannot tell real from random: real_next_item is not above"
+      f" random_item in {unsure}"
+    )
+  for group, name, _ in report.rows(summary):
+    if group == "model":
+      if below := where(name, "random_item", -1):
+        lines.append(f"{name} is below random_item in {below}")
+      if level := where(name, "random_item", 0):
+        lines.append(f"{name} cannot be told from random_item in {level}")
+    if group == "shuffled":
+      if worse := where(name, name + report.SHUFFLED, -1):
+        lines.append(
+          f"{name} is worse with the user's own history than with another's in"
+          f" {worse}"
+        )
+      if level := where(name, name + report.SHUFFLED, 0):
+        lines.append(
+          f"{name} is no better with the user's own history than with"
+          f" another's in {level}"
+        )
+  return lines

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from genrec_jax.evals import report
+from genrec_jax.evals.verdicts import verdicts
+
+SIZE = 100
+
+
+def _scores(**means):
+  """Makes rows of text and history scores that differ by their means alone."""
+  noise = np.random.default_rng(0).normal(0, 0.01, (len(means), SIZE))
+  return {
+    row.replace("_shuffled", " shuffled"): {
+      "history_clip_mean": mean + noise[i],
+      "text_clip": mean + noise[i],
+    }
+    for i, (row, mean) in enumerate(means.items())
+  }
+
+
+def _verdicts(**means):
+  summary = report.summarise(_scores(**means), seed=0, population="users")
+  return verdicts(summary)
+
+
+GOOD = {
+  "sft": 0.5,
+  "sft_shuffled": 0.1,
+  "real_next_item": 0.9,
+  "random_item": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+  ("change", "expected"),
+  [
+    ({}, None),
+    ({"real_next_item": 0.1}, "the judge cannot tell real from random"),
+    ({"real_next_item": -0.9}, "the judge cannot tell real from random"),
+    ({"sft": 0.0, "sft_shuffled": -0.5}, "sft is below random_item in history"),
+    ({"sft": 0.1, "sft_shuffled": -0.5}, "sft cannot be told from random_item"),
+    ({"sft_shuffled": 0.5}, "sft is no better with the user's own history"),
+    ({"sft_shuffled": 0.8}, "sft is worse with the user's own history"),
+  ],
+)
+def test_what_intervals_do_not_show_is_said(change, expected):
+  found = _verdicts(**GOOD | change)
+  if expected is None:
+    assert found == []
+    return
+  (line,) = found
+  assert line.startswith(expected)
+  assert line.endswith("history mean, text")
