@@ -137,7 +137,9 @@ def main() -> None:
       f"{out} is there already, prepared of files of the same names and sizes;"
       " delete it to prepare it again"
     )
-    _print_report(out)
+    report = out / import_report.JSON
+    if report.is_file():
+      _print_report(json.loads(report.read_text()))
     return
   with _work_folder(out) as folder:
     work = prepared.make(
@@ -153,7 +155,7 @@ def main() -> None:
         else {}
       ),
     )
-    print(import_report.table(work.report), flush=True)
+    _print_report(work.report)
     _tell("writing records")
     benchmarks.store(
       _DATASET.value,
@@ -194,8 +196,11 @@ def _raw():
       required=tuple(_IMAGE_LIST_COLUMNS),
       advice="Rename them.",
     )
+  other_ids = None
+  if _DATASET.value == "movielens":
+    other_ids = reader.other_ids(folder)
   return prepared.Raw(
-    interactions, titles, _images(folder, reader.IMAGES), paths
+    interactions, titles, _images(folder, reader.IMAGES), paths, other_ids
   )
 
 
@@ -205,7 +210,10 @@ def _out(raw):
   Raises:
     UserError: it holds something else, or is among what is read.
   """
+  from genrec_jax.data.readers import source
+
   out = Path(_OUT.value).expanduser().absolute()
+  source.literal(out)  # raises, if its name cannot be
   if out.resolve().is_relative_to(raw.images):
     raise UserError(
       f"--out={out} is within the images folder {raw.images}, all of which is "
@@ -223,8 +231,12 @@ def _out(raw):
 def _check_flags(folder):
   """Raises a UserError that lists what is wrong with the flags."""
   generic, problems = _DATASET.value == "generic", []
-  if not folder.is_dir():
-    problems.append(f"--raw={folder}: expected a folder")
+  if folder.is_file():
+    problems.append(
+      f"--raw={folder} is a file: expected a folder, of the unpacked archive"
+    )
+  elif problem := _unreadable(folder):
+    problems.append(f"--raw={folder}: expected a folder ({problem})")
   for flag in (*_FILES.values(), *_COLUMNS.values()):
     if not generic and flag.present:
       problems.append(f"--{flag.name}: only for --dataset=generic")
@@ -234,7 +246,7 @@ def _check_flags(folder):
   for flag in (_MIN_RATING, _MEMORY):
     if flag.value is not None and not math.isfinite(flag.value):
       problems.append(f"--{flag.name}={flag.value}: expected a number")
-  if _IMAGE_LIST.value and not Path(_IMAGE_LIST.value).expanduser().is_file():
+  if _IMAGE_LIST.value and not Path(_IMAGE_LIST.value).expanduser().exists():
     problems.append(f"--image_list={_IMAGE_LIST.value}: expected a file")
   if problems:
     raise UserError(listed("flags to be put right:", problems))
@@ -258,12 +270,29 @@ def _images(raw, names):
   """Returns the images folder."""
   given = [_IMAGES.value] if _IMAGES.value else [raw / name for name in names]
   for path in given:
-    if Path(path).expanduser().is_dir():
-      return Path(path).expanduser().resolve()
+    path = Path(path).expanduser()
+    if path.is_file():
+      raise UserError(
+        f"{path} is a file: expected a folder of images (unpack archives)"
+      )
+    if path.is_dir():
+      if problem := _unreadable(path):
+        raise UserError(f"the images folder {path} cannot be read: {problem}")
+      return path.resolve()
   raise UserError(
     f"no images folder {' or '.join(map(str, given))}: give one with "
     "--images=DIR, with a file for each item, named like it"
   )
+
+
+def _unreadable(folder):
+  """Returns why a folder cannot be listed, '' if it can."""
+  try:
+    with os.scandir(folder) as entries:
+      next(entries, None)
+  except OSError as error:
+    return error.strerror
+  return ""
 
 
 def _min_rating(interactions):
@@ -315,12 +344,13 @@ def _tell(step):
   print(f"{step} ...", flush=True)
 
 
-def _print_report(out):
+def _print_report(report):
+  """Prints what was kept and dropped, and, apart, what looks wrong."""
   from genrec_jax.data import import_report
 
-  path = out / import_report.JSON
-  if path.is_file():
-    print(import_report.table(json.loads(path.read_text())))
+  print(import_report.table(report), flush=True)
+  for text in report.get("warnings", ()):  # not of older data sets
+    print(f"WARNING: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from genrec_jax.data import database, histories, images
+from genrec_jax.data.readers.source import Table, lines_of
 
 # Why interactions, titles and image files are dropped, and what that means.
 ROWS = {
@@ -36,9 +37,10 @@ TITLES = {
 FILES = {
   "symbolic_link": "links may lead anywhere: not followed",
   "not_a_regular_file": "a pipe, socket or device",
+  "unreadable_folder": "its files cannot be listed",
   "bad_file_name": "not UTF-8",
   "file_without_item": "named like no item",
-  "second_file_of_item": "another file is of the same item",
+  "second_file_of_item": "the item has a larger image, or one that is listed",
   "unused_file": "its item is in no row that was kept",
   "empty_file": "0 bytes",
   "not_an_image": "no format that is read",
@@ -50,6 +52,12 @@ FILES = {
   "unreadable_file": "cannot be opened",
 }
 OFFENDERS = 5  # named for each reason
+# Above this share of neighbouring events at equal times, order is mostly that
+# of item ids. Ratings that people enter in one go have a quarter of such.
+TIED = 0.5
+# Times before or after are no times of events: days, years or dates as numbers.
+_YEARS = ("1980", "2100")
+_SHOWN = 160  # letters of a bad row
 _DAY = 24 * 3600 * 1000
 # Times between events of a user, each shorter than so many milliseconds.
 GAPS = (
@@ -63,12 +71,16 @@ GAPS = (
 )
 
 
-def account(db, k_core: list[str]) -> dict[str, Any]:
+def account(
+  db, k_core: list[str], tables: Mapping[str, Table] | None = None
+) -> dict[str, Any]:
   """Counts where every raw row, title and file ended, when `write` has run.
 
   Args:
     db: the database.
     k_core: offenders, of `shrink_to_core`.
+    tables: that 'raw_rows' and 'raw_titles' were read from, to name the lines
+      of malformed rows.
 
   Returns:
     The parts 'rows', 'titles', 'images' and 'offenders' of the report.
@@ -95,6 +107,13 @@ def account(db, k_core: list[str]) -> dict[str, Any]:
   )
   offenders["duplicate"] = named(db, "SELECT u, i FROM pairs WHERE n > 1")
   offenders["k_core"] = k_core
+  for name, reason in (
+    ("raw_rows", "malformed_row"),
+    ("raw_titles", "malformed_title_row"),
+  ):
+    table = (tables or {}).get(name)
+    if table and reason in offenders:
+      offenders[reason] = _lines(db, name, reason, table)
   order = (*ROWS, *TITLES, *FILES)
   return {
     "rows": _row_counts(db),
@@ -136,11 +155,46 @@ def gaps(db) -> dict[str, Any]:
   one_day = f"""
     SELECT count(*) FROM (SELECT user_row FROM events GROUP BY user_row
       HAVING count(*) > 1 AND max(timestamp) - min(timestamp) < {_DAY})"""
+  form = "'%Y-%m-%dT%H:%M:%SZ'"
+  times = db.execute(f"""
+    SELECT strftime(make_timestamp(min(timestamp) * 1000), {form}),
+      strftime(make_timestamp(max(timestamp) * 1000), {form})
+    FROM events""").fetchall()[0]
   return {
     "gaps": counts,
     "tied_share": counts["tied"] / max(sum(counts.values()), 1),
     "users_of_one_day": database.one(db, one_day),
+    "times": dict(zip(("first", "last"), times, strict=True)),
   }
+
+
+def time_warnings(found: Mapping[str, Any]) -> list[str]:
+  """Returns warnings of what `gaps` found: order or times mean little."""
+  warnings, (first, last) = [], found["times"].values()
+  if found["tied_share"] > TIED:
+    warnings.append(
+      f"{found['tied_share']:.0%} of neighbouring events of a user have the "
+      "same time: item ids order them, so that the next item is mostly "
+      "arbitrary. Perhaps the times have lost their hours."
+    )
+  if first < _YEARS[0] or last >= _YEARS[1]:
+    warnings.append(
+      f"events are from {first} to {last}: perhaps the raw times are days, "
+      "years or dates such as 20200102, which are read as seconds since 1970."
+    )
+  return warnings
+
+
+def _lines(db, name, reason, table):
+  """Returns the first rows that could not be read, with their lines."""
+  rows = db.execute(f"""
+    SELECT rowid FROM {name} WHERE reason = '{reason}'
+    ORDER BY rowid LIMIT {OFFENDERS}""").fetchall()
+  found = lines_of(table, [row for (row,) in rows])
+  return [
+    f"line {number} of {table.path.name}: {text[:_SHOWN]}"
+    for _, (number, text) in sorted(found.items())
+  ]
 
 
 def named(db, pairs: str) -> list[str]:
@@ -213,16 +267,20 @@ def _judge_files(db):
       SELECT id AS name FROM items UNION SELECT item FROM raw_titles
       UNION SELECT image FROM raw_titles
     )
-    SELECT files.path, uses.details, CASE
+    SELECT files.path, CASE
+        WHEN uses.path IS NOT NULL THEN uses.details
+        WHEN owner.path IS NOT NULL THEN 'used is ' || owner.path
+      END AS details, CASE
         WHEN uses.kept THEN NULL
         WHEN uses.path IS NOT NULL THEN coalesce(why, 'unused_file')
-        WHEN stem IN (SELECT id FROM items WHERE path IS NOT NULL)
-          THEN 'second_file_of_item'
+        WHEN owner.path IS NOT NULL THEN 'second_file_of_item'
         WHEN stem IN (SELECT name FROM known WHERE name IS NOT NULL)
           OR files.path IN (SELECT name FROM known WHERE name IS NOT NULL)
           THEN 'unused_file'
         ELSE 'file_without_item' END AS reason
-    FROM files LEFT JOIN uses USING (path) WHERE problem = ''""")
+    FROM files LEFT JOIN uses USING (path)
+      LEFT JOIN items AS owner ON owner.id = stem
+    WHERE problem = ''""")
   db.execute("""
     UPDATE files SET reason = judged.reason, details = judged.details
     FROM judged WHERE judged.path = files.path AND problem = ''""")

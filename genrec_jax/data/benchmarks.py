@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from genrec_jax.data import builders, index, prepared
+from genrec_jax.data.readers.source import literal
 
 _SHARD_BYTES = 2**27  # TFDS holds a shard in memory while it writes it
 _EVENT_BYTES = 32  # of a user's record, about
@@ -191,14 +192,16 @@ def _bounds(number, size):
 
 def _count(work, table):
   with duckdb.connect() as connection:
-    query = "SELECT count(*) FROM read_parquet(?)"
-    return connection.execute(query, [str(work.folder / table)]).fetchone()[0]
+    rows = connection.execute(
+      "SELECT count(*) FROM read_parquet(?)", [literal(work.folder / table)]
+    )
+    return rows.fetchone()[0]
 
 
 def _index_users(work):
   """Yields lengths, splits and item rows of some users at a time."""
   users, events = (
-    str(work.folder / table) for table in (prepared.USERS, prepared.EVENTS)
+    literal(work.folder / table) for table in (prepared.USERS, prepared.EVENTS)
   )
   with duckdb.connect() as connection:
     for start in range(0, _count(work, prepared.USERS), _USERS):
@@ -220,6 +223,6 @@ def _index_titles(work):
   """Yields the titles of some items at a time."""
   with duckdb.connect() as connection:
     query = "SELECT title FROM read_parquet(?)"
-    rows = connection.execute(query, [str(work.folder / prepared.ITEMS)])
+    rows = connection.execute(query, [literal(work.folder / prepared.ITEMS)])
     while batch := rows.fetchmany(_USERS):
       yield [title for (title,) in batch]

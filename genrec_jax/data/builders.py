@@ -310,6 +310,8 @@ def _write(folder, target, builder, settings, finish, beam):
       **(beam if part == "items" else {}),
     )
   finish(folder)
+  # TFDS makes it, without need: nothing is downloaded.
+  shutil.rmtree(folder / "downloads", ignore_errors=True)
   (folder / _MARKER).unlink()
   with contextlib.suppress(OSError):  # another process was faster
     os.rename(folder, target)

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import os
 from pathlib import Path
+import tempfile
 
 import duckdb
 import numpy as np
@@ -10,17 +12,24 @@ import numpy as np
 from genrec_jax.data.readers.source import quoted
 
 
-def connect(folder: Path, memory_gb: float, threads: int):
+@contextlib.contextmanager
+def connect(folder: Path, memory_gb: float, threads: int) -> Iterator:
   """Opens a database in a work folder that stays within a memory limit."""
-  return duckdb.connect(
-    folder / "tables.duckdb",
-    config={
-      "memory_limit": f"{int(memory_gb * 1000)}MB",
-      "threads": threads,
-      "temp_directory": str(folder / "spill"),
-      "preserve_insertion_order": True,
-    },
-  )
+  with (
+    _plain(folder) as plain,
+    duckdb.connect(
+      plain / "tables.duckdb",
+      config={
+        "memory_limit": f"{int(memory_gb * 1000)}MB",
+        "threads": threads,
+        "temp_directory": str(plain / "spill"),
+        "preserve_insertion_order": True,
+      },
+    ) as db,
+  ):
+    # A time without a zone is UTC, wherever the machine stands.
+    db.execute("SET TimeZone = 'UTC'")
+    yield db
 
 
 def one(db, query: str) -> int:
@@ -28,6 +37,19 @@ def one(db, query: str) -> int:
   # To the end: a result that is left unread keeps the connection busy.
   ((value,),) = db.execute(query).fetchall()
   return int(value)
+
+
+@contextlib.contextmanager
+def _plain(folder):
+  """Yields a folder, this or a temporary one, whose path DuckDB can take.
+
+  DuckDB ends the path of a database at '?' and takes '\\' for '/'.
+  """
+  if {"?", "\\"} & set(os.path.abspath(folder)):
+    with tempfile.TemporaryDirectory() as temporary:
+      yield Path(temporary)
+  else:
+    yield Path(folder)
 
 
 def copy(db, query: str, path: Path) -> None:

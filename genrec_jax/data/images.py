@@ -14,6 +14,7 @@ import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import functools
 import io
 import json
@@ -83,7 +84,7 @@ def listing(root: str | os.PathLike) -> Iterator[File]:
     with os.scandir(root) as found:
       entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
   except OSError:
-    yield File(".", "unreadable_file")
+    yield File(".", "unreadable_folder")
     return
   for entry in entries:
     if not _is_text(entry.name):
@@ -141,15 +142,42 @@ def encode_file(root: str | os.PathLike, path: str, size: int) -> bytes:
   Raises:
     Unusable: also if the file is no longer a regular file, or unreadable.
   """
-  # Non-blocking: what was a file may have become a pipe.
-  flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK
   try:
-    with open(os.open(os.path.join(root, path), flags), "rb") as file:
-      if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise Unusable("unreadable_file", "no regular file")
+    with _open_regular(root, path) as file:
       return encode(file, size)
   except OSError as error:
     raise Unusable("unreadable_file", error.strerror or str(error)) from error
+
+
+def pixels(root: str | os.PathLike, path: str) -> int:
+  """Returns how many pixels a file that `listing` found says it has.
+
+  0 if it is no image, or one of a size that `encode` refuses. Nothing is
+  decoded.
+  """
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      with (
+        _open_regular(root, path) as file,
+        Image.open(file, formats=_formats()) as image,
+      ):
+        width, height = image.size
+  except Exception:  # Pillow's formats raise many kinds
+    return 0
+  usable = min(width, height) >= MIN_SIDE and width * height <= MAX_PIXELS
+  return width * height if usable else 0
+
+
+@contextlib.contextmanager
+def _open_regular(root, path):
+  """Opens a file below a folder, if it is a regular file still."""
+  # Non-blocking: what was a file may have become a pipe.
+  flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK
+  with open(os.open(os.path.join(root, path), flags), "rb") as file:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+      raise Unusable("unreadable_file", "no regular file")
+    yield file
 
 
 class Store(Mapping[str, bytes]):

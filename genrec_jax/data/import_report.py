@@ -51,6 +51,12 @@ def table(report: Mapping[str, Any]) -> str:
     lines.append(_line(name.capitalize(), report[name]))
   for split, number in report["windows"].items():
     lines.append(_line(f"{split.capitalize()} windows", number))
+  share = f"{report['tied_share']:.1%} of neighbours; ordered by item id"
+  lines.append(_line("Events at equal times", report["gaps"]["tied"], share))
+  number = report["users_of_one_day"]
+  lines.append(_line("Users of one day", number, "all within 24 hours"))
+  for name, time in report.get("times", {}).items():  # not of older reports
+    lines.append(f"{f'{name.capitalize()} event':<24}{time[:10]:>12}  {time}")
   return "\n".join(lines)
 
 
@@ -77,7 +83,7 @@ def page(
       + f" · {settings['images'][0]:,} images"
       f" ({_bytes(settings['images'][1])})"
     ),
-    lead=_lead(report),
+    lead=_lead(report) + "".join(map(_warning, report.get("warnings", ()))),
     facts=_facts(report, settings),
     buckets="".join(
       _bucket(name, report[part], reasons) for part, name, reasons in _BUCKETS
@@ -95,6 +101,7 @@ def page(
       f"{report['tied_share']:.1%} of neighbouring events of a user have the "
       "same time; item ids order them. All of their events lie within 24 hours "
       f"for {report['users_of_one_day']:,} of {report['users']:,} users."
+      + _range(report.get("times"))
     ),
     items="".join(map(_picture, items)),
     offenders=_offenders(report["offenders"]),
@@ -115,6 +122,18 @@ def _lead(report):
     f"<b>{rows['kept']:,} of {rows['read']:,} interactions</b> and "
     f"<b>{images['kept']:,} of {images['read']:,} image files</b> were kept. "
     "Everything read is in exactly one line of the tables."
+  )
+
+
+def _warning(text):
+  return f"<br><b>Warning</b>: {escape(text)}"
+
+
+def _range(times):
+  if not times:  # of a report that is older
+    return ""
+  return (
+    f" Events are from {escape(times['first'])} to {escape(times['last'])}."
   )
 
 

@@ -1,7 +1,7 @@
 """Interactions in SQL: what is kept of them, in which order, split where.
 
-Runs out of core in a DuckDB file. The steps, in order: `read_rows`,
-`read_titles`, `read_files`, `match`, `shrink_to_core`, `drop_images`,
+Runs out of core in a DuckDB file. The steps, in order: `read_titles`,
+`read_files`, `read_rows`, `match`, `shrink_to_core`, `drop_images`,
 `shrink_to_core` again, `write`. Ids that sort before others have smaller
 numbers, so that numbers order ties as ids would.
 """
@@ -16,18 +16,34 @@ from typing import Any
 import numpy as np
 
 from genrec_jax.data import accounts, database, histories, images
-from genrec_jax.data.readers.source import Table, quoted, select
+from genrec_jax.data.readers.source import Table, quoted, reading, select
 
 _TAG = re.compile(r"</?[A-Za-z!][^<>]*>")
 # By magnitude: seconds until 5138, then milli-, micro- and nanoseconds since
-# 1973. A date is understood too.
-_MILLISECONDS = """
+# 1973. A date is understood too, in UTC unless it says its offset or zone.
+# Short names of zones are not: BST, CST and IST are three zones each.
+_ZONE = r"""(Z|z|UTC|GMT|(UTC|GMT)?[+-]\d\d?(:?\d\d){0,2}|""" + (
+  r"""[A-Za-z]+(/[A-Za-z0-9_+-]+)+)$"""
+)
+_DATE = f"""
+  CASE WHEN NOT regexp_matches(timestamp[12:], '[A-Za-z+-]')
+       THEN epoch_ms(TRY_CAST(timestamp AS TIMESTAMP))
+       WHEN regexp_matches(zoned, '{_ZONE}')
+       THEN epoch_ms(TRY_CAST(zoned AS TIMESTAMPTZ)) END"""
+# As DuckDB reads it: without Java's name of the zone after the offset, in
+# brackets, and Go's; without a space before the offset.
+_ZONED = r"""
+  regexp_replace(regexp_replace(regexp_replace(timestamp,
+    '\s*\[[^\]]*\]$', ''),
+    '([+-]\d\d:?\d\d) [A-Za-z]+$', '\1'),
+    '(\d) ([+-]\d)', '\1\2')"""
+_MILLISECONDS = f"""
   CASE WHEN number < 0 THEN NULL
        WHEN number < 1e11 THEN CAST(floor(number * 1e3) AS BIGINT)
        WHEN number < 1e14 THEN CAST(floor(number) AS BIGINT)
        WHEN number < 1e17 THEN CAST(floor(number / 1e3) AS BIGINT)
        WHEN number < 1e20 THEN CAST(floor(number / 1e6) AS BIGINT)
-       WHEN number IS NULL THEN epoch_ms(TRY_CAST(timestamp AS TIMESTAMP))
+       WHEN number IS NULL THEN {_DATE.replace("zoned", _ZONED)}
   END"""
 
 _BATCH = 1 << 16  # values handed to the database together
@@ -42,6 +58,13 @@ def read_rows(db, table: Table, min_rating: float | None, work: Path) -> None:
     min_rating: lower ratings are dropped; None: ratings are not looked at.
     work: a folder for a rewritten copy.
   """
+  with reading(table):
+    _read_rows(db, table, min_rating, work)
+  for column in ("user", "item"):
+    _drop_point_zero(db, "raw_rows", column)
+
+
+def _read_rows(db, table, min_rating, work):
   source = select(table, ("user", "item", "timestamp", "rating"), work)
   rating = "TRUE" if min_rating is None else "FALSE"
   lowest = 0.0 if min_rating is None else float(min_rating)
@@ -80,11 +103,13 @@ def read_titles(db, table: Table, paths: Table | None, work: Path) -> None:
     paths: of items and image paths, if they are in a table of their own.
     work: a folder for rewritten copies.
   """
-  source = select(table, ("item", "title", "image"), work)
-  db.execute(f"""
-    CREATE OR REPLACE TABLE raw_titles AS
-    SELECT item, title, image, text, CAST(NULL AS VARCHAR) AS reason
-    FROM ({source})""")
+  with reading(table):
+    source = select(table, ("item", "title", "image"), work)
+    db.execute(f"""
+      CREATE OR REPLACE TABLE raw_titles AS
+      SELECT item, title, image, text, CAST(NULL AS VARCHAR) AS reason
+      FROM ({source})""")
+  _drop_point_zero(db, "raw_titles", "item")
   _clean_titles(db)
   db.execute("""
     UPDATE raw_titles SET reason = CASE
@@ -97,9 +122,11 @@ def read_titles(db, table: Table, paths: Table | None, work: Path) -> None:
       SELECT min(rowid) FROM raw_titles WHERE reason IS NULL GROUP BY item
     )""")
   if paths is not None:
-    db.execute(f"""
-      CREATE OR REPLACE TABLE raw_paths AS
-      SELECT * FROM ({select(paths, ("item", "image"), work)})""")
+    with reading(paths):
+      db.execute(f"""
+        CREATE OR REPLACE TABLE raw_paths AS
+        SELECT * FROM ({select(paths, ("item", "image"), work)})""")
+    _drop_point_zero(db, "raw_paths", "item")
     db.execute("""
       UPDATE raw_titles SET image = (
         SELECT arg_min(image, raw_paths.rowid) FROM raw_paths
@@ -115,21 +142,22 @@ def clean_title(title: str) -> str:
 
 
 def read_files(db, listing: Iterable[images.File]) -> None:
-  """Makes `files`: path, stem, problem, reason, details."""
+  """Makes `files`: path, stem, problem, size, reason, details."""
   db.execute("""
     CREATE OR REPLACE TABLE files
-      (path VARCHAR, stem VARCHAR, problem VARCHAR, reason VARCHAR,
-       details VARCHAR)""")
+      (path VARCHAR, stem VARCHAR, problem VARCHAR, size BIGINT,
+       reason VARCHAR, details VARCHAR)""")
   for batch in _batches(listing, _BATCH):
     columns = {
       "path": [file.path for file in batch],
       "stem": [Path(file.path).stem for file in batch],
       "problem": [file.problem for file in batch],
+      "size": [file.size for file in batch],
     }
     with database.registered(db, columns):
-      db.execute(
-        "INSERT INTO files SELECT *, nullif(problem, ''), NULL FROM given"
-      )
+      db.execute("""
+        INSERT INTO files SELECT path, stem, problem, size,
+          nullif(problem, ''), NULL FROM given""")
 
 
 def match(db, root: Path, by_path: bool) -> None:
@@ -143,19 +171,26 @@ def match(db, root: Path, by_path: bool) -> None:
     db: the database.
     root: the images folder, for paths that begin with it.
     by_path: whether the titles say where an item's image is; otherwise it is
-      the file named like the item, in any folder, with any suffix.
+      the file named like the item, in any folder, with any suffix: of several
+      the one of most pixels, then of most bytes.
   """
   db.execute("""
     CREATE OR REPLACE TABLE users AS
     SELECT CAST(row_number() OVER (ORDER BY id) - 1 AS INTEGER) AS u, id
     FROM (SELECT DISTINCT "user" AS id FROM raw_rows WHERE reason IS NULL)""")
   within = f"{quoted(str(root.absolute()) + '/')}"
+  # A list made on Windows parts folders by '\\', elsewhere a letter of names.
+  slashed = r"""
+    CASE WHEN image IN (SELECT path FROM files) THEN image ELSE regexp_replace(
+      regexp_replace(replace(image, '\', '/'), '/(\./|/)+', '/', 'g'),
+      '^(\./)+', '') END"""
   path = f"""
     CASE WHEN starts_with(image, {within}) THEN image[length({within}) + 1:]
-         ELSE regexp_replace(image, '^(\\./)+', '') END"""
+         ELSE {slashed} END"""
   join = "stems f ON f.stem = id"
   if by_path:
     join = "files f ON f.path = wanted AND f.problem = ''"
+  _choose_files(db, root)
   db.execute(f"""
     CREATE OR REPLACE TABLE items AS
     WITH ids AS (
@@ -163,8 +198,6 @@ def match(db, root: Path, by_path: bool) -> None:
     ), named AS (
       SELECT id, title, CASE WHEN image <> '' THEN {path} END AS wanted
       FROM ids LEFT JOIN raw_titles t ON t.item = id AND t.reason IS NULL
-    ), stems AS (
-      SELECT stem, min(path) AS path FROM files WHERE problem = '' GROUP BY stem
     ), found AS (
       SELECT id, title, wanted, f.path FROM named LEFT JOIN
       {join}
@@ -308,6 +341,47 @@ def write(db, folder: Path, future_horizon: int) -> dict[str, Any]:
     "events": database.one(db, "SELECT count(*) FROM events"),
     "lengths": lengths,
   }
+
+
+def _drop_point_zero(db, table, column):
+  """Takes '.0' off the ids of a column in which all end so.
+
+  They were integers until one was missing: pandas makes floats of all then.
+  """
+  name = f'"{column}"'
+  exact = f"regexp_full_match({name}, '-?[0-9]+\\.0')"
+  # Of other columns, the first value says so.
+  if not db.execute(f"""
+      SELECT {name} FROM {table} WHERE {name} <> '' AND NOT {exact}
+      LIMIT 1""").fetchall():
+    db.execute(f"UPDATE {table} SET {name} = {name}[:-3] WHERE {exact}")
+
+
+def _choose_files(db, root):
+  """Makes `stems`: of files named alike, the path of the largest image."""
+  db.execute("""
+    CREATE OR REPLACE TABLE stems AS
+    SELECT stem, min(path) AS path, count(*) AS n FROM files
+    WHERE problem = '' GROUP BY stem""")
+  rivals = db.execute("""
+    SELECT files.stem, files.path, size FROM files JOIN stems USING (stem)
+    WHERE n > 1 AND problem = ''
+      AND stem IN (SELECT item FROM raw_titles WHERE reason IS NULL)
+    ORDER BY files.stem, files.path""").fetchall()
+  largest = {}
+  for stem, path, size in rivals:
+    found = (images.pixels(root, path), size)
+    if stem not in largest or found > largest[stem][0]:
+      largest[stem] = found, path
+  columns = {
+    "stem": list(largest),
+    "path": [path for _, path in largest.values()],
+  }
+  if largest:
+    with database.registered(db, columns):
+      db.execute("""
+        UPDATE stems SET path = given.path FROM given
+        WHERE given.stem = stems.stem""")
 
 
 def _clean_titles(db):

@@ -27,16 +27,21 @@ import json
 from pathlib import Path
 import shutil
 from typing import Any
-import zlib
 
 import duckdb
 import numpy as np
 
 from genrec_jax.core import workdir
-from genrec_jax.core.errors import UserError, listed
-from genrec_jax.data import accounts, database, images, interactions
+from genrec_jax.core.errors import UserError
+from genrec_jax.data import (
+  accounts,
+  database,
+  images,
+  interactions,
+  mismatch,
+)
 from genrec_jax.data.histories import History
-from genrec_jax.data.readers.source import Table
+from genrec_jax.data.readers.source import Table, literal, quoted
 
 ITEMS, USERS, EVENTS = "items.parquet", "users.parquet", "events.parquet"
 REPORT, IMAGES, KEY = "report.json", "images", "key"
@@ -112,8 +117,7 @@ class Work:
         yield from batch
 
   def _of(self, name: str) -> str:
-    path = str(self.folder / name).replace("'", "''")
-    return f"'{path}'"
+    return quoted(literal(self.folder / name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +128,7 @@ class Raw:
   titles: Table
   images: Path  # the folder
   paths: Table | None = None  # of the images by item, if not by file name
+  other_ids: Table | None = None  # of the items, that files may be named by
 
   @functools.cached_property
   def files(self) -> list[images.File]:
@@ -154,7 +159,9 @@ def settings(
     "future_horizon": future_horizon,
     "image_size": image_size,
     "raw": {
-      table.path.name: table.path.stat().st_size for table in tables if table
+      table.path.name: sum(file.stat().st_size for file in table.files)
+      for table in tables
+      if table
     },
     "images": [len(files), sum(file.size for file in files)],
   }
@@ -200,7 +207,7 @@ def make(
         )
         report = _make(db, raw, work, settings, encode, tell)
       workdir.write(str(work / REPORT), json.dumps(report, indent=2))
-  except (OSError, EOFError, zlib.error) as error:  # the latter two of .gz
+  except OSError as error:
     raise UserError(
       f"cannot import {raw.interactions.path.parent}: {error}. Expected files "
       f"that can be read, and space to write to in {work}."
@@ -211,14 +218,20 @@ def make(
 def _make(db, raw, work, settings, encode, tell):
   """Runs the steps of `interactions`; returns the report."""
   horizon = settings["future_horizon"]
-  tell(f"reading {raw.interactions.path.name}")
-  interactions.read_rows(db, raw.interactions, settings["min_rating"], work)
   tell(f"reading {raw.titles.path.name}")
   interactions.read_titles(db, raw.titles, raw.paths, work)
   interactions.read_files(db, raw.files)
-  by_path = bool(raw.paths) or raw.titles.has("image")
+  by_path, warnings = bool(raw.paths) or raw.titles.has("image"), []
+  if not by_path:
+    if raw.other_ids:
+      mismatch.check_other_ids(db, raw.other_ids, raw.images, work)
+    warnings += mismatch.unmatched_names(db, raw.titles.path, raw.images)
+  tell(f"reading {raw.interactions.path.name}")
+  interactions.read_rows(db, raw.interactions, settings["min_rating"], work)
   tell("filtering")
   interactions.match(db, raw.images, by_path)
+  if by_path:
+    warnings += mismatch.unmatched_paths(db, raw.images)
   # Only what can be in the core is worth decoding; the core of what is left
   # after that is the core of all items with a usable image.
   offenders = interactions.shrink_to_core(db, settings["k_core"])
@@ -230,20 +243,21 @@ def _make(db, raw, work, settings, encode, tell):
   offenders = offenders[: accounts.OFFENDERS]
   counts = interactions.write(db, work, horizon)
   lengths = counts.pop("lengths")
-  found = accounts.account(db, offenders)
+  tables = {"raw_rows": raw.interactions, "raw_titles": raw.titles}
+  found = accounts.account(db, offenders, tables)
   if not counts["events"]:
-    dropped = [
-      f"{reason}: {number}"
-      for reason, number in found["rows"]["dropped"].items()
-    ] or ["there are no rows"]
     raise UserError(
-      listed(
-        f"nothing is left of {raw.interactions.path}: expected users and items "
-        f"with {settings['k_core']} events each, titles and images. What "
-        "its rows were dropped for:",
-        dropped,
+      mismatch.nothing_left(
+        db,
+        raw.interactions,
+        raw.titles,
+        raw.images,
+        by_path=by_path,
+        k_core=settings["k_core"],
+        counts=found,
       )
     )
+  gaps = accounts.gaps(db)
   return {
     "rows": found["rows"],
     "images": found["images"],
@@ -252,7 +266,8 @@ def _make(db, raw, work, settings, encode, tell):
     "offenders": found["offenders"],
     "titles": found["titles"],
     "history_lengths": lengths,
-    **accounts.gaps(db),
+    **gaps,
+    "warnings": warnings + accounts.time_warnings(gaps),
   }
 
 
@@ -269,7 +284,10 @@ def _database(work, memory_gb, threads):
     duckdb.DataError,
     duckdb.InvalidInputException,
   ) as error:
-    raise UserError(f"cannot read the raw data: {error}") from error
+    raise UserError(
+      f"the tables could not be worked on: {str(error).splitlines()[0]} "
+      f"Expected space to write to in {work}, and memory, see --memory_gb."
+    ) from error
   finally:
     path.unlink(missing_ok=True)
 
@@ -290,8 +308,8 @@ def _keep_if_same(work, key):
 def _stamps(raw):
   for table in (raw.interactions, raw.titles, raw.paths):
     if table:
-      status = table.path.stat()
-      yield str(table), status.st_size, status.st_mtime_ns
+      stamps = [file.stat() for file in table.files]
+      yield str(table), [(s.st_size, s.st_mtime_ns) for s in stamps]
 
 
 def _remove(path):

@@ -93,12 +93,21 @@ def test_a_data_set_with_its_report(prepared):
       words = reason.replace("_", " ").replace("k core", "k-core")
       assert words in done.stdout
   assert max(map(len, import_report.table(report).splitlines())) <= 80
+  assert report["warnings"] == []
+  for line in (
+    r"Events at equal times +\d+  1\.8% of neighbours; ordered by item id",
+    r"Users of one day +6  all within 24 hours",
+    r"First event +2017-07-14  2017-07-14T02:40:00Z",
+    r"Last event +2017-07-14  2017-07-14T02:46:39Z",
+  ):
+    assert re.search(line, done.stdout), (line, done.stdout)
   page = (out / "import_report.html").read_text()
   assert page.count('<img src="data:image/jpeg') == 24
   assert "http://example.org/1" in page
   # Nothing is fetched, and no title or path becomes markup.
   assert not {"<script", 'src="http', "@import"} & set(page.split())
   assert "<b>Bold" not in page
+  assert "Events are from 2017-07-14T02:40:00Z to" in page
 
 
 def test_stopped_and_repeated_gives_the_same_bytes(raw, prepared, tmp_path):
@@ -156,7 +165,47 @@ def test_wrong_flags_are_told_in_words(raw, tmp_path):
   done = _run("--dataset=amazon", f"--raw={raw}", f"--out={tmp_path / 'out'}")
   assert done.returncode == 1
   assert "holds 0 categories of Amazon Reviews 2023" in done.stderr
-  assert not list(tmp_path.iterdir())
+  archive = tmp_path / "archive.zip"
+  archive.write_bytes(b"")
+  for flags, message in (
+    ((f"--raw={archive}",), "is a file: expected a folder"),
+    ((f"--raw={raw}", f"--images={archive}"), "is a file: expected a folder"),
+    ((f"--raw={raw}", f"--image_list={raw / 'images'}"), "images is a folder"),
+  ):
+    done = _run("--dataset=movielens", *flags, f"--out={tmp_path / 'out'}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+  assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_warnings_stand_apart_and_on_the_page(tmp_path):
+  raw, out = tmp_path / "[raw]*", tmp_path / "what? [out]"
+  (raw / "images").mkdir(parents=True)
+  for name in ("1", "cover-2", "cover-3"):
+    Image.new("RGB", (9, 9)).save(raw / f"images/{name}.png")
+  (raw / "e.csv").write_text("user,item,timestamp\nu,1,1500000000\n")
+  (raw / "t.csv").write_text("item,title\n1,One\n2,Two\n3,Three\n")
+  flags = ("--interactions=e.csv", "--titles=t.csv", "--k_core=1")
+  flags += ("--dataset=generic", f"--raw={raw}", f"--out={out}", FLAGS[2])
+  done = _run(*flags)
+  assert done.returncode == 0, done.stderr
+  (warning,) = done.stderr.splitlines()
+  assert warning.startswith("WARNING: 2 of 3 files in ")
+  assert "differ by what comes before the id" in warning
+  page = (out / "import_report.html").read_text()
+  assert "<b>Warning</b>: 2 of 3 files in " in page
+  assert os.listdir(out.parent).count(out.name) == 1
+  assert len(list(tmp_path.iterdir())) == 2  # no work is left
+  assert not (out / "downloads").exists()
+  # Again, and of a report that an earlier version wrote.
+  assert _run(*flags).stderr == done.stderr
+  report = json.loads((out / "import_report.json").read_text())
+  del report["warnings"], report["times"]
+  (out / "import_report.json").write_text(json.dumps(report))
+  done = _run(*flags)
+  assert (done.returncode, done.stderr) == (0, "")
+  assert builders.load(out).users[0]["id"] == b"u"
 
 
 def test_nothing_that_is_there_is_touched(raw, tmp_path):

@@ -3,12 +3,17 @@
 from pathlib import Path
 
 from genrec_jax.core.errors import UserError
+from genrec_jax.data.readers import opening
 from genrec_jax.data.readers.source import Table, find
 
 MIN_RATING = None
 IMAGES = ("images",)
 _ITEM = ("parent_asin", "asin")
-_FORMS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
+_FORMS = tuple(
+  form + ending
+  for form in (".jsonl", ".csv")
+  for ending in ("", *opening.ENDINGS)
+)
 
 
 def tables(raw: Path) -> tuple[Table, Table]:

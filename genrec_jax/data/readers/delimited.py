@@ -1,17 +1,18 @@
 """Delimited text, row by row: what DuckDB can read as it is, and what not.
 
 DuckDB reads fields fast, but one bad quote makes its CSV reader swallow the
-lines that follow, or stop. So a file that has quotes, other bytes than UTF-8 or
-odd line ends is first rewritten: a row a line, fields parted by `SEPARATOR`,
-every bad row as one field, which is how it is told apart.
+lines that follow, or stop. So a file that has quotes, other bytes than UTF-8,
+odd line ends or a packing that DuckDB lacks is first rewritten: a row a line,
+fields parted by `SEPARATOR`, every bad row as one field, which is how it is
+told apart.
 """
 
 from collections.abc import Iterable, Iterator
-import gzip
 import itertools
 import os
 import re
-from typing import BinaryIO
+
+from genrec_jax.data.readers import opening
 
 SEPARATOR = "\x1f"
 _LONGEST = 1 << 20  # bytes of a line; DuckDB refuses lines of 2 MB
@@ -22,22 +23,24 @@ _BLOCK = 10_000  # lines, looked at together
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\r\n]+")
 
 
-def open_bytes(path: str | os.PathLike) -> BinaryIO:
-  """Opens a file for reading; unpacks it if its name ends in .gz."""
-  return (gzip.open if os.fspath(path).endswith(".gz") else open)(path, "rb")
-
-
-def is_plain(path: str | os.PathLike, quotes: bool = True) -> bool:
+def is_plain(
+  path: str | os.PathLike, quotes: bool = True, header: bool = True
+) -> bool:
   """Says whether splitting lines at the delimiter reads a file right.
 
   Args:
-    path: of the file.
+    path: of the file; not packed, or with gzip.
     quotes: whether '"' means anything in it.
+    header: whether the first line is one, which DuckDB skips.
   """
+  packing, encoding = opening.form(path)
+  marked = encoding == "utf-8-sig" and not header
+  if packing not in ("", "gzip") or not encoding.startswith("utf-8") or marked:
+    return False
   unfit = re.compile(
     rb'["\x00\x1f]|\r(?!\n)' if quotes else rb"[\x00\x1f]|\r(?!\n)"
   )
-  with open_bytes(path) as file:
+  with opening.lines(path) as file:
     while lines := list(itertools.islice(file, _BLOCK)):
       block = b"".join(lines)
       if max(map(len, lines)) > _LONGEST or unfit.search(block):
@@ -68,9 +71,12 @@ def rewrite(
     quotes: whether '"' quotes fields.
     header: whether the first row is one, which is left out.
   """
-  with open_bytes(path) as source, open(target, "w", encoding="utf-8") as out:
+  with (
+    opening.lines(path) as source,
+    open(target, "w", encoding="utf-8") as out,
+  ):
     found = rows(decoded(source), delimiter, quotes)
-    for row, text in itertools.islice(found, int(header), None):
+    for row, text, _ in itertools.islice(found, int(header), None):
       if row is None or len(row) != fields or len(text) > _LETTERS:
         row = [text[:_SHOWN]]
       out.write(SEPARATOR.join(_UNFIT.sub(" ", field) for field in row) + "\n")
@@ -95,7 +101,7 @@ def decoded(lines: Iterable[bytes]) -> Iterator[str]:
 
 def rows(
   lines: Iterable[str], delimiter: str, quotes: bool = True
-) -> Iterator[tuple[list[str] | None, str]]:
+) -> Iterator[tuple[list[str] | None, str, int]]:
   """Parses rows as RFC 4180 says, each bad one costing a single line.
 
   Args:
@@ -106,19 +112,22 @@ def rows(
       quote is a letter.
 
   Yields:
-    (fields, the row's text); None for fields if the row's quotes do not close,
-    or close before a field's end. Empty lines are no rows.
+    (fields, the row's text, the number of its first line, from 1 on); None for
+    fields if the row's quotes do not close, or close before a field's end.
+    Empty lines are no rows.
   """
   lines = iter(lines)
   ahead: list[str] = []  # read but not used
+  number = 0
   while True:
     line = ahead.pop(0) if ahead else next(lines, None)
+    number += 1
     if line is None:
       return
     if not line:
       continue
     if not quotes or '"' not in line:
-      yield line.split(delimiter), line
+      yield line.split(delimiter), line, number
       continue
     text, used = line, 0
     fields = _split(text, delimiter)
@@ -134,10 +143,11 @@ def rows(
       if '"' in ahead[used - 1]:
         fields = _split(text, delimiter)
     if fields is _OPEN or fields is None:
-      yield None, line  # the lines after it are rows of their own
+      yield None, line, number  # the lines after it are rows of their own
     else:
       del ahead[:used]
-      yield fields, text
+      yield fields, text, number
+      number += used
 
 
 _OPEN: list[str] = []  # a row whose last quote has not been closed

@@ -29,9 +29,9 @@ def tables(
     UserError: a file or a column is missing.
   """
   for name in (interactions, titles):
-    if not (raw / name).is_file():
+    if not (raw / name).exists():
       raise UserError(f"{raw / name} is not there: expected a file in --raw.")
-    if form_of(raw / name) in ("", "dat"):
+    if form_of(raw / name) == "dat":
       raise UserError(
         f"{raw / name} is no table: {EXPECTED.replace(' .dat,', '')}."
       )

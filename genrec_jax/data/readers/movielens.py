@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data.readers.source import Table, find
+from genrec_jax.data.readers.source import Table, find, packed
 
 MIN_RATING = 4.0
 IMAGES = ("images", "posters")
+OTHER_IDS = ("imdbId", "tmdbId")  # columns of links.csv
 _RATINGS = ("UserID", "MovieID", "Rating", "Timestamp")
 _MOVIES = ("MovieID", "Title", "Genres")
 _ITEM = ("movieId", "id")
@@ -20,11 +21,10 @@ def tables(raw: Path) -> tuple[Table, Table]:
   """
   for suffix, ratings, movies in (
     (".csv", None, None),
-    (".csv.gz", None, None),
     (".dat", _RATINGS, _MOVIES),
   ):
-    paths = raw / f"ratings{suffix}", raw / f"movies{suffix}"
-    if all(path.is_file() for path in paths):
+    paths = packed(raw / f"ratings{suffix}"), packed(raw / f"movies{suffix}")
+    if all(paths):
       interactions = find(
         paths[0],
         {
@@ -47,3 +47,12 @@ def tables(raw: Path) -> tuple[Table, Table]:
     f"{raw} holds no MovieLens data: expected ratings.csv and movies.csv, or "
     "ratings.dat and movies.dat. Give the folder of the unpacked archive."
   )
+
+
+def other_ids(raw: Path) -> Table | None:
+  """Returns the table of the films' ids elsewhere, if it is in the folder."""
+  path = packed(raw / "links.csv")
+  if path is None:
+    return None
+  names = {"item": _ITEM, **{name: (name,) for name in OTHER_IDS}}
+  return find(path, names, required=("item",))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from genrec_jax.core.errors import UserError
+from genrec_jax.data.readers import opening
 from genrec_jax.data.readers.source import Table, find
 
 _ITEM = ("item", "item_id", "video_id", "id")
@@ -28,7 +29,8 @@ def tables(
     UserError: not exactly one of each, or a column is missing.
   """
   found: dict[str, list[Table]] = {"interactions": [], "titles": []}
-  for path in sorted([*raw.glob("*.csv"), *raw.glob("*.csv.gz")]):
+  endings = ("", *opening.ENDINGS)
+  for path in sorted(p for e in endings for p in raw.glob(f"*.csv{e}")):
     table = find(path, {**_NAMES, "title": ("title",)}, required=())
     if table.has("title"):
       found["titles"].append(table)
