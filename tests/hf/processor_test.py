@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
@@ -379,3 +381,16 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path):
     file.unlink()
   with pytest.raises(UserError, match="cannot read the tokenizer"):
     Processor.from_pretrained(folder)
+
+
+def test_transformers_does_not_say_that_torch_is_absent():
+  code = (
+    "import sys; sys.modules['torch'] = None\n"
+    "import genrec_jax.hf.tokenizers, transformers\n"
+    "transformers.utils.logging.get_logger('transformers').warning('kept')"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], check=True, capture_output=True, text=True
+  )
+  assert "kept" in done.stderr
+  assert "PyTorch" not in done.stderr
