@@ -166,7 +166,7 @@ def _lead(summary: report.Summary) -> str:
 def _notes(summary: report.Summary) -> str:
   """Returns what a reader has to know before the numbers, '' if nothing."""
   lines = [f"<b>Warning:</b> {escape(x)}" for x in summary.get("warnings", ())]
-  lines += [escape(x[:1].upper() + x[1:]) for x in summary.get("verdicts", ())]
+  lines += [escape(line) for line in summary.get("verdicts", ())]
   items = "".join(f"<li>{line}.</li>" for line in lines)
   return f'<ul class="notes">{items}</ul>' if lines else ""
 

@@ -28,7 +28,7 @@ from genrec_jax.evals.scores import METRICS
 Summary = Mapping[str, Any]
 Cell = Mapping[str, float]  # 'mean', 'low', 'high'
 SHUFFLED = " shuffled"
-_NAME, _CELL = 15, 11  # characters
+_NAME, _CELL = 15, 12  # characters
 
 
 def summarise(

@@ -64,9 +64,9 @@ METRICS: dict[str, Metric] = {
   "diversity": Metric(
     "diversity",
     0,
-    "Mean of 1 - cosine between a user's own samples. For real next item and "
-    "copy last, one picture each, between users instead. Near 0 the samples "
-    "are all alike; as high as the random item, they ignore the user.",
+    "Mean of 1 - cosine between a user's own samples. For rows of one image "
+    "a user, such as the real next item, between users instead. Near 0 the "
+    "samples are all alike; as high as the random item, they ignore the user.",
   ),
 }
 

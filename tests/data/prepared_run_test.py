@@ -2,10 +2,12 @@
 
 import collections
 import csv
+import html
 import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -74,7 +76,7 @@ def _run(dataset, task, folder, *options):
   return run.stdout
 
 
-def _check(folder, task):
+def _check(dataset, folder, task, printed):
   lines = (folder / task / "metrics.jsonl").read_text().splitlines()
   rows = [row for row in map(json.loads, lines) if "loss" in row]
   assert [row["step"] for row in rows] == [1, 2, 3]
@@ -85,7 +87,20 @@ def _check(folder, task):
   assert "preference_match" not in real  # nobody knows it
   assert real["future_clip_mean"]["mean"] == pytest.approx(1, abs=1e-5)
   assert task in summary["models"]
-  assert "<html" in (folder / task / "report.html").read_text()
+  page = (folder / task / "report.html").read_text()
+  assert "<html" in page
+  # All users are trained on: nobody is held out but everybody's last items.
+  assert summary["population"] == "users' held-out last items"
+  assert "held-out users" not in page + printed
+  # Painted posters, seen by models that know the synthetic world only.
+  assert "bundled tiny models" in summary["warnings"][0]
+  assert f"warning: {summary['warnings'][0]}" in printed
+  assert "bundled tiny models" in page
+  assert "the judge cannot tell real from random" in page + printed
+  titles = {record["title"].decode() for record in dataset.items}
+  shown = re.findall(r'class="title">([^<]+)<', page)
+  assert {html.unescape(title) for title in shown} <= titles
+  assert len(shown) > 8
 
 
 def test_the_windows_are_those_of_the_ratings(dataset):
@@ -116,7 +131,7 @@ def test_the_windows_are_those_of_the_ratings(dataset):
 def test_sft_and_rl_run_on_it(dataset, tmp_path):
   printed = _run(dataset, "sft", tmp_path, "--config.data.workers=1")
   assert "training windows of" in printed
-  _check(tmp_path, "sft")
+  _check(dataset, tmp_path, "sft", printed)
   printed = _run(dataset, "rl", tmp_path, "--config.data.short_histories=drop")
   assert "left out" in printed
-  _check(tmp_path, "rl")
+  _check(dataset, tmp_path, "rl", printed)

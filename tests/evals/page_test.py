@@ -126,7 +126,7 @@ def test_warnings_verdicts_and_who_was_evaluated_are_on_the_page():
   text = page.page(found, title="T", stamp="S", curves=curve)
   _check(text)
   assert "tiny_clip &lt;knows&gt; nothing" in text
-  assert "Rl is below random_item in text." in text
+  assert "rl is below random_item in text." in text
   assert "Means over 5 users' held-out last items, with" in text
   assert "Users&#x27; held-out last items, during training" in text
   assert "eld-out users" not in text
