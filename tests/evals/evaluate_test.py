@@ -302,3 +302,28 @@ def test_one_compilation_serves_all_rows(
   assert pixels.shape == (4, 2, 32, 32, 3)
   assert int(pixels.min()) == 0
   assert int(pixels.max()) >= 250
+
+
+class _Coarse:
+  """An image tokenizer of three codes an image: its mean colour, in tenths."""
+
+  def encode_pixels(self, params, pixels):
+    assert pixels.dtype == jnp.float32
+    return jnp.round(params["levels"] * pixels.mean((-3, -2))).astype(jnp.int32)
+
+  def decode_pixels(self, params, codes):
+    colour = codes[..., None, None, :] / params["levels"]
+    return jnp.broadcast_to(colour, (*codes.shape[:-1], 32, 32, 3))
+
+
+def test_reconstruct_goes_through_the_models_own_tokenizer():
+  images = np.full((2, 32, 32, 3), 255, np.uint8)
+  images[1] = [0, 100, 200]  # .39 and .78: four and eight tenths
+  reconstruct = evaluator_lib.make_reconstruct(_Coarse())
+  found = np.asarray(reconstruct({"levels": 10.0}, images))
+  assert found.dtype == np.uint8
+  assert found.shape == images.shape
+  assert (found[0] == 255).all()
+  assert (found[1] == [0, 102, 204]).all()
+  half = np.asarray(reconstruct({"levels": 1.0}, images))
+  assert (half[1] == [0, 0, 255]).all()
