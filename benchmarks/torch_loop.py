@@ -18,6 +18,9 @@ import transformers
 
 from benchmarks import workload
 
+# The smallest deviation that is divided by, `objectives.FLOOR`.
+FLOOR = 0.01
+
 
 def load(folder, device, dtype):
   """Returns the generator and CLIP; see `workload.save`."""
@@ -72,11 +75,27 @@ def image_features(model, batch):
   return model.model.get_image_features(pixels, return_dict=True).pooler_output
 
 
+def encode(model, pixels):
+  """Returns codes [P, I] of pixels [P, 3, h, w] in [-1, 1].
+
+  Both sides normalised, as DeepSeek's tokenizer does; that of transformers
+  compares them as they are.
+  """
+  tokenizer = model.model.vqmodel
+  latents = tokenizer.quant_conv(tokenizer.encoder(pixels))
+  latents = F.normalize(latents.flatten(2).transpose(1, 2), dim=-1)
+  book = F.normalize(tokenizer.quantize.embedding.weight, dim=-1)
+  return (latents @ book.T).argmax(-1)
+
+
 def embed(model, ids, features):
   """Returns embeddings [P, T, D] of prompts with their content and without."""
   table = model.get_input_embeddings()
   slots = (ids == model.config.image_token_id)[..., None]
-  kept = (ids == ids[:, :1]) | (ids == ids[:, -1:])
+  # BOS, which is first, and the last begin-of-image, not those of the history.
+  begins = ids == ids[:, -1:]
+  last = begins & (begins.flip(1).cumsum(1).flip(1) == 1)
+  kept = (ids == ids[:, :1]) | last
   pad = model.generation_config.pad_token_id
   return (
     table(ids).masked_scatter(slots, features),
@@ -161,16 +180,29 @@ def rewards(clip, batch, pixels):
   }
 
 
-def standardised(values):
-  """Centres values [R] and divides them by their deviation, if they have one.
+def centred(values):
+  """Subtracts the mean of values [R].
 
   Equal within rounding counts as equal, as in `objectives.zero_spread`.
   """
   spread = values.max() - values.min()
   if spread <= 2e-6 * values.abs().max().clamp(min=1):
     return torch.zeros_like(values)
-  values = values - values.mean()
-  return values / values.square().mean().sqrt()
+  return values - values.mean()
+
+
+def deviation(values, floor=FLOOR):
+  """Returns the standard deviation of values [R], at least `floor`."""
+  return centred(values).square().mean().sqrt().clamp(min=floor)
+
+
+def advantages(raw):
+  """Returns [R] of raw rewards [R], as `rewards.advantages` for one prompt."""
+  weights = workload.WEIGHTS
+  units = {name: deviation(raw[name]) for name in weights}
+  total = sum(w * raw[name] / units[name] for name, w in weights.items())
+  floor = FLOOR * max(weights.values()) / max(units.values())
+  return centred(total) / deviation(total, floor)
 
 
 class AdamW:
@@ -243,7 +275,6 @@ class RL:
         codes = draw(model, *(x.repeat_interleave(samples, 0) for x in both))
       pixels = model.decode_image_tokens(codes).permute(0, 3, 1, 2)
       raw = rewards(self.clip, self.batch, (pixels / 2 + 0.5).clamp(0, 1))
-    total = sum(w * standardised(raw[k]) for k, w in workload.WEIGHTS.items())
 
     def logprobs(model, codes):
       both = embed(model, ids, features)
@@ -254,11 +285,11 @@ class RL:
     parts = codes.split(self.rows)
     with torch.no_grad():
       references = [logprobs(self.reference, part) for part in parts]
-    for part, advantages, reference in zip(
-      parts, standardised(total).split(self.rows), references, strict=True
+    for part, weights, reference in zip(
+      parts, advantages(raw).split(self.rows), references, strict=True
     ):
       found = logprobs(model, part)
-      part_loss = grpo(found, reference, advantages).sum() / codes.numel()
+      part_loss = grpo(found, reference, weights).sum() / codes.numel()
       part_loss.backward()
       loss += part_loss.item()
     reward = sum(w * raw[k].mean() for k, w in workload.WEIGHTS.items())
@@ -297,8 +328,7 @@ class SFT:
     model, loss = self.model, 0.0
     with torch.no_grad():
       pixels = self.batch["future"][:, 0].permute(0, 3, 1, 2) / 127.5 - 1
-      codes = model.model.vqmodel.encode(pixels).image_tokens
-      codes = codes.reshape(len(pixels), -1)
+      codes = encode(model, pixels)
     for start in range(0, len(codes), self.rows):
       rows = slice(start, start + self.rows)
       part = {name: x[rows] for name, x in self.batch.items()}
