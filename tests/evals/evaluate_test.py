@@ -11,6 +11,7 @@ from genrec_jax.data import world
 from genrec_jax.evals import baselines, evaluate, scores
 from genrec_jax.evals import evaluator as evaluator_lib
 from genrec_jax.evals.windows import derangement, prepare, score_others
+from tests import rounding
 
 KEY = jax.random.key(0)
 
@@ -62,7 +63,11 @@ def test_users_do_not_depend_on_the_rows_they_share_a_batch_with(
     for w in (evaluator.windows, windows)
   )
   for name, values in one.scores.items():
-    np.testing.assert_allclose(values, other.scores[name], err_msg=name)
+    # Cosines at the end of CLIP: products of 4 rows need not round as those of
+    # 7. Its layers' sums are 2,000 numbers long in all.
+    rounding.assert_close(
+      values, other.scores[name], terms=2000, scale=1, err_msg=name
+    )
 
 
 def test_shuffled_histories_keep_their_targets(evaluator):

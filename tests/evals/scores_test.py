@@ -47,7 +47,7 @@ def test_what_is_undefined_is_nan_and_masked_nan_does_not_leak():
   for name in ("history_clip_mean", "history_clip_max", "copy_rate"):
     assert np.isnan(found[name]).all(), name
   assert np.isnan(found["diversity"]).all()
-  np.testing.assert_allclose(found["future_clip_mean"], [1.0])
+  np.testing.assert_allclose(found["future_clip_mean"], [1.0], atol=1e-6)
 
 
 def test_truth_scores_by_hand():
@@ -56,7 +56,8 @@ def test_truth_scores_by_hand():
   history = np.asarray([[[1, 2, 3, 0, 0], [1, 2, 0, 5, 1]]])
   mask = np.asarray([[True, False]])  # the second is padding
   found = scores.truth_scores(shown, history, mask, wants)
-  np.testing.assert_allclose(found["preference_match"], [(2 / 3 + 1) / 2])
+  expected = [(2 / 3 + 1) / 2]
+  np.testing.assert_allclose(found["preference_match"], expected, atol=1e-6)
   np.testing.assert_allclose(found["copy_rate"], [0.5])
 
 
