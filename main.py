@@ -23,7 +23,7 @@ from genrec_jax.core import workdir as workdir_lib
 FOLDERS = ("model.checkpoint", "clip.checkpoint", "eval.base", "data.path")
 
 config_flags.DEFINE_config_file("config", None, "Path[:variant] of a config.")
-flags.DEFINE_string("workdir", None, "Folder of the run; overrides the config.")
+cli.path_flag("workdir", None, "Folder of the run; overrides the config.")
 flags.DEFINE_string(
   "distributed",
   "auto",
@@ -35,6 +35,7 @@ flags.mark_flag_as_required("config")
 
 def parse(argv: list[str]) -> list[str]:
   """Parses flags; what is wrong with them ends the program in one line."""
+  argv = [_with_home(arg) for arg in argv]
   path = re.search(r"^--?config[=\n]([^:\n]+)", "\n".join(argv), re.MULTILINE)
   if path and not os.path.isfile(path[1]):
     cli.fail(f"no config file {path[1]!r}: expected one such as configs/rl.py")
@@ -47,6 +48,8 @@ def parse(argv: list[str]) -> list[str]:
     last = str(error).strip().splitlines()[-1].strip()
     cli.fail(re.sub(r"^\w+Error: ", "", last))
   cli.refuse_arguments(rest)
+  with cli.user_errors():
+    _expand_homes(flags.FLAGS.config)
   return rest
 
 
@@ -130,6 +133,24 @@ def add_fingerprints(config) -> None:
     (section, key), (_, name) = path.split("."), hashed.split(".")
     with config[section].unlocked():
       config[section][name] = function(config[section][key])
+
+
+def _with_home(arg: str) -> str:
+  """Returns an argument with the home folder for the '~' of --config=~/..."""
+  flag, equals, path = arg.partition("=")
+  if flag.lstrip("-") == "config" and path.startswith("~"):
+    with cli.user_errors():
+      return flag + equals + cli.home(path)
+  return arg
+
+
+def _expand_homes(config) -> None:
+  """Puts the home folder for the '~' of a config's folders; see `cli.home`."""
+  for path in ("workdir", *FOLDERS):
+    *sections, key = path.split(".")
+    section = config[sections[0]] if sections else config
+    if section.get(key):
+      section[key] = cli.home(section[key])
 
 
 def _unknown_key(argv: list[str], message: str) -> str:

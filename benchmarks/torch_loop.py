@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import transformers
 
 from benchmarks import workload
+from tools import infer_hf
 
 # The smallest deviation that is divided by, `objectives.FLOOR`.
 FLOOR = 0.01
@@ -92,14 +93,9 @@ def embed(model, ids, features):
   """Returns embeddings [P, T, D] of prompts with their content and without."""
   table = model.get_input_embeddings()
   slots = (ids == model.config.image_token_id)[..., None]
-  # BOS, which is first, and the last begin-of-image, not those of the history.
-  begins = ids == ids[:, -1:]
-  last = begins & (begins.flip(1).cumsum(1).flip(1) == 1)
-  kept = (ids == ids[:, :1]) | last
-  pad = model.generation_config.pad_token_id
   return (
     table(ids).masked_scatter(slots, features),
-    table(ids.masked_fill(~kept, pad)),
+    table(infer_hf.unconditional_ids(model, ids)),
   )
 
 
@@ -107,11 +103,11 @@ def embed(model, ids, features):
 def draw(model, conditional, unconditional):
   """Samples codes [R, I] after embeddings [R, T, D], guided."""
   language, codes = model.model.language_model, []
-  step, cache = torch.cat([conditional, unconditional]), None
+  step = torch.cat([conditional, unconditional])
+  cached = infer_hf.new_cache(language)
   vision = model.config.vision_config
   for _ in range((vision.image_size // vision.patch_size) ** 2):
-    out = language(inputs_embeds=step, past_key_values=cache, use_cache=True)
-    cache = out.past_key_values
+    out = language(inputs_embeds=step, use_cache=True, **cached)
     logits = model.model.generation_head(out.last_hidden_state[:, -1]).float()
     probs = guide(logits).softmax(-1)
     codes.append(torch.multinomial(probs, 1))

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.tools.process import own_words
+
 ROOT = pathlib.Path(__file__).parents[1]
 ASSETS = ROOT / "genrec_jax" / "assets"
 
@@ -21,7 +23,7 @@ def main(*args, cwd=ROOT):
     timeout=300,
     check=False,
   )
-  return done.returncode, done.stderr
+  return done.returncode, own_words(done.stderr)
 
 
 @pytest.mark.parametrize(

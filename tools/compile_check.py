@@ -34,7 +34,7 @@ _TOPOLOGY = flags.DEFINE_string(
   "Generation and chips along each axis: v5e:8x8, v6e:4x4 or v5p:2x2x2.",
   required=True,
 )
-_JSON = flags.DEFINE_string("json", None, "File to write the same figures to.")
+_JSON = cli.path_flag("json", None, "File to write the same figures to.")
 _TITLE_TOKENS = flags.DEFINE_integer(
   "title_tokens",
   32,

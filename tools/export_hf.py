@@ -3,7 +3,8 @@
     python tools/export_hf.py --workdir=runs/rl --out=DIR [--dtype=bfloat16]
 
 `transformers.JanusForConditionalGeneration.from_pretrained(DIR)` loads it, with
-torch and without JAX. DIR appears when it is whole and not before.
+torch and without JAX. DIR appears when it is whole and not before. How a run
+sampled goes along, in generation_config.json; its instruction does not.
 """
 
 from pathlib import Path
@@ -17,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from genrec_jax.core import cli
 from genrec_jax.hf import safetensors_io
 
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = cli.path_flag(
   "workdir",
   None,
   "A run's folder; a model in HF format will do, to change its type.",
   required=True,
 )
-_OUT = flags.DEFINE_string(
+_OUT = cli.path_flag(
   "out", None, "Folder to write, absent or empty.", required=True
 )
 _DTYPE = flags.DEFINE_enum(
@@ -45,11 +46,14 @@ def main() -> None:
   # Nothing is computed, and an accelerator may have less memory.
   jax.config.update("jax_platforms", "cpu")
   opened = load.open_generator(_WORKDIR.value, dtype="float32")
-  export.export_checkpoint(_OUT.value, opened, _DTYPE.value)
+  said, instruction = load.sampling_settings(_WORKDIR.value)
+  export.export_checkpoint(_OUT.value, opened, _DTYPE.value, sampling=said)
   print(
     f"{_OUT.value}: {len(opened.stored)} parameters, {len(opened.trained)} of"
     " them trained"
   )
+  if instruction:
+    print(f"its prompts end with {instruction!r}: give tools that as --prompt")
 
 
 if __name__ == "__main__":

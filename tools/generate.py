@@ -40,8 +40,10 @@ Files = dict[str, Callable[[Path], Any]]
 INSTRUCTION = "Draw the next item that this user will like."
 QUESTION = "Describe the image."
 
-_MODEL = flags.DEFINE_string("model", None, "What to load.", required=True)
-_HISTORY = flags.DEFINE_list("history", [], "Pictures, oldest first.")
+_MODEL = cli.path_flag("model", None, "What to load.", required=True)
+_HISTORY = cli.paths_flag(
+  "history", "Images, oldest first: a.png,b.png; a name may hold commas."
+)
 _TITLES = flags.DEFINE_string(
   "titles", None, "A title for each picture, '|' between; by default none."
 )
@@ -50,21 +52,29 @@ _PROMPT = flags.DEFINE_string(
   "prompt",
   None,
   "The instruction after the history, or the question; by default"
-  f" {INSTRUCTION!r} or {QUESTION!r}. Without a history: what to draw.",
+  f" the run's or {INSTRUCTION!r}, or {QUESTION!r}. Without a history: what to"
+  " draw.",
 )
-_OUT = flags.DEFINE_string(
+_OUT = cli.path_flag(
   "out", None, "Folder to write, absent or empty.", required=True
 )
-_DUMP = flags.DEFINE_string("dump", None, "Folder for arrays, as --out.")
+_DUMP = cli.path_flag("dump", None, "Folder for arrays, as --out.")
 _NUM = flags.DEFINE_integer("num", 4, "Images to draw.")
+# How to sample, and what no checkpoint says otherwise.
+_DEFAULTS = {"guidance": 5.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 _GUIDANCE = flags.DEFINE_float(
-  "guidance", 5.0, "Weight of classifier-free guidance of images; 1 is without."
+  "guidance",
+  None,
+  "Weight of classifier-free guidance of images; 1 is without. By default this"
+  " and the next three are those of the run, or of a checkpoint's"
+  f" generation_config.json, else {_DEFAULTS}; for text always the last.",
 )
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the logits.")
-_TOP_K = flags.DEFINE_integer("top_k", 0, "Keep the k likeliest; 0 keeps all.")
+_TEMPERATURE = flags.DEFINE_float("temperature", None, "Divides the logits.")
+_TOP_K = flags.DEFINE_integer("top_k", None, "Keep the k likeliest; 0: all.")
 _TOP_P = flags.DEFINE_float(
-  "top_p", 1.0, "Keep the likeliest that together have this probability."
+  "top_p", None, "Keep the likeliest that together have this probability."
 )
+_SAMPLING = (_GUIDANCE, _TEMPERATURE, _TOP_K, _TOP_P)
 _GREEDY = flags.DEFINE_bool("greedy", False, "Take the likeliest always.")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 256, "Of an answer in words.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the sampling.")
@@ -84,10 +94,11 @@ def main() -> None:
   from genrec_jax.hf import load
 
   pictures = read_pictures(_HISTORY.value)
+  sampling, instruction = settings()
   opened = load.open_generator(_MODEL.value, dtype=_DTYPE.value)
   model, processor = opened.model, opened.processor
   drawing = _MODE.value == "image"
-  text = (_PROMPT.value or "").strip() or (INSTRUCTION if drawing else QUESTION)
+  text = (_PROMPT.value or "").strip() or (instruction if drawing else QUESTION)
   write_prompt = processor.prompt_ids if drawing else processor.question_ids
   ids = np.asarray(write_prompt(titles, text), np.int32)
   check_length(
@@ -114,14 +125,15 @@ def main() -> None:
   key = jax.random.key(_SEED.value)
   loaded, start = time.perf_counter() - start, time.perf_counter()
   if drawing:
-    codes, images = draw(model, params, prompt, key)
+    codes, images = draw(model, params, prompt, key, sampling)
     arrays |= {"codes": codes, "images": images}
     files = picture_files(text, titles, pixels, images)
     done = f"{len(images)} images of {codes.shape[1]} codes"
     names = "0.png" + (f" to {len(images) - 1}.png" if images[1:].size else "")
     names += " and sheet.png"
   else:
-    tokens = answer(model, params, prompt, key, processor.end_ids)
+    sampling.pop("guidance")
+    tokens = answer(model, params, prompt, key, processor.end_ids, sampling)
     arrays["answer_ids"] = tokens
     words = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
     files = {"answer.txt": lambda path: path.write_text(words + "\n", "utf-8")}
@@ -136,6 +148,7 @@ def main() -> None:
   if not drawing:
     print(words or "(the model ended its turn without a word)")
   how = "greedy" if _GREEDY.value else f"seed {_SEED.value}"
+  how += "".join(f", {name} {value:g}" for name, value in sampling.items())
   print(
     f"prompt: {len(ids)} tokens, {len(pictures)} images, {text!r}\n"
     f"{_MODEL.value}, loaded in {loaded:.1f} s, {_DTYPE.value}: {done} in"
@@ -157,28 +170,24 @@ def check() -> list[str]:
     titles = _TITLES.value.split("|")
   if len(titles) != len(history):
     problems.append(
-      f"{len(titles)} titles and {len(history)} pictures: expected a title for"
+      f"{len(titles)} titles and {len(history)} images: expected a title for"
       " each, as in --history=a.png,b.png --titles='A|B'"
     )
   if not history and not (_PROMPT.value or "").strip():
     problems.append("nothing to go by: give --history, --prompt or both")
   ranges = (
-    (_NUM, _NUM.value >= 1, "at least 1"),
-    (_GUIDANCE, math.isfinite(_GUIDANCE.value), "a number, 1 for none"),
-    (
-      _TEMPERATURE,
-      0 < _TEMPERATURE.value < math.inf,
-      "more than 0, or --greedy",
-    ),
-    (_TOP_K, _TOP_K.value >= 0, "at least 0, which keeps all"),
-    (_TOP_P, 0 < _TOP_P.value <= 1, "more than 0 and at most 1"),
-    (_MAX_TOKENS, _MAX_TOKENS.value >= 1, "at least 1"),
-    (_SEED, 0 <= _SEED.value < 2**32, "at least 0 and less than 2**32"),
+    (_NUM, lambda x: x >= 1, "at least 1"),
+    (_GUIDANCE, math.isfinite, "a number, 1 for none"),
+    (_TEMPERATURE, lambda x: 0 < x < math.inf, "more than 0, or --greedy"),
+    (_TOP_K, lambda x: x >= 0, "at least 0, which keeps all"),
+    (_TOP_P, lambda x: 0 < x <= 1, "more than 0 and at most 1"),
+    (_MAX_TOKENS, lambda x: x >= 1, "at least 1"),
+    (_SEED, lambda x: 0 <= x < 2**32, "at least 0 and less than 2**32"),
   )
   problems += [
     f"--{flag.name}={flag.value}: expected {expected}"
     for flag, good, expected in ranges
-    if not good
+    if flag.value is not None and not good(flag.value)
   ]
   folders = [Path(flag.value) for flag in (_OUT, _DUMP) if flag.value]
   problems += filter(None, map(unwritable, folders))
@@ -230,34 +239,39 @@ def check_length(
   """Refuses what the model's positions do not hold.
 
   Raises:
-    UserError: says how many pictures would fit.
+    UserError: says how many images would fit.
   """
   if prompt + answer <= most:
     return
   fit = (most - answer - prompt + images * per_image) // per_image
   advice = "shorten the prompt"
   if images:
-    advice = f"give at most {fit} pictures" if fit > 0 else "give no pictures"
+    advice = f"give at most {fit} images" if fit > 0 else "give no images"
   if _MODE.value == "text":
     advice += ", or a smaller --max_tokens"
   raise UserError(
-    f"a prompt of {prompt} tokens ({images} pictures of {per_image}) and an"
+    f"a prompt of {prompt} tokens ({images} images of {per_image}) and an"
     f" answer of up to {answer} do not fit the {most} positions of"
     f" {_MODEL.value}: {advice}"
   )
 
 
-def options() -> dict[str, Any]:
-  """Returns how to sample."""
-  return {
-    "temperature": _TEMPERATURE.value,
-    "top_k": _TOP_K.value,
-    "top_p": _TOP_P.value,
-    "greedy": _GREEDY.value,
-  }
+def settings() -> tuple[dict[str, Any], str]:
+  """Returns how to sample, by the names of the flags, and the instruction.
+
+  As the flags say, else the run or the checkpoint (of images only), else the
+  defaults.
+  """
+  from genrec_jax.hf import load
+
+  said, instruction = load.sampling_settings(_MODEL.value)
+  theirs = _DEFAULTS | (said if _MODE.value == "image" else {})
+  given = {flag.name: flag.value for flag in _SAMPLING}
+  chosen = {k: theirs[k] if v is None else v for k, v in given.items()}
+  return chosen, instruction or INSTRUCTION
 
 
-def draw(model, params, prompt, key) -> tuple[Any, Any]:
+def draw(model, params, prompt, key, sampling_options) -> tuple[Any, Any]:
   """Returns codes [num, I] int32 and images [num, S, S, 3] uint8."""
   import jax
   import jax.numpy as jnp
@@ -273,8 +287,8 @@ def draw(model, params, prompt, key) -> tuple[Any, Any]:
       prompt,
       key,
       num_samples=_NUM.value,
-      guidance=_GUIDANCE.value,
-      **options(),
+      greedy=_GREEDY.value,
+      **sampling_options,
     ).codes
     pixels = sampling.decode_images(model, params, codes)
     return codes[0], jnp.round(255 * pixels[0]).astype(jnp.uint8)
@@ -283,7 +297,7 @@ def draw(model, params, prompt, key) -> tuple[Any, Any]:
   return np.asarray(codes), np.asarray(images)
 
 
-def answer(model, params, prompt, key, end_ids):
+def answer(model, params, prompt, key, end_ids, sampling_options):
   """Returns the tokens of an answer, [n] int32, the end token among them."""
   import jax
   import numpy as np
@@ -299,7 +313,8 @@ def answer(model, params, prompt, key, end_ids):
       key,
       end_ids=end_ids,
       max_tokens=_MAX_TOKENS.value,
-      **options(),
+      greedy=_GREEDY.value,
+      **sampling_options,
     )
 
   answers = compiled(params, prompt, key)

@@ -13,6 +13,9 @@ codes.npy [num, I] and images.npy [num, S, S, 3], or answer_ids.npy.
 """
 
 import argparse
+import contextlib
+import csv
+import inspect
 import json
 import math
 import os
@@ -30,6 +33,19 @@ from transformers.image_utils import load_image
 
 INSTRUCTION = "Draw the next item that this user will like."
 QUESTION = "Describe the image."
+# How to sample, where no checkpoint says otherwise.
+DEFAULTS = {"guidance": 5.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+# What published Janus checkpoints make of one user's turn, for those that bring
+# no template of their own.
+CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
+{%- if part['type'] == 'image' -%}
+{{ ('' if loop.first else '\\n') + '<image_placeholder>\\n' }}
+{%- else -%}
+{%- set text = part['text'].lstrip() if loop.first else part['text'] -%}
+{{ text.rstrip() if loop.last else text }}
+{%- endif -%}
+{%- endfor -%}
+{{ '\\n\\n<|Assistant|>:' }}"""
 
 
 def load(name, dtype="float32", device="cpu"):
@@ -43,10 +59,7 @@ def load(name, dtype="float32", device="cpu"):
   Raises:
     ValueError: what it is not, or all that does not fit in its files.
   """
-  folder = Path(name)
-  if not folder.is_dir():
-    kinds = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-    folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=kinds))
+  folder = local_folder(name)
   config = transformers.AutoConfig.from_pretrained(folder)
   if config.model_type != "janus":
     raise ValueError(
@@ -68,9 +81,24 @@ def load(name, dtype="float32", device="cpu"):
     folder, dtype=dtype, use_safetensors=True
   )
   model.model.vqmodel.float()  # small, and its rounding would be seen
-  model.generation_config.update(**ids)
+  for key, value in ids.items():
+    setattr(model.generation_config, key, value)
+  tokenizer = processor.tokenizer
+  if tokenizer.bos_token is None:  # for the prompts below
+    tokenizer.bos_token = tokenizer.convert_ids_to_tokens(ids["bos_token_id"])
+  processor.chat_template = first(
+    processor.chat_template, tokenizer.chat_template, CHAT
+  )
   processor.num_image_tokens = codes_per_image(model)
   return model.eval().to(device), processor
+
+
+def local_folder(name):
+  """Returns the folder of a model: `name` itself, or what the hub has by it."""
+  if Path(name).is_dir():
+    return Path(name)
+  kinds = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+  return Path(huggingface_hub.snapshot_download(name, allow_patterns=kinds))
 
 
 def special_ids(folder, config, processor):
@@ -104,6 +132,11 @@ def special_ids(folder, config, processor):
     extra.get("boi_token_id"), generation.get("boi_token_id"), begin
   )
   image_id = tokenizer.convert_tokens_to_ids(processor.image_token)
+  if tokenizer.bos_token_id not in (None, ids["bos_token_id"]):
+    raise ValueError(
+      f"bos_token_id is {tokenizer.bos_token_id} in the tokenizer and"
+      f" {ids['bos_token_id']} in config.json or generation_config.json"
+    )
   for token, here, there, file in (
     # Pictures would go unseen.
     (processor.image_token, image_id, config.image_token_id, "config.json"),
@@ -193,12 +226,7 @@ def drawing_prompt(processor, titles, pictures, instruction=INSTRUCTION):
     f"{plain(processor, title)}{processor.image_token}\n" for title in titles
   )
   text = f"<|User|>: {items}{plain(processor, instruction)}\n\n<|Assistant|>:"
-  return processor(
-    text=text,
-    images=pictures or None,
-    generation_mode="image",
-    return_tensors="pt",
-  )
+  return encoded(processor, text, pictures, "image")
 
 
 def question_prompt(processor, titles, pictures, question=QUESTION):
@@ -213,7 +241,30 @@ def question_prompt(processor, titles, pictures, question=QUESTION):
     [{"role": "user", "content": parts}],
     add_generation_prompt=True,
   )
-  return processor(text=text, images=pictures or None, return_tensors="pt")
+  return encoded(processor, text, pictures, "text")
+
+
+def encoded(processor, text, pictures, mode):
+  """Returns the inputs of a text and its pictures, with one BOS before them.
+
+  As in training: tokenizers differ in whether they add BOS, or an end token, by
+  themselves, and chat templates in whether they spell BOS out.
+  """
+  tokenizer = processor.tokenizer
+  inputs = processor(
+    text=[text.removeprefix(tokenizer.bos_token)],  # 5.20 takes lists only
+    images=pictures or None,
+    generation_mode=mode,
+    add_special_tokens=False,
+    return_tensors="pt",
+  )
+  ones = torch.ones_like(inputs["input_ids"][:, :1])
+  for name, value in (
+    ("input_ids", tokenizer.bos_token_id * ones),
+    ("attention_mask", ones),
+  ):
+    inputs[name] = torch.cat([value, inputs[name]], 1)
+  return inputs
 
 
 def plain(processor, text):
@@ -268,9 +319,10 @@ def draw(
 
   # The prompt is read once; each sample goes on from a copy of its cache.
   language = model.model.language_model
-  out = language(inputs_embeds=torch.cat(branches), use_cache=True)
-  cache = out.past_key_values
-  cache.batch_repeat_interleave(num)
+  cached = new_cache(language)
+  out = language(inputs_embeds=torch.cat(branches), use_cache=True, **cached)
+  for cache in cached.values():
+    cache.batch_repeat_interleave(num)
   hidden = out.last_hidden_state[:, -1].repeat_interleave(num, 0)
 
   generator = torch.Generator(model.device).manual_seed(seed)
@@ -289,14 +341,22 @@ def draw(
       return torch.stack(codes, -1)
     step = model.prepare_embeddings_for_image_generation(codes[-1][:, None])
     hidden = language(
-      inputs_embeds=torch.cat([step] * len(branches)),
-      past_key_values=cache,
-      use_cache=True,
+      inputs_embeds=torch.cat([step] * len(branches)), use_cache=True, **cached
     ).last_hidden_state[:, -1]
 
 
+def new_cache(language):
+  """Returns an empty cache as the argument that takes it.
+
+  Which transformers 5.20 calls past_key_values, and later ones cache.
+  """
+  known = inspect.signature(language.forward).parameters
+  name = "cache" if "cache" in known else "past_key_values"
+  return {name: transformers.DynamicCache(config=language.config)}
+
+
 def unconditional_ids(model, ids):
-  """Pads all tokens [1, T] but BOS and the last begin-of-image.
+  """Pads all tokens [P, T] but BOS and the last begin-of-image.
 
   As DeepSeek's generation_inference.py does with prompts without images. (The
   `generate` of transformers, which knows no others, keeps every begin-of-image:
@@ -370,10 +430,40 @@ def read_pictures(paths):
     try:
       pictures.append(load_image(PIL.Image.open(path)))
     except Exception as error:  # Pillow's formats raise many kinds
-      wrong.append(f"{path} ({error})")
+      missing = isinstance(error, FileNotFoundError)
+      wrong.append(
+        f"no image {path}: expected the path of a file"
+        if missing
+        else f"{path} cannot be read as an image ({error})"
+      )
   if wrong:
-    raise ValueError(f"no images, give others: {'; '.join(wrong)}")
+    raise ValueError("; ".join(wrong))
   return pictures
+
+
+def check_length(args, model, prompt):
+  """Refuses what the model's positions do not hold.
+
+  Raises:
+    ValueError: says how many images would fit.
+  """
+  images, per_image = len(args.history), codes_per_image(model) + 2
+  drawing = args.mode == "image"
+  answer = codes_per_image(model) if drawing else args.max_tokens
+  most = model.config.text_config.max_position_embeddings
+  if prompt + answer <= most:
+    return
+  fit = (most - answer - prompt + images * per_image) // per_image
+  advice = "shorten the prompt"
+  if images:
+    advice = f"give at most {fit} images" if fit > 0 else "give no images"
+  if not drawing:
+    advice += ", or a smaller --max_tokens"
+  raise ValueError(
+    f"a prompt of {prompt} tokens ({images} images of {per_image}) and an"
+    f" answer of up to {answer} do not fit the {most} positions of"
+    f" {args.model}: {advice}"
+  )
 
 
 def contact_sheet(rows):
@@ -385,21 +475,37 @@ def contact_sheet(rows):
   return sheet.reshape(len(rows) * size, most * size, 3)
 
 
-def save(folder, files):
-  """Writes {file name: picture, array or text}; the folder appears whole."""
-  folder = Path(folder).resolve()
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
-    part = Path(temporary, "part")
-    part.mkdir()
-    for name, value in files.items():
-      if name.endswith(".png"):
-        PIL.Image.fromarray(value).save(part / name)
-      elif name.endswith(".npy"):
-        np.save(part / name, value)
+def save(folders):
+  """Writes {folder: {file name: image, array or text}}, all of it or nothing.
+
+  Folders appear when all is written; one may lie in another.
+
+  Raises:
+    OSError: one cannot be written.
+  """
+  with contextlib.ExitStack() as stack:
+    parts = {}
+    for folder, files in folders.items():
+      folder = Path(folder).resolve()
+      outer = next(filter(folder.is_relative_to, parts), None)
+      if outer:
+        part = parts[outer] / folder.relative_to(outer)
+        part.mkdir(parents=True, exist_ok=True)
       else:
-        (part / name).write_text(value, encoding="utf-8")
-    os.replace(part, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".", dir=folder.parent)
+        part = Path(stack.enter_context(temporary), "part")
+        part.mkdir()
+        parts[folder] = part
+      for name, value in files.items():
+        if name.endswith(".png"):
+          PIL.Image.fromarray(value).save(part / name)
+        elif name.endswith(".npy"):
+          np.save(part / name, value)
+        else:
+          (part / name).write_text(value, encoding="utf-8")
+    for folder, part in parts.items():
+      os.replace(part, folder)
 
 
 def parse(argv):
@@ -415,60 +521,127 @@ def parse(argv):
   )
   parser.error = fail
   add = parser.add_argument
-  add("--model", required=True, help="folder in HF format, or a hub name")
-  add("--history", default="", help="pictures, oldest first: a.png,b.png")
-  add("--titles", help="one for each picture: 'A|B'; default: none")
+  add("--model", type=home, required=True, help="HF-format folder or hub name")
+  add(
+    "--history",
+    type=split_paths,
+    default=[],
+    help="images, oldest first: a.png,b.png; a name may hold commas",
+  )
+  add("--titles", help="one for each image: 'A|B'; default: none")
   add("--mode", default="image", choices=("image", "text"))
   add("--prompt", help=f"default: {INSTRUCTION!r}, or {QUESTION!r}")
-  add("--out", required=True, help="folder to write, absent or empty")
-  add("--dump", help="folder for the arrays behind it")
+  add("--out", type=home, required=True, help="folder, absent or empty")
+  add("--dump", type=home, help="folder for the arrays behind it")
   add("--num", type=int, default=4, help="images")
-  add("--guidance", type=float, default=5.0, help="1 is without")
-  add("--temperature", type=float, default=1.0)
-  add("--top_k", type=int, default=0, help="0 keeps all codes")
-  add("--top_p", type=float, default=1.0, help="1 keeps all codes")
-  add("--greedy", action="store_true", help="take the likeliest always")
+  add(
+    "--guidance",
+    type=float,
+    help="1 is without; by default this and the next three are those of the"
+    f" checkpoint's generation_config.json, else {DEFAULTS}; for text always"
+    " the last",
+  )
+  add("--temperature", type=float, help="divides the logits")
+  add("--top_k", type=int, help="0 keeps all codes")
+  add("--top_p", type=float, help="1 keeps all codes")
+  add("--greedy", nargs="?", type=boolean, const=True, default=False)
+  add("--nogreedy", dest="greedy", action="store_false")
   add("--max_tokens", type=int, default=256, help="of an answer in words")
   add("--seed", type=int, default=0)
   add("--dtype", default="float32", choices=("float32", "bfloat16"))
   add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
   args = parser.parse_args(argv)
-  args.history = args.history.split(",") if args.history else []
+  args.prompt = (args.prompt or "").strip()
   blank = [""] * len(args.history)
   args.titles = args.titles.split("|") if args.titles else blank
-  folders = [Path(f).resolve() for f in (args.out, args.dump) if f]
-  expected = {
-    "--history, --prompt or both": bool(args.history or args.prompt),
-    f"{len(blank)} --titles, not {len(args.titles)}, as in 'A|B'": (
-      len(args.titles) == len(blank)
-    ),
-    "--num at least 1": args.num >= 1,
-    "--guidance a number": math.isfinite(args.guidance),
-    "--temperature more than 0": 0 < args.temperature < math.inf,
-    "--top_k at least 0": args.top_k >= 0,
-    "--top_p more than 0, at most 1": 0 < args.top_p <= 1,
-    "--max_tokens at least 1": args.max_tokens >= 1,
-    "--seed in 0 .. 2**32 - 1": 0 <= args.seed < 2**32,
-    "--out and --dump absent or empty, where you may write": (
-      all(map(writable, folders))
-    ),
-    "--out not in --dump": not folders[0].is_relative_to(folders[-1])
-    or not folders[1:],
-  }
-  wrong = [text for text, good in expected.items() if not good]
-  if wrong:
-    raise ValueError(f"expected {'; '.join(wrong)}")
+  problems = []
+  if len(args.titles) != len(blank):
+    problems.append(
+      f"{len(args.titles)} titles and {len(blank)} images: expected a title for"
+      " each, as in --history=a.png,b.png --titles='A|B'"
+    )
+  if not (args.history or args.prompt):
+    problems.append("nothing to go by: give --history, --prompt or both")
+  for name, good, expected in (
+    ("num", lambda x: x >= 1, "at least 1"),
+    ("guidance", math.isfinite, "a number, 1 for none"),
+    ("temperature", lambda x: 0 < x < math.inf, "more than 0, or --greedy"),
+    ("top_k", lambda x: x >= 0, "at least 0, which keeps all"),
+    ("top_p", lambda x: 0 < x <= 1, "more than 0 and at most 1"),
+    ("max_tokens", lambda x: x >= 1, "at least 1"),
+    ("seed", lambda x: 0 <= x < 2**32, "at least 0 and less than 2**32"),
+  ):
+    value = getattr(args, name)
+    if value is not None and not good(value):
+      problems.append(f"--{name}={value}: expected {expected}")
+  folders = [Path(f) for f in (args.out, args.dump) if f]
+  problems += filter(None, map(unwritable, folders))
+  if len(folders) == 2 and folders[1].resolve() in folders[0].resolve().parents:
+    problems.append("--out lies in --dump: expected the other way round")
+  if problems:
+    raise ValueError("; ".join(problems))
   return args
 
 
-def writable(folder):
-  """Tells whether `save` can make a folder, and would replace nothing."""
-  parent = next(parent for parent in folder.parents if parent.exists())
+def home(path):
+  """Returns a path with the home folder for the '~' it begins with."""
+  full = os.path.expanduser(path)
+  if full.startswith("~"):
+    raise argparse.ArgumentTypeError(
+      f"{path}: there is no home folder {full.split(os.sep)[0]}; a folder of"
+      f" that name is ./{path}"
+    )
+  return full
+
+
+def split_paths(text):
+  """Splits 'a.png,b.png' at its commas, but for those of names that exist.
+
+  As tools/generate.py: double quotes keep a name together, too, as in CSV.
+  """
+  parts, paths = next(csv.reader([text]), []), []
+  while parts:
+    names = [home(",".join(parts[:n])) for n in range(len(parts), 0, -1)]
+    name = next(filter(os.path.exists, names), home(parts[0].strip()))
+    count = len(parts) - names.index(name) if name in names else 1
+    paths.append(name)
+    parts = parts[count:]
+  return paths
+
+
+def boolean(text):
+  """Reads what follows --greedy=."""
+  values = {"true": True, "t": True, "1": True}
+  values |= {"false": False, "f": False, "0": False}
+  if text.lower() not in values:
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+  return values[text.lower()]
+
+
+def unwritable(folder):
+  """Says why a folder cannot be written, '' if it can."""
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    return f"{folder} exists and is not an empty folder; choose another"
+  parent = next(
+    parent for parent in folder.absolute().parents if parent.exists()
+  )
   try:
     tempfile.TemporaryDirectory(prefix=".", dir=parent).cleanup()
-    return not (folder.exists() and any(folder.iterdir()))
   except OSError:
-    return False
+    return f"{folder} cannot be written: {parent} is not a folder open to you"
+  return ""
+
+
+def sampling_settings(folder, args):
+  """Returns how to sample: of the flags, the checkpoint, or the defaults."""
+  file, theirs = folder / "generation_config.json", {}
+  if args.mode == "image" and file.exists():
+    theirs = json.loads(file.read_text())
+    theirs["guidance"] = theirs.get("guidance_scale")
+  return {
+    name: first(getattr(args, name), theirs.get(name), value)
+    for name, value in DEFAULTS.items()
+  }
 
 
 def run(args):
@@ -480,7 +653,9 @@ def run(args):
   """
   pictures = read_pictures(args.history)
   try:
-    model, processor = load(args.model, args.dtype, args.device)
+    folder = local_folder(args.model)
+    options = sampling_settings(folder, args)
+    model, processor = load(folder, args.dtype, args.device)
   except Exception as error:  # files can be wrong in very many ways
     raise ValueError(
       f"cannot load {args.model}: {error} (expected a whole Janus checkpoint,"
@@ -489,27 +664,26 @@ def run(args):
     ) from None
   drawing = args.mode == "image"
   prepare = drawing_prompt if drawing else question_prompt
-  text = (args.prompt or (INSTRUCTION if drawing else QUESTION)).strip()
+  text = args.prompt or (INSTRUCTION if drawing else QUESTION)
   prompt = prepare(processor, args.titles, pictures, text)
   ids, seen = prompt["input_ids"], prompt.get("pixel_values")
-  length = ids.shape[1]
-  length += codes_per_image(model) if drawing else args.max_tokens
-  limit = model.config.text_config.max_position_embeddings
-  if length > limit:
-    raise ValueError(
-      f"{len(pictures)} pictures, their titles and the answer take {length}"
-      f" tokens; {args.model} holds {limit}: give fewer pictures or words"
-    )
+  check_length(args, model, ids.shape[1])
   size = model.config.vision_config.image_size
   none = np.zeros((0, 3, size, size), np.float32)
   arrays = {
     "prompt_ids.npy": ids[0].int().numpy(),
     "pixel_values.npy": none if seen is None else seen.numpy(),
   }
-  options = {k: getattr(args, k) for k in ("temperature", "top_k", "top_p")}
   if drawing:
-    options |= {"num": args.num, "guidance": args.guidance, "seed": args.seed}
-    codes = draw(model, ids, seen, greedy=args.greedy, **options)
+    codes = draw(
+      model,
+      ids,
+      seen,
+      num=args.num,
+      seed=args.seed,
+      greedy=args.greedy,
+      **options,
+    )
     images = decode(model, codes)
     arrays["codes.npy"] = codes.cpu().int().numpy()
     arrays["images.npy"] = images
@@ -518,6 +692,7 @@ def run(args):
     files["sheet.png"] = contact_sheet([*rows, images])
   else:
     torch.manual_seed(args.seed)
+    options.pop("guidance")
     tokens = answer(
       model,
       prompt,
@@ -529,10 +704,18 @@ def run(args):
     words = processor.decode(tokens, skip_special_tokens=True).strip()
     files = {"answer.txt": words + "\n"}
     print(words or "(the model ended its turn without a word)")
-  save(args.out, files)
+  folders = {Path(args.out).resolve(): files}
   if args.dump:
-    save(args.dump, arrays)
-  print(f"written: {', '.join(files)} in {args.out}")
+    dump = Path(args.dump).resolve()
+    folders[dump] = folders.get(dump, {}) | arrays
+  save(folders)
+  how = "greedy" if args.greedy else f"seed {args.seed}"
+  how += "".join(f", {name} {value:g}" for name, value in options.items())
+  print(
+    f"prompt: {len(ids[0])} tokens, {len(pictures)} images, {text!r}\n"
+    f"{args.model}, {args.dtype}: {how}\n"
+    f"written: {', '.join(files)} in {args.out}"
+  )
 
 
 def fail(message):

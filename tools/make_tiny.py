@@ -29,6 +29,7 @@ import transformers
 # A script's own folder is on the path, not the one it lies in.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from genrec_jax.core import cli
 from genrec_jax.core.types import Prompt
 from genrec_jax.data import world
 from genrec_jax.hf import clip as hf_clip
@@ -43,7 +44,7 @@ from genrec_jax.models.clip import Clip, Tower
 from genrec_jax.models.janus import Janus
 from genrec_jax.models.vqgan import VQGAN
 
-_OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
+_OUT = cli.path_flag("out", None, "Folder to write to.", required=True)
 INSTRUCTIONS = (
   "Draw the next item that this user will like.",
   "Describe the image.",

@@ -31,19 +31,17 @@ _DATASETS = ("movielens", "amazon", "pixelrec", "microlens", "generic")
 _DATASET = flags.DEFINE_enum(
   "dataset", None, _DATASETS, "Whose raw files they are.", required=True
 )
-_RAW = flags.DEFINE_string(
-  "raw", None, "Folder of the raw files.", required=True
-)
-_OUT = flags.DEFINE_string(
+_RAW = cli.path_flag("raw", None, "Folder of the raw files.", required=True)
+_OUT = cli.path_flag(
   "out", None, "Folder to write, absent or empty.", required=True
 )
-_IMAGES = flags.DEFINE_string(
+_IMAGES = cli.path_flag(
   "images",
   None,
   "Folder of the item images; by default 'images' in --raw, or as docs/data.md"
   " says. Files are named like the items.",
 )
-_IMAGE_LIST = flags.DEFINE_string(
+_IMAGE_LIST = cli.path_flag(
   "image_list",
   None,
   "CSV, JSONL or Parquet file of item ids and image paths within --images, if"
@@ -90,7 +88,7 @@ _BEAM = flags.DEFINE_string(
   " such as '--runner=FlinkRunner --flink_master=HOST:8081'.",
 )
 _FILES = {
-  name: flags.DEFINE_string(name, None, f"generic: {text}, within --raw.")
+  name: cli.path_flag(name, None, f"generic: {text}, within --raw.")
   for name, text in (
     ("interactions", "file of users, items and timestamps"),
     ("titles", "file of items and titles"),
@@ -176,7 +174,7 @@ def _raw():
   from genrec_jax.data import prepared
   from genrec_jax.data.readers import source
 
-  folder = Path(_RAW.value).expanduser()
+  folder = Path(_RAW.value)
   _check_flags(folder)
   reader = _reader()
   if _DATASET.value == "generic":
@@ -191,7 +189,7 @@ def _raw():
   paths = None
   if _IMAGE_LIST.value:
     paths = source.find(
-      Path(_IMAGE_LIST.value).expanduser(),
+      Path(_IMAGE_LIST.value),
       _IMAGE_LIST_COLUMNS,
       required=tuple(_IMAGE_LIST_COLUMNS),
       advice="Rename them.",

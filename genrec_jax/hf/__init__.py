@@ -1,0 +1,12 @@
+"""Checkpoints in Hugging Face format."""
+
+import logging
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+  return not record.getMessage().startswith("PyTorch was not found")
+
+
+# transformers warns when it is imported, if torch is absent, that its models
+# need it. They are not used here.
+logging.getLogger("transformers").addFilter(_wanted)

@@ -36,7 +36,10 @@ def export_generator(
 
 
 def export_checkpoint(
-  folder: str | os.PathLike[str], opened: Opened, dtype: str | None = None
+  folder: str | os.PathLike[str],
+  opened: Opened,
+  dtype: str | None = None,
+  sampling: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes an opened generator, reading one tensor at a time.
 
@@ -47,11 +50,22 @@ def export_checkpoint(
     opened: an HF-format folder or a workdir, see `load.open_generator`.
     dtype: what the weights are stored as; None keeps the types of the
       checkpoint that training began with.
+    sampling: how to sample images, see `load.sampling_settings`.
 
   Raises:
     UserError: the folder is not empty or cannot be written.
   """
-  _write(folder, opened.model, _tensors(opened), opened.source, dtype)
+  sampling = sampling or {}
+  neutral = {"temperature": 1, "top_k": 0, "top_p": 1}
+  generation = {
+    key: sampling[key]
+    for key, nothing in neutral.items()
+    if sampling.get(key, nothing) != nothing
+  }
+  if "guidance" in sampling:
+    generation["guidance_scale"] = sampling["guidance"]
+  tensors = _tensors(opened)
+  _write(folder, opened.model, tensors, opened.source, dtype, generation)
 
 
 def _tensors(opened: Opened) -> dict[str, Any]:
@@ -72,6 +86,7 @@ def _write(
   tensors: Mapping[str, Any],
   source: str | os.PathLike[str],
   dtype: str | None,
+  generation: Mapping[str, Any] | None = None,
 ) -> None:
   config = safetensors_io.read_config(source)
   sections = [value for value in config.values() if isinstance(value, dict)]
@@ -82,4 +97,11 @@ def _write(
           section[key] = dtype
     config["dtype"] = dtype
   config["tie_word_embeddings"] = model.language.tied
-  safetensors_io.write(folder, config, tensors, dtype=dtype, source=source)
+  safetensors_io.write(
+    folder,
+    config,
+    tensors,
+    dtype=dtype,
+    source=source,
+    generation=generation,
+  )

@@ -199,6 +199,35 @@ def load_clip(
   return opened.clip, params, opened.tokenizer
 
 
+def sampling_settings(
+  path: str | os.PathLike[str],
+) -> tuple[dict[str, Any], str | None]:
+  """Returns how a model's images are to be sampled: as when it was trained.
+
+  Args:
+    path: see `open_generator`. Of a workdir it is the config that says so, of
+      an HF-format folder generation_config.json, which has no instruction.
+
+  Returns:
+    Those of 'guidance', 'temperature', 'top_k' and 'top_p' that are said, and
+    the instruction after the history, or None.
+
+  Raises:
+    UserError: there is no such model, or its file is damaged.
+  """
+  folder = resolve(path)
+  names = ("guidance", "temperature", "top_k", "top_p")
+  instruction, file = None, folder / "generation_config.json"
+  if (folder / checkpoint.FOLDER).is_dir():
+    config = workdir.read_config(str(folder))
+    said = config.get("sample") or {}
+    instruction = (config.get("data") or {}).get("instruction")
+  else:
+    said = dict(safetensors_io.read_json(file)) if file.exists() else {}
+    said["guidance"] = said.get("guidance_scale")
+  return {k: said[k] for k in names if said.get(k) is not None}, instruction
+
+
 def fingerprint(path: str | os.PathLike[str]) -> str:
   """Returns a hash of a checkpoint's weights: 16 hexadecimal digits.
 

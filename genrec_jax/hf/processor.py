@@ -69,7 +69,8 @@ class Processor:
   max_positions: int  # tokens that prompt and answer may have together
   min_size: int = 14  # of the shorter side, before padding
   system: str = ""  # said before a question
-  chat_template: str = CHAT  # Jinja, as transformers renders it
+  # Jinja, as transformers renders it; a dict holds several by name.
+  chat_template: str | Mapping[str, str] = CHAT
 
   @classmethod
   def from_pretrained(cls, folder: str | os.PathLike[str]) -> "Processor":
@@ -98,6 +99,7 @@ class Processor:
     if problems:
       raise UserError(listed(f"{folder} is no Janus model:", problems))
     chat = _optional(folder / "processor_config.json")
+    # Legacy, and before the tokenizer's, which reads chat_template.jinja.
     legacy = _optional(folder / "chat_template.json")
     return cls(
       tokenizer=tokenizer,
@@ -107,9 +109,9 @@ class Processor:
       min_size=images["min_size"],
       system=_SYSTEM if chat.get("use_default_system_prompt") else "",
       chat_template=_first(
-        tokenizer.chat_template,
-        legacy.get("chat_template"),
         chat.get("chat_template"),
+        legacy.get("chat_template"),
+        tokenizer.chat_template,
         CHAT,
       ),
       **ids,
@@ -154,18 +156,28 @@ class Processor:
       Token ids, BOS first, not padded.
 
     Raises:
-      UserError: the checkpoint's chat template is wrong or takes no images.
+      UserError: the checkpoint's chat template is wrong or takes no images, or
+        it has several and none is the default.
     """
     parts: list[dict[str, str]] = []
     for title in map(self._plain, titles):
       parts += [{"type": "text", "text": title}] if title else []
       parts.append({"type": "image"})
     parts.append({"type": "text", "text": self._plain(question)})
+    template = self.chat_template
+    if not isinstance(template, str):  # by name: as `apply_chat_template` does
+      if "default" not in template:
+        raise UserError(
+          f"this checkpoint has several chat templates ({', '.join(template)})"
+          " and none named 'default': expected one; put the one to use into"
+          " chat_template.jinja"
+        )
+      template = template["default"]
     problem, text = "", ""
     try:
       text = self.tokenizer.apply_chat_template(
         [{"role": "user", "content": parts}],
-        chat_template=self.chat_template,
+        chat_template=template,
         add_generation_prompt=True,
         tokenize=False,
       )
@@ -214,6 +226,7 @@ class Processor:
     return self._token(self.boi_id) + places + self._token(self.eoi_id)
 
   def _encode(self, text: str) -> list[int]:
+    # Tokenizers differ in whether they add BOS, or an end token, by themselves.
     ids = self.tokenizer.encode(text, add_special_tokens=False)
     return [self.bos_id, *ids]
 
@@ -280,6 +293,12 @@ def _special_ids(
         f"no {name}: neither generation_config.json, config.json nor the"
         " tokenizer has it"
       )
+  named = tokenizer.bos_token_id
+  if named is not None and ids["bos_id"] != named:
+    problems.append(
+      f"bos_token_id is {named} in the tokenizer and {ids['bos_id']} in"
+      " config.json or generation_config.json; get the folder again"
+    )
   if not isinstance(ids["end_ids"], list):
     ids["end_ids"] = [ids["end_ids"]]
   ids["end_ids"] = tuple(ids["end_ids"])

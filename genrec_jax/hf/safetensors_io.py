@@ -224,6 +224,7 @@ def write(
   *,
   dtype: str | None = None,
   source: str | os.PathLike[str] | None = None,
+  generation: Mapping[str, Any] | None = None,
   max_shard_bytes: int = 5 * 10**9,
 ) -> None:
   """Writes a folder that `from_pretrained` loads, all of it or nothing.
@@ -236,6 +237,7 @@ def write(
     dtype: what to store them as, e.g. 'bfloat16'; None keeps each one's.
     source: a folder whose tokenizer, processor and generation settings are
       copied.
+    generation: what to change of its generation_config.json.
     max_shard_bytes: more than this is split into several files.
 
   Raises:
@@ -254,6 +256,10 @@ def write(
     _check_room(part, tensors, dtype)
     if source is not None:
       _copy_settings(Path(source), part)
+    if generation:
+      path = part / "generation_config.json"
+      settings = read_json(path) if path.exists() else {}
+      _dump(path, {**settings, **generation})
     _save(part, tensors, dtype, max_shard_bytes)
     # Last: without it nothing takes what a killed export left for a model.
     _dump(part / _CONFIG, config)

@@ -83,6 +83,8 @@ def test_ids_are_taken_in_the_order_of_transformers(tmp_path):
     eos_token_id=[1, 71],
   )
   config = json.loads((folder / "config.json").read_text())
+  # A tokenizer that names no BOS: else it would contradict 72.
+  tiny_janus.edit(folder / "tokenizer_config.json", bos_token=None)
   text = config["text_config"] | {"bos_token_id": 72, "pad_token_id": 73}
   tiny_janus.edit(folder / "config.json", text_config=text)
   processor = Processor.from_pretrained(folder)

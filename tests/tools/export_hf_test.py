@@ -14,6 +14,7 @@ from genrec_jax.hf import load
 from genrec_jax.hf.export import export_checkpoint
 from tests.hf import tiny_janus
 from tests.tools.process import ROOT, run_tool
+from tools import infer_hf
 
 run = functools.partial(run_tool, "export_hf.py")
 
@@ -28,7 +29,16 @@ def workdir(tmp_path_factory):
   params = load.load_generator(base, dtype="float32").params
   trained, _ = tree.select(params, ["layers/self_attn/q_proj/kernel"])
   trained = jax.tree.map(lambda x: x + 1 / 3, trained)
-  return tiny_janus.make_workdir(folder / "workdir", base, trained)
+  workdir = tiny_janus.make_workdir(folder / "workdir", base, trained)
+  tiny_janus.edit(workdir / "config.json", **SETTINGS)
+  return workdir
+
+
+# What a run's config says of sampling.
+SETTINGS = {
+  "sample": {"guidance": 2.5, "temperature": 0.75, "top_k": 0, "top_p": 0.5},
+  "data": {"instruction": "Draw what comes next."},
+}
 
 
 def tensors_of(folder):
@@ -73,6 +83,19 @@ def test_a_workdir_becomes_a_folder_of_transformers(workdir, tmp_path):
   settings = {p.name for p in (workdir.parent / "base").glob("*.json")}
   settings.discard("model.safetensors.index.json")
   assert settings <= {p.name for p in out.iterdir()}
+  # Sampled as in the run, by either tool.
+  assert f"end with {SETTINGS['data']['instruction']!r}" in stdout
+  args = infer_hf.parse([f"--model={out}", "--prompt=a", f"--out={out}/new"])
+  assert infer_hf.sampling_settings(out, args) == SETTINGS["sample"]
+  expected = dict(SETTINGS["sample"])
+  assert load.sampling_settings(workdir) == (
+    expected,
+    SETTINGS["data"]["instruction"],
+  )
+  del expected["top_k"]  # as where nothing is said
+  assert load.sampling_settings(out) == (expected, None)
+  generation = json.loads((out / "generation_config.json").read_text())
+  assert generation["bos_token_id"] == tiny_janus.BOS  # the rest stays
 
 
 @pytest.mark.parametrize(

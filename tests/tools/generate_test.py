@@ -12,10 +12,13 @@ import pytest
 import torch
 import transformers
 
+from genrec_jax.core import tree
 from genrec_jax.evals.sheet import Section, contact_sheet
 from genrec_jax.hf import processor as processor_lib
 from genrec_jax.hf.processor import Processor
 from tests.hf import tiny_janus
+from tests.tools import bad_flags
+from tests.tools.process import own_words
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOOL = str(ROOT / "tools" / "generate.py")
@@ -73,15 +76,10 @@ def pictures(tmp_path_factory):
 def results(tmp_path_factory, folder, pictures):
   """Runs all commands; returns name -> (status, stdout, stderr, --out)."""
   place = tmp_path_factory.mktemp("outs")
-  (place / "full").mkdir()
-  (place / "full" / "note").write_text("keep")
   (place / "empty").mkdir()
-  (place / "file").write_text("keep")
+  bad = bad_flags.make(place, pictures[0].parent)
   history = f"--history={','.join(map(str, pictures))}"
   titled = [history, "--titles=" + "|".join(TITLES)]
-  one = f"--history={pictures[0]}"
-  names = ("31.png", "text.png", "part.png", "none.png")
-  bad = [pictures[0].with_name(name) for name in names]
   sampling = ["--num=3", "--guidance=2", "--temperature=1.5", "--top_k=20"]
   commands = {
     "history": [*titled, "--greedy", "--num=2", f"--dump={place}/dump"],
@@ -95,23 +93,19 @@ def results(tmp_path_factory, folder, pictures):
       "--prompt=Which is red? ",
       f"--dump={place}/text_dump",
     ],
-    "nothing": [],
-    "titles": [one, "--titles=A|B"],
-    "no history": ["--titles=A", "--prompt=B"],
-    "not images": [f"--history={','.join(map(str, bad))}"],
-    "too many": [f"--history={','.join([str(pictures[0])] * 9)}"],
-    "too long": [one, "--mode=text"],
-    "numbers": [one, "--num=0", "--temperature=0", "--top_p=2", "--seed=-1"],
-    "full": [one],
-    "file": [one],
-    "file/below": [one],
-    "inside": [one, f"--dump={place}"],
-    "mode": [one, "--mode=sound"],
-    "model": [one, f"--model={place / 'absent'}"],
   }
-  code = [
-    [f"--model={folder}", f"--out={place / n}", *c] for n, c in commands.items()
-  ]
+  base = tiny_janus.pair()[2]
+  trained, _ = tree.select(base, ["layers/self_attn/q_proj/kernel"])
+  workdir = tiny_janus.make_workdir(place / "workdir", folder, trained)
+  tiny_janus.edit(
+    workdir / "config.json",
+    sample={"guidance": 2.5, "temperature": 0.75, "top_k": 7, "top_p": 0.5},
+    data={"instruction": "Draw what comes next."},
+  )
+  commands["run"] = [titled[0], f"--model={workdir}", "--num=1", "--top_k=9"]
+  commands = {n: [f"--out={place / n}", *c] for n, c in commands.items()}
+  commands |= {name: arguments for name, (arguments, _) in bad.items()}
+  code = [[f"--model={folder}", *c] for c in commands.values()]
   done = subprocess.run(
     [sys.executable, "-c", DRIVER, TOOL],
     check=False,
@@ -190,6 +184,18 @@ def test_a_text_is_drawn_and_a_seed_repeats_it(results):
   np.testing.assert_array_equal(np.load(out / "dump" / "codes.npy"), codes)
 
 
+def test_a_run_s_model_is_sampled_as_in_the_run(results):
+  status, stdout, stderr, _ = results["run"]
+  assert status == 0, stderr
+  assert "3 images, 'Draw what comes next.'" in stdout
+  chosen = "guidance 2.5, temperature 0.75, top_k 9, top_p 0.5"
+  assert chosen in stdout  # the flag before the run's
+  _, stdout, *_ = results["empty"]
+  assert "guidance 2, temperature 1.5, top_k 20, top_p 1" in stdout
+  _, stdout, *_ = results["history"]
+  assert "guidance 5, temperature 1, top_k 0, top_p 1" in stdout
+
+
 def test_greedy_text_is_that_of_transformers(results, pictures):
   status, stdout, stderr, out = results["text"]
   assert status == 0, stderr
@@ -230,48 +236,18 @@ def test_greedy_text_is_that_of_transformers(results, pictures):
   assert [path.name for path in out.iterdir()] == ["answer.txt"]
 
 
-@pytest.mark.parametrize(
-  ("name", "messages"),
-  [
-    ("nothing", ["give --history, --prompt or both"]),
-    ("titles", ["2 titles and 1 pictures: expected a title for each"]),
-    ("no history", ["1 titles and 0 pictures"]),
-    (
-      "not images",
-      [
-        "text.png cannot be read as an image",
-        "part.png cannot be read as an image",
-        "no image ",
-        "none.png",
-      ],
-    ),
-    ("too many", ["(9 pictures of 27)", "the 256 positions", "give at most 6"]),
-    ("too long", ["answer of up to 256", "smaller --max_tokens"]),
-    (
-      "numbers",
-      [
-        "--num=0: expected at least 1",
-        "--temperature=0.0: expected more than 0",
-        "--top_p=2.0: expected more than 0 and at most 1",
-        "--seed=-1: expected at least 0",
-      ],
-    ),
-    ("full", ["full exists and is not an empty folder; choose another"]),
-    ("file", ["file exists and is not an empty folder; choose another"]),
-    ("file/below", ["cannot be written", "file is not a folder"]),
-    ("inside", ["--out lies in --dump"]),
-    ("mode", ["--mode=sound", "image|text"]),
-    ("model", ["absent"]),
-  ],
-)
-def test_what_cannot_be_is_refused_in_one_error(results, name, messages):
+@pytest.mark.parametrize("name", bad_flags.CASES)
+def test_what_cannot_be_is_refused_in_one_error(results, pictures, name):
+  _, messages = bad_flags.CASES[name]
+  known = {"images": pictures[0].parent, "place": results["nothing"][3].parent}
   status, stdout, stderr, out = results[name]
+  stderr = own_words(stderr)
   assert status == 1
   assert not stdout
   assert stderr.startswith("error: ")
   assert "Traceback" not in stderr
   for message in messages:
-    assert message in stderr
+    assert message.format(**known) in stderr
   if out.is_dir():
     assert [path.name for path in out.iterdir()] == ["note"]
   else:
@@ -287,7 +263,7 @@ def test_the_script_ends_with_an_error_s_status(tmp_path):
     cwd=tmp_path,
   )
   assert done.returncode == 1
-  assert done.stderr == (
+  assert own_words(done.stderr) == (
     "error: nothing to go by: give --history, --prompt or both\n"
   )
   assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ def run_tool(
   """Runs tools/`name`, or `code` with the tool's path as its first argument.
 
   Returns:
-    The exit status, stdout and stderr.
+    The exit status, stdout and `own_words` of stderr.
   """
   tool = str(ROOT / "tools" / name)
   start = [tool] if code is None else ["-c", code, tool]
@@ -26,4 +27,16 @@ def run_tool(
     env={**os.environ, "XLA_FLAGS": ""},
     cwd="/",
   )
-  return done.returncode, done.stdout, done.stderr
+  return done.returncode, done.stdout, own_words(done.stderr)
+
+
+def own_words(stderr: str) -> str:
+  """Returns what a command itself writes to standard error, '' if nothing.
+
+  That is its error at the end, and the whole of a traceback. What comes before
+  it may be any library's warning, new with any of its versions.
+  """
+  if "Traceback" in stderr:
+    return stderr
+  found = re.search(r"^(error|warning): ", stderr, re.MULTILINE)
+  return stderr[found.start() :] if found else ""
