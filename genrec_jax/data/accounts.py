@@ -40,7 +40,7 @@ FILES = {
   "unreadable_folder": "its files cannot be listed",
   "bad_file_name": "not UTF-8",
   "file_without_item": "named like no item",
-  "second_file_of_item": "the item has a larger image, or one that is listed",
+  "second_file_of_item": "the item has a larger or a listed one",
   "unused_file": "its item is in no row that was kept",
   "empty_file": "0 bytes",
   "not_an_image": "no format that is read",

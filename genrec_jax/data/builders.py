@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from typing import Any, ClassVar
 
 from array_record.python import array_record_module
@@ -303,18 +304,34 @@ def prepare(
 def _write(folder, target, builder, settings, finish, beam):
   """Writes a data set into a folder that is claimed, and names it `target`."""
   _clear(folder, settings)
-  for part in PARTS:
-    # Users are a table; items are what outgrows a machine.
-    _build(
-      builder(data_dir=folder, config=part, settings=settings),
-      **(beam if part == "items" else {}),
-    )
+  with _no_pattern(folder) as plain:
+    for part in PARTS:
+      # Users are a table; items are what outgrows a machine.
+      _build(
+        builder(data_dir=plain, config=part, settings=settings),
+        **(beam if part == "items" else {}),
+      )
   finish(folder)
   # TFDS makes it, without need: nothing is downloaded.
   shutil.rmtree(folder / "downloads", ignore_errors=True)
   (folder / _MARKER).unlink()
   with contextlib.suppress(OSError):  # another process was faster
     os.rename(folder, target)
+
+
+@contextlib.contextmanager
+def _no_pattern(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a path of a folder that means no others: TFDS looks for patterns.
+
+  What it finds it may remove.
+  """
+  if not set("*?[") & set(str(folder)):
+    yield folder
+    return
+  with tempfile.TemporaryDirectory() as temporary:
+    link = pathlib.Path(temporary, "data")
+    link.symlink_to(folder.absolute())
+    yield link
 
 
 @contextlib.contextmanager

@@ -187,10 +187,10 @@ def match(db, root: Path, by_path: bool) -> None:
   path = f"""
     CASE WHEN starts_with(image, {within}) THEN image[length({within}) + 1:]
          ELSE {slashed} END"""
-  join = "stems f ON f.stem = id"
-  if by_path:
-    join = "files f ON f.path = wanted AND f.problem = ''"
-  _choose_files(db, root)
+  join = "files f ON f.path = wanted AND f.problem = ''"
+  if not by_path:
+    path, join = "CAST(NULL AS VARCHAR)", "stems f ON f.stem = id"
+    _choose_files(db, root)
   db.execute(f"""
     CREATE OR REPLACE TABLE items AS
     WITH ids AS (
