@@ -1,6 +1,7 @@
 """Small layers and the layer stack that the transformers share."""
 
 from collections.abc import Callable
+import contextlib
 import functools
 
 from flax import linen as nn
@@ -26,6 +27,16 @@ REMAT_POLICIES = {
     jax.checkpoint_policies.save_only_these_names(attention.NAME),
   ),
 }
+
+
+def exactly(dtype: str) -> contextlib.AbstractContextManager:
+  """Traces products of float32 in float32; those of other types as ever.
+
+  By default a TPU multiplies float32 in bfloat16, recent GPUs in TF32. In full
+  a product takes a TPU six passes instead of one, a GPU some eight times as
+  long: for frozen models that see each image once, where rounding decides.
+  """
+  return jax.default_matmul_precision("highest" if dtype == "float32" else None)
 
 
 def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
