@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes  # noqa: F401  (numpy learns 'bfloat16' from it)
+import ml_dtypes
 import numpy as np
 import transformers
 
@@ -130,6 +130,26 @@ def open_generator(
     stored=tree.flatten(stored),
     trained={},
   )
+
+
+def codebook_lengths(opened: Opened) -> tuple[str, bool]:
+  """Says how long the image tokenizer's codebook vectors are.
+
+  Returns:
+    A line, and whether they differ by more than their file's type rounds: then
+    the nearest code by direction, which is taken here, is not always the
+    nearest by distance, which transformers takes; see `VQGAN.quantize`.
+  """
+  stored = opened.stored["tokenizer/quantizer/embedding"]
+  book = stored.read((slice(None),) * 2, np.float64)
+  lengths = np.linalg.norm(book, axis=-1)
+  low, mean, high = lengths.min(), lengths.mean(), lengths.max()
+  rounding = ml_dtypes.finfo(stored.tensors[0].dtype).eps * mean
+  line = (
+    f"codebook: {len(book):,} vectors of length {low:.4g} to {high:.4g},"
+    f" {mean:.4g} on average"
+  )
+  return line, bool(high - low > rounding)
 
 
 @dataclasses.dataclass(frozen=True)

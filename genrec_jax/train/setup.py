@@ -227,6 +227,12 @@ def build(
   distributed.say(
     f"{config.model.checkpoint}: {total:,} parameters, {trained:,} trained"
   )
+  lengths, uneven = load.codebook_lengths(loaded)
+  if uneven:
+    distributed.say(
+      f"{lengths}: transformers' codes of images differ from those here, which"
+      " are the nearest by direction; see tools/check_tokenizer.py"
+    )
   start = jax.jit(
     lambda params: (jnp.int32(0), plan.optimizer.init(params)),
     out_shardings=_shardings((plan.state.step, plan.state.opt_state)),
