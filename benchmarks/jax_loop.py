@@ -44,11 +44,9 @@ def build(task, folder, size, *, dtype, remat):
 def batch_of(arrays) -> Batch:
   """Returns a batch of `workload` on the device."""
   arrays = dict(arrays)
-  prompt = Prompt(
-    **{name: arrays.pop(name) for name in ("ids", "mask")},
-    images=arrays.pop("images"),
-  )
-  return jax.device_put(Batch(prompt=prompt, **arrays))
+  prompt = Prompt(**{k: arrays.pop(k) for k in ("ids", "mask", "images")})
+  # Squares: padded and cropped they are one.
+  return jax.device_put(Batch(prompt=prompt, history=prompt.images, **arrays))
 
 
 def split(params, patterns):

@@ -46,7 +46,7 @@ def embed_targets(clip: Clip, params: PyTree, batch: Batch) -> Targets:
   Returns:
     Targets, without gradients.
   """
-  history = batch.prompt.images
+  history = batch.history
   pixels = jnp.concatenate([history, batch.future], 1)  # [P, N + F, h, w, 3]
   embeds = wide(clip.embed_images(params, pixels.astype(jnp.float32) / 255))
   text = wide(clip.embed_texts(params, batch.title_ids, batch.title_mask))

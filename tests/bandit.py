@@ -97,8 +97,10 @@ def bandit_batch(prompts, model=Bandit()):
 
   ids = np.arange(1, prompts + 1, dtype=np.int32)[:, None]
   ones = np.ones(ids.shape, bool)
+  history = images()
   return Batch(
-    prompt=Prompt(ids=ids, mask=ones, images=images()),
+    prompt=Prompt(ids=ids, mask=ones, images=history),
+    history=history,
     history_mask=ones,
     future=images(),
     future_mask=ones,

@@ -680,8 +680,9 @@ def batch(prompts=2, items=3, ahead=2, size=8):
     prompt=Prompt(
       ids=np.zeros((prompts, 4), np.int32),
       mask=np.ones((prompts, 4), bool),
-      images=images(items),
+      images=np.zeros((prompts, items, size, size, 3), np.uint8),
     ),
+    history=images(items),
     history_mask=np.array([[True, True, False]] * prompts),
     future=images(ahead),
     future_mask=np.array([[True, False]] * prompts),
@@ -707,7 +708,7 @@ def test_targets_are_each_image_in_its_place():
   given_batch = batch()
   targets = rewards.embed_targets(MeanColour(), 1.0, given_batch)
   for name, images in (
-    ("history", given_batch.prompt.images),
+    ("history", given_batch.history),
     ("future", given_batch.future),
   ):
     got = getattr(targets, name)
@@ -755,7 +756,7 @@ def test_with_a_real_clip_a_copy_is_found():
   @jax.jit
   def run(params, batch):
     targets = rewards.embed_targets(clip, params, batch)
-    drawn = batch.prompt.images[:, :2].astype(jnp.float32) / 255
+    drawn = batch.history[:, :2].astype(jnp.float32) / 255
     return targets, rewards.score(
       clip.embed_images(params, drawn),
       targets,

@@ -78,8 +78,10 @@ def random_batch(prompts: int, seed: int = 0) -> Batch:
   def pixels():
     return rng.integers(0, 256, (prompts, 2, 16, 16, 3), np.uint8)
 
+  history = pixels()
   return Batch(
-    prompt=Prompt(ids=ids, mask=np.ones(ids.shape, bool), images=pixels()),
+    prompt=Prompt(ids=ids, mask=np.ones(ids.shape, bool), images=history),
+    history=history,
     history_mask=np.ones((prompts, 2), bool),
     future=pixels(),
     future_mask=np.ones((prompts, 2), bool),

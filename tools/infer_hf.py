@@ -26,10 +26,10 @@ import tempfile
 import huggingface_hub
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 import safetensors
 import torch
 import transformers
-from transformers.image_utils import load_image
 
 INSTRUCTION = "Draw the next item that this user will like."
 QUESTION = "Describe the image."
@@ -46,6 +46,8 @@ CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
 {%- endif -%}
 {%- endfor -%}
 {{ '\\n\\n<|Assistant|>:' }}"""
+# Text in a PNG is not needed, but Pillow refuses an image for 1 MB of it.
+PIL.PngImagePlugin.MAX_TEXT_CHUNK = PIL.PngImagePlugin.MAX_TEXT_MEMORY
 
 
 def load(name, dtype="float32", device="cpu"):
@@ -215,7 +217,7 @@ def drawing_prompt(processor, titles, pictures, instruction=INSTRUCTION):
   Args:
     processor: from `load`.
     titles: of the pictures, oldest first; '' where one has none.
-    pictures: Pillow images, RGB; may be none.
+    pictures: from `open_picture`; may be none.
     instruction: what to draw.
 
   Returns:
@@ -416,6 +418,57 @@ def to_uint8(pixels):
   return (255 * pixels).round().to(torch.uint8).numpy()
 
 
+def open_picture(path):
+  """Opens a picture as it is opened for training: upright, RGB, over white.
+
+  Raises:
+    ValueError: its values are floating-point. Pillow raises many other kinds.
+  """
+  turns = PIL.Image.Transpose
+  with PIL.Image.open(path) as opened:
+    image = to_rgb(opened)
+    try:
+      orientation = opened.getexif().get(274)
+    except Exception:  # damaged, but the picture need not be
+      orientation = 1
+  turn = {
+    2: turns.FLIP_LEFT_RIGHT,
+    3: turns.ROTATE_180,
+    4: turns.FLIP_TOP_BOTTOM,
+    5: turns.TRANSPOSE,
+    6: turns.ROTATE_270,
+    7: turns.TRANSVERSE,
+    8: turns.ROTATE_90,
+  }.get(orientation)
+  return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image):
+  """Converts an opened picture of any mode, as genrec_jax/data/images.py."""
+  mode, key = image.mode, image.info.get("transparency")
+  stored = image.tile[0][3] if getattr(image, "tile", None) else ""
+  if mode == "F":
+    raise ValueError("floating-point values")
+  if mode == "I" or mode.startswith("I;16"):
+    values = np.asarray(image.convert("I"))
+    image = PIL.Image.fromarray((values.clip(0, 65535) // 257).astype("u1"))
+    if key is not None:
+      image = image.convert("LA")
+      alpha = np.where(values == key, 0, 255).astype("u1")
+      image.putalpha(PIL.Image.fromarray(alpha))
+  elif key is not None and stored in ("L;2", "L;4"):
+    image.info["transparency"] = key * (85 if stored == "L;2" else 17)
+  elif key is not None and stored == "RGB;16B":
+    image.info["transparency"] = tuple(value >> 8 for value in key)
+  if image.mode == "La":
+    image = image.convert("LA")
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    image = PIL.Image.alpha_composite(white, image)
+  return image.convert("RGB")
+
+
 # The command line.
 
 
@@ -428,7 +481,7 @@ def read_pictures(paths):
   pictures, wrong = [], []
   for path in paths:
     try:
-      pictures.append(load_image(PIL.Image.open(path)))
+      pictures.append(open_picture(path))
     except Exception as error:  # Pillow's formats raise many kinds
       missing = isinstance(error, FileNotFoundError)
       wrong.append(

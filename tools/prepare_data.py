@@ -68,7 +68,7 @@ _HORIZON = flags.DEFINE_integer(
 _SIZE = flags.DEFINE_integer(
   "image_size",
   384,
-  "Longer side of stored images in pixels, at most; 384 serves Janus-Pro.",
+  "Shorter side of stored images in pixels, at most; 384 serves Janus-Pro.",
   lower_bound=8,
   upper_bound=8192,
 )

@@ -18,7 +18,7 @@ class Prompt:
 
   ids: jax.Array  # [P, T] int32
   mask: jax.Array  # [P, T] bool, True = a real token
-  images: jax.Array  # [P, N, h, w, 3] uint8
+  images: jax.Array  # [P, N, h, w, 3] uint8, padded to squares
 
 
 @struct.dataclass
@@ -58,11 +58,14 @@ class Rollout:
 class Batch:
   """One batch of windows, as the input pipeline yields it (numpy arrays).
 
-  `future[:, 0]` is the next item, the target.
+  `future[:, 0]` is the next item, the target. `history` and `future` are what
+  the image tokenizer and CLIP see: the centre square of an image. The prompt's
+  are the history once more, padded, as the vision tower sees them.
   """
 
   prompt: Prompt
-  history_mask: jax.Array  # [P, N] bool, True = a real item; oldest first
+  history: jax.Array  # [P, N, h, w, 3] uint8, oldest first
+  history_mask: jax.Array  # [P, N] bool, True = a real item
   future: jax.Array  # [P, F, h, w, 3] uint8
   future_mask: jax.Array  # [P, F] bool, True = a real item
   title_ids: jax.Array  # [P, W] int32, the next item's title, CLIP tokens

@@ -3,8 +3,10 @@
 The rule, which `encode` keeps and docs/data.md tells: the first frame; turned
 as EXIF says; alpha laid over white; grey, palette, CMYK and the like converted
 as Pillow does, without colour profiles; 16-bit grey scaled to 8 bits; shrunk,
-never enlarged, so that the longer side is at most `size`, bicubic with
-antialiasing; stored as JPEG, quality 95, without chroma subsampling.
+never enlarged, so that the shorter side is at most `size` and the longer one at
+most `LONGEST` times that, bicubic with antialiasing; stored as JPEG, quality
+95, without chroma subsampling. So the centre square, which is what is drawn and
+compared, keeps `size` pixels a side.
 
 Nothing but regular files below the images folder is opened: paths come from
 listing that folder, never from ids or columns, and links are not followed.
@@ -28,17 +30,25 @@ from typing import BinaryIO, NamedTuple
 import warnings
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 import tqdm
 
 from genrec_jax.core.errors import UserError
 
 MAX_PIXELS = 89_478_485  # what Pillow warns of; decoded, 256 MiB
 MIN_SIDE = 4  # shops answer with a picture of one pixel where they have none
+LONGEST = 4  # sides of a stored image; of longer ones the centre is small
+RULE = "shorter side"  # changes when what is stored of an image does
 CHUNK = 128  # images in a file of the store
+# Shares of an image that the crop to its centre square takes, as `crop_losses`
+# counts them.
+_LOSSES = (0.1, 0.25, 0.5, 1.0)
 _QUALITY = 95
 # What can be decoded. Pillow knows more, some of which start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Text and colour profiles are not needed, but Pillow refuses an image for more
+# than 1 MB in one of them; what all may take, 64 MB, stays.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 _ORIENTATIONS = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,
@@ -63,6 +73,10 @@ REASONS = (
 
 class Unusable(Exception):
   """An image that cannot be used; `args` are one of `REASONS` and details."""
+
+  def __str__(self) -> str:
+    """Returns both, for a message."""
+    return ": ".join(self.args)
 
 
 class File(NamedTuple):
@@ -103,12 +117,24 @@ def listing(root: str | os.PathLike) -> Iterator[File]:
       yield File(entry.name, "not_a_regular_file")
 
 
+def upright(image: Image.Image) -> Image.Image:
+  """Returns an opened image turned as its EXIF says and in RGB.
+
+  The one rule by which images become pixels, in the import, in training and in
+  tools/generate.py; tools/infer_hf.py has it in its own lines. See the module.
+
+  Raises:
+    Unusable: its values are floating-point, of which no scale is known.
+  """
+  return _turned(_rgb(image), image)
+
+
 def encode(file: BinaryIO, size: int) -> bytes:
   """Decodes a picture and returns it as it is stored; see the module.
 
   Args:
     file: open, seekable.
-    size: of the longer side in pixels, at most.
+    size: of the shorter side in pixels, at most.
 
   Returns:
     A JPEG of RGB.
@@ -211,30 +237,58 @@ class Store(Mapping[str, bytes]):
     place = () if chunk is None else self._index(chunk).get(item, ())
     if not place or _is_reason(place):
       raise KeyError(item)
-    start, length = place
+    start, length, *_ = place
     with open(_chunk(self._folder, chunk, "bin"), "rb") as file:
       file.seek(start)
       return file.read(length)
 
-  def __iter__(self) -> Iterator[str]:
-    """Yields the ids of the items that have a usable image."""
+  def sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yields id, and width and height as stored, of the usable images."""
     for chunk in self._chunks:
       for item, place in self._read_index(chunk).items():
         if not _is_reason(place):
-          yield item
+          yield item, (place[2], place[3])
+
+  def __iter__(self) -> Iterator[str]:
+    """Yields the ids of the items that have a usable image."""
+    return (item for item, _ in self.sizes())
 
   def __len__(self) -> int:
     """Returns the number of usable images."""
     return sum(1 for _ in self)
 
   def _read_index(self, chunk):
-    """Returns start and length, or reason and details, by id."""
+    """Returns start, length and size, or reason and details, by id."""
     rows = json.loads(_chunk(self._folder, chunk, "json").read_text())
     return {item: place for item, *place in rows}
 
 
 def _is_reason(place):
   return isinstance(place[0], str)
+
+
+def crop_losses(
+  sizes: Iterable[tuple[int, int]],
+) -> dict[str, int | float | dict[str, int]]:
+  """Counts what images of some widths and heights lose to their centre square.
+
+  Returns:
+    'images' and 'cropped', their numbers; 'mean_share', of all images, the mean
+    share of pixels that are lost; 'shares', of those that are cropped, how many
+    lose up to a tenth, a quarter, half and more.
+  """
+  lost = np.asarray([1 - min(size) / max(size) for size in sizes], np.float64)
+  places = np.digitize(lost[lost > 0], _LOSSES[:-1], right=True)
+  counts = np.bincount(places, minlength=len(_LOSSES)).tolist()
+  return {
+    "images": len(lost),
+    "cropped": int((lost > 0).sum()),
+    "mean_share": float(lost.mean()) if len(lost) else 0.0,
+    "shares": {
+      f"up to {share:.0%}": number
+      for share, number in zip(_LOSSES, counts, strict=True)
+    },
+  }
 
 
 def encode_all(
@@ -304,7 +358,8 @@ def encode_chunk(
     except Unusable as error:
       index.append((item, *error.args))
     else:
-      index.append((item, data.tell(), len(image)))
+      with Image.open(io.BytesIO(image)) as header:
+        index.append((item, data.tell(), len(image), *header.size))
       data.write(image)
   # The index says that the data are whole: it comes last.
   for suffix, content in (
@@ -369,40 +424,56 @@ def _shrink(image, size):
     raise Unusable("too_large", f"{width} x {height} pixels")
   if min(width, height) < MIN_SIDE:
     raise Unusable("too_small", f"{width} x {height} pixels")
-  try:
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
-  except Exception:  # damaged, but the picture need not be
-    orientation = None
-  scale = min(size / max(width, height), 1)
+  scale = min(size / min(width, height), LONGEST * size / max(width, height), 1)
   fitted = tuple(max(round(side * scale), 1) for side in (width, height))
   # JPEG can be decoded at half the size and less; twice the aim loses nothing
   # that the eye sees.
   image.draft(None, tuple(2 * side for side in fitted))
-  image = _rgb(image)
-  if image.size != fitted:
+  small = _rgb(image)
+  if small.size != fitted:
     # Halving boxes first, far above the aim, is as good and faster.
-    image = image.resize(fitted, Image.Resampling.BICUBIC, reducing_gap=3.0)
-  if orientation in _ORIENTATIONS:
-    image = image.transpose(_ORIENTATIONS[orientation])
-  return image
+    small = small.resize(fitted, Image.Resampling.BICUBIC, reducing_gap=3.0)
+  return _turned(small, image)
+
+
+def _turned(image, opened):
+  """Returns an image turned as the EXIF of what was opened says."""
+  try:
+    orientation = opened.getexif().get(ExifTags.Base.Orientation)
+  except Exception:  # damaged, but the image need not be
+    return image
+  turn = _ORIENTATIONS.get(orientation)
+  return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image):
   """Converts any mode to RGB; see the module."""
-  mode = image.mode
-  if mode == "RGB" and "transparency" not in image.info:
-    image.load()
-    return image
+  mode, key = image.mode, image.info.get("transparency")
+  # Before it is loaded an image knows how its file stores the values.
+  stored = image.tile[0][3] if getattr(image, "tile", None) else ""
   if mode == "F":
     raise Unusable("unsupported_mode", "floating-point values")
   if mode == "I" or mode.startswith("I;16"):
-    grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-    return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
+    values = np.asarray(image.convert("I"))
+    image = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
+    if key is not None:
+      image = image.convert("LA")
+      alpha = np.where(values == key, 0, 255).astype(np.uint8)
+      image.putalpha(Image.fromarray(alpha))
+  # Pillow scales these values when it reads them, but not their key colour.
+  elif key is not None and stored in ("L;2", "L;4"):
+    image.info["transparency"] = key * (85 if stored == "L;2" else 17)
+  elif key is not None and stored == "RGB;16B":
+    image.info["transparency"] = tuple(value >> 8 for value in key)
+  if image.mode == "La":  # premultiplied, which converts to LA only
+    image = image.convert("LA")
   if image.has_transparency_data:
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
-  return image.convert("RGB")
+    image = Image.alpha_composite(white, image)
+  image = image.convert("RGB")
+  image.info = {}  # its orientation, too: it must not be turned again
+  return image
 
 
 def _is_text(name):

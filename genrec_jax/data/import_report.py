@@ -57,6 +57,11 @@ def table(report: Mapping[str, Any]) -> str:
   lines.append(_line("Users of one day", number, "all within 24 hours"))
   for name, time in report.get("times", {}).items():  # not of older reports
     lines.append(f"{f'{name.capitalize()} event':<24}{time[:10]:>12}  {time}")
+  if crop := report.get("crop"):  # nor this
+    lines.append(_line("Images cropped", crop["cropped"], _cropped(crop)))
+    for share, number in crop["shares"].items():
+      if number:
+        lines.append(_line(f"  {share}", number))
   return "\n".join(lines)
 
 
@@ -116,6 +121,13 @@ def _line(name, number, note=""):
   return f"{name:<24}{number:>12,}  {note}".rstrip()
 
 
+def _cropped(crop):
+  """Says what the crop to centre squares takes of the kept items' images."""
+  return (
+    f"of {crop['images']:,}; mean loss {crop['mean_share']:.1%} of the area"
+  )
+
+
 def _lead(report):
   rows, images = report["rows"], report["images"]
   return (
@@ -152,6 +164,8 @@ def _facts(report, settings):
     "future horizon": str(settings["future_horizon"]),
     "image size": f"{settings['image_size']} pixels",
   }
+  if crop := report.get("crop"):
+    facts["cropped"] = f"{crop['cropped']:,} {_cropped(crop)}"
   items = "".join(
     f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
     for name, value in facts.items()

@@ -21,10 +21,9 @@ from PIL import Image
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt
-from genrec_jax.data import builders, histories
+from genrec_jax.data import builders, histories, images
 from genrec_jax.data.histories import SHORT_HISTORIES
 from genrec_jax.data.index import Index
-from genrec_jax.hf.processor import upright
 
 # Of a title in the prompt: enough to name an item, and one page-long title
 # cannot make every prompt of the data set long.
@@ -315,8 +314,8 @@ def decode(record: Mapping[str, Any]) -> Image.Image:
     UserError: names the item whose bytes are no picture.
   """
   try:
-    return upright(Image.open(io.BytesIO(record["image"])))
-  except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
+    return images.upright(Image.open(io.BytesIO(record["image"])))
+  except Exception as error:  # Pillow raises many kinds
     raise UserError(
       f"The image of item {record['id'].decode()!r} cannot be decoded: "
       f"{error}. Expected PNG or JPEG; prepare the data set again."
@@ -418,7 +417,7 @@ class _Maker:
   def _remember(self):
     """Keeps what was made last: users share items, and windows overlap."""
     side = self._processor.image_size
-    self._pixels = functools.lru_cache(_CACHE_BYTES // (3 * side * side))(
+    self._pixels = functools.lru_cache(_CACHE_BYTES // (6 * side * side))(
       self._read_pixels
     )
     self._title = functools.lru_cache(_TITLES_KEPT)(self._read_title)
@@ -443,8 +442,10 @@ class _Maker:
       history = history[1:]
       ids = self._prompt(history)
     missing = self._prompt_tokens - len(ids)
-    images, history_mask = self._images(history, self._windows.history_length)
-    future_images, future_mask = self._images(
+    seen, cropped, history_mask = self._images(
+      history, self._windows.history_length
+    )
+    _, future_images, future_mask = self._images(
       future, self._windows.future_horizon
     )
     title_ids = self._title_ids(future[0])
@@ -453,8 +454,9 @@ class _Maker:
       prompt=Prompt(
         ids=np.asarray([self._processor.pad_id] * missing + ids, np.int32),
         mask=np.arange(self._prompt_tokens) >= missing,
-        images=images,
+        images=seen,
       ),
+      history=cropped,
       history_mask=history_mask,
       future=future_images,
       future_mask=future_mask,
@@ -471,15 +473,23 @@ class _Maker:
     return list(self._processor.prompt_ids(titles, self._instruction))
 
   def _images(self, rows, length):
-    """Returns pixels [length, h, w, 3], the real ones first, and their mask."""
+    """Returns padded and cropped images [length, h, w, 3] and their mask.
+
+    The real ones come first.
+    """
     side = self._processor.image_size
-    pixels = np.zeros((length, side, side, 3), np.uint8)
+    pixels = np.zeros((2, length, side, side, 3), np.uint8)
     for place, row in enumerate(rows):
-      pixels[place] = self._pixels(row)
-    return pixels, np.arange(length) < len(rows)
+      pixels[:, place] = self._pixels(row)
+    return *pixels, np.arange(length) < len(rows)
 
   def _read_pixels(self, row):
-    return self._processor.pixels(decode(self._items[row]))
+    """Returns an item's image, padded and cropped."""
+    image = decode(self._items[row])
+    padded = self._processor.pixels(image)
+    if image.width == image.height:  # alike, and kept once
+      return padded, padded
+    return padded, self._processor.crop(image)
 
   def _read_title(self, row):
     (short,), _ = _shorten(

@@ -194,7 +194,9 @@ def make(
   """
   try:
     work.mkdir(parents=True, exist_ok=True)
-    _keep_if_same(work, itertools.chain([settings], _stamps(raw), raw.files))
+    _keep_if_same(
+      work, itertools.chain([settings, images.RULE], _stamps(raw), raw.files)
+    )
     if not (work / REPORT).exists():
       with _database(work, memory_gb, processes) as db:
         encode = functools.partial(
@@ -258,11 +260,14 @@ def _make(db, raw, work, settings, encode, tell):
       )
     )
   gaps = accounts.gaps(db)
+  kept = set(Work(work, settings).item_ids())
+  sizes = images.Store(work / IMAGES).sizes()
   return {
     "rows": found["rows"],
     "images": found["images"],
     **counts,
     "windows": accounts.windows(lengths, horizon),
+    "crop": images.crop_losses(size for item, size in sizes if item in kept),
     "offenders": found["offenders"],
     "titles": found["titles"],
     "history_lengths": lengths,

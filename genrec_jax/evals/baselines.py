@@ -39,7 +39,7 @@ def last_index(history_mask: np.ndarray) -> np.ndarray:
 def copy_last(batch: Batch) -> np.ndarray:
   """Returns each user's newest history image: uint8 [P, h, w, 3]."""
   index = last_index(np.asarray(batch.history_mask))
-  return np.asarray(batch.prompt.images)[np.arange(len(index)), index]
+  return np.asarray(batch.history)[np.arange(len(index)), index]
 
 
 def random_items(
@@ -66,7 +66,7 @@ class Catalogue(Sequence):
     items: Sequence[Mapping[str, Any]],
     pixels: Callable[[Image.Image], np.ndarray],
   ):
-    """Takes `Dataset.items` and `Processor.pixels`."""
+    """Takes `Dataset.items` and `Processor.crop`."""
     self._items, self._pixels = items, pixels
 
   def __len__(self) -> int:

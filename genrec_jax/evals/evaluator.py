@@ -221,7 +221,7 @@ def build(
     draw=make_draw(model, gather=gather, mesh=mesh, **sample),
     embed=embed,
     windows=windows("test", users),
-    catalogue=baselines.Catalogue(dataset.items, processor.pixels),
+    catalogue=baselines.Catalogue(dataset.items, processor.crop),
     copy_threshold=copy_threshold,
     seed=seed,
     during=windows("validation", users_during) if users_during else (),

@@ -66,7 +66,7 @@ def examples(
         history=[
           _picture(image, wants)._replace(title=title)
           for image, title in zip(
-            window.batch.prompt.images[row][real], titles, strict=True
+            window.batch.history[row][real], titles, strict=True
           )
         ],
         real=_picture(window.batch.future[row, 0], wants)._replace(

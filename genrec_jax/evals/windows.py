@@ -54,7 +54,7 @@ def prepare(
     attributes = None
     if wants is not None:
       wants = fill(np.asarray(wants))
-      history = batch.prompt.images
+      history = batch.history
       attributes = world.read(history.reshape(-1, *history.shape[2:]))
       attributes = attributes.reshape(*history.shape[:2], -1)
     windows.append(
@@ -191,7 +191,7 @@ def grid(
     [
       np.where(
         w.batch.history_mask[: w.count, :, None, None, None],
-        w.batch.prompt.images[: w.count],
+        w.batch.history[: w.count],
         _EMPTY,
       )
       for w in windows

@@ -9,10 +9,10 @@ from typing import Any
 import jinja2
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import transformers
 
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.data import images
 from genrec_jax.hf import safetensors_io
 from genrec_jax.hf.tokenizers import read_tokenizer
 
@@ -83,19 +83,19 @@ class Processor:
     folder = Path(folder)
     config = safetensors_io.read_config(folder)
     generation = _optional(folder / "generation_config.json")
-    images = _image_settings(folder)
+    settings = _image_settings(folder)
     tokenizer = read_tokenizer(folder)
     text = config.get("text_config") or {}
     vision = config.get("vision_config") or {}
     size, patch = vision.get("image_size", 384), vision.get("patch_size", 16)
     ids, problems = _special_ids(tokenizer, config, generation)
-    if not images:
+    if not settings:
       problems.append(
         "no preprocessor_config.json; take that of the same Janus checkpoint"
       )
     else:
-      images = {**_IMAGES, **images}
-      problems += _image_problems(images, size)
+      settings = {**_IMAGES, **settings}
+      problems += _image_problems(settings, size)
     if problems:
       raise UserError(listed(f"{folder} is no Janus model:", problems))
     chat = _optional(folder / "processor_config.json")
@@ -106,7 +106,7 @@ class Processor:
       num_image_tokens=(size // patch) ** 2,
       image_size=size,
       max_positions=text.get("max_position_embeddings", 2048),
-      min_size=images["min_size"],
+      min_size=settings["min_size"],
       system=_SYSTEM if chat.get("use_default_system_prompt") else "",
       chat_template=_first(
         chat.get("chat_template"),
@@ -195,18 +195,18 @@ class Processor:
     return self._encode(text.replace(place, self._image()))
 
   def pixels(self, image: PIL.Image.Image) -> np.ndarray:
-    """Fits a picture into a square as `JanusImageProcessorPil` does.
+    """Pads an image to a square as `JanusImageProcessorPil` does.
 
-    The longer side becomes `image_size`, bicubic; the rest is filled with the
-    middle grey, evenly on both sides. Pictures of other modes than RGB, which
-    that refuses, become RGB as Pillow converts them; see `upright`. (Where
-    torchvision is installed, transformers prefers it to Pillow: its bicubic
-    differs by at most 2 of 255 at 384 pixels, in under 1 % of values.)
+    What the vision tower sees. The longer side becomes `image_size`, bicubic;
+    the rest is filled with the middle grey, evenly on both sides. Images of
+    other modes than RGB become RGB by `images.upright`. (Where torchvision is
+    installed, transformers prefers it to Pillow: its bicubic differs by at most
+    2 of 255 at 384 pixels, in under 1 % of values.)
 
     Returns:
       uint8 [S, S, 3]; the model itself rescales to [-1, 1].
     """
-    image = image.convert("RGB")
+    image = images.upright(image)
     scale = self.image_size / max(image.size)
     width, height = (max(round(n * scale), self.min_size) for n in image.size)
     image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
@@ -216,6 +216,28 @@ class Processor:
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = np.asarray(image)
     return square
+
+  def crop(self, image: PIL.Image.Image) -> np.ndarray:
+    """Takes the centre square of an image, as Janus was trained to draw it.
+
+    The shorter side becomes `image_size`, bicubic, and the middle of the longer
+    one stays (Janus, arXiv 2410.13848, training details): what the image
+    tokenizer encodes, and CLIP compares, of real images.
+
+    Returns:
+      uint8 [S, S, 3].
+    """
+    image = images.upright(image)
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    square = image.resize(
+      (self.image_size, self.image_size),
+      PIL.Image.Resampling.BICUBIC,
+      # Beyond it the filter still sees the image, as if cropped afterwards.
+      box=(left, top, left + side, top + side),
+    )
+    return np.asarray(square)
 
   def _token(self, index: int) -> str:
     return self.tokenizer.convert_ids_to_tokens(index)
@@ -237,14 +259,14 @@ class Processor:
 
 
 def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
-  """Opens a picture as transformers does with a path; see `upright`.
+  """Opens an image upright and in RGB, as the import does; `images.upright`.
 
   Raises:
-    UserError: no such file, or no picture in it.
+    UserError: no such file, or no image in it that can be used.
   """
   try:
     with PIL.Image.open(path) as image:
-      return upright(image)
+      return images.upright(image)
   except FileNotFoundError:
     raise UserError(f"no image {path}: expected the path of a file") from None
   except Exception as error:  # Pillow's formats raise many kinds
@@ -252,15 +274,6 @@ def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
       f"{path} cannot be read as an image ({error}): expected a whole PNG, JPEG"
       " or another format that Pillow opens"
     ) from None
-
-
-def upright(image: PIL.Image.Image) -> PIL.Image.Image:
-  """Turns a picture as its EXIF orientation says and makes it RGB.
-
-  As `transformers.image_utils.load_image`: by Pillow's `convert`, which drops
-  transparency, showing what colour lies below, and clips 16 bits at 255.
-  """
-  return PIL.ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _special_ids(
@@ -339,7 +352,7 @@ def _image_settings(folder: Path) -> Mapping[str, Any]:
   }
 
 
-def _image_problems(images: Mapping[str, Any], size: Any) -> list[str]:
+def _image_problems(settings: Mapping[str, Any], size: Any) -> list[str]:
   """Says what `Processor.pixels` and the model's own scaling do not do."""
   expected = {name: _IMAGES[name] for name in _IMAGES if name != "min_size"}
   expected |= {
@@ -348,7 +361,7 @@ def _image_problems(images: Mapping[str, Any], size: Any) -> list[str]:
     "size": {"height": size, "width": size},
   }
   return [
-    f"image processor: {name} is {images.get(name)}; expected {value}"
+    f"image processor: {name} is {settings.get(name)}; expected {value}"
     for name, value in expected.items()
-    if images.get(name) != value
+    if settings.get(name) != value
   ]

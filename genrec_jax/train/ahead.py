@@ -100,6 +100,7 @@ def batch(config, model: Generator, clip: Clip, title_tokens: int) -> Batch:
       mask=array(jnp.bool_, t),
       images=array(jnp.uint8, n, *picture),
     ),
+    history=array(jnp.uint8, n, *picture),
     history_mask=array(jnp.bool_, n),
     future=array(jnp.uint8, f, *picture),
     future_mask=array(jnp.bool_, f),

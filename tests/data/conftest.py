@@ -2,7 +2,7 @@
 
 import duckdb
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -47,7 +47,10 @@ class FakeProcessor:
 
   def pixels(self, image):
     assert image.mode == "RGB"
-    return np.asarray(image.resize((32, 32)))
+    return np.asarray(ImageOps.pad(image, (32, 32), color=(127, 127, 127)))
+
+  def crop(self, image):
+    return np.asarray(ImageOps.fit(image, (32, 32)))
 
 
 @pytest.fixture(scope="session")

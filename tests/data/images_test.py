@@ -140,10 +140,11 @@ def test_turned_as_exif_says():
 
 def test_shrunk_but_never_enlarged():
   sizes = {
-    (640, 480): (64, 48),
-    (48, 640): (5, 64),
+    (640, 480): (85, 64),
+    (96, 144): (64, 96),
+    (48, 640): (19, 256),  # four sides at most
     (64, 10): (64, 10),
-    (5000, 4): (64, 1),
+    (5000, 4): (256, 1),
     (7, 9): (7, 9),
   }
   for size, expected in sizes.items():
@@ -151,12 +152,25 @@ def test_shrunk_but_never_enlarged():
       assert _encoded(Image.new("RGB", size), kind).size == expected
 
 
+def test_losses_to_the_centre_square_are_counted():
+  sizes = [(30, 30), (30, 30), (20, 30), (30, 20), (19, 20), (1, 4)]
+  counts = images.crop_losses(iter(sizes))
+  # 1/3 twice, 1/20 and 3/4 of their pixels.
+  assert counts == {
+    "images": 6,
+    "cropped": 4,
+    "mean_share": pytest.approx((2 / 3 + 1 / 20 + 3 / 4) / 6),
+    "shares": {"up to 10%": 1, "up to 25%": 0, "up to 50%": 2, "up to 100%": 1},
+  }
+  assert images.crop_losses([])["mean_share"] == 0
+
+
 def test_decoding_small_is_near_decoding_whole():
   rng = np.random.default_rng(0)
   blocks = rng.integers(0, 256, (12, 16, 3), np.uint8)
   image = Image.fromarray(blocks).resize((640, 480), Image.Resampling.BICUBIC)
   result = _encoded(image, "JPEG", quality=95)
-  expected = image.resize((64, 48), Image.Resampling.BICUBIC)
+  expected = image.resize((85, 64), Image.Resampling.BICUBIC)
   difference = np.asarray(result, int) - np.asarray(expected, int)
   assert np.abs(difference).mean() < 3
 

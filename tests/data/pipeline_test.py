@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import functools
+import io
 import math
 import os
 import pickle
@@ -14,11 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
 import numpy as np
+from PIL import Image
 import pytest
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch
-from genrec_jax.data import builders, histories, index, pipeline, world
+from genrec_jax.data import (
+  builders,
+  histories,
+  images,
+  index,
+  pipeline,
+  world,
+)
+from genrec_jax.hf.load import ASSETS
+from genrec_jax.hf.processor import Processor
 
 BOI, IMAGE, IMAGE_TOKENS, PAD = 2, 4, 4, 1
 INSTRUCTION = "what comes next"
@@ -143,6 +154,7 @@ def test_shapes_and_types_are_those_of_the_batch(stream):
     "ids": (first.prompt.ids, (8, tokens), np.int32),
     "mask": (first.prompt.mask, (8, tokens), np.bool_),
     "images": (first.prompt.images, (8, 5, 32, 32, 3), np.uint8),
+    "history": (first.history, (8, 5, 32, 32, 3), np.uint8),
     "history_mask": (first.history_mask, (8, 5), np.bool_),
     "future": (first.future, (8, 3, 32, 32, 3), np.uint8),
     "future_mask": (first.future_mask, (8, 3), np.bool_),
@@ -155,6 +167,50 @@ def test_shapes_and_types_are_those_of_the_batch(stream):
   jax.tree.map(
     lambda a, b: np.testing.assert_equal(a.shape, b.shape), first, second
   )
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (40, 40)])
+def test_posters_are_padded_where_read_and_cropped_where_compared(
+  clip_tokenizer, size
+):
+  dataset = _fake_dataset([(range(8), histories.split_points(8))], num_items=8)
+  corner = tuple(side // 2 - 20 for side in size)
+  for row, item in enumerate(dataset.items):
+    image = Image.new("RGB", size, (0, 0, 255))
+    colour = (200, 30 * row, 90)
+    image.paste(colour, (*corner, corner[0] + 40, corner[1] + 40))
+    item["image"] = images.encode(_png(image), 384)
+  # A real one: what the models of a run are given.
+  processor = Processor.from_pretrained(ASSETS / "tiny_sft")
+  batch = next(
+    iter(
+      pipeline.train_batches(
+        dataset, processor, clip_tokenizer, batch_size=5, seed=0, **LENGTHS
+      )
+    )
+  )
+  assert batch.history.shape == batch.prompt.images.shape
+
+  def rows_of(pixels):
+    """Returns the item by its colour; nothing else may be in the image."""
+    middle = pixels[2:-2, 2:-2].reshape(-1, 3).astype(int)
+    assert np.ptp(middle, axis=0).max() <= 6  # but for what JPEG changes
+    return round(middle[:, 1].mean() / 30)
+
+  for row, real in enumerate(batch.history_mask):
+    cropped = [rows_of(pixels) for pixels in batch.history[row][real]]
+    ahead = [rows_of(p) for p in batch.future[row][batch.future_mask[row]]]
+    assert ahead[0] == cropped[-1] + 1  # users of this set go from 0 to 7
+    for item, pixels in zip(cropped, batch.prompt.images[row], strict=False):
+      grey = (pixels == 127).all(-1).sum() / 32**2
+      assert grey == pytest.approx(0 if size[0] == size[1] else 1 / 3, abs=0.03)
+      assert rows_of(pixels[10:22, 10:22]) == item
+
+
+def _png(image):
+  data = io.BytesIO()
+  image.save(data, "PNG")
+  return data
 
 
 def test_an_epoch_is_every_training_window_once(stream, dataset):
@@ -183,6 +239,7 @@ def test_prompts_titles_and_masks_agree(stream, processor, clip_tokenizer):
       # Real items come first, padding is black.
       for array, real in (
         (batch.prompt.images, batch.history_mask),
+        (batch.history, batch.history_mask),
         (batch.future, batch.future_mask),
       ):
         assert not np.any(np.diff(real[row].astype(int)) > 0)

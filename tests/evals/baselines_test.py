@@ -11,8 +11,8 @@ from genrec_jax.evals import baselines
 def test_copy_last_takes_the_newest_real_item(batches):
   batch, _ = next(batches(known=True))
   found = baselines.copy_last(batch)
-  np.testing.assert_array_equal(found[0], batch.prompt.images[0, 2])
-  np.testing.assert_array_equal(found[1:], batch.prompt.images[1:, -1])
+  np.testing.assert_array_equal(found[0], batch.history[0, 2])
+  np.testing.assert_array_equal(found[1:], batch.history[1:, -1])
 
 
 def test_last_index_of_nothing_is_the_first():

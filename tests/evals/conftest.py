@@ -28,6 +28,7 @@ def _batches(known):
         mask=np.ones((count, 6), bool),
         images=images[rows, :HISTORY],
       ),
+      history=images[rows, :HISTORY],
       history_mask=history_mask,
       future=images[rows, HISTORY:],
       future_mask=np.ones((count, FUTURE), bool),
@@ -54,7 +55,7 @@ def _embed():
   def targets(batch):
     return rewards.Targets(
       text=images(batch.future[:, 0]),
-      history=images(batch.prompt.images),
+      history=images(batch.history),
       history_mask=batch.history_mask,
       future=images(batch.future),
       future_mask=batch.future_mask,

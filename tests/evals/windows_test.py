@@ -88,7 +88,7 @@ def test_grid_has_a_row_per_user(prepared):
   # 5 of the history, 2 samples, 1 real; 2 px after each, 4 more between parts.
   assert grid.shape[1] == 8 * 32 + 7 * 2 + 2 * 4
   first = prepared[0].batch
-  np.testing.assert_array_equal(grid[:32, :32], first.prompt.images[0, 0])
+  np.testing.assert_array_equal(grid[:32, :32], first.history[0, 0])
   np.testing.assert_array_equal(grid[:32, -32:], first.future[0, 0])
   # The first user's history has three items: what follows is light, not black.
   missing = grid[:32, 3 * 34 : 5 * 34 - 2]

@@ -83,6 +83,8 @@ def test_a_data_set_with_its_report(prepared):
   assert list(report)[:6] == [
     *("rows", "images", "users", "items", "events", "windows")
   ]
+  assert report["crop"]["images"] == report["items"] == len(dataset.items)
+  assert "Images cropped" in done.stdout
   for split, number in report["windows"].items():
     found = pipeline.windows(
       dataset, split, history_length=20, future_horizon=3
