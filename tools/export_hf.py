@@ -48,9 +48,10 @@ def main() -> None:
   opened = load.open_generator(_WORKDIR.value, dtype="float32")
   said, instruction = load.sampling_settings(_WORKDIR.value)
   export.export_checkpoint(_OUT.value, opened, _DTYPE.value, sampling=said)
+  tensors = {path: len(p.tensors) for path, p in opened.stored.items()}
+  trained = sum(tensors[path] for path in opened.trained)
   print(
-    f"{_OUT.value}: {len(opened.stored)} parameters, {len(opened.trained)} of"
-    " them trained"
+    f"{_OUT.value}: {sum(tensors.values())} tensors, {trained} of them trained"
   )
   if instruction:
     print(f"its prompts end with {instruction!r}: give tools that as --prompt")

@@ -52,7 +52,7 @@ def config_from_hf(
 
   Args:
     config: config.json; keys that it leaves out have HF's defaults.
-    preprocessor: preprocessor_config.json; None means OpenAI's.
+    preprocessor: see `settings.image_settings`; None means OpenAI's.
     **overrides: fields that HF configs do not have, such as `dtype`.
 
   Raises:
@@ -61,7 +61,9 @@ def config_from_hf(
   if config.get("model_type") != "clip":
     raise UserError(
       f"config.json has model_type {config.get('model_type')!r}; expected"
-      " 'clip'; give the folder of a CLIP model"
+      " 'clip' with both towers, which SigLIP, BLIP or a vision tower alone is"
+      " not; give the folder of a CLIP model, such as"
+      " openai/clip-vit-large-patch14"
     )
   text = {**_TEXT, **_section(config, "text")}
   vision = {**_VISION, **_section(config, "vision")}
@@ -134,6 +136,9 @@ def _preprocessing(
     problems.append(
       f"preprocessor: resample is {config['resample']}; expected 3, bicubic"
     )
+  factor = config.get("rescale_factor", 1 / 255)
+  if abs(factor - 1 / 255) > 1e-9:
+    problems.append(f"preprocessor: rescale_factor is {factor}; expected 1/255")
   for key in ("size", "crop_size"):
     value = config.get(key, image_size)
     sides = set(value.values()) if isinstance(value, Mapping) else {value}

@@ -18,6 +18,9 @@ from genrec_jax.models.llama import Llama
 from genrec_jax.models.siglip import Siglip
 from genrec_jax.nn.layers import ACTIVATIONS
 
+# Buffers that older code saved; transformers computes them anew, too.
+IGNORED = (r".*\.rotary_emb\.inv_freq", r".*\.embeddings\.position_ids")
+
 # Defaults of transformers 5.23, which saved configs may leave out.
 _TEXT = {
   "model_type": "llama",

@@ -14,7 +14,14 @@ import transformers
 from genrec_jax.core import checkpoint, sharding, tree, workdir
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
-from genrec_jax.hf import adapters, hub, safetensors_io, streaming
+from genrec_jax.hf import (
+  adapters,
+  forms,
+  hub,
+  safetensors_io,
+  settings,
+  streaming,
+)
 from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf.processor import Processor
@@ -98,6 +105,7 @@ def open_generator(
     base = open_generator(_base(folder), dtype=dtype, remat=remat)
     _same_base(folder)
     return _overlay(base, folder)
+  forms.check(folder)
   config = safetensors_io.read_config(folder)
   kind = config.get("model_type")
   if kind not in FAMILIES:
@@ -120,7 +128,9 @@ def open_generator(
     boi_id=processor.boi_id,
   ).computing(dtype=dtype, remat=remat)
   shapes = _expected(model)
-  stored = _stored(folder, family.rules(model), tensors, shapes)
+  stored = _stored(
+    folder, family.rules(model), tensors, shapes, ignore=family.IGNORED
+  )
   return Opened(
     model,
     processor,
@@ -178,9 +188,15 @@ def open_clip(path: str | os.PathLike[str], *, dtype: str) -> OpenedClip:
     UserError: says which file is wrong and how.
   """
   folder = resolve(path)
+  forms.check(folder)
   config = safetensors_io.read_config(folder)
-  file = folder / "preprocessor_config.json"
-  preprocessor = safetensors_io.read_json(file) if file.exists() else None
+  preprocessor = settings.image_settings(folder)
+  if not preprocessor:
+    raise UserError(
+      f"{folder} has neither {settings.PREPROCESSOR} nor an image processor in"
+      f" {settings.PROCESSOR}: take the file of the same CLIP, whose mean and"
+      " deviation of pixels it holds"
+    )
   clip = hf_clip.config_from_hf(config, preprocessor, dtype=dtype)
   shapes = _expected(clip)
   stored = _stored(
@@ -335,6 +351,9 @@ def _expected(model: Generator | Clip) -> PyTree:
 
 def _stored(folder: Path, rules, tensors, shapes, ignore=()) -> PyTree:
   """Finds each parameter's tensors; says in which folder they do not fit."""
+  problem = forms.quantized(tensors)
+  if problem:
+    raise UserError(f"{folder} {problem}")
   try:
     return to_params(rules, tensors, shapes, ignore)
   except UserError as error:

@@ -14,6 +14,7 @@ import transformers
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.data import images
 from genrec_jax.hf import safetensors_io
+from genrec_jax.hf import settings as settings_lib
 from genrec_jax.hf.tokenizers import read_tokenizer
 
 # Fields of `JanusImageProcessor`, transformers 5.23.
@@ -82,8 +83,8 @@ class Processor:
     """
     folder = Path(folder)
     config = safetensors_io.read_config(folder)
-    generation = _optional(folder / "generation_config.json")
-    settings = _image_settings(folder)
+    generation = settings_lib.read_optional(folder / "generation_config.json")
+    settings = settings_lib.image_settings(folder)
     tokenizer = read_tokenizer(folder)
     text = config.get("text_config") or {}
     vision = config.get("vision_config") or {}
@@ -91,16 +92,15 @@ class Processor:
     ids, problems = _special_ids(tokenizer, config, generation)
     if not settings:
       problems.append(
-        "no preprocessor_config.json; take that of the same Janus checkpoint"
+        "neither preprocessor_config.json nor an image processor in"
+        " processor_config.json; take that of the same Janus checkpoint"
       )
     else:
       settings = {**_IMAGES, **settings}
       problems += _image_problems(settings, size)
     if problems:
       raise UserError(listed(f"{folder} is no Janus model:", problems))
-    chat = _optional(folder / "processor_config.json")
-    # Legacy, and before the tokenizer's, which reads chat_template.jinja.
-    legacy = _optional(folder / "chat_template.json")
+    chat = settings_lib.read_optional(folder / settings_lib.PROCESSOR)
     return cls(
       tokenizer=tokenizer,
       num_image_tokens=(size // patch) ** 2,
@@ -108,12 +108,8 @@ class Processor:
       max_positions=text.get("max_position_embeddings", 2048),
       min_size=settings["min_size"],
       system=_SYSTEM if chat.get("use_default_system_prompt") else "",
-      chat_template=_first(
-        chat.get("chat_template"),
-        legacy.get("chat_template"),
-        tokenizer.chat_template,
-        CHAT,
-      ),
+      chat_template=settings_lib.chat_template(folder, tokenizer.chat_template)
+      or CHAT,
       **ids,
     )
 
@@ -337,19 +333,6 @@ def _special_ids(
 
 def _first(*values: Any) -> Any:
   return next((value for value in values if value is not None), None)
-
-
-def _optional(path: Path) -> Mapping[str, Any]:
-  return safetensors_io.read_json(path) if path.exists() else {}
-
-
-def _image_settings(folder: Path) -> Mapping[str, Any]:
-  # transformers 5 writes one file for the whole processor.
-  settings = _optional(folder / "processor_config.json")
-  return {
-    **_optional(folder / "preprocessor_config.json"),
-    **(settings.get("image_processor") or {}),
-  }
 
 
 def _image_problems(settings: Mapping[str, Any], size: Any) -> list[str]:

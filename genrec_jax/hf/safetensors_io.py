@@ -19,6 +19,7 @@ from genrec_jax.core.errors import UserError, listed
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _CONFIG = "config.json"
+CHAT_TEMPLATES = "additional_chat_templates"  # a folder of those with names
 _REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # What a tokenizer, a processor and generation settings are saved as.
 _COPIED = (".json", ".txt", ".model", ".jinja")
@@ -100,20 +101,21 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def open_tensors(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
   """Opens the safetensors of a folder, one file or shards with an index.
 
-  Shapes and dtypes are known at once; values are read when asked for.
+  Shapes and dtypes are known at once; values are read when asked for. Where
+  both are there, the one file counts, as for transformers.
 
   Raises:
     UserError: no safetensors, a pickle file instead, or shards that are
       missing, truncated or not as the index says; lists all that is wrong.
   """
   folder = _folder(folder)
-  if (folder / _INDEX).exists():
-    return _open_shards(folder)
   if (folder / _SINGLE).exists():
     tensors, problem = _open_file(folder / _SINGLE)
     if problem:
       raise UserError(f"{folder}: {problem}")
     return tensors
+  if (folder / _INDEX).exists():
+    return _open_shards(folder)
   files = sorted(path.name for path in folder.iterdir())
   pickles = [name for name in files if name.endswith(_REFUSED)]
   shards = [name for name in files if name.endswith(".safetensors")]
@@ -163,7 +165,7 @@ def _open_file(path: Path) -> tuple[dict[str, LazyTensor], str]:
     if entry["dtype"] not in _DTYPES:
       return {}, (
         f"{path.name}: {name} is {entry['dtype']}; expected one of"
-        f" {', '.join(_DTYPES)}"
+        f" {', '.join(_DTYPES)}, not quantized"
       )
     tensors[name] = LazyTensor(
       shape=tuple(entry["shape"]),
@@ -302,6 +304,8 @@ def _copy_settings(source: Path, target: Path) -> None:
     weights = path.name == _CONFIG or path.name.endswith(".index.json")
     if path.is_file() and path.suffix in _COPIED and not weights:
       shutil.copyfile(path, target / path.name)
+  if (source / CHAT_TEMPLATES).is_dir():
+    shutil.copytree(source / CHAT_TEMPLATES, target / CHAT_TEMPLATES)
 
 
 def _save(

@@ -146,7 +146,7 @@ def damaged_tokenizer(folder):
 def no_image_settings(folder):
   for path in folder.glob("*processor_config.json"):
     path.unlink()
-  return "no preprocessor_config.json; take that of the same"
+  return "neither preprocessor_config.json nor an image processor in"
 
 
 @pytest.mark.parametrize(

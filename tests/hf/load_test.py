@@ -238,6 +238,8 @@ def test_clip_comes_with_its_tokenizer(tmp_path):
   )
   theirs.save_pretrained(tmp_path)
   tiny_janus.tokenizer().save_pretrained(tmp_path)
+  side = {"size": {"shortest_edge": 16}, "crop_size": 16}
+  transformers.CLIPImageProcessorPil(**side).save_pretrained(tmp_path)
   clip, params, tokenizer = load.load_clip(tmp_path, dtype="bfloat16")
   assert clip.dtype == "bfloat16"
   assert len(tokenizer) == len(tiny_janus.tokenizer())

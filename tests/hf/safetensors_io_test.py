@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -252,3 +253,14 @@ def test_all_faults_of_shards_in_one_message(sharded):
     "'../evil.safetensors' is no name of a shard",
   ):
     assert fault in str(error.value)
+
+
+def test_one_file_counts_where_shards_are_there_too(single, sharded, tmp_path):
+  # As for transformers, which looks for the one file first.
+  for source in (sharded, single):
+    for path in source.iterdir():
+      shutil.copyfile(path, tmp_path / path.name)
+  found = io.open_tensors(tmp_path)
+  assert {tensor.path.name for tensor in found.values()} == {
+    "model.safetensors"
+  }

@@ -63,7 +63,8 @@ def test_a_workdir_becomes_a_folder_of_transformers(workdir, tmp_path):
 
   status, stdout, stderr = run(*flags)
   assert (status, stderr) == (0, "")
-  assert "2 of them trained" in stdout
+  tensors = len(tensors_of(out))  # of stacked layers each one's
+  assert f": {tensors} tensors, 5 of them trained" in stdout
   theirs, info = transformers.JanusForConditionalGeneration.from_pretrained(
     out, output_loading_info=True
   )
