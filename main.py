@@ -6,6 +6,7 @@ again resumes a run that was stopped. On several machines the same command runs
 on each of them; see docs/launch.md.
 """
 
+import functools
 import importlib
 import os
 import re
@@ -60,11 +61,10 @@ def main(_: list[str]) -> None:
   if flags.FLAGS.workdir:
     config.workdir = flags.FLAGS.workdir
   with (
-    cli.user_errors(
-      "stopped; the same command resumes from the last checkpoint"
-    ),
+    cli.user_errors(functools.partial(interrupted, config)),
     launch.joined(flags.FLAGS.distributed),
   ):
+    cli.require_device()
     check(config)
     distributed.agree(
       "the config or the version of JAX", config.to_json() + jax.__version__
@@ -80,6 +80,16 @@ def main(_: list[str]) -> None:
       add_fingerprints(config)
       workdir_lib.check(config.workdir, config.to_json())
       importlib.import_module(TASKS[config.task]).run(config, config.workdir)
+
+
+def interrupted(config) -> str:
+  """Says what the same command will do after this one was interrupted."""
+  if config.task == "evaluate":
+    return "stopped; the same command begins anew"
+  step = workdir_lib.newest_step(config.workdir)
+  if step is None:
+    return "stopped before the first checkpoint; the same command begins anew"
+  return f"stopped; the same command resumes from step {step}"
 
 
 def inherit_data(config, given: set[str]) -> None:
@@ -129,6 +139,7 @@ def add_fingerprints(config) -> None:
   for path, hashed, function in (
     ("data.path", workdir_lib.DATA_FINGERPRINT, builders.fingerprint),
     ("model.checkpoint", workdir_lib.FINGERPRINT, load.fingerprint),
+    ("clip.checkpoint", workdir_lib.CLIP_FINGERPRINT, load.fingerprint),
   ):
     (section, key), (_, name) = path.split("."), hashed.split(".")
     with config[section].unlocked():

@@ -40,8 +40,9 @@ def base(task: str, variant: str) -> ConfigDict:
   config.clip.dtype = "float32"  # cosines differ in the third digit
 
   config.data = ConfigDict()
-  # Folder that tools/prepare_data.py made; '' renders the synthetic world of
-  # the next four keys, which prepared data does not need.
+  # Folder that tools/prepare_data.py made; '' is what the checkpoint, if it is
+  # a workdir, was trained on, else the synthetic world of the next four keys,
+  # which prepared data does not need; 'synthetic' is that world in any case.
   config.data.path = ""
   config.data.num_users = 4608  # 78,000 windows, each seen once at most
   config.data.held_out = 1024  # beside those; as many as evaluation reads

@@ -1,7 +1,7 @@
 r"""Evaluation of one checkpoint: a table, summary.json and report.html.
 
 The checkpoint is a workdir of ours, an HF-format folder or a bundled name; the
-data is the synthetic world:
+data is what a workdir was trained on, else the synthetic world:
 
     python main.py --config=configs/evaluate.py \
         --config.model.checkpoint=runs/rl

@@ -2,6 +2,7 @@ import os
 import pathlib
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -13,11 +14,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 ASSETS = ROOT / "genrec_jax" / "assets"
 
 
-def main(*args, cwd=ROOT):
+def main(*args, cwd=ROOT, program="main.py", **environment):
   done = subprocess.run(
-    [sys.executable, str(ROOT / "main.py"), *args],
+    [sys.executable, str(ROOT / program), *args],
     cwd=cwd,
-    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
     capture_output=True,
     text=True,
     timeout=300,
@@ -234,6 +235,51 @@ def test_a_data_path_that_is_no_data_set_is_told_before_a_model_is_read(
     " --config.data.path=DIR of a folder that tools/prepare_data.py made\n"
   )
   assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+  ("platform", "program"),
+  [
+    ("cuda", "main.py"),
+    ("gpux", "main.py"),
+    ("cuda", "tools/generate.py"),
+  ],
+)
+def test_a_platform_without_devices_is_named(tmp_path, platform, program):
+  options = {
+    "main.py": [f"--config={ROOT}/configs/rl.py:debug", "--workdir=run"],
+    "tools/generate.py": ["--model=tiny_sft", "--prompt=x", "--out=out"],
+  }
+  status, stderr = main(
+    *options[program], cwd=tmp_path, program=program, JAX_PLATFORMS=platform
+  )
+  assert status == 1
+  assert "Traceback" not in stderr
+  (error,) = [line for line in stderr.splitlines() if line[:6] == "error:"]
+  assert f"no device for JAX_PLATFORMS='{platform}' (" in error
+  assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_before_the_first_checkpoint_promises_none(tmp_path):
+  options = [f"--config={ROOT}/configs/sft.py:debug", "--workdir=run"]
+  with subprocess.Popen(
+    [sys.executable, str(ROOT / "main.py"), *options],
+    cwd=tmp_path,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    for line in process.stdout:
+      if "parameters" in line:  # the model is loaded, nothing trained
+        break
+    process.send_signal(signal.SIGINT)
+    stderr = process.stderr.read()
+  assert process.returncode == 130
+  assert stderr.endswith(
+    "error: stopped before the first checkpoint; the same command begins anew\n"
+  )
+  assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_batch_that_the_devices_do_not_divide(tmp_path):

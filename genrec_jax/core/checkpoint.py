@@ -9,11 +9,16 @@ slice, onto any mesh and into any number of processes. All processes of a run
 save and restore together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools
+import gc
+import json
 import os
+import re
+import shutil
+import sys
 from typing import Any
 
 from etils import epath
@@ -24,13 +29,17 @@ import tensorstore
 
 from genrec_jax.core import distributed
 from genrec_jax.core import workdir as workdir_lib
-from genrec_jax.core.errors import UserError, listed
+from genrec_jax.core.errors import UserError, listed, one_line
 from genrec_jax.core.tree import diff, flatten, unflatten
 from genrec_jax.core.types import PyTree, TrainState
 
 FOLDER = workdir_lib.CHECKPOINTS
 # What is written, compressed and read as one; a reader needs no more memory.
 CHUNK_BYTES = 2**26
+_ARRAYS = ("params", "optimizer")  # items that TensorStore holds
+_DISK_FULL = re.compile(
+  "RESOURCE_EXHAUSTED|No space left|quota exceeded", re.IGNORECASE
+)
 
 
 def open_manager(workdir: str, keep: int) -> ocp.CheckpointManager:
@@ -61,26 +70,78 @@ def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
   except BaseException:
     # Closing waits for all processes, and one may be gone.
     if distributed.alone():
-      manager.close()
+      with contextlib.suppress(Exception):  # the first error is the reason
+        manager.close()
     raise
-  manager.close()
+  with _saving(manager):
+    manager.close()
 
 
 def save(
   manager: ocp.CheckpointManager, state: TrainState, iterator: Any
 ) -> None:
-  """Starts to save; returns once it is safe to donate the state."""
+  """Starts to save; returns once it is safe to donate the state.
+
+  Raises:
+    UserError: this save, or the one before, cannot be written.
+  """
   chunks = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES)
-  manager.save(
-    int(state.step),
-    args=ocp.args.Composite(
-      params=ocp.args.StandardSave(
-        state.params, jax.tree.map(lambda _: chunks, state.params)
+  with _saving(manager):
+    manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(
+          state.params, jax.tree.map(lambda _: chunks, state.params)
+        ),
+        optimizer=ocp.args.StandardSave(_optimizer(state)),
+        data=ocp.args.JsonSave(iterator.get_state()),
       ),
-      optimizer=ocp.args.StandardSave(_optimizer(state)),
-      data=ocp.args.JsonSave(iterator.get_state()),
-    ),
-  )
+    )
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+  """Returns when what was begun is saved.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  with _saving(manager):
+    manager.wait_until_finished()
+
+
+def check_saving(manager: ocp.CheckpointManager) -> None:
+  """Returns at once, unless a save that goes on meanwhile has failed.
+
+  Raises:
+    UserError: it has; the next save, perhaps hours later, would find out.
+  """
+  with _saving(manager):
+    manager.check_for_errors()
+
+
+@contextlib.contextmanager
+def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
+  """Turns what a failed save raises, of many kinds, into one line."""
+  try:
+    yield
+  except Exception as error:
+    folder = os.fspath(manager.directory)
+    steps = ocp.utils.checkpoint_steps(folder)
+    kept = (
+      f"the last whole one is {folder}/{max(steps)}"
+      if steps
+      else "none was saved before"
+    )
+    free = shutil.disk_usage(folder).free
+    why = (
+      f"the disk is full, {free / 1e9:.1f} GB are left"
+      if _DISK_FULL.search(str(error))
+      else f"{type(error).__name__}: {one_line(error)}"
+    )
+    raise UserError(
+      f"cannot save a checkpoint in {folder} ({why}): training stopped, and"
+      f" {kept}; make room or put it right, and the same command goes on"
+    ) from error
 
 
 def restore(
@@ -101,29 +162,94 @@ def restore(
     The restored state, or None if there is no checkpoint.
 
   Raises:
-    UserError: the parameters saved are not those of `state`.
+    UserError: the parameters saved are not those of `state`, or the checkpoint
+      is damaged.
   """
   step = manager.latest_step()
   distributed.agree(f"newest checkpoint of {manager.directory}", str(step))
   if step is None:
     return None
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-  problems = diff(abstract.params, manager.item_metadata(step)["params"])
-  if problems:
-    raise UserError(
-      listed(f"checkpoint {manager.directory}/{step} does not fit:", problems)
+  folder = os.path.join(os.fspath(manager.directory), str(step))
+
+  def compare():
+    return diff(abstract.params, manager.item_metadata(step)["params"])
+
+  def read():
+    restored = manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(abstract.params),
+        optimizer=ocp.args.StandardRestore(_optimizer(abstract)),
+        data=ocp.args.JsonRestore(),
+      ),
     )
+    iterator.set_state(restored["data"])
+    return TrainState(params=restored["params"], **restored["optimizer"])
+
+  problems = _read(folder, compare)
+  if problems:
+    raise UserError(listed(f"checkpoint {folder} does not fit:", problems))
   jax.tree.map(lambda array: array.delete(), state)
-  restored = manager.restore(
-    step,
-    args=ocp.args.Composite(
-      params=ocp.args.StandardRestore(abstract.params),
-      optimizer=ocp.args.StandardRestore(_optimizer(abstract)),
-      data=ocp.args.JsonRestore(),
-    ),
+  return _read(folder, read)
+
+
+def _read(folder: str, function: Callable[[], Any]) -> Any:
+  """Returns `function()`, which reads a checkpoint `checkpoints/<step>`.
+
+  Raises:
+    UserError: it is damaged, which raises errors of many kinds.
+  """
+  try:
+    return function()
+  except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+    raise  # the latter is of devices, such as their memory
+  except Exception as error:
+    why = one_line(error)
+  # Orbax leaves coroutines, each of which would complain when it is let go.
+  hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+  gc.collect()
+  sys.unraisablehook = hook
+  raise UserError(_damaged(folder, _unreadable(folder) or why))
+
+
+def _damaged(folder: str, why: str) -> str:
+  """Says what to do about a damaged checkpoint `checkpoints/<step>`."""
+  parent, newest = os.path.split(folder)
+  for step in sorted(ocp.utils.checkpoint_steps(parent), reverse=True):
+    if step < int(newest) and not _unreadable(os.path.join(parent, str(step))):
+      return (
+        f"checkpoint {folder} is damaged ({why}): remove that folder, and the"
+        f" same command uses {parent}/{step}, the last whole one"
+      )
+  return (
+    f"checkpoint {folder} is damaged ({why}), and there is no whole one before"
+    " it: put back a copy of it, or train again in another workdir"
   )
-  iterator.set_state(restored["data"])
-  return TrainState(params=restored["params"], **restored["optimizer"])
+
+
+def _unreadable(folder: str) -> str:
+  """Reads all of a checkpoint; returns what cannot be read, '' if nothing."""
+  try:
+    for item in _ARRAYS:
+      for name in ("_METADATA", "manifest.ocdbt"):
+        path = os.path.join(folder, item, name)
+        if not os.path.getsize(path):
+          return f"{item}/{name} is empty"
+      base = {"driver": "file", "path": f"{os.path.join(folder, item)}/"}
+      spec = {"driver": "ocdbt", "base": base}
+      store = tensorstore.KvStore.open(spec).result()
+      for key in store.list().result():
+        if store.read(key).result().state != "value":
+          return f"{item}: {key.decode()} is missing"
+    with open(os.path.join(folder, "data", "metadata")) as file:
+      json.load(file)
+  except OSError as error:
+    where = os.path.relpath(error.filename or folder, folder)
+    return f"{where}: {error.strerror or error}"
+  except ValueError as error:  # of TensorStore and of JSON
+    return one_line(error)
+  return ""
 
 
 def latest_step(workdir: str) -> int | None:
@@ -171,8 +297,12 @@ class Saved:
       },
     }
     context = _context()
-    array = tensorstore.open(spec, open=True, read=True, context=context)
-    return array.result()[index].read().result()
+
+    def read():
+      array = tensorstore.open(spec, open=True, read=True, context=context)
+      return array.result()[index].read().result()
+
+    return _read(os.path.dirname(self.folder), read)
 
   def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
     """Reads a slice as another type."""
@@ -199,7 +329,12 @@ def open_params(workdir: str, step: int | None = None) -> dict[str, Any]:
   """
   step = saved_step(workdir) if step is None else step
   folder = os.path.join(os.path.abspath(workdir), FOLDER, str(step), "params")
-  found = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+  found = _read(
+    os.path.dirname(folder),
+    lambda: flatten(
+      ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+    ),
+  )
   return unflatten(
     {
       path: Saved(
@@ -208,7 +343,7 @@ def open_params(workdir: str, step: int | None = None) -> dict[str, Any]:
         tuple(leaf.shape),
         np.dtype(leaf.dtype),
       )
-      for path, leaf in flatten(found).items()
+      for path, leaf in found.items()
     }
   )
 

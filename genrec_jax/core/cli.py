@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import csv
+import errno
 import functools
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from genrec_jax.core.errors import UserError
+from genrec_jax.core.errors import UserError, one_line
 
 # Flags defined by `path_flag` belong to the module that calls it.
 flags.disclaim_key_flags()
@@ -127,14 +128,51 @@ def refuse_arguments(rest: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def user_errors(interrupted: str = "stopped") -> Iterator[None]:
-  """Ends the program with the message of a `UserError`, or when interrupted."""
+def user_errors(
+  interrupted: Callable[[], str] = lambda: "stopped",
+) -> Iterator[None]:
+  """Ends the program in one line where the user can put it right.
+
+  That is with the message of a `UserError`, or `interrupted()`, or if the disk
+  is full, or JAX has no device: which it may say in many ways.
+  """
   try:
     yield
   except UserError as error:
     fail(str(error))
   except KeyboardInterrupt:
-    fail(interrupted, 130)
+    fail(interrupted(), 130)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    where = f" for {error.filename}" if error.filename else ""
+    fail(f"no space is left on the disk{where}: make room, and run it again")
+  except Exception:
+    if "jax" in sys.modules:
+      try:
+        require_device()
+      except UserError as error:
+        fail(str(error))
+    raise
+
+
+def require_device() -> None:
+  """Refuses to go on where JAX has no device to compute on.
+
+  Raises:
+    UserError: names `JAX_PLATFORMS` and what JAX says.
+  """
+  import jax  # tools that do not compute start faster without it
+
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:
+    raise UserError(
+      "JAX finds no device for"
+      f" JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
+      f" ({one_line(error)}): unset it, or set it to cpu, or install JAX for"
+      " that platform"
+    ) from None
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
@@ -147,3 +185,5 @@ def quieten() -> None:
   """Silences what Orbax and JAX report, unless --verbosity asks for it."""
   if not any(arg.lstrip("-").startswith("verbosity") for arg in sys.argv):
     logging.set_verbosity(logging.ERROR)
+  # Orbax logs tracebacks of errors that it raises as well.
+  logging.get_absl_logger().addFilter(lambda line: "orbax" not in line.pathname)

@@ -11,3 +11,9 @@ def listed(heading: str, problems: list[str], limit: int = 20) -> str:
   if len(problems) > limit:
     lines.append(f"  ... and {len(problems) - limit} more")
   return "\n".join([heading, *lines])
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+  """Returns the first line of an error's text; its kind if it has none."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0][:limit]

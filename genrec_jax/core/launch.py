@@ -23,7 +23,7 @@ import jax
 from jax._src import distributed as jax_distributed  # no public key-value store
 
 from genrec_jax.core.distributed import RESUME, alone, index, is_first
-from genrec_jax.core.errors import UserError
+from genrec_jax.core.errors import UserError, one_line
 
 # How long a machine may be silent until the others give it up, as JAX does by
 # default. A process that ends, in whatever way, is missed at once.
@@ -125,7 +125,7 @@ def start(spec: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
     if isinstance(error, ValueError) and not (address or reason):
       return
     raise UserError(
-      f"cannot join the other processes ({_first_line(error)}), which"
+      f"cannot join the other processes ({one_line(error)}), which"
       f" {reason or f'--distributed={spec}'} promises: expected all of them to"
       f" be started within {START_SECONDS} s and to reach process 0; say where"
       " it is with --distributed=HOST:PORT,NUM,ID, or run one process alone"
@@ -204,7 +204,7 @@ def _watch() -> None:
         continue
       if not _leaving.is_set():
         closed = "Socket closed" in str(error)
-        _end(_lost(_FIRST_KILLED if closed else _first_line(error)))
+        _end(_lost(_FIRST_KILLED if closed else one_line(error)))
       return
 
 
@@ -296,10 +296,10 @@ def _fail(error: BaseException) -> NoReturn:
     str(error)
   ):
     time.sleep(_LINGER_SECONDS)  # if it is known why, `_watch` says so
-    message = _lost(_first_line(error))
+    message = _lost(one_line(error))
   else:
     traceback.print_exception(error)
-    message = f"{type(error).__name__}: {_first_line(error)}"
+    message = f"{type(error).__name__}: {one_line(error)}"
   _leaving.set()
   _tell(f"process {index()} ended: {message}")
   _end(message)
@@ -320,7 +320,3 @@ def _lost(reason: str) -> str:
     f"another process of this run has ended ({reason}); its own output, or its"
     f" machine, says why. When that is put right, {RESUME}"
   )
-
-
-def _first_line(error: BaseException) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

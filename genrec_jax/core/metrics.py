@@ -6,6 +6,9 @@ resumed writes the same bytes as one that was not. Values of an evaluation have
 names that start with 'eval/'.
 """
 
+from collections.abc import Callable
+import contextlib
+import functools
 import json
 import math
 import os
@@ -15,10 +18,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.distributed import first_only
+from genrec_jax.core.errors import UserError
 
 FILE = "metrics.jsonl"
 SAMPLES = "samples"
@@ -35,6 +41,23 @@ def read(workdir: str) -> list[dict[str, Any]]:
   return [json.loads(line) for line in lines[:-1]]
 
 
+def _told(method: Callable[..., None]) -> Callable[..., None]:
+  """Turns a full disk, or one that is gone, into one line."""
+
+  @functools.wraps(method)
+  def wrapped(self, *args):
+    try:
+      method(self, *args)
+    except OSError as error:
+      raise UserError(
+        f"cannot write metrics into {self.workdir} ({error.strerror or error}):"
+        " training stopped; make room or put it right, and the same command"
+        " goes on from the last checkpoint"
+      ) from error
+
+  return wrapped
+
+
 class Writer:
   """Writes scalars and image grids of a run that goes on from `step`.
 
@@ -44,16 +67,23 @@ class Writer:
   """
 
   @first_only
+  @_told
   def __init__(self, workdir: str, step: int | None):
+    self.workdir = workdir
     last = -1 if step is None else step
     rows = [row for row in read(workdir) if row["step"] <= last]
     path = os.path.join(workdir, FILE)
     workdir_lib.write(path, "".join(json.dumps(row) + "\n" for row in rows))
     self._file = open(path, "a")  # noqa: SIM115, closed by `close`
-    self._board = SummaryWriter(workdir, purge_step=last + 1)
+    # Without the thread of tensorboardX's own writer: where that has died, of
+    # a full disk, the next writes wait for it for ever.
+    self._board = EventsWriter(os.path.join(workdir, "events"))
+    started = SessionLog(status=SessionLog.START)
+    self._event(last + 1, session_log=started)  # later ones are void
     self._samples = os.path.join(workdir, SAMPLES)
 
   @first_only
+  @_told
   def scalars(self, step: int, values: dict[str, float]) -> None:
     """Appends a row to metrics.jsonl and its values to TensorBoard.
 
@@ -65,21 +95,26 @@ class Writer:
     self.board(step, values)
 
   @first_only
+  @_told
   def board(self, step: int, values: dict[str, float]) -> None:
     """Sends values to TensorBoard only, such as those that time a run."""
     for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+      self._event(step, summary=summary.scalar(name, value))
+    self._board.flush()
 
   @first_only
+  @_told
   def image(self, step: int, grid: np.ndarray) -> None:
     """Writes a uint8 [h, w, 3] to samples/<step>.png and TensorBoard."""
     os.makedirs(self._samples, exist_ok=True)
     path = os.path.join(self._samples, f"{step:06d}.png")
     Image.fromarray(grid).save(f"{path}.tmp", format="png")
     os.replace(f"{path}.tmp", path)
-    self._board.add_image(SAMPLES, grid, step, dataformats="HWC")
+    shown = summary.image(SAMPLES, grid, dataformats="HWC")
+    self._event(step, summary=shown)
 
   @first_only
+  @_told
   def sync(self) -> None:
     """Makes sure that what was written outlives the machine."""
     os.fsync(self._file.fileno())
@@ -87,9 +122,14 @@ class Writer:
 
   @first_only
   def close(self) -> None:
-    """Closes the files."""
-    self._file.close()
-    self._board.close()
+    """Closes the files; what should last was written out by `sync`."""
+    for file in (self._file, self._board):
+      with contextlib.suppress(OSError):
+        file.close()
+
+  def _event(self, step: int, **content: Any) -> None:
+    event = Event(wall_time=time.time(), step=step, **content)
+    self._board.write_event(event)
 
 
 class _Line:

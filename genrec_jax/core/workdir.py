@@ -20,7 +20,12 @@ CHECKPOINTS = "checkpoints"
 # when it began. Where both sides know one, the folder may have moved.
 FINGERPRINT = "model.checkpoint_sha256"
 DATA_FINGERPRINT = "data.sha256"
-_HASHED = {"model.checkpoint": FINGERPRINT, "data.path": DATA_FINGERPRINT}
+CLIP_FINGERPRINT = "clip.checkpoint_sha256"
+_HASHED = {
+  "model.checkpoint": FINGERPRINT,
+  "data.path": DATA_FINGERPRINT,
+  "clip.checkpoint": CLIP_FINGERPRINT,
+}
 # Keys that change no parameter of any step: where the run is, how many
 # processes read, how long it goes on, how often and on whom it is evaluated.
 _FREE = ("workdir", "data.workers", "train.", "eval.")

@@ -87,8 +87,9 @@ def run(
     The last state.
 
   Raises:
-    UserError: the workdir is unusable, the data ended, or the loss or the
-      parameters are no longer finite.
+    UserError: the workdir is unusable, a checkpoint is damaged or cannot be
+      written, the data ended, or the loss or the parameters are no longer
+      finite.
   """
   workdir_lib.claim(workdir, config_json)
   manager = checkpoint.open_manager(workdir, keep)
@@ -161,7 +162,7 @@ def _steps(
 
   def stop_if(asked: bool, step: int) -> None:
     if asked:
-      manager.wait_until_finished()
+      checkpoint.wait(manager)
       raise UserError(
         f"asked to stop (SIGTERM): step {step} of {steps} is saved;"
         f" {distributed.RESUME}"
@@ -185,6 +186,7 @@ def _steps(
       if step == start + 1:  # until it was compiled, nothing was to be saved
         stack.enter_context(launch.deferring_sigterm())
       settle()
+      checkpoint.check_saving(manager)
       pending = (step, values)
       # Of several processes all learn here that one was sent SIGTERM.
       stopping = multihost_utils.reached_preemption_sync_point(step)
@@ -198,7 +200,7 @@ def _steps(
         checkpoint.save(manager, state, task.iterator)
       stop_if(stopping, step)
     if start < steps:
-      manager.wait_until_finished()
+      checkpoint.wait(manager)
       # What came in the last evaluation is not for the reports to swallow.
       last = multihost_utils.reached_preemption_sync_point(steps + 1)
       stop_if(last, steps)
@@ -218,7 +220,7 @@ def _finite(params: PyTree) -> jax.Array:
 
 
 def _refuse(manager: Any, problem: str) -> None:
-  manager.wait_until_finished()
+  checkpoint.wait(manager)
   good = manager.latest_step()
   kept = (
     "no checkpoint was saved before it"

@@ -1,3 +1,5 @@
+import shutil
+
 import grain
 import jax
 import jax.numpy as jnp
@@ -93,3 +95,104 @@ def test_refuses_other_parameters_by_name(tmp_path):
   assert "b: expected float32[4], found bfloat16[3]" in str(error.value)
   assert "missing c: expected float32[1]" in str(error.value)
   assert not state.params["b"].is_deleted()
+
+
+def noisy(value):
+  """Returns a state with a parameter that fills a file of its own."""
+  state = make_state(value)
+  noise = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+  return state.replace(params=state.params | {"noise": jnp.asarray(noise)})
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+  """A workdir with two whole checkpoints, of steps 7 and 8."""
+  folder = tmp_path_factory.mktemp("two")
+  with checkpoint.open_manager(str(folder), 2) as manager:
+    for step in (7, 8):
+      state = noisy(1.5).replace(step=jnp.int32(step))
+      checkpoint.save(manager, state, iterator())
+  return folder
+
+
+def largest(folder):
+  files = [path for path in folder.rglob("*") if path.is_file()]
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def empty(path):
+  path.write_bytes(b"")
+
+
+DAMAGES = {
+  "params": lambda folder: empty(largest(folder / "params/ocdbt.process_0/d")),
+  "gone": lambda folder: largest(folder / "params/ocdbt.process_0/d").unlink(),
+  "cut": lambda folder: largest(
+    folder / "params/ocdbt.process_0/d"
+  ).write_bytes(b"x" * 9),
+  "manifest": lambda folder: empty(folder / "params/manifest.ocdbt"),
+  "metadata": lambda folder: (folder / "params/_METADATA").unlink(),
+  "optimizer": lambda folder: shutil.rmtree(folder / "optimizer"),
+  "data": lambda folder: empty(folder / "data/metadata"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_with_the_whole_one_before(
+  two, tmp_path, damage
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(two, workdir)
+  newest, before = (workdir / "checkpoints" / step for step in "87")
+  DAMAGES[damage](newest)
+  with (
+    pytest.raises(UserError) as error,
+    checkpoint.open_manager(str(workdir), 2) as manager,
+  ):
+    checkpoint.restore(manager, noisy(0.0), iterator())
+  message = str(error.value)
+  assert "\n" not in message
+  assert message.startswith(f"checkpoint {newest} is damaged (")
+  assert f"{before}, the last whole one" in message
+  # As it says.
+  shutil.rmtree(newest)
+  with checkpoint.open_manager(str(workdir), 2) as manager:
+    state = checkpoint.restore(manager, noisy(0.0), iterator())
+  assert state.step == 7
+
+
+def test_readers_name_a_damaged_checkpoint_too(two, tmp_path):
+  for damage in ("params", "metadata"):
+    workdir = tmp_path / damage
+    shutil.copytree(two, workdir)
+    newest = workdir / "checkpoints" / "8"
+    DAMAGES[damage](newest)
+    # The one before is no better.
+    DAMAGES["manifest"](workdir / "checkpoints" / "7")
+    with pytest.raises(UserError) as error:
+      checkpoint.open_params(str(workdir))["noise"].read(
+        (slice(None), slice(None)), np.float32
+      )
+    message = str(error.value)
+    assert message.startswith(f"checkpoint {newest} is damaged (")
+    assert "no whole one before it: put back a copy" in message
+
+
+def test_a_save_that_fails_is_one_line(two, tmp_path, monkeypatch):
+  shutil.copytree(two, tmp_path / "run")
+  folder = tmp_path / "run" / "checkpoints"
+
+  def full(self):
+    raise ValueError("RESOURCE_EXHAUSTED: Error writing ...\nmore")
+
+  with checkpoint.open_manager(str(tmp_path / "run"), 2) as manager:
+    monkeypatch.setattr(type(manager), "check_for_errors", full)
+    with pytest.raises(UserError) as error:
+      checkpoint.check_saving(manager)
+    monkeypatch.undo()
+  message = str(error.value)
+  assert message.startswith(
+    f"cannot save a checkpoint in {folder} (the disk is"
+  )
+  assert f"the last whole one is {folder}/8" in message
+  assert "\n" not in message

@@ -30,6 +30,7 @@ def run_of(**sections):
     "eval": {"users": 8},
     "data": {"path": "/a", "workers": 0, "sha256": "d"},
     "model": {"checkpoint": "/m", "checkpoint_sha256": "c"},
+    "clip": {"checkpoint": "/j", "checkpoint_sha256": "k"},
   }
   return json.dumps({k: v | sections.get(k, {}) for k, v in config.items()})
 
@@ -44,6 +45,7 @@ def run_of(**sections):
     ({"eval": {"users": 9}}, "eval.users: 8 there, 9 now"),
     ({"data": {"path": "/moved"}}, ""),
     ({"model": {"checkpoint": "/moved"}}, ""),
+    ({"clip": {"checkpoint": "/moved"}}, ""),
   ],
 )
 def test_what_changes_no_step_taken_may_differ(tmp_path, capsys, change, line):
@@ -67,6 +69,11 @@ def test_what_changes_no_step_taken_may_differ(tmp_path, capsys, change, line):
     (
       {"model": {"checkpoint_sha256": "e"}},
       'model.checkpoint_sha256: "c" there, "e" now; /m is not what the run'
+      " began with",
+    ),
+    (
+      {"clip": {"checkpoint_sha256": "e"}},
+      'clip.checkpoint_sha256: "k" there, "e" now; /j is not what the run'
       " began with",
     ),
     (

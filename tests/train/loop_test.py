@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -309,6 +310,49 @@ def test_stops_at_a_nan(tmp_path, what, step, message, good):
     for leaf in jax.tree.leaves(tiny_janus.read_params(str(tmp_path))):
       assert np.isfinite(leaf).all()
   assert "NaN" not in (tmp_path / metrics.FILE).read_text()
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+  """Lets writes beyond `size` bytes of a file fail, as on a full disk."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_stops_at_once_when_a_checkpoint_cannot_be_written(tmp_path):
+  # Saving goes on beside later steps: its failure must not wait for the next.
+  task, taken = toy.make_task(ballast=20_000), []
+
+  def put(batch):
+    taken.append(batch)
+    time.sleep(0.02)
+    return task.put(batch)
+
+  slow = dataclasses.replace(task, put=put)
+  train(tmp_path, slow, steps=3)
+  taken.clear()
+  with (
+    files_of_at_most(200_000),
+    pytest.raises(UserError, match="cannot save a checkpoint") as error,
+  ):
+    train(tmp_path, slow, steps=1003, eval_every=0, checkpoint_every=6)
+  assert len(taken) < 1000
+  assert "\n" not in str(error.value)
+  assert f"the last whole one is {tmp_path}/checkpoints/3" in str(error.value)
+  train(tmp_path, task, steps=6)
+  assert checkpoint.latest_step(str(tmp_path)) == 6
+
+
+def test_metrics_that_cannot_be_written_stop_it_too(tmp_path):
+  with (
+    files_of_at_most(300),
+    pytest.raises(UserError, match="cannot write metrics into"),
+  ):
+    train(tmp_path, checkpoint_every=0)
 
 
 def test_says_when_the_data_ends(tmp_path):
