@@ -23,7 +23,7 @@ from genrec_jax.core.errors import UserError
 _ROWS = flags.DEFINE_list(
   "rows", ["rl", "rl"], "A row of each run's table, such as 'rl shuffled'."
 )
-_OUT = flags.DEFINE_string("out", None, "Folder for compare.json.")
+_OUT = cli.path_flag("out", None, "Folder for compare.json.")
 
 
 def main(*runs: str) -> None:
@@ -36,6 +36,7 @@ def main(*runs: str) -> None:
   # Imports take a second: bad flags are reported sooner.
   from genrec_jax.evals import per_user, scores
 
+  runs = tuple(map(cli.home, runs))
   found = per_user.paired(*runs, *_ROWS.value)
   labels = [f"{run} {row}" for run, row in zip(runs, _ROWS.value, strict=True)]
   print(" - ".join(labels))
