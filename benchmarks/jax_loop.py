@@ -181,6 +181,7 @@ class RL(_Trained):
       stop_unconditional_gradient=False,
       inner_epochs=1,
       sampler_weight_cap=0.0,
+      kl_of="scored",
     )
     self.run = jax.jit(step, donate_argnums=0)
 

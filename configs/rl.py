@@ -49,6 +49,9 @@ def get_config(variant: str = "") -> ConfigDict:
   # Truncated importance weights for the sampler's own rounding: codes count by
   # their probability in training over that in sampling, up to this; 2 is usual.
   config.rl.sampler_weight_cap = 0.0  # 0: off; what is watched is small
+  # scored | branches; a drift of both branches can leave the guided KL at 0,
+  # watch kl_conditional.
+  config.rl.kl_of = "scored"
 
   config.objective = ConfigDict()
   config.objective.ratio = "token"  # token | sequence (GSPO)

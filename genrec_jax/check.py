@@ -30,6 +30,7 @@ NAMES: Mapping[str, Collection[str]] = {
   "rl.advantage": objectives.ADVANTAGES,
   "rl.normalise": rewards.NORMALISATIONS,
   "rl.scoring": objectives.SCORINGS,
+  "rl.kl_of": objectives.KL_OF,
   "objective.ratio": objectives.RATIOS,
   "objective.kl": objectives.KLS,
   "objective.aggregation": objectives.AGGREGATIONS,
@@ -181,6 +182,13 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     problems.append(
       "sample.top_k is 1: all samples of a prompt would be one image, and"
       " nothing told from them; expected 0, all codes, or more than 1"
+    )
+  if values["rl.kl_of"] == "branches" and (
+    values["rl.scoring"] != "guided" or values["sample.guidance"] == 1
+  ):
+    problems.append(
+      "rl.kl_of is 'branches': expected rl.scoring='guided' and a"
+      " sample.guidance other than 1, else only one branch is scored"
     )
   if values["rl.sampler_weight_cap"] and values["rl.scoring"] != "guided":
     problems.append(

@@ -31,6 +31,9 @@ FLOOR = 0.01
 # The distributions that ratio and KL may be of: the one that was sampled from,
 # or the one without guidance.
 SCORINGS = ("guided", "conditional")
+# What the KL in the loss is of: the distribution that is scored, or each of the
+# branches that guidance is made of.
+KL_OF = ("scored", "branches")
 
 # exp(20) is beyond any use of a ratio and far from overflow; without a limit an
 # overflow becomes inf * 0 = nan in groups whose advantage is 0.
@@ -383,6 +386,7 @@ def policy_loss(
   kl_weight: float,
   aggregation: str,
   weights: jax.Array | None = None,
+  branches: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the loss to minimise and its metrics.
 
@@ -399,6 +403,10 @@ def policy_loss(
     aggregation: see `aggregate`; of surrogate and KL alike.
     weights: [P, G, I], constant factors of the surrogate, see
       `truncated_weights`; None: 1.
+    branches: [P, G, I, B], log-probabilities of the codes in each of the B
+      branches that guidance is made of, under policy and reference; the KL in
+      the loss is then the sum of theirs. They are estimated at codes of the
+      guided distribution: 0 where nothing drifts, else not exact.
 
   Returns:
     The loss [] and metrics [], float32: `policy_loss` without the KL;
@@ -438,7 +446,10 @@ def policy_loss(
     difference = _difference(logprobs, reference)
     metrics["kl"] = _k3(difference).mean()
     if kl_weight:
-      penalty = aggregate(aggregation, estimator(difference))
+      penalty = estimator(difference)
+      if branches is not None:
+        penalty = estimator(_difference(*branches)).sum(-1)
+      penalty = aggregate(aggregation, penalty)
       loss = loss + kl_weight * penalty
   return loss, jax.lax.stop_gradient(metrics)
 

@@ -215,7 +215,8 @@ def score_images(
   top_k: int = 0,
   top_p: float = 1.0,
   stop_unconditional_gradient: bool = False,
-) -> tuple[jax.Array, jax.Array]:
+  branches: bool = False,
+) -> tuple[jax.Array, ...]:
   """Scores codes under the distribution `sample_images` draws from.
 
   Args:
@@ -228,9 +229,13 @@ def score_images(
     top_k: see `log_distribution`.
     top_p: see `log_distribution`.
     stop_unconditional_gradient: treat the unconditional branch as constant.
+    branches: also score each branch by itself: the conditional one and, where
+      guided, the unconditional one, as the model has them, without
+      temperature and cuts.
 
   Returns:
-    logprobs [P, G, I] and the distribution's entropy in nats [P, G, I].
+    logprobs [P, G, I] and the distribution's entropy in nats [P, G, I]; with
+    `branches` also their logprobs [P, G, I, B], B = 2 or 1.
   """
   guided = guidance != 1
   # The unconditional branch's parameters, which may take no gradient.
@@ -255,16 +260,21 @@ def score_images(
 
   def score(hidden, codes):
     """Scores [P, G, i] codes, i of the I, by the states before them."""
-    logits = model.logits(params, hidden[0])
+    each = [model.logits(params, hidden[0])]
     if guided:
-      logits = guide(logits, model.logits(others, hidden[1]), guidance)
+      each.append(model.logits(others, hidden[1]))
+    logits = guide(*each, guidance) if guided else each[0]
     logprobs = log_distribution(
       logits, temperature=temperature, top_k=top_k, top_p=top_p, keep=codes
     )
     # A code cut off has probability 0 and adds nothing, not 0 * -inf.
     finite = jnp.where(jnp.isfinite(logprobs), logprobs, 0.0)
     entropy = -jnp.sum(jnp.exp(logprobs) * finite, -1)
-    return _gather(logprobs, codes), entropy
+    found = _gather(logprobs, codes), entropy
+    if not branches:
+      return found
+    own = [_gather(jax.nn.log_softmax(x), codes) for x in each]
+    return *found, jnp.stack(own, -1)
 
   return in_chunks(model, score, hidden, codes)
 

@@ -125,6 +125,7 @@ def test_names_are_those_of_the_functions_themselves():
     ("rl.advantage", objectives.ADVANTAGES),
     ("rl.normalise", rewards.NORMALISATIONS),
     ("rl.scoring", objectives.SCORINGS),
+    ("rl.kl_of", objectives.KL_OF),
     ("objective.ratio", objectives.RATIOS),
     ("objective.kl", objectives.KLS),
     ("objective.aggregation", objectives.AGGREGATIONS),
@@ -187,6 +188,11 @@ def test_an_unknown_name_is_refused_and_every_known_one_is_not(key):
       {"rl.sampler_weight_cap": 2.0, "rl.scoring": "conditional"},
       "rl.sampler_weight_cap is 2.0 with rl.scoring='conditional': expected 0,"
       " the sampler's distribution is the guided one",
+    ),
+    (
+      {"rl.kl_of": "branches", "sample.guidance": 1.0},
+      "rl.kl_of is 'branches': expected rl.scoring='guided' and a"
+      " sample.guidance other than 1, else only one branch is scored",
     ),
     (
       {"reward.copy_threshold": 1.0},

@@ -11,6 +11,7 @@ import pytest
 from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
 from genrec_jax.models import janus
+from tests.bandit import Bandit, bandit_batch
 from tests.tiny import BOI, BOS, IMAGE, PAD, amplified, tiny_janus
 
 
@@ -347,9 +348,63 @@ def test_top_k_and_top_p_by_hand():
   )
   top = np.exp(sampling.log_distribution(logits, temperature=0.5))
   np.testing.assert_allclose(top, probs**2 / np.sum(probs**2), rtol=1e-5)
+  # The temperature first: of probabilities 16, 9, 2.25, 1, 0.25 the first two
+  # are 25 of 28.5, more than 0.8. After the cut three codes would be left.
+  top = np.exp(sampling.log_distribution(logits, temperature=0.5, top_p=0.8))
+  np.testing.assert_allclose(top, [16 / 25, 9 / 25, 0, 0, 0], rtol=1e-5)
   # A code that scoring insists on stays in; the others keep their ratio.
   kept = np.exp(sampling.log_distribution(logits, top_k=1, keep=jnp.int32(4)))
   np.testing.assert_allclose(kept, [8 / 9, 0, 0, 0, 1 / 9], rtol=1e-5)
+
+
+def test_each_code_of_each_image_has_its_own_noise():
+  """Of a uniform distribution over 64 codes few neighbours are equal."""
+  model = Bandit(image_tokens=6, codebook_size=64)
+  params = {"table": {"embedding": jnp.zeros((4, 6 * 64))}}
+  codes = sampling.sample_images(
+    model,
+    params,
+    bandit_batch(3, model).prompt,
+    jax.random.key(0),
+    num_samples=8,
+    guidance=2.0,
+  ).codes
+  for axis in range(3):  # prompts, samples, codes
+    one, other = (
+      np.take(codes, range(i, codes.shape[axis] - 1 + i), axis) for i in (0, 1)
+    )
+    assert np.mean(one == other) < 0.1, axis
+
+
+def test_the_rollout_s_copy_is_fenced():
+  """Else a training pass would reuse it, and keep it alive all the while."""
+  model = tiny_janus(dtype="bfloat16")
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  gathered = []
+
+  def gather(tree):
+    gathered.append(jax.tree.map(jax.lax.cos, tree))  # marks what it returns
+    return gathered[0]
+
+  jaxpr = jax.make_jaxpr(
+    lambda params: sampling.rollout_params(model, params, gather)
+  )(params)
+  (fence,) = (
+    eqn
+    for eqn in jaxpr.jaxpr.eqns
+    if eqn.primitive is jax.lax.optimization_barrier_p
+  )
+  loop = jax.tree.leaves(jax.eval_shape(model.loop_params, params))
+  assert len(fence.invars) == len(loop)
+  marked = {
+    var
+    for eqn in jaxpr.jaxpr.eqns
+    if eqn.primitive is jax.lax.cos_p
+    for var in eqn.outvars
+  }
+  assert marked.issuperset(fence.invars)
+  # What the loop reads are the barrier's results, nothing before it.
+  assert set(fence.outvars) <= set(jaxpr.jaxpr.outvars)
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,30 @@ def without(axis: str, spec_tree: PyTree) -> PyTree:
   return jax.tree.map(lambda spec: PartitionSpec(*map(drop, spec)), spec_tree)
 
 
+def divided(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
+  """Returns the specs, without what the mesh does not divide evenly.
+
+  For models that a mesh was not chosen for. An axis of a leaf that the mesh
+  does not divide lies whole on each device.
+  """
+  by_path = flatten(tree)
+
+  def whole(path: str, spec: PartitionSpec) -> PartitionSpec:
+    sizes = zip(by_path[path].shape, spec, strict=False)
+    return PartitionSpec(
+      *(None if size % _parts(mesh, entry) else entry for size, entry in sizes)
+    )
+
+  flat = flatten(spec_tree)
+  return unflatten({path: whole(path, spec) for path, spec in flat.items()})
+
+
+def _parts(mesh: Mesh, entry: Any) -> int:
+  """Returns into how many parts an entry of a spec splits an axis."""
+  names = entry if isinstance(entry, tuple) else (entry,)
+  return math.prod(mesh.shape[name] for name in names if name)
+
+
 def shardings(mesh: Mesh, spec_tree: PyTree) -> PyTree:
   """Returns the NamedSharding of each PartitionSpec in a tree."""
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), spec_tree)
@@ -181,8 +205,7 @@ def layout(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
   by_path, problems = flatten(spec_tree), []
   for path, leaf in flatten(tree).items():
     for size, names in zip(leaf.shape, by_path[path], strict=False):
-      names = names if isinstance(names, tuple) else (names,)
-      parts = math.prod(mesh.shape[name] for name in names if name)
+      parts = _parts(mesh, names)
       if size % parts:
         problems.append(f"{path}{list(leaf.shape)}: {size} % {parts} != 0")
   if problems:

@@ -32,6 +32,10 @@ class Generator(Protocol):
   def adaptable(self) -> str:
     """Regular expression of the kernels that may have adapters; `nn.lora`."""
 
+  @property
+  def without_gradient(self) -> str:
+    """Regular expression of whole paths that no code's logits depend on."""
+
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters, a nested dict."""
 
@@ -48,6 +52,12 @@ class Generator(Protocol):
 
   def loop_params(self, params: PyTree) -> PyTree:
     """Returns the subtree that `decode_step` reads, in the compute type."""
+
+  def cast_params(self, params: PyTree) -> PyTree:
+    """Returns what every use casts to the compute type, cast.
+
+    Of any part of the parameters; the rest is left out.
+    """
 
   def decode_params(self, params: PyTree) -> PyTree:
     """Lays parameters out for `decode_step`; call once per rollout."""

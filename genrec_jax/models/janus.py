@@ -139,6 +139,11 @@ class Janus:
     """Kernels that LoRA adapters may stand beside: all of the layers'."""
     return f"language/{llama.ADAPTABLE}"
 
+  @property
+  def without_gradient(self) -> str:
+    """Parameters that no code's logits depend on: text's head, VQ tokenizer."""
+    return "(language/lm_head|tokenizer)/.*"
+
   def computing(self, *, dtype: str, remat: str = "none") -> "Janus":
     """Returns the same model with another compute type and remat policy.
 
@@ -228,16 +233,22 @@ class Janus:
     """Runs the language model over [P, T, D] embeddings, mask [P, T]."""
     return self.language.prefill(params["language"], embeds, mask)
 
-  def loop_params(self, params: PyTree) -> PyTree:
-    """Returns the subtree that `decode_step` reads, in the compute type.
+  def cast_params(self, params: PyTree) -> PyTree:
+    """Returns what every use casts to the compute type, cast; see `api`.
 
-    Every use casts to that type, so a model with these in place of its own
-    computes the same.
+    A model with these in place of its own computes the same.
     """
-    language = {name: params["language"][name] for name in ("layers", "norm")}
+    cast = ("language", "aligner", "image_head")
     return jax.tree.map(
       lambda x: x.astype(self.language.dtype),
-      {"language": language, "image_head": params["image_head"]},
+      {name: params[name] for name in cast if name in params},
+    )
+
+  def loop_params(self, params: PyTree) -> PyTree:
+    """Returns the subtree that `decode_step` reads, in the compute type."""
+    language = {name: params["language"][name] for name in ("layers", "norm")}
+    return self.cast_params(
+      {"language": language, "image_head": params["image_head"]}
     )
 
   def decode_params(self, params: PyTree) -> PyTree:

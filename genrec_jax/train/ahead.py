@@ -113,7 +113,7 @@ def arguments(config, plan: setup.Plan, title_tokens: int) -> tuple:
   """Returns (state, frozen, batch) as shapes, types and shardings."""
   frozen = plan.frozen
   if config.task == "rl":
-    frozen = rl.with_reference(config, frozen, plan.state.params)
+    frozen = frozen | rl.reference(config, plan)
   layout = jax.NamedSharding(plan.mesh, sharding.BATCH)
   rows = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),

@@ -15,7 +15,7 @@ DECODE = "decode"  # the named scope of the loop in `sampling.sample_images`
 # What each part of the memory shrinks with.
 KNOBS = {
   "trained": "more chips, a larger mesh.model, or LoRA (model.lora_rank)",
-  "frozen": "a smaller clip.checkpoint, whole on each chip; then mesh.model",
+  "frozen": "more chips, a larger mesh.model, or a smaller clip.checkpoint",
   "reference": "more chips; none with LoRA or objective.kl_weight=0",
   "optimizer": "more chips, or LoRA (model.lora_rank)",
   "batch": "a smaller data.batch_size",

@@ -17,6 +17,7 @@ def adamw(
   warmup_steps: int,
   decay_steps: int,
   grad_norm: float,
+  updates_per_step: int = 1,
 ) -> optax.GradientTransformation:
   """Returns AdamW behind a clip of the global gradient norm.
 
@@ -34,13 +35,15 @@ def adamw(
     warmup_steps: 0 for none.
     decay_steps: 0 for none.
     grad_norm: the largest global norm that passes unscaled.
+    updates_per_step: that share a step's learning rate: RL's inner epochs.
   """
 
   def schedule(count: jax.Array) -> jax.Array:
-    rise = jnp.minimum(1.0, (count + 1) / max(warmup_steps, 1))
+    step = count // updates_per_step
+    rise = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
     if not decay_steps:
       return lr * rise
-    fall = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.minimum(1.0, count / decay_steps))
+    fall = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.minimum(1.0, step / decay_steps))
     return lr * rise * fall
 
   return optax.chain(

@@ -46,14 +46,14 @@ def train_step(
   stop_unconditional_gradient: bool,
   inner_epochs: int,
   sampler_weight_cap: float,
+  kl_of: str,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one on-policy step.
 
   Args:
     state: trainable parameters, optimizer state, step; donated by the caller.
     frozen: 'generator' (the rest of its parameters), 'clip', and with a KL
-      term 'reference' (the trainable parameters as they were at the start,
-      without adapters).
+      term 'reference' (see `reference`).
     batch: P windows.
     model: the generator.
     clip: the reward model.
@@ -77,12 +77,17 @@ def train_step(
       are watched and never the ratio's denominator.
     sampler_weight_cap: see `objectives.truncated_weights`; 0: no such weights.
       Only with guided scoring, that of the sampler.
+    kl_of: 'scored', the distribution that is scored; 'branches', each of
+      guidance's two by itself. The first has a null space: a drift of the
+      unconditional branch u by d and of the conditional one c by
+      d (guidance - 1) / guidance leaves u + guidance (c - u) as it was.
 
   Returns:
     The next state, and metrics: float32 scalars.
 
   Raises:
-    ValueError: an unknown `scoring`, or weights that it does not go with.
+    ValueError: an unknown `scoring` or `kl_of`, or one that does not go with
+      the other options.
   """
   if scoring not in objectives.SCORINGS:
     raise ValueError(
@@ -93,6 +98,15 @@ def train_step(
     raise ValueError(
       f"sampler_weight_cap={sampler_weight_cap} with scoring='conditional':"
       " expected 0, the sampler's distribution is another"
+    )
+  if kl_of not in objectives.KL_OF:
+    raise ValueError(
+      f"kl_of={kl_of!r}: expected one of {', '.join(objectives.KL_OF)}"
+    )
+  if kl_of == "branches" and (not guided or sample["guidance"] == 1):
+    raise ValueError(
+      "kl_of='branches' scores both branches of guidance: expected"
+      " scoring='guided' and a guidance other than 1"
     )
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   rest = frozen["generator"]
@@ -125,34 +139,42 @@ def train_step(
       top_k=sample["top_k"],
       top_p=sample["top_p"],
       stop_unconditional_gradient=stop_unconditional_gradient,
+      branches=bool(objective["kl_weight"]),
     )
 
-  def constant(trainable):
-    logprobs, _ = microbatch.each(
-      functools.partial(score, trainable),
+  given, reference = {"advantages": advantages, "reference": None}, None
+  if objective["kl_weight"]:
+    given["reference"], _, reference = microbatch.each(
+      functools.partial(score, frozen["reference"]),
       microbatches,
       batch.prompt,
       rollout.codes,
     )
-    return logprobs
-
-  given = {"advantages": advantages, "reference": None}
-  if objective["kl_weight"]:
-    given["reference"] = constant(frozen["reference"])
 
   def update(carry, epoch):
     params, opt_state, behaviour = carry
 
-    def loss_fn(trainable, prompt, codes, behaviour, sampled, given):
-      logprobs, entropy = score(trainable, prompt, codes)
+    def loss_fn(trainable, prompt, codes, behaviour, sampled, given, reference):
+      logprobs, entropy, *branches = score(trainable, prompt, codes)
       old = jnp.where(epoch == 0, jax.lax.stop_gradient(logprobs), behaviour)
       weights = None
       if sampler_weight_cap:
         weights = objectives.truncated_weights(old, sampled, sampler_weight_cap)
+      drift = (*branches, reference) if branches else None
       loss, metrics = objectives.policy_loss(
-        logprobs, old, **given, **objective, weights=weights
+        logprobs,
+        old,
+        **given,
+        **objective,
+        weights=weights,
+        branches=drift if kl_of == "branches" else None,
       )
-      return loss, metrics | {"entropy": entropy.mean(), "behaviour": old}
+      metrics |= {"entropy": entropy.mean(), "behaviour": old}
+      if drift:
+        metrics["kl_conditional"] = objectives.kl(
+          "k3", *(jax.lax.stop_gradient(x[..., 0]) for x in drift)
+        ).mean()
+      return loss, metrics
 
     (loss, metrics), grads = microbatch.value_and_grad(
       loss_fn,
@@ -163,6 +185,7 @@ def train_step(
       behaviour,
       rollout.logprobs,
       given,
+      reference,
     )
     behaviour = metrics.pop("behaviour")
     updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -208,16 +231,27 @@ def make_step(config, plan: setup.Plan):
   )
 
 
-def with_reference(config, frozen: PyTree, params: PyTree) -> PyTree:
-  """Returns what the step reads: `frozen`, and the trainable as they start.
+def reference(config, plan: setup.Plan) -> dict[str, PyTree]:
+  """Returns shapes, types and shardings of the KL's reference, by its name.
 
+  It is what is trained as it starts, in the type that every use casts to.
   What is trained of a run with adapters adds nothing at its start: the frozen
   parameters alone are its reference, and no weight is held twice. Without a KL
   term there is none.
   """
   if not config.objective.kl_weight:
-    return frozen
-  return frozen | {"reference": lora.without(params)}
+    return {}
+  start = lora.without(plan.state.params)
+  types = jax.eval_shape(functools.partial(setup.as_used, plan.model), start)
+  return {
+    "reference": jax.tree.map(
+      lambda x, used: jax.ShapeDtypeStruct(
+        x.shape, used.dtype, sharding=x.sharding
+      ),
+      start,
+      types,
+    )
+  }
 
 
 def run(config, workdir: str) -> None:
@@ -227,9 +261,17 @@ def run(config, workdir: str) -> None:
     sample=dict(config.sample, num_samples=config.eval.samples),
     copy_threshold=config.reward.copy_threshold,
   )
-  frozen = with_reference(config, parts.frozen, parts.state.params)
-  if "reference" in frozen:  # a step gives the memory of its parameters away
-    frozen["reference"] = jax.tree.map(jnp.copy, frozen["reference"])
+  frozen, kept = parts.frozen, reference(config, parts.plan)
+  if kept:
+    # Copied also where types are equal: a step gives its parameters away.
+    copy = jax.jit(
+      lambda params: setup.as_used(
+        parts.plan.model, jax.tree.map(jnp.copy, params)
+      ),
+      out_shardings=jax.tree.map(lambda x: x.sharding, kept["reference"]),
+    )
+    kept = {"reference": copy(lora.without(parts.state.params))}
+  frozen = frozen | kept
   setup.train(
     config,
     workdir,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
+import re
 from typing import Any, NamedTuple
 
 from clu import parameter_overview
@@ -10,11 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from genrec_jax.core import distributed, sharding, tree
-from genrec_jax.core.errors import UserError
+from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import builders, pipeline
 from genrec_jax.evals import compiler, evaluate
 from genrec_jax.hf import load
+from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.nn import lora
@@ -102,8 +104,8 @@ def make_plan(
   sharding.layout(mesh, specs, shapes)  # refuses what the mesh cannot divide
   patterns, rank = config.model.trainable, config.model.lora_rank
   adapters = None
-  trainable, rest = tree.select(shapes, patterns)
-  trained, still = tree.select(specs, patterns)
+  trainable, rest = _learnable(model, shapes, patterns)
+  trained, still = _learnable(model, specs, patterns)
   if rank:
     adapted = functools.partial(
       lora.kernels, trainable=patterns, adaptable=model.adaptable
@@ -114,14 +116,18 @@ def make_plan(
     trainable = jax.eval_shape(adapters, jax.random.key(0))
     trained = lora.specs(adapted(specs))
     rest, still = shapes, specs
-  rest = _as_used(model, shapes, rest)
-  optimizer = optimizers.adamw(**config.optim)
+  rest = jax.eval_shape(functools.partial(as_used, model), rest)
+  optimizer = optimizers.adamw(
+    **config.optim,
+    updates_per_step=config.rl.inner_epochs if config.task == "rl" else 1,
+  )
   state = TrainState(
     step=jax.ShapeDtypeStruct((), jnp.int32),
     params=trainable,
     opt_state=jax.eval_shape(optimizer.init, trainable),
   )
-  whole = jax.eval_shape(clip.init, jax.random.key(0))
+  judge = jax.eval_shape(clip.init, jax.random.key(0))
+  judge_specs = sharding.specs(clips.RULES, judge)
   rollout = sharding.without("data", tree.merge(trained, still))
   rollout = sharding.shardings(mesh, rollout)
   return Plan(
@@ -136,7 +142,7 @@ def make_plan(
     frozen={
       "generator": _abstract(mesh, rest, still),
       "clip": _abstract(
-        mesh, whole, jax.tree.map(lambda _: sharding.REPLICATED, whole)
+        mesh, judge, sharding.divided(mesh, judge_specs, judge)
       ),
     },
     adapters=adapters,
@@ -144,14 +150,51 @@ def make_plan(
   )
 
 
-def _as_used(model: Generator, shapes: PyTree, rest: PyTree) -> PyTree:
+def _learnable(
+  model: Generator, params: PyTree, patterns: Sequence[str]
+) -> tuple[PyTree, PyTree]:
+  """Splits as `tree.select`, but what can have no gradient is not trained.
+
+  It would only take memory, and rot under weight decay.
+
+  Raises:
+    UserError: a pattern fits nothing, or nothing that has a gradient.
+  """
+
+  def idle(path: str) -> bool:
+    return re.fullmatch(model.without_gradient, path) is not None
+
+  named = tree.flatten(tree.select(params, patterns)[0])
+  problems = [
+    pattern
+    for pattern in patterns
+    if all(map(idle, tree.flatten(tree.select(params, [pattern])[0])))
+  ]
+  if problems:
+    raise UserError(
+      listed(
+        "model.trainable names parameters that no image code depends on, so"
+        " they have no gradient (the text's head, the image tokenizer): leave"
+        " out",
+        problems,
+      )
+    )
+  flat = tree.flatten(params)
+  learn = {path for path in named if not idle(path)}
+  return (
+    tree.unflatten({k: v for k, v in flat.items() if k in learn}),
+    tree.unflatten({k: v for k, v in flat.items() if k not in learn}),
+  )
+
+
+def as_used(model: Generator, params: PyTree) -> PyTree:
   """Gives frozen parameters the type that every use of them casts to.
 
   In bfloat16 they are half as large, and nothing that is computed changes.
   """
-  used = tree.flatten(jax.eval_shape(model.loop_params, shapes))
-  flat = tree.flatten(rest)
-  return tree.unflatten({k: used.get(k, leaf) for k, leaf in flat.items()})
+  cast = tree.flatten(model.cast_params(params))
+  flat = tree.flatten(params)
+  return tree.unflatten({k: cast.get(k, leaf) for k, leaf in flat.items()})
 
 
 def _abstract(mesh, shapes: PyTree, specs: PyTree) -> PyTree:

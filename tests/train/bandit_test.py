@@ -8,10 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from configs import rl as rl_config
 from genrec_jax import objectives, rewards, sampling
 from genrec_jax.core.types import TrainState
-from genrec_jax.train import rl, sft
+from genrec_jax.models import janus
+from genrec_jax.train import rl, setup, sft
 from tests.bandit import Angles, Bandit, bandit_batch
+from tests.tiny import tiny_clip, tiny_janus
 from tests.train.gradients import KEEP, gradient
 
 MODEL, CLIP, PROMPTS = Bandit(), Angles(), 4
@@ -51,6 +54,7 @@ OPTIONS = {
   "stop_unconditional_gradient": False,
   "inner_epochs": 1,
   "sampler_weight_cap": 0.0,
+  "kl_of": "scored",
 }
 
 
@@ -202,6 +206,82 @@ def test_weights_multiply_the_gradient(params, monkeypatch):
   np.testing.assert_allclose(metrics["sampler_mismatch_outside"], 0.2)
   with pytest.raises(ValueError, match="sampler_weight_cap=2"):
     run(params, sampler_weight_cap=2.0, scoring="conditional")
+
+
+def drifted(params, drift):
+  """Moves both branches so that guidance by 2 is left as it was."""
+  table = params["table"]["embedding"]
+  return {"table": {"embedding": table.at[0].add(drift).at[1:].add(drift / 2)}}
+
+
+def test_guidance_hides_a_drift_that_the_branches_show(params):
+  drift = 2 * jax.random.normal(jax.random.key(8), (3 * 8,))
+  before = drifted(params, drift)
+  objective = OPTIONS["objective"] | {"kl_weight": 0.5}
+  found = {}
+  for kl_of in ("scored", "branches"):
+    state, metrics = run(
+      params,
+      reference=before,
+      objective=objective,
+      kl_of=kl_of,
+      weights=dict.fromkeys(OPTIONS["weights"], 0.0),
+    )
+    (slopes,) = gradient(state).values()
+    found[kl_of] = metrics["loss"], slopes
+    # (2 - 1) / 2 of it in the other branch: nothing is left of the guided KL.
+    assert metrics["kl"] < 1e-10
+    assert metrics["kl_conditional"] > 0.1
+  assert abs(found["scored"][0]) < 1e-10
+
+  codes = sampled(params).codes
+
+  def loss(params):
+    total = 0.0
+    for guidance in (0.0, 1.0):  # the unconditional branch, the conditional
+      now, then = (log_probs(x, codes, guidance) for x in (params, before))
+      apart = then - now
+      total += jnp.mean(jnp.exp(apart) - 1 - apart)
+    return 0.5 * total
+
+  value, slopes = jax.value_and_grad(loss)(params)
+  np.testing.assert_allclose(found["branches"][0], value, rtol=1e-5)
+  np.testing.assert_allclose(
+    found["branches"][1], slopes["table"]["embedding"], rtol=1e-4, atol=1e-7
+  )
+  conditional = log_probs(before, codes, 1.0) - log_probs(params, codes, 1.0)
+  np.testing.assert_allclose(
+    metrics["kl_conditional"],
+    jnp.mean(jnp.exp(conditional) - 1 - conditional),
+    rtol=1e-5,
+  )
+  with pytest.raises(ValueError, match="kl_of='branches'"):
+    run(params, kl_of="branches", scoring="conditional")
+
+
+def test_the_learning_rate_counts_steps_not_updates():
+  """Of a config: with any number of inner epochs it ends where it says."""
+  config = rl_config.get_config("debug")
+  config.optim.decay_steps = config.train.steps = 4
+  config.optim.warmup_steps = 0
+  config.rl.inner_epochs = 2
+  plan = setup.make_plan(
+    config,
+    model=tiny_janus(),
+    rules=janus.RULES,
+    clip=tiny_clip(),
+    devices=jax.devices()[:1],
+  )
+  params = {"bias": jnp.zeros(1)}
+  state, moved = plan.optimizer.init(params), []
+  for _ in range(8):
+    updates, state = plan.optimizer.update(
+      params | {"bias": jnp.ones(1)}, state, params
+    )
+    moved.append(float(-updates["bias"][0] / config.optim.lr))
+  # As 4 steps of one epoch: half a cosine, each value twice.
+  cosine = [0.5 + 0.5 * np.cos(np.pi * step / 4) for step in range(4)]
+  np.testing.assert_allclose(moved, np.repeat(cosine, 2), rtol=1e-4)
 
 
 def test_sft_leaves_out_other_rows_in_every_step():

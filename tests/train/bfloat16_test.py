@@ -106,6 +106,7 @@ def take(loaded, batch, rollout):
         "stop_unconditional_gradient": False,
         "inner_epochs": 1,
         "sampler_weight_cap": 0.0,
+        "kl_of": "scored",
       }
       | options,
     )

@@ -38,6 +38,22 @@ def test_the_learning_rate_falls_as_half_a_cosine():
     )
 
 
+def test_the_updates_of_a_step_share_its_learning_rate():
+  optimizer = make(warmup_steps=2, decay_steps=4, updates_per_step=3)
+  params = {"bias": jnp.zeros(1)}
+  state = optimizer.init(params)
+  fall = [1.0, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5, 0.0]
+  for step, share in enumerate(fall):
+    for _ in range(3):
+      updates, state = optimizer.update({"bias": jnp.ones(1)}, state, params)
+      np.testing.assert_allclose(
+        updates["bias"],
+        -0.1 * share * min(1, (step + 1) / 2),
+        rtol=1e-5,
+        atol=1e-8,
+      )
+
+
 def test_without_warmup_the_first_step_is_whole():
   optimizer, params = make(warmup_steps=0), {"bias": jnp.zeros(1)}
   updates, _ = optimizer.update(
@@ -46,16 +62,25 @@ def test_without_warmup_the_first_step_is_whole():
   np.testing.assert_allclose(updates["bias"], -0.1, rtol=1e-5)
 
 
-def test_only_kernels_decay():
+def test_only_kernels_and_their_adapters_decay():
   optimizer = make(weight_decay=0.5, warmup_steps=0)
   params = {
     "q_proj": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3)},
+    "adapted": {
+      "lora_a": jnp.full((2, 1), 2.0),
+      "lora_b": jnp.full((1, 3), 2.0),
+    },
     "norm": {"scale": jnp.ones((2, 3))},
     "embed": {"embedding": jnp.ones((2, 3))},
   }
   grads = {name: {k: 0 * v for k, v in d.items()} for name, d in params.items()}
   updates, _ = optimizer.update(grads, optimizer.init(params), params)
-  np.testing.assert_allclose(updates["q_proj"]["kernel"], -0.1, rtol=1e-6)
+  for name, leaf in (
+    ("q_proj", "kernel"),
+    ("adapted", "lora_a"),
+    ("adapted", "lora_b"),
+  ):
+    np.testing.assert_allclose(updates[name][leaf], -0.1, rtol=1e-6)
   for name, leaf in (
     ("q_proj", "bias"),
     ("norm", "scale"),

@@ -63,6 +63,7 @@ OPTIONS = {
   "stop_unconditional_gradient": False,
   "inner_epochs": 1,
   "sampler_weight_cap": 0.0,
+  "kl_of": "scored",
 }
 TRAINABLE = ("^language/", "^image_head/")
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2)]  # data, model, slices
