@@ -114,9 +114,22 @@ def test_rl(folder, rl):
   assert list((folder / "rl" / "samples").glob("*.png"))
 
 
+def test_the_copy_threshold_is_measured_before_the_first_step(rl):
+  before, after = rl.split("step 1/6")
+  own, pairs = (
+    line for line in before.splitlines() if line.startswith("copy threshold")
+  )
+  assert "256 items have with their own VQ reconstruction" in own
+  assert "pairs of different items have a CLIP cosine of" in pairs
+  # The threshold of the shipped models is a good one.
+  assert "warning: the copy threshold" not in before
+  assert "copy threshold" not in after
+
+
 def test_each_function_is_compiled_once_in_a_run(rl):
   # Six steps, four evaluations, three models and shuffled histories.
   assert compiled(rl, "train_step") == 1
+  assert compiled(rl, "reconstruct") == 1  # for the threshold and the ceiling
   assert compiled(rl, "draw") == 1  # draws for evaluation
 
 
@@ -167,6 +180,7 @@ def test_sft_and_evaluation_of_its_workdir(folder, sft):
   assert "sft shuffled" in output
   # On what it was trained on, though the command names neither.
   assert f"evaluating on {folder / 'set'}\n" in output
+  assert output.count("\ncopy threshold 0.97:") == 2
   data = workdir_lib.read_config(str(folder / "evaluate"))["data"]
   assert data["path"] == str(folder / "set")
   assert data["history_length"] == 3

@@ -14,7 +14,14 @@ from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.data import builders
-from genrec_jax.evals import baselines, page, per_user, report, verdicts
+from genrec_jax.evals import (
+  baselines,
+  calibration,
+  page,
+  per_user,
+  report,
+  verdicts,
+)
 from genrec_jax.evals import windows as windows_lib
 from genrec_jax.evals.evaluator import (
   Draw,
@@ -205,6 +212,19 @@ def run(config: Any, workdir: str) -> None:
     warnings=known,
   )
   workdir_lib.claim(workdir, config.to_json())
+
+  def calibrated(read):
+    params = read()
+    calibration.report(
+      evaluator,
+      params,
+      batch_size=config.eval.batch_size,
+      num_samples=config.sample.num_samples,
+    )
+    return params
+
+  # Where the first weights are read anyway.
+  rows[0] = (rows[0][0], functools.partial(calibrated, rows[0][1]))
   finish(rows, evaluator, workdir)
 
 

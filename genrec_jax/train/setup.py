@@ -14,7 +14,7 @@ from genrec_jax.core import distributed, sharding, tree
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import builders, pipeline
-from genrec_jax.evals import compiler, evaluate
+from genrec_jax.evals import calibration, compiler, evaluate
 from genrec_jax.hf import load
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
@@ -318,6 +318,12 @@ def build(
     users_during=config.eval.users_during if config.train.eval_every else 0,
     warnings=warnings,
     **window,
+  )
+  calibration.report(
+    evaluator,
+    tree.merge(trainable, rest),
+    batch_size=config.eval.batch_size,
+    num_samples=sample["num_samples"],
   )
   return Parts(
     plan=plan,

@@ -1,0 +1,144 @@
+"""Whether the copy threshold separates copies from other images, measured.
+
+What a model could draw of an item at best is the item encoded to codes and
+decoded again: a threshold above its cosine with the item calls no image a
+copy. Two different items are no copies of each other: a threshold below their
+cosine punishes what is only alike.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genrec_jax.core import distributed
+from genrec_jax.core.types import PyTree
+from genrec_jax.evals.evaluator import Evaluator
+
+ITEMS = 256  # of the catalogue; their pairs are 32,640
+# Shares of the cosines that a threshold may have on its wrong side.
+LOST, FALSE = 0.05, 0.01
+
+
+class Cosines(NamedTuple):
+  """CLIP cosines that a copy threshold should lie between."""
+
+  own: np.ndarray  # [K], an item and its own reconstruction
+  pairs: np.ndarray  # [K (K - 1) / 2], two different items
+
+
+def report(
+  evaluator: Evaluator,
+  params: PyTree,
+  *,
+  batch_size: int,
+  num_samples: int,
+) -> None:
+  """Measures the catalogue of a run and prints what `describe` returns.
+
+  All processes of a run enter it; the first prints. A few hundred images are
+  embedded, in the shapes that evaluation is compiled for.
+
+  Args:
+    evaluator: its catalogue, CLIP, copy threshold and seed.
+    params: of the generator; only its image tokenizer is used.
+    batch_size: P.
+    num_samples: G.
+  """
+  found = cosines(
+    evaluator.catalogue,
+    functools.partial(evaluator.reconstruct, params),
+    evaluator.embed.images,
+    batch_size=batch_size,
+    num_samples=num_samples,
+    seed=evaluator.seed,
+  )
+  for line in describe(found, evaluator.copy_threshold):
+    distributed.say(line)
+
+
+def cosines(
+  catalogue: Sequence[np.ndarray],
+  reconstruct: Callable[[np.ndarray], Any],
+  embed_images: Callable[[np.ndarray], Any],
+  *,
+  batch_size: int,
+  num_samples: int,
+  seed: int,
+) -> Cosines:
+  """Measures them on up to `ITEMS` items chosen at random.
+
+  Args:
+    catalogue: every item's image, uint8 [h, w, 3].
+    reconstruct: uint8 [P, h, w, 3] -> the same, encoded and decoded.
+    embed_images: uint8 [P, G, h, w, 3] -> unit vectors [P, G, E].
+    batch_size: P, of both.
+    num_samples: G, of the second.
+    seed: of the choice.
+  """
+  count = min(ITEMS, len(catalogue))
+  chosen = np.random.default_rng(seed).permutation(len(catalogue))[:count]
+  size = batch_size * num_samples
+  items, decoded = [], []
+  for start in range(0, count, size):
+    # The last batch is filled up with what `count` leaves out again.
+    indices = np.resize(chosen[start : start + size], size)
+    images = np.stack([catalogue[int(i)] for i in indices])
+    images = images.reshape(batch_size, num_samples, *images.shape[1:])
+    columns = [
+      distributed.fetch(reconstruct(images[:, g])) for g in range(num_samples)
+    ]
+    for kept, shown in ((items, images), (decoded, np.stack(columns, 1))):
+      embeds = distributed.fetch(embed_images(shown)).astype(np.float32)
+      kept.append(embeds.reshape(size, -1))
+  a, b = (np.concatenate(kept)[:count] for kept in (items, decoded))
+  above = np.triu_indices(count, 1)
+  return Cosines(own=np.sum(a * b, -1), pairs=(a @ a.T)[above])
+
+
+def describe(found: Cosines, threshold: float) -> list[str]:
+  """Returns two lines of quantiles, and a third if the threshold is not good.
+
+  Args:
+    found: see `cosines`.
+    threshold: from which cosine with a history image an image is a copy.
+  """
+  lines = [
+    f"copy threshold {threshold}: {len(found.own)} items have with their own VQ"
+    f" reconstruction a CLIP cosine of {_quantiles(found.own, 0.01, LOST, 0.5)}"
+  ]
+  if not len(found.pairs):  # a catalogue of one item
+    return lines
+  lines.append(
+    f"copy threshold {threshold}: pairs of different items have a CLIP cosine"
+    f" of {_quantiles(found.pairs, 0.5, 1 - FALSE, 0.999)}"
+  )
+  low = np.quantile(found.own, LOST)
+  high = np.quantile(found.pairs, 1 - FALSE)
+  lost = np.mean(found.own < threshold)
+  false = np.mean(found.pairs >= threshold)
+  wrong = []
+  if threshold > low:
+    wrong.append(f"{lost:.1%} of exact copies would be missed")
+  if threshold < high:
+    wrong.append(f"{false:.1%} of pairs of different items would be copies")
+  if wrong:
+    advice = (
+      f"take one between {high:.4f} and {low:.4f}"
+      if high < low
+      else "no threshold separates them with this CLIP and this VQ tokenizer"
+    )
+    lines.append(
+      f"warning: the copy threshold {threshold} does not separate copies from"
+      f" other images: {' and '.join(wrong)}; {advice}"
+    )
+  return lines
+
+
+def _quantiles(values: np.ndarray, *shares: float) -> str:
+  """Returns '0.9123 (5%), 0.9876 (50%)'."""
+  return ", ".join(
+    f"{value:.4f} ({100 * share:.4g}%)"
+    for value, share in zip(np.quantile(values, shares), shares, strict=True)
+  )
