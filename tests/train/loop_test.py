@@ -372,7 +372,7 @@ def test_tells_its_progress_from_the_first_step(tmp_path, capfd):
   lines = capfd.readouterr().out.splitlines()
   steps = [line for line in lines if "loss" in line]
   assert steps[0].startswith("step 1/12  first step ")
-  assert "steps/s  ETA 0:00:00  loss" in steps[-1]
+  assert "steps/s  ETA 0:00:00, then evaluation  loss" in steps[-1]
   assert steps[-1].startswith("step 12/12")
 
 
