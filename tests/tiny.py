@@ -7,8 +7,14 @@ from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.models import llama, siglip, vqgan
 from genrec_jax.models.clip import Clip, Tower
 from genrec_jax.models.janus import Janus
+from tests import rounding
 
 BOS, PAD, BOI, IMAGE = 0, 1, 2, 3
+# Roundings one after the other on the longest way to a code's log-probability
+# in `tiny_janus`, see `rounding.bound`: the lengths of the sums over a patch,
+# in SigLIP's layer and the aligner, in two layers of the language model with
+# their norms, in the head and the softmax.
+TERMS = 192 + 84 + 40 + 2 * (24 + 10 + 21 + 60 + 24 + 40) + 5 * 24 + 48 + 16
 
 
 def tiny_janus(**language) -> Janus:
@@ -88,6 +94,16 @@ def random_batch(prompts: int, seed: int = 0) -> Batch:
     title_ids=title,
     title_mask=np.ones(title.shape, bool),
   )
+
+
+def score_bound(logprobs, guidance: float = 1.0, terms: int = TERMS) -> float:
+  """Returns how far apart two computations of log-probabilities may be.
+
+  Guidance takes w of one branch less w - 1 of the other, which cancel: of their
+  rounding it adds 2 w - 1. Logits are taken to be as large as what they give.
+  """
+  size = max(1.0, float(np.abs(logprobs).max()))
+  return rounding.bound(terms, (2 * guidance - 1) * size)
 
 
 def amplified(params, factor: float):
