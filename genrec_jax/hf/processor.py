@@ -71,7 +71,7 @@ class Processor:
   min_size: int = 14  # of the shorter side, before padding
   system: str = ""  # said before a question
   # Jinja, as transformers renders it; a dict holds several by name.
-  chat_template: str | Mapping[str, str] = CHAT
+  chat_template: str = CHAT
 
   @classmethod
   def from_pretrained(cls, folder: str | os.PathLike[str]) -> "Processor":
@@ -153,27 +153,18 @@ class Processor:
 
     Raises:
       UserError: the checkpoint's chat template is wrong or takes no images, or
-        it has several and none is the default.
+        it has several and none is the default; see `settings.chat_template`.
     """
     parts: list[dict[str, str]] = []
     for title in map(self._plain, titles):
       parts += [{"type": "text", "text": title}] if title else []
       parts.append({"type": "image"})
     parts.append({"type": "text", "text": self._plain(question)})
-    template = self.chat_template
-    if not isinstance(template, str):  # by name: as `apply_chat_template` does
-      if "default" not in template:
-        raise UserError(
-          f"this checkpoint has several chat templates ({', '.join(template)})"
-          " and none named 'default': expected one; put the one to use into"
-          " chat_template.jinja"
-        )
-      template = template["default"]
     problem, text = "", ""
     try:
       text = self.tokenizer.apply_chat_template(
         [{"role": "user", "content": parts}],
-        chat_template=template,
+        chat_template=self.chat_template,
         add_generation_prompt=True,
         tokenize=False,
       )
