@@ -240,8 +240,9 @@ def _unreadable(folder: str) -> str:
       spec = {"driver": "ocdbt", "base": base}
       store = tensorstore.KvStore.open(spec).result()
       for key in store.list().result():
-        if store.read(key).result().state != "value":
-          return f"{item}: {key.decode()} is missing"
+        # Of a file that is gone TensorStore returns no bytes and no error.
+        if not store.read(key).result().value:
+          return f"{item}: the file that holds {key.decode()} is missing"
     with open(os.path.join(folder, "data", "metadata")) as file:
       json.load(file)
   except OSError as error:

@@ -162,13 +162,13 @@ def test_a_damaged_checkpoint_is_named_with_the_whole_one_before(
 
 
 def test_readers_name_a_damaged_checkpoint_too(two, tmp_path):
-  for damage in ("params", "metadata"):
+  for damage, other in (("params", "gone"), ("metadata", "manifest")):
     workdir = tmp_path / damage
     shutil.copytree(two, workdir)
     newest = workdir / "checkpoints" / "8"
     DAMAGES[damage](newest)
     # The one before is no better.
-    DAMAGES["manifest"](workdir / "checkpoints" / "7")
+    DAMAGES[other](workdir / "checkpoints" / "7")
     with pytest.raises(UserError) as error:
       checkpoint.open_params(str(workdir))["noise"].read(
         (slice(None), slice(None)), np.float32
