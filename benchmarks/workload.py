@@ -153,6 +153,9 @@ def save(folder: str, size: str | Size) -> None:
   """Writes `generator` and `clip` in HF format, with random weights."""
   import torch
   import transformers
+  from transformers.models.clip.image_processing_pil_clip import (
+    CLIPImageProcessorPil,
+  )
 
   from benchmarks import random_janus
 
@@ -172,6 +175,10 @@ def save(folder: str, size: str | Size) -> None:
   clip = transformers.CLIPModel(transformers.CLIPConfig(**sizes.clip))
   clip.save_pretrained(f"{folder}/clip")
   random_janus.tokenizer().save_pretrained(f"{folder}/clip")
+  side = sizes.clip["vision_config"]["image_size"]
+  CLIPImageProcessorPil(
+    size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+  ).save_pretrained(f"{folder}/clip")
 
 
 def batch_of(task: str, size: Size) -> dict[str, Any]:
