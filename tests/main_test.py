@@ -262,8 +262,14 @@ def test_a_platform_without_devices_is_named(tmp_path, platform, program):
 
 def test_ctrl_c_before_the_first_checkpoint_promises_none(tmp_path):
   options = [f"--config={ROOT}/configs/sft.py:debug", "--workdir=run"]
+  # Where the tests run in the background SIGINT is ignored, by children too.
+  start = (
+    "import runpy, signal, sys; sys.argv = sys.argv[1:];"
+    "signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+  )
   with subprocess.Popen(
-    [sys.executable, str(ROOT / "main.py"), *options],
+    [sys.executable, "-c", start, str(ROOT / "main.py"), *options],
     cwd=tmp_path,
     env=os.environ | {"PYTHONPATH": str(ROOT)},
     stdout=subprocess.PIPE,
