@@ -258,8 +258,10 @@ def test_images_are_stored_as_documented(pictures, tmp_path):
   found = {item.id: Image.open(io.BytesIO(item.image)) for item in work.items()}
   assert {(i.format, i.mode) for i in found.values()} == {("JPEG", "RGB")}
   sizes = {item: image.size for item, image in found.items()}
-  tall = {"0012345": (23, 32), "12345": (24, 32)}  # the second one is turned
-  assert sizes == dict.fromkeys(dirty.GOOD, (32, 24)) | tall
+  # 50 x 70 pixels with the shorter side at 32; the other one is turned. Images
+  # of 40 x 30 are small enough already.
+  tall = {"0012345": (32, 45), "12345": (30, 40)}
+  assert sizes == dict.fromkeys(dirty.GOOD, (40, 30)) | tall
 
 
 def test_a_stopped_import_goes_on(pictures, tmp_path, monkeypatch):

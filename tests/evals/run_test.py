@@ -54,6 +54,8 @@ class _Processor:
   def pixels(self, image):
     return np.asarray(image)
 
+  crop = pixels
+
 
 def _janus(width=16):
   return Janus(
