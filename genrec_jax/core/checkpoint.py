@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import gc
 import json
+import logging
 import os
 import re
 import shutil
@@ -64,7 +65,12 @@ def open_manager(workdir: str, keep: int) -> ocp.CheckpointManager:
 
 @contextlib.contextmanager
 def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
-  """Ends what a manager has begun, if the other processes are still there."""
+  """Closes the manager; after an error, only if no other process is needed."""
+  # Of a failed save's many errors the first is reported, by `_saving`; those of
+  # its other arrays would be printed by asyncio, which nothing else here uses.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  hook = sys.unraisablehook
+  sys.unraisablehook = functools.partial(_report, hook)
   try:
     yield
   except BaseException:
@@ -75,6 +81,17 @@ def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
     raise
   with _saving(manager):
     manager.close()
+  sys.unraisablehook = hook
+
+
+def _report(hook: Callable[[Any], None], unraisable: Any) -> None:
+  """Passes an error on to `hook`, but for those that a failed save leaves.
+
+  The first array that cannot be written closes the event loop of a save, to
+  which TensorStore's threads then report each of the others.
+  """
+  if str(unraisable.exc_value) != "Event loop is closed":
+    hook(unraisable)
 
 
 def save(

@@ -1,4 +1,5 @@
 import shutil
+import types
 
 import grain
 import jax
@@ -196,3 +197,11 @@ def test_a_save_that_fails_is_one_line(two, tmp_path, monkeypatch):
   )
   assert f"the last whole one is {folder}/8" in message
   assert "\n" not in message
+
+
+def test_only_what_a_failed_save_leaves_goes_unreported():
+  passed = []
+  for error in (RuntimeError("Event loop is closed"), RuntimeError("another")):
+    unraisable = types.SimpleNamespace(exc_value=error)
+    checkpoint._report(passed.append, unraisable)
+  assert [str(one.exc_value) for one in passed] == ["another"]
