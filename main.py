@@ -15,9 +15,8 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from genrec_jax.check import TASKS, check
-from genrec_jax.core import cli, distributed, launch
-from genrec_jax.core import workdir as workdir_lib
+from genrec_jax.config import TASKS, check
+from genrec_jax.runtime import cli, distributed, launch, workdir
 
 # Folders among the keys. A workdir's config names them for whoever reads it
 # from elsewhere.
@@ -75,10 +74,10 @@ def main(_: list[str]) -> None:
       if os.path.isdir(config[section].get(key, "")):
         config[section][key] = os.path.abspath(config[section][key])
     # Before anything is loaded: a 7B model takes minutes.
-    workdir_lib.check(config.workdir, config.to_json())
-    with workdir_lib.locked(config.workdir):
+    workdir.check(config.workdir, config.to_json())
+    with workdir.locked(config.workdir):
       add_fingerprints(config)
-      workdir_lib.check(config.workdir, config.to_json())
+      workdir.check(config.workdir, config.to_json())
       importlib.import_module(TASKS[config.task]).run(config, config.workdir)
 
 
@@ -86,7 +85,7 @@ def interrupted(config) -> str:
   """Says what the same command will do after this one was interrupted."""
   if config.task == "evaluate":
     return "stopped; the same command begins anew"
-  step = workdir_lib.newest_step(config.workdir)
+  step = workdir.newest_step(config.workdir)
   if step is None:
     return "stopped before the first checkpoint; the same command begins anew"
   return f"stopped; the same command resumes from step {step}"
@@ -102,19 +101,19 @@ def inherit_data(config, given: set[str]) -> None:
     config: of the run; changed in place.
     given: the keys that the command line sets; see `workdir.inherited_data`.
   """
-  taken, source = workdir_lib.inherited_data(
+  taken, source = workdir.inherited_data(
     config.to_dict(), given, config.workdir
   )
   config.data.update(taken)
   if not source:
     return
-  theirs = workdir_lib.read_config(source)["data"]
+  theirs = workdir.read_config(source)["data"]
   values = [f"data.{key}={value!r}" for key, value in taken.items()]
   if values:
     distributed.say(f"as {source} was trained: {', '.join(values)}")
   others = [
     f"data.{key} was {theirs[key]!r}, is {config.data[key]!r}"
-    for key in workdir_lib.PROMPT_KEYS
+    for key in workdir.PROMPT_KEYS
     if key in theirs and theirs[key] != config.data[key]
   ]
   if others and config.task != "evaluate":
@@ -137,9 +136,9 @@ def add_fingerprints(config) -> None:
   from genrec_jax.hf import load
 
   for path, hashed, function in (
-    ("data.path", workdir_lib.DATA_FINGERPRINT, builders.fingerprint),
-    ("model.checkpoint", workdir_lib.FINGERPRINT, load.fingerprint),
-    ("clip.checkpoint", workdir_lib.CLIP_FINGERPRINT, load.fingerprint),
+    ("data.path", workdir.DATA_FINGERPRINT, builders.fingerprint),
+    ("model.checkpoint", workdir.FINGERPRINT, load.fingerprint),
+    ("clip.checkpoint", workdir.CLIP_FINGERPRINT, load.fingerprint),
   ):
     (section, key), (_, name) = path.split("."), hashed.split(".")
     with config[section].unlocked():

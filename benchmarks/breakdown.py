@@ -1,6 +1,6 @@
 """Where the time of a compiled step goes.
 
-    python benchmarks/breakdown.py [--size=40m] [--task=sft,rl_conditional]
+    python -m benchmarks.breakdown [--size=40m] [--task=sft,rl_conditional]
 
 One step is traced; the parts and the idle time add up to it (see `tracing`). On
 CPUs, products for the gradients of weights are launched, and computed beside
@@ -13,17 +13,14 @@ before drawing, and the reference. 'forward' and 'backward' are of the loss;
 what is computed again counts as backward.
 """
 
-import pathlib
 import re
-import sys
 import tempfile
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from absl import flags
 
 from benchmarks import sides, tracing, workload
-from genrec_jax.core import cli, hlo
+from genrec_jax.analysis import hlo
+from genrec_jax.runtime import cli
 
 GROUPS = ("drawing", "only forward", "forward", "backward", "elsewhere")
 _CONTROL = ("while", "call", "conditional")  # of which others are traced

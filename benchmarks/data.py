@@ -1,6 +1,6 @@
 """How fast raw data becomes a data set, in figures.
 
-    python benchmarks/data.py [--rows=25000000] [--images=2000] [--processes=2]
+    python -m benchmarks.data [--rows=25000000] [--images=2000] [--processes=2]
 
 Interactions are generated: a rating each, users and items as unevenly spread as
 in shops, so that the k-core takes several rounds. Images are photographs as far
@@ -15,19 +15,18 @@ import os
 from pathlib import Path
 import resource
 import shutil
-import sys
 import tempfile
 import time
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from absl import app, flags
 import duckdb
 import numpy as np
 from PIL import Image
 
-from genrec_jax.data import accounts, database, images, interactions
-from genrec_jax.data.readers import movielens
+from genrec_jax.core import duckdb_file
+from genrec_jax.data import images
+from genrec_jax.ingest import clean, drops
+from genrec_jax.ingest.readers import movielens
 
 _ROWS = flags.DEFINE_integer("rows", 25_000_000, "Interactions.")
 _IMAGES = flags.DEFINE_integer("images", 2000, "Images.")
@@ -71,16 +70,16 @@ def filter_and_split(
   work = folder / "work"
   work.mkdir()
   listing = (images.File(f"{item}.jpg", "") for item in range(1, _ITEMS + 1))
-  with database.connect(work, memory_gb, processes) as db:
-    timed("parse, filter", interactions.read_rows, db, tables[0], 1.5, work)
-    timed("titles, files", interactions.read_titles, db, tables[1], None, work)
-    timed("titles, files", interactions.read_files, db, listing)
-    timed("deduplicate", interactions.match, db, folder, False)
-    timed("5-core", interactions.shrink_to_core, db, 5)
-    timed("5-core", interactions.drop_images, db, {})
-    counts = timed("order, split", interactions.write, db, work, 1)
-    timed("report", accounts.account, db, [])
-    timed("report", accounts.gaps, db)
+  with duckdb_file.connect(work, memory_gb, processes) as db:
+    timed("parse, filter", clean.read_rows, db, tables[0], 1.5, work)
+    timed("titles, files", clean.read_titles, db, tables[1], None, work)
+    timed("titles, files", clean.read_files, db, listing)
+    timed("deduplicate", clean.match, db, folder, False)
+    timed("5-core", clean.shrink_to_core, db, 5)
+    timed("5-core", clean.drop_images, db, {})
+    counts = timed("order, split", clean.write, db, work, 1)
+    timed("report", drops.account, db, [])
+    timed("report", drops.gaps, db)
   figures["events"] = counts["events"]
   figures["GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
   return figures

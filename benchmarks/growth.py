@@ -1,6 +1,6 @@
 """How the cost of an RL step grows with what one may want more of.
 
-    python benchmarks/growth.py [--repeats=3] [--json=FILE]
+    python -m benchmarks.growth [--repeats=3] [--json=FILE]
 
 One quantity at a time is doubled, the others staying: samples G of a prompt,
 images of its history, prompts of a batch, width of the model. The slope of a
@@ -13,11 +13,7 @@ outgrown a cache.
 """
 
 import functools
-import pathlib
-import sys
 import tempfile
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from absl import flags
 import jax
@@ -25,7 +21,9 @@ import numpy as np
 
 from benchmarks import jax_loop, sides, workload
 from genrec_jax import sampling
-from genrec_jax.core import cli, hlo, hlo_cost, tree
+from genrec_jax.analysis import hlo, hlo_cost
+from genrec_jax.core import tree
+from genrec_jax.runtime import cli
 
 START = {"samples": 4, "history": 2, "prompts": 1, "width": 512}
 GROWN = {

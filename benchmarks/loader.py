@@ -1,6 +1,6 @@
 r"""How fast batches are read, against how fast they are used; what bounds it.
 
-    python benchmarks/loader.py [--users=200000] [--items=20000] [--seconds=10]
+    python -m benchmarks.loader [--users=200000] [--items=20000] [--seconds=10]
 
 Three data sets are generated: one of many users, to see what starting takes;
 one for the tiny model; and one of photos of 384 pixels, as Janus-Pro reads
@@ -13,11 +13,8 @@ import functools
 import io
 import json
 import pathlib
-import sys
 import tempfile
 import time
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from absl import flags
 import duckdb
@@ -26,9 +23,10 @@ import numpy as np
 from PIL import Image
 
 from configs import sft as sft_config
-from genrec_jax.core import cli
-from genrec_jax.data import benchmarks, builders, index, pipeline, prepared
+from genrec_jax.data import builders, index, pipeline
 from genrec_jax.hf import load
+from genrec_jax.ingest import job, tfds_builders
+from genrec_jax.runtime import cli
 from genrec_jax.train import setup, sft
 
 _USERS = flags.DEFINE_integer("users", 200_000, "Of the large data set.")
@@ -43,7 +41,7 @@ INSTRUCTION = "Draw the next item that this user will like."
 def generate(folder, users, items, side, distinct=64):
   """Prepares a data set of `distinct` noisy photos under many ids."""
   work = folder / "work"
-  store = work / prepared.IMAGES
+  store = work / job.IMAGES
   store.mkdir(parents=True)
   rng = np.random.default_rng(0)
   data, places = io.BytesIO(), []
@@ -66,20 +64,20 @@ def generate(folder, users, items, side, distinct=64):
     db.execute(f"""
       COPY (SELECT printf('%08d', i) AS id, 'large red striped circle ' || i
             AS title, '' AS image FROM range({items}) t(i))
-      TO '{work / prepared.ITEMS}' (FORMAT parquet)""")
+      TO '{work / job.ITEMS}' (FORMAT parquet)""")
     db.execute(f"""
       COPY (SELECT printf('%09d', u) AS id, {EVENTS} * u AS first,
             {EVENTS}::BIGINT AS length, {EVENTS - 2}::BIGINT AS train_end,
             {EVENTS - 2}::BIGINT AS validation_start,
             {EVENTS - 1}::BIGINT AS test_start FROM range({users}) t(u))
-      TO '{work / prepared.USERS}' (FORMAT parquet)""")
+      TO '{work / job.USERS}' (FORMAT parquet)""")
     db.execute(f"""
       COPY (SELECT e // {EVENTS} AS user_row,
             (7919 * (e // {EVENTS}) + e) % {items} AS item_row,
             1000 * e AS timestamp FROM range({users * EVENTS}) t(e))
-      TO '{work / prepared.EVENTS}' (FORMAT parquet)""")
-  imported = prepared.Work(work, {})
-  return benchmarks.store("generic", imported, folder / "data")
+      TO '{work / job.EVENTS}' (FORMAT parquet)""")
+  imported = job.Work(work, {})
+  return tfds_builders.store("generic", imported, folder / "data")
 
 
 def memory():

@@ -1,6 +1,6 @@
 """How much of this machine's own speed training and decoding reach.
 
-    python benchmarks/roofline.py [--size=40m,200m] [--json=FILE]
+    python -m benchmarks.roofline [--size=40m,200m] [--json=FILE]
 
 What the machine can do is measured before and after each of them, by JAX and by
 torch, and the fastest is the limit: for operations, products of matrices with
@@ -18,16 +18,12 @@ could.
 """
 
 import os
-import pathlib
-import sys
 import tempfile
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from absl import flags
 
 from benchmarks import counts, limits, sides, workload
-from genrec_jax.core import cli
+from genrec_jax.runtime import cli
 
 TASKS = ("sft", "draw_1", "draw_8", "rl_conditional")
 

@@ -1,7 +1,7 @@
 r"""How fast this project is beside transformers and torch, and in what memory.
 
-    python benchmarks/versus_torch.py [--size=40m,200m] [--task=rl_guided]
-    python benchmarks/versus_torch.py --size=1b --device=cuda
+    python -m benchmarks.versus_torch [--size=40m,200m] [--task=rl_guided]
+    python -m benchmarks.versus_torch --size=1b --device=cuda
 
 Both sides load the same random weights and take turns; `torch_loop` says what
 torch does. Figures are medians; ratios above 1 mean that this project is
@@ -17,17 +17,13 @@ not trained, torch holds in bfloat16 and this project, here, in float32.
 
 import functools
 import os
-import pathlib
-import sys
 import tempfile
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from absl import flags
 
 from benchmarks import sides, workload
-from genrec_jax.core import cli
 from genrec_jax.core.errors import UserError
+from genrec_jax.runtime import cli
 
 # What either side keeps for its backward pass: the fastest that fits. Torch
 # takes this many samples at a time; on GPUs, where activations are the limit,

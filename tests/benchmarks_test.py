@@ -19,7 +19,7 @@ from benchmarks import (
   workload,
 )
 from genrec_jax import sampling
-from genrec_jax.core import hlo, hlo_cost
+from genrec_jax.analysis import hlo, hlo_cost
 from genrec_jax.core.errors import UserError
 
 CPU = {"device": "cpu", "dtype": torch.float32}

@@ -2,17 +2,21 @@
 
 import importlib.metadata
 import pathlib
+import tomllib
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-FILES = ("requirements.txt", "tests/requirements.txt")
+FILES = ("pyproject.toml", "tests/requirements.txt")
 
 
 def read(name):
   lines = (ROOT / name).read_text().splitlines()
+  if name == "pyproject.toml":
+    project = tomllib.loads((ROOT / name).read_text())["project"]
+    lines = project["dependencies"]
   lines = [line.split("#")[0].strip() for line in lines]
   return [Requirement(x) for x in lines if x and not x.startswith("-")]
 
@@ -35,6 +39,7 @@ def version(pin):
 def test_the_users_command_reads_the_constraints():
   lines = (ROOT / "requirements.txt").read_text().splitlines()
   assert lines[0] == "-c constraints.txt"
+  assert lines[1].startswith("-e .")
 
 
 @pytest.mark.parametrize("name", FILES)

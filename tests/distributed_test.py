@@ -20,15 +20,9 @@ import jax
 import numpy as np
 import pytest
 
-from genrec_jax.core import (
-  checkpoint,
-  cli,
-  distributed,
-  launch,
-  metrics,
-  sharding,
-)
+from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
+from genrec_jax.runtime import checkpoint, cli, distributed, launch, metrics
 from genrec_jax.train import loop
 from tests.train import toy
 

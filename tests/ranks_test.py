@@ -4,20 +4,18 @@ import ast
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
-RANKS = {
-  "core": 0,
-  "nn": 1,
-  "models": 2,
-  "hf": 3,
-  "data": 3,
-  "sampling": 3,
-  "text": 3,
-  "objectives": 3,
-  "rewards": 3,
-  "check": 3,
-  "evals": 4,
-  "train": 4,
-}
+# A package imports from lower floors only, and nothing else of its own floor.
+FLOORS = (
+  {"core"},
+  {"runtime", "html", "nn", "objectives"},
+  {"models", "data"},
+  {"hf", "ingest", "sampling", "rewards"},
+  {"text", "config"},
+  {"evals"},
+  {"train"},
+  {"analysis"},
+)
+RANKS = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 JIT = {"jit", "pjit", "pmap"}
 BANNED_NAMES = {"utils", "common", "helpers", "experimental"}
 
@@ -53,8 +51,10 @@ def test_imports_point_only_down():
         wrong.append(f"{path} imports {name}")
       if top != "genrec_jax" or package(path) == "__init__":
         continue
-      if RANKS[rest[0]] > RANKS[package(path)]:
-        wrong.append(f"{path} imports {name}, which ranks above it")
+      if rest[0] == package(path):
+        continue
+      if RANKS[rest[0]] >= RANKS[package(path)]:
+        wrong.append(f"{path} imports {name}, which is not below it")
   assert not wrong, "\n".join(wrong)
 
 
@@ -90,7 +90,8 @@ def test_jit_is_called_only_at_the_top():
   wrong = [
     f"{path}:{line}"
     for path in sources()
-    if RANKS.get(package(path), 0) < RANKS["train"]
+    if RANKS.get(package(path), 0) < RANKS["evals"]
+    and path.name != "compiler.py"  # asks what jit itself accepts
     for line in jits(ast.parse(path.read_text()))
   ]
   assert not wrong, "\n".join(wrong)

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from genrec_jax.core import checkpoint
-from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.data import builders
+from genrec_jax.runtime import checkpoint
+from genrec_jax.runtime import workdir as workdir_lib
 from tests.hf import tiny_janus
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -17,15 +17,11 @@ bundled models, as everywhere.
 import dataclasses
 import functools
 from pathlib import Path
-import sys
 
 from absl import flags
 
-# A script's own folder is on the path, not the one it lies in.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from genrec_jax.core import cli
 from genrec_jax.core.errors import UserError
+from genrec_jax.runtime import cli
 
 RULES = {
   "by direction (DeepSeek, here)": True,

@@ -10,15 +10,11 @@ which --out=DIR keeps as compare.json.
 
 import json
 from pathlib import Path
-import sys
 
 from absl import flags
 
-# A script's own folder is on the path, not the one it lies in.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from genrec_jax.core import cli, workdir
 from genrec_jax.core.errors import UserError
+from genrec_jax.runtime import cli, workdir
 
 _ROWS = flags.DEFINE_list(
   "rows", ["rl", "rl"], "A row of each run's table, such as 'rl shuffled'."

@@ -21,11 +21,10 @@ from typing import Any
 
 from absl import app, flags
 
-# A script's own folder is on the path, not the one it lies in.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from genrec_jax.core import cli
 from genrec_jax.core.errors import UserError
+from genrec_jax.runtime import cli
 import main as entry  # the flag --config, and how its errors read
 
 _TOPOLOGY = flags.DEFINE_string(

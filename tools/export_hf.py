@@ -7,16 +7,10 @@ torch and without JAX. DIR appears when it is whole and not before. How a run
 sampled goes along, in generation_config.json; its instruction does not.
 """
 
-from pathlib import Path
-import sys
-
 from absl import flags
 
-# A script's own folder is on the path, not the one it lies in.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from genrec_jax.core import cli
 from genrec_jax.hf import safetensors_io
+from genrec_jax.runtime import cli
 
 _WORKDIR = cli.path_flag(
   "workdir",

@@ -21,18 +21,14 @@ import math
 import os
 from pathlib import Path
 import shutil
-import sys
 import tempfile
 import time
 from typing import Any
 
 from absl import flags
 
-# A script's own folder is on the path, not the one it lies in.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from genrec_jax.core import cli
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.runtime import cli
 
 # File name -> how to save it, given its path.
 Files = dict[str, Callable[[Path], Any]]
@@ -325,7 +321,7 @@ def picture_files(text, titles, history, images) -> Files:
   """Returns how to save each drawn picture and the sheet of them all."""
   import PIL.Image
 
-  from genrec_jax.evals.sheet import Section, contact_sheet
+  from genrec_jax.html.contact_sheet import Section, contact_sheet
 
   names = [f"{i}.png" for i in range(len(images))]
   sheet = contact_sheet(

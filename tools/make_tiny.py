@@ -26,10 +26,6 @@ import optax
 import tokenizers
 import transformers
 
-# A script's own folder is on the path, not the one it lies in.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from genrec_jax.core import cli
 from genrec_jax.core.types import Prompt
 from genrec_jax.data import world
 from genrec_jax.hf import clip as hf_clip
@@ -43,6 +39,7 @@ from genrec_jax.models import llama, siglip
 from genrec_jax.models.clip import Clip, Tower
 from genrec_jax.models.janus import Janus
 from genrec_jax.models.vqgan import VQGAN
+from genrec_jax.runtime import cli
 
 _OUT = cli.path_flag("out", None, "Folder to write to.", required=True)
 INSTRUCTIONS = (

@@ -20,12 +20,10 @@ from pathlib import Path
 import shutil
 import sys
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from absl import flags
 
-from genrec_jax.core import cli
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.runtime import cli
 
 _DATASETS = ("movielens", "amazon", "pixelrec", "microlens", "generic")
 _DATASET = flags.DEFINE_enum(
@@ -115,10 +113,11 @@ _IMAGE_LIST_COLUMNS = {
 def main() -> None:
   """Prepares a data set."""
   # These take seconds to import: bad flags are told sooner.
-  from genrec_jax.data import beam, benchmarks, import_report, prepared
+  from genrec_jax.ingest import beam, job, tfds_builders
+  from genrec_jax.ingest import report as report_lib
 
   raw = _raw()
-  settings = prepared.settings(
+  settings = job.settings(
     raw,
     dataset=_DATASET.value,
     min_rating=_min_rating(raw.interactions),
@@ -130,17 +129,17 @@ def main() -> None:
   beam_options = beam.parse(_BEAM.value) if _BEAM.value is not None else {}
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     # Refuses anything but this very data set.
-    benchmarks.store(_DATASET.value, prepared.Work(out, settings), out)
+    tfds_builders.store(_DATASET.value, job.Work(out, settings), out)
     print(
       f"{out} is there already, prepared of files of the same names and sizes;"
       " delete it to prepare it again"
     )
-    report = out / import_report.JSON
+    report = out / report_lib.JSON
     if report.is_file():
       _print_report(json.loads(report.read_text()))
     return
   with _work_folder(out) as folder:
-    work = prepared.make(
+    work = job.make(
       raw,
       folder,
       settings,
@@ -155,14 +154,14 @@ def main() -> None:
     )
     _print_report(work.report)
     _tell("writing records")
-    benchmarks.store(
+    tfds_builders.store(
       _DATASET.value,
       work,
       out,
-      finish=lambda target: import_report.write(target, work),
+      finish=lambda target: report_lib.write(target, work),
       **beam_options,
     )
-  print(f"{out}: whole; see {out / import_report.HTML}")
+  print(f"{out}: whole; see {out / report_lib.HTML}")
 
 
 def _raw():
@@ -171,8 +170,8 @@ def _raw():
   Raises:
     UserError: lists the flags that are wrong; or a file is missing.
   """
-  from genrec_jax.data import prepared
-  from genrec_jax.data.readers import source
+  from genrec_jax.ingest import job
+  from genrec_jax.ingest.readers import source
 
   folder = Path(_RAW.value)
   _check_flags(folder)
@@ -197,7 +196,7 @@ def _raw():
   other_ids = None
   if _DATASET.value == "movielens":
     other_ids = reader.other_ids(folder)
-  return prepared.Raw(
+  return job.Raw(
     interactions, titles, _images(folder, reader.IMAGES), paths, other_ids
   )
 
@@ -208,7 +207,7 @@ def _out(raw):
   Raises:
     UserError: it holds something else, or is among what is read.
   """
-  from genrec_jax.data.readers import source
+  from genrec_jax.ingest.readers import source
 
   out = Path(_OUT.value).expanduser().absolute()
   source.literal(out)  # raises, if its name cannot be
@@ -252,7 +251,7 @@ def _check_flags(folder):
 
 def _reader():
   """Returns the module that knows the raw files of --dataset."""
-  from genrec_jax.data.readers import (
+  from genrec_jax.ingest.readers import (
     amazon,
     generic,
     microlens,
@@ -344,9 +343,9 @@ def _tell(step):
 
 def _print_report(report):
   """Prints what was kept and dropped, and, apart, what looks wrong."""
-  from genrec_jax.data import import_report
+  from genrec_jax.ingest import report as report_lib
 
-  print(import_report.table(report), flush=True)
+  print(report_lib.table(report), flush=True)
   for text in report.get("warnings", ()):  # not of older data sets
     print(f"WARNING: {text}", file=sys.stderr, flush=True)
 

@@ -1,0 +1,1 @@
+"""Pytrees, their layout on a mesh, errors, files; imports nothing of ours."""

@@ -1,0 +1,3 @@
+"""What a run reads: histories, data sets, windows, batches, the synthetic
+world; may import runtime.
+"""

@@ -27,12 +27,12 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from genrec_jax.core import distributed
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.data import index as index_lib
 from genrec_jax.data import world
 from genrec_jax.data.histories import History
 from genrec_jax.data.histories import build as build_histories
+from genrec_jax.runtime import distributed
 
 PARTS = ("items", "users")
 _MARKER = "incomplete.json"

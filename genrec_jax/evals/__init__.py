@@ -1,0 +1,3 @@
+"""Held-out users: samples, scores, baselines, tables and pages; may import all
+but config, train and analysis.
+"""

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from genrec_jax.core.distributed import fetch
 from genrec_jax.core.types import Batch
 from genrec_jax.data import pipeline
-from genrec_jax.evals import scores
-from genrec_jax.evals import windows as windows_lib
+from genrec_jax.evals import held_out, scores
+from genrec_jax.runtime.distributed import fetch
 
 NAMES = ("real_next_item", "vq_ceiling", "random_item", "copy_last")
 
@@ -80,7 +79,7 @@ class Catalogue(Sequence):
 
 def score_all(
   embed_images: Callable[[np.ndarray], Any],
-  windows: Sequence[windows_lib.Window],
+  windows: Sequence[held_out.Window],
   catalogue: Sequence[np.ndarray],
   *,
   num_samples: int,
@@ -131,21 +130,19 @@ def score_all(
       repeated = np.repeat(decoded[:, None], num_samples, axis=1)
       pictures["vq_ceiling"] = (embed(repeated)[:, 0], decoded)
     for name, (embeds, images) in pictures.items():
-      shown = windows_lib.read_attributes(window, images[:, None])
-      result = windows_lib.score(window, embeds[:, None], shown, copy_threshold)
+      shown = held_out.read_attributes(window, images[:, None])
+      result = held_out.score(window, embeds[:, None], shown, copy_threshold)
       if name == "copy_last":  # nothing to copy where there is no history
         result = {k: np.where(known, v, np.nan) for k, v in result.items()}
       found[name].append(result)
       single[name].append(embeds[: window.count])
     images = random_items(catalogue, len(rows), num_samples, seed=seed + index)
-    shown = windows_lib.read_attributes(window, images)
+    shown = held_out.read_attributes(window, images)
     found["random_item"].append(
-      windows_lib.score(window, embed(images), shown, copy_threshold)
+      held_out.score(window, embed(images), shown, copy_threshold)
     )
     done(window.count)
-  result = {
-    name: windows_lib.concatenate(parts) for name, parts in found.items()
-  }
+  result = {name: held_out.concatenate(parts) for name, parts in found.items()}
   for name, parts in single.items():
     result[name]["diversity"] = scores.spread(np.concatenate(parts))
   return result

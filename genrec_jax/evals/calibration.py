@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genrec_jax.core import distributed
 from genrec_jax.core.types import PyTree
 from genrec_jax.evals.evaluator import Evaluator
+from genrec_jax.runtime import distributed
 
 ITEMS = 256  # of the catalogue; their pairs are 32,640
 # Shares of the cosines that a threshold may have on its wrong side.

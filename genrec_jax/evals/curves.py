@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from genrec_jax.evals import report
+from genrec_jax.evals import table
 from genrec_jax.evals.scores import METRICS
 
 Curve = Sequence[tuple[int, float]]
@@ -21,7 +21,7 @@ _GROUPS = (
 )
 
 
-def curves_html(curves: Mapping[str, Curve], summary: report.Summary) -> str:
+def curves_html(curves: Mapping[str, Curve], summary: table.Summary) -> str:
   """Returns the section of the curves, a small chart per metric, or ''."""
   groups: dict[str, list[str]] = {name: [] for name, _ in _GROUPS}
   constant = []
@@ -49,7 +49,7 @@ def curves_html(curves: Mapping[str, Curve], summary: report.Summary) -> str:
   )
 
 
-def _heading(group: str, summary: report.Summary) -> str:
+def _heading(group: str, summary: table.Summary) -> str:
   if group != _GROUPS[0][0]:
     return group
   population = summary.get("population", "users")
@@ -72,7 +72,7 @@ def _order(name: str) -> tuple:
   return (1, "/" in name, not name.endswith("_mean"), name)
 
 
-def _curve(name: str, points: Curve, summary: report.Summary) -> str:
+def _curve(name: str, points: Curve, summary: table.Summary) -> str:
   """Draws one metric; where the table has it too, chance and aim dashed."""
   steps, values = np.asarray(points, np.float64).T
   held_out = name.rsplit("/", 1)[-1]

@@ -9,8 +9,7 @@ import jax
 from jax.sharding import NamedSharding
 import numpy as np
 
-from genrec_jax.core import distributed, metrics, sharding
-from genrec_jax.core import workdir as workdir_lib
+from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.data import builders
@@ -19,10 +18,10 @@ from genrec_jax.evals import (
   calibration,
   page,
   per_user,
-  report,
+  table,
   verdicts,
 )
-from genrec_jax.evals import windows as windows_lib
+from genrec_jax.evals import held_out as held_out_lib
 from genrec_jax.evals.evaluator import (
   Draw,
   Embed,
@@ -32,8 +31,10 @@ from genrec_jax.evals.evaluator import (
   noise,
 )
 from genrec_jax.evals.examples import examples
-from genrec_jax.evals.windows import Window, grid
+from genrec_jax.evals.held_out import Window, grid
 from genrec_jax.hf import load
+from genrec_jax.runtime import distributed, metrics
+from genrec_jax.runtime import workdir as workdir_lib
 
 
 def held_out(
@@ -107,7 +108,7 @@ def finish(
   """
   windows, seed = evaluator.windows, evaluator.seed
   users = sum(window.count for window in windows)
-  source = windows_lib.derangement(users, seed) if users > 1 else None
+  source = held_out_lib.derangement(users, seed) if users > 1 else None
   tally = metrics.Tally(len(rows) * users, evaluator.population)
   scores: dict[str, dict[str, np.ndarray]] = {}
   shuffled, samples = {}, {}
@@ -125,7 +126,7 @@ def finish(
     )
     scores[name], samples[name] = done.scores, done.samples
     if name != "base" and source is not None:
-      shuffled[name + report.SHUFFLED] = windows_lib.score_others(
+      shuffled[name + table.SHUFFLED] = held_out_lib.score_others(
         windows, done.embeds, done.shown, source, evaluator.copy_threshold
       )
   tally.clear()
@@ -142,7 +143,7 @@ def finish(
     done=functools.partial(tally.add, "evaluating baselines"),
   )
   tally.clear()
-  summary = report.summarise(
+  summary = table.summarise(
     scores,
     seed=seed,
     population=evaluator.population,
@@ -150,11 +151,11 @@ def finish(
   )
   summary["verdicts"] = verdicts.verdicts(summary)
   if distributed.is_first():
-    report.write_summary(workdir, summary)
+    table.write_summary(workdir, summary)
     names = [name for one in windows for name in one.names[: one.count]]
     per_user.write(workdir, names, scores)
     page.write(workdir, summary, users=examples(windows, samples))
-    print(report.table(summary), flush=True)
+    print(table.table(summary), flush=True)
   return summary
 
 

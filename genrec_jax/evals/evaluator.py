@@ -14,11 +14,11 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from genrec_jax import rewards, sampling
-from genrec_jax.core import distributed, sharding
+from genrec_jax.core import sharding
 from genrec_jax.core.types import Batch, Prompt, PyTree
 from genrec_jax.data import builders, pipeline
-from genrec_jax.evals import baselines, compiler
-from genrec_jax.evals.windows import (
+from genrec_jax.evals import baselines
+from genrec_jax.evals.held_out import (
   Window,
   concatenate,
   prepare,
@@ -27,6 +27,7 @@ from genrec_jax.evals.windows import (
 )
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
+from genrec_jax.runtime import compiler, distributed
 
 Draw = Callable[[Prompt, jax.Array], jax.Array]  # uint8 [P, G, h, w, 3]
 

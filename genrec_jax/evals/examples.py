@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from genrec_jax.data import world
-from genrec_jax.evals.windows import Window
+from genrec_jax.evals.held_out import Window
 
 _INLINE_SIDE = 128  # pixels; larger pictures are shrunk for the page
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 
-from genrec_jax.core import page_style
-from genrec_jax.core import workdir as workdir_lib
-from genrec_jax.evals import report
+from genrec_jax.evals import table
 from genrec_jax.evals.curves import Curve, curves_html
 from genrec_jax.evals.examples import User, examples_html
 from genrec_jax.evals.scores import METRICS
+from genrec_jax.html import render
+from genrec_jax.runtime import workdir as workdir_lib
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 _HIGHLIGHTS = (  # (label, key in the config)
@@ -56,7 +56,7 @@ _NOTES = {
 
 
 def page(
-  summary: report.Summary,
+  summary: table.Summary,
   *,
   title: str,
   stamp: str,
@@ -79,7 +79,7 @@ def page(
   config = config or {}
   text = json.dumps(config, indent=2, default=str)
   return Template(_TEMPLATE.read_text()).substitute(
-    style=page_style.read(),
+    style=render.read(),
     title=escape(title),
     stamp=escape(stamp),
     command=f'<pre class="command">{escape(command)}</pre>' if command else "",
@@ -100,7 +100,7 @@ def page(
 
 
 def write(
-  workdir: str, summary: report.Summary, users: Sequence[User] = ()
+  workdir: str, summary: table.Summary, users: Sequence[User] = ()
 ) -> str:
   """Writes report.html from a workdir's config.json and metrics.jsonl.
 
@@ -121,21 +121,21 @@ def write(
     ),
     command=shlex.join([os.path.basename(program), *arguments]),
     config=config,
-    curves=report.curves(workdir),
+    curves=table.curves(workdir),
     users=users,
   )
   workdir_lib.write(path, text)
   return path
 
 
-def _lead(summary: report.Summary) -> str:
+def _lead(summary: table.Summary) -> str:
   """Returns the result in a sentence, and how to read the table."""
   models, users = summary["models"], summary["users"]
   metric = next(
     (
       m
       for m in ("preference_match", "future_clip_mean")
-      if m in report.columns(summary)
+      if m in table.columns(summary)
     ),
     None,
   )
@@ -143,7 +143,7 @@ def _lead(summary: report.Summary) -> str:
   if metric:
     steps = " → ".join(
       f"{escape(name)} {values[metric]['mean']:.3f}"
-      for group, name, values in report.rows(summary)
+      for group, name, values in table.rows(summary)
       if group == "model" and metric in values
     )
     ends = ", ".join(
@@ -163,7 +163,7 @@ def _lead(summary: report.Summary) -> str:
   )
 
 
-def _notes(summary: report.Summary) -> str:
+def _notes(summary: table.Summary) -> str:
   """Returns what a reader has to know before the numbers, '' if nothing."""
   lines = [f"<b>Warning:</b> {escape(x)}" for x in summary.get("warnings", ())]
   lines += [escape(line) for line in summary.get("verdicts", ())]
@@ -171,9 +171,9 @@ def _notes(summary: report.Summary) -> str:
   return f'<ul class="notes">{items}</ul>' if lines else ""
 
 
-def _differences(summary: report.Summary) -> str:
+def _differences(summary: table.Summary) -> str:
   """Returns the table of paired differences, '' if there are none."""
-  metrics, names = report.columns(summary), report.steps(summary)
+  metrics, names = table.columns(summary), table.steps(summary)
   if not names:
     return ""
   heads = "".join(
@@ -183,7 +183,7 @@ def _differences(summary: report.Summary) -> str:
   for name in names:
     cells = (summary["differences"][name].get(m) for m in metrics)
     lines.append(
-      f'<tr><th scope="row">{escape(report.short(name))}</th>'
+      f'<tr><th scope="row">{escape(table.short(name))}</th>'
       + "".join(
         f"<td><b>{c['mean']:+.3f}</b>"
         f'<span class="span">{c["low"]:+.3f} &ndash; {c["high"]:+.3f}</span>'
@@ -234,14 +234,14 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def _colours(summary: report.Summary) -> dict[str, str]:
+def _colours(summary: table.Summary) -> dict[str, str]:
   """Returns a CSS colour per model, in the order of the table."""
-  names = [n for group, n, _ in report.rows(summary) if group == "model"]
+  names = [n for group, n, _ in table.rows(summary) if group == "model"]
   return {n: f"var(--row-{min(i, 3)})" for i, n in enumerate(names)}
 
 
-def _table(summary: report.Summary) -> str:
-  metrics, best = report.columns(summary), report.best(summary)
+def _table(summary: table.Summary) -> str:
+  metrics, best = table.columns(summary), table.best(summary)
   arrows = {1: "↑", -1: "↓", 0: ""}
   heads = "".join(
     f'<th scope="col">{escape(METRICS[m].title)} {arrows[METRICS[m].better]}'
@@ -251,7 +251,7 @@ def _table(summary: report.Summary) -> str:
   scales = {m: _scale(summary, m) for m in metrics}
   colours = _colours(summary)
   bodies: dict[str, list[str]] = {}
-  for group, name, values in report.rows(summary):
+  for group, name, values in table.rows(summary):
     colour = colours.get(name, "var(--row-baseline)")
     hollow = " hollow" if group == "shuffled" else ""
     note = _NOTES.get(name, "")
@@ -287,7 +287,7 @@ def _table(summary: report.Summary) -> str:
   )
 
 
-def _scale(summary: report.Summary, metric: str) -> tuple[float, float]:
+def _scale(summary: table.Summary, metric: str) -> tuple[float, float]:
   """Returns the ends of a column's scale.
 
   copy_last is left out: it is 1 or so by construction and would squeeze the
@@ -295,7 +295,7 @@ def _scale(summary: report.Summary, metric: str) -> tuple[float, float]:
   """
   cells = [
     values[metric]
-    for _, name, values in report.rows(summary)
+    for _, name, values in table.rows(summary)
     if metric in values and name != "copy_last"
   ] or [summary["models"]["copy_last"][metric]]
   low, high = min(c["low"] for c in cells), max(c["high"] for c in cells)
@@ -325,11 +325,11 @@ def _cell(value, scale, colour, *, best, hollow) -> str:
   )
 
 
-def _meaning(summary: report.Summary) -> str:
+def _meaning(summary: table.Summary) -> str:
   ends = {1: "higher is better", -1: "lower is better", 0: "neither end"}
   items = "".join(
     f"<dt>{escape(METRICS[m].title)}</dt><dd>{escape(METRICS[m].meaning)} "
     f"<i>({ends[METRICS[m].better]})</i></dd>"
-    for m in report.columns(summary)
+    for m in table.columns(summary)
   )
   return f'<dl class="meaning">{items}</dl>'

@@ -7,9 +7,9 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from genrec_jax.core import duckdb_file
+from genrec_jax.core.duckdb_file import quoted
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import database
-from genrec_jax.data.readers.source import quoted
 from genrec_jax.evals import scores
 from genrec_jax.evals.scores import METRICS
 
@@ -38,8 +38,8 @@ def write(
   path = Path(workdir, FILE)
   partial = path.with_suffix(".tmp")
   floats = "".join(f", nullif({m}, 'nan'::double) {m}" for m in names)
-  with duckdb.connect() as db, database.registered(db, columns, dtype=None):
-    database.copy(db, f"SELECT user, model{floats} FROM given", partial)
+  with duckdb.connect() as db, duckdb_file.registered(db, columns, dtype=None):
+    duckdb_file.copy(db, f"SELECT user, model{floats} FROM given", partial)
   partial.replace(path)
 
 

@@ -1,6 +1,6 @@
 """Where a table shows no result, said in words."""
 
-from genrec_jax.evals import report
+from genrec_jax.evals import table
 from genrec_jax.evals.scores import METRICS
 
 # What says whether an image suits its user.
@@ -15,20 +15,20 @@ _FIT = (
 _JUDGED = ("history_clip_mean", "text_clip")
 
 
-def verdicts(summary: report.Summary) -> list[str]:
+def verdicts(summary: table.Summary) -> list[str]:
   """Returns, in words, where paired intervals show no result or a bad one.
 
   Args:
     summary: see `report`.
   """
-  fit = [metric for metric in _FIT if metric in report.columns(summary)]
+  fit = [metric for metric in _FIT if metric in table.columns(summary)]
 
   def where(a, b, *signs, metrics=fit):
-    cells = {m: report.difference(summary, a, b, m) for m in metrics}
+    cells = {m: table.difference(summary, a, b, m) for m in metrics}
     return ", ".join(
       METRICS[m].title
       for m, cell in cells.items()
-      if cell and report.sign(cell) in signs
+      if cell and table.sign(cell) in signs
     )
 
   lines = []
@@ -38,19 +38,19 @@ def verdicts(summary: report.Summary) -> list[str]:
       "the judge cannot tell real from random: real_next_item is not above"
       f" random_item in {unsure}"
     )
-  for group, name, _ in report.rows(summary):
+  for group, name, _ in table.rows(summary):
     if group == "model":
       if below := where(name, "random_item", -1):
         lines.append(f"{name} is below random_item in {below}")
       if level := where(name, "random_item", 0):
         lines.append(f"{name} cannot be told from random_item in {level}")
     if group == "shuffled":
-      if worse := where(name, name + report.SHUFFLED, -1):
+      if worse := where(name, name + table.SHUFFLED, -1):
         lines.append(
           f"{name} is worse with the user's own history than with another's in"
           f" {worse}"
         )
-      if level := where(name, name + report.SHUFFLED, 0):
+      if level := where(name, name + table.SHUFFLED, 0):
         lines.append(
           f"{name} is no better with the user's own history than with"
           f" another's in {level}"

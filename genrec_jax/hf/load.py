@@ -11,18 +11,18 @@ import ml_dtypes
 import numpy as np
 import transformers
 
-from genrec_jax.core import checkpoint, sharding, tree, workdir
+from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
+from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import (
-  adapters,
   forms,
-  hub,
+  locate,
+  lora_merge,
   safetensors_io,
   settings,
-  streaming,
+  sharded_read,
 )
-from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf.processor import Processor
 from genrec_jax.hf.rules import Stored, to_params
@@ -30,6 +30,7 @@ from genrec_jax.hf.tokenizers import read_tokenizer
 from genrec_jax.models import janus
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
+from genrec_jax.runtime import checkpoint, workdir
 
 ASSETS = Path(__file__).parents[1] / "assets"
 # model_type of config.json -> its config and names in files, its sharding.
@@ -62,7 +63,7 @@ class Opened:
     """
     shardings = _everywhere(self.shapes) if shardings is None else shardings
     newest = tree.unflatten({**self.stored, **self.trained})
-    return streaming.read(newest, shardings, param_dtype)
+    return sharded_read.read(newest, shardings, param_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +175,7 @@ class OpenedClip:
   def read(self, shardings: PyTree | None = None) -> PyTree:
     """Reads float32 parameters into their shards; None: on one device."""
     shardings = _everywhere(self.shapes) if shardings is None else shardings
-    return streaming.read(self.stored, shardings, np.float32)
+    return sharded_read.read(self.stored, shardings, np.float32)
 
 
 def open_clip(path: str | os.PathLike[str], *, dtype: str) -> OpenedClip:
@@ -303,8 +304,8 @@ def resolve(path: str | os.PathLike[str]) -> Path:
       " .safetensors files; .bin and .pt files are pickles, which can run code"
       " and are never read"
     )
-  if hub.is_name(path):
-    return hub.download(str(path))
+  if locate.is_name(path):
+    return locate.download(str(path))
   names = sorted(p.name for p in ASSETS.glob("*") if p.is_dir())
   raise UserError(
     f"no model at {str(path)!r}: expected a folder in HF format, a workdir of"
@@ -372,7 +373,7 @@ def _overlay(base: Opened, folder: Path) -> Opened:
   """Returns the base with a workdir's trained parameters in their places."""
   flat = tree.flatten(base.shapes)
   saved = tree.flatten(checkpoint.open_params(str(folder)))
-  new = adapters.merged(saved, {**base.stored, **base.trained})
+  new = lora_merge.merged(saved, {**base.stored, **base.trained})
   problems = [f"{name}: not in the base model" for name in new.keys() - flat]
   problems += [
     f"{name}: base {list(flat[name].shape)}, trained {list(new[name].shape)}"

@@ -1,0 +1,3 @@
+"""Janus and CLIP, and the Protocol that every generator fulfils; may import
+nn.
+"""

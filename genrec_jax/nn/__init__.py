@@ -1,0 +1,1 @@
+"""Layers that models are made of: attention, norms, LoRA; may import core."""

@@ -1,0 +1,3 @@
+"""SFT and RL: their step, and the plan and loop that they share; may import
+evals.
+"""

@@ -19,10 +19,10 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax.core import checkpoint, distributed, launch, metrics
-from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
+from genrec_jax.runtime import checkpoint, distributed, launch, metrics
+from genrec_jax.runtime import workdir as workdir_lib
 
 Metrics = dict[str, Any]
 

@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genrec_jax.core import distributed, sharding, tree
+from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import builders, pipeline
-from genrec_jax.evals import calibration, compiler, evaluate
+from genrec_jax.evals import calibration, evaluate
 from genrec_jax.hf import load
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.nn import lora
+from genrec_jax.runtime import compiler, distributed
 from genrec_jax.train import loop, optimizers
 
 

@@ -7,7 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from genrec_jax.data import builders, histories, images, prepared, world
+from genrec_jax.data import builders, histories, images, world
+from genrec_jax.ingest import job
 
 BOS, PAD, BOI, EOI, IMAGE, NEWLINE = range(6)
 IMAGE_TOKENS = 4
@@ -88,7 +89,7 @@ def _make_work(folder, lengths, num_items=40, future_horizon=1):
     )
   work = folder / "work"
   images.encode_all(
-    pictures, [(i, f"{i}.png") for i in ids], work / prepared.IMAGES, 32, 1
+    pictures, [(i, f"{i}.png") for i in ids], work / job.IMAGES, 32, 1
   )
   users, events = [], []
   for user, length in enumerate(lengths):
@@ -100,18 +101,18 @@ def _make_work(folder, lengths, num_items=40, future_horizon=1):
   with duckdb.connect() as connection:
     for table, columns, rows in (
       (
-        prepared.ITEMS,
+        job.ITEMS,
         "id VARCHAR, title VARCHAR, image VARCHAR",
         [(i, f"red circle {i}", f"{i}.png") for i in ids],
       ),
       (
-        prepared.USERS,
+        job.USERS,
         "id VARCHAR, first BIGINT, length BIGINT, train_end BIGINT, "
         "validation_start BIGINT, test_start BIGINT",
         users,
       ),
       (
-        prepared.EVENTS,
+        job.EVENTS,
         "user_row BIGINT, item_row BIGINT, timestamp BIGINT",
         events,
       ),
@@ -120,7 +121,7 @@ def _make_work(folder, lengths, num_items=40, future_horizon=1):
       connection.execute(f"CREATE OR REPLACE TABLE t ({columns})")
       connection.executemany(f"INSERT INTO t VALUES ({places})", rows)
       connection.execute(f"COPY t TO '{work / table}' (FORMAT parquet)")
-  return prepared.Work(work, {"k_core": 5, "image_size": 32})
+  return job.Work(work, {"k_core": 5, "image_size": 32})
 
 
 @pytest.fixture(scope="session")

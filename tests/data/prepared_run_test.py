@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from genrec_jax.data import benchmarks, builders, pipeline, prepared
-from genrec_jax.data.readers import movielens
+from genrec_jax.data import builders, pipeline
+from genrec_jax.ingest import job, tfds_builders
+from genrec_jax.ingest.readers import movielens
 
 ROOT = pathlib.Path(__file__).parents[2]
 RAW = ROOT / "../shared/data/ml-latest-small"
@@ -37,8 +38,8 @@ def dataset(tmp_path_factory):
       pixels = rng.integers(0, 256, (4, 3, 3), np.uint8)
       image = Image.fromarray(pixels).resize((24, 32), Image.Resampling.BOX)
       image.save(posters / f"{row['movieId']}.jpg")
-  raw = prepared.Raw(*movielens.tables(RAW), posters)
-  settings = prepared.settings(
+  raw = job.Raw(*movielens.tables(RAW), posters)
+  settings = job.settings(
     raw,
     dataset="movielens",
     min_rating=4,
@@ -46,8 +47,8 @@ def dataset(tmp_path_factory):
     future_horizon=1,
     image_size=32,
   )
-  work = prepared.make(raw, folder / "work", settings, processes=1, memory_gb=1)
-  return builders.load(benchmarks.store("movielens", work, folder / "data"))
+  work = job.make(raw, folder / "work", settings, processes=1, memory_gb=1)
+  return builders.load(tfds_builders.store("movielens", work, folder / "data"))
 
 
 def _run(dataset, task, folder, *options):

@@ -10,7 +10,7 @@ from genrec_jax.core import sharding
 from genrec_jax.data import world
 from genrec_jax.evals import baselines, evaluate, scores
 from genrec_jax.evals import evaluator as evaluator_lib
-from genrec_jax.evals.windows import derangement, prepare, score_others
+from genrec_jax.evals.held_out import derangement, prepare, score_others
 from tests import rounding
 
 KEY = jax.random.key(0)

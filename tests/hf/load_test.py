@@ -11,7 +11,7 @@ import transformers
 
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf import load, safetensors_io, streaming
+from genrec_jax.hf import load, safetensors_io, sharded_read
 from tests.hf import tiny_janus
 
 
@@ -47,10 +47,10 @@ def test_the_type_of_parameters_is_the_caller_s_choice(folder):
   )
 
 
-@pytest.mark.parametrize("piece", [1, 300, streaming.PIECE_BYTES])
+@pytest.mark.parametrize("piece", [1, 300, sharded_read.PIECE_BYTES])
 def test_parameters_go_straight_onto_a_mesh(folder, monkeypatch, piece):
   # A piece of a byte is a row; one of 300 ends within a layer of some.
-  monkeypatch.setattr(streaming, "PIECE_BYTES", piece)
+  monkeypatch.setattr(sharded_read, "PIECE_BYTES", piece)
   opened = load.open_generator(folder, dtype="float32")
   mesh = sharding.make_mesh(data=4, model=2)
   specs = sharding.specs(opened.rules, opened.shapes)

@@ -9,12 +9,12 @@ import numpy as np
 
 from benchmarks import random_janus, special_tokens
 from benchmarks.special_tokens import BOI, BOS, EOI, IMAGE, PAD
-from genrec_jax.core import checkpoint
-from genrec_jax.core import workdir as workdir_lib
 from genrec_jax.core.types import TrainState
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import load
 from genrec_jax.hf.rules import to_params
+from genrec_jax.runtime import checkpoint
+from genrec_jax.runtime import workdir as workdir_lib
 
 EOS, TOKENS = special_tokens.EOS, special_tokens.TOKENS
 tokenizer = random_janus.tokenizer

@@ -10,13 +10,13 @@ import pytest
 
 from configs import rl as rl_config
 from configs import sft as sft_config
-from genrec_jax.core import hlo
+from genrec_jax.analysis import abstract_step, hlo, step_report
 from genrec_jax.models import janus
-from genrec_jax.train import ahead, compiled, setup
+from genrec_jax.train import setup
 from tests.tiny import tiny_clip, tiny_janus
 from tests.tools.process import ROOT, run_tool
 
-HBM = 16 * compiled.GIB
+HBM = 16 * step_report.GIB
 
 run = functools.partial(run_tool, "compile_check.py")
 
@@ -35,11 +35,13 @@ def tiny_plan(config, devices=None):
 
 def check_decode_loop(config, plan):
   """Compiles the real RL step; no parameter may travel in its decode loop."""
-  lowered = ahead.lower(config, plan, ahead.arguments(config, plan, 4))
+  lowered = abstract_step.lower(
+    config, plan, abstract_step.arguments(config, plan, 4)
+  )
   program = hlo.parse(lowered.compile().as_text())
-  [loop] = [x for x in hlo.loops(program) if x.is_of(compiled.DECODE)]
+  [loop] = [x for x in hlo.loops(program) if x.is_of(step_report.DECODE)]
   assert loop.trip_count == plan.model.image_tokens - 1
-  inside = [c for c in hlo.collectives(program) if c.within(compiled.DECODE)]
+  inside = [c for c in hlo.collectives(program) if c.within(step_report.DECODE)]
   assert not inside
   # Gathered they are, before it.
   assert any("gather" in c.kind for c in hlo.collectives(program))
@@ -74,10 +76,12 @@ def test_tensor_parallel_decoding_adds_up_twice_a_layer(slices):
   config.mesh.model, config.mesh.slices = 2, slices
   config.sample.num_samples = samples = 7
   plan = tiny_plan(config)
-  lowered = ahead.lower(config, plan, ahead.arguments(config, plan, 4))
+  lowered = abstract_step.lower(
+    config, plan, abstract_step.arguments(config, plan, 4)
+  )
   program = hlo.parse(lowered.compile().as_text())
-  [loop] = [x for x in hlo.loops(program) if x.is_of(compiled.DECODE)]
-  inside = [c for c in hlo.collectives(program) if c.within(compiled.DECODE)]
+  [loop] = [x for x in hlo.loops(program) if x.is_of(step_report.DECODE)]
+  inside = [c for c in hlo.collectives(program) if c.within(step_report.DECODE)]
   assert {c.times for c in inside} == {loop.trip_count}
   language = plan.model.language
   # Of a data shard: prompts in pairs, and their samples.
@@ -104,11 +108,11 @@ def test_tensor_parallel_decoding_adds_up_twice_a_layer(slices):
 def test_a_report_of_one_device_of_eight():
   config = sft_config.get_config("debug")
   plan = tiny_plan(config)
-  found = compiled.report(config, plan, 4, HBM)
+  found = step_report.report(config, plan, 4, HBM)
   assert found.fits
   assert found.chips == 8
   # CLIP too, which a supervised step does not read.
-  assert found.memory["frozen"] > ahead.nbytes(plan.frozen["clip"]) > 0
+  assert found.memory["frozen"] > abstract_step.nbytes(plan.frozen["clip"]) > 0
   stays = ("trained", "frozen", "optimizer", "batch")
   assert found.total >= sum(found.memory[part] for part in stays)
   # Adam's two moments and two counts beside the float32 parameters.
@@ -117,10 +121,10 @@ def test_a_report_of_one_device_of_eight():
   assert found.work["FLOPs"]["all"] > found.work["FLOPs"]["decode loop"] == 0
   assert all(c["where"] == "elsewhere" for c in found.collectives)
   assert not found.unknown_trip_counts
-  written = compiled.text(found)
+  written = step_report.text(found)
   assert "of 16.00: fits" in written
   found.hbm = found.total - 1
-  written = compiled.text(found)
+  written = step_report.text(found)
   assert "DOES NOT FIT" in written
   assert "data.microbatches" in written
 
@@ -129,20 +133,22 @@ def test_shapes_of_published_sizes():
   """Nothing is compiled: parameters and keys of 7B on 8 devices, by hand."""
   config = rl_config.get_config("janus_pro_7b")
   config.data.batch_size = config.eval.batch_size = 8
-  plan = ahead.plan(config, "janus_pro_7b", jax.devices())
-  args = ahead.arguments(config, plan, 32)
+  plan = abstract_step.plan(config, "janus_pro_7b", jax.devices())
+  args = abstract_step.arguments(config, plan, 32)
   tokens = args[2].prompt.ids.shape[1]
   assert tokens == 5 * (576 + 32 + 3) + 32
-  kv = sum(x.size for x in ahead.kv_shapes(config, plan, args))
+  kv = sum(x.size for x in abstract_step.kv_shapes(config, plan, args))
   # Keys and values; both branches of guidance.
   assert kv == 2 * 30 * 16 * 32 * 128 * (tokens + 8 * 576)
   # In bfloat16, of float32 masters.
-  assert 2 * ahead.nbytes(args[1]["reference"]) == ahead.nbytes(args[0].params)
+  assert 2 * abstract_step.nbytes(args[1]["reference"]) == abstract_step.nbytes(
+    args[0].params
+  )
   config.objective.kl_weight = 0.0
-  assert "reference" not in ahead.arguments(config, plan, 32)[1]
+  assert "reference" not in abstract_step.arguments(config, plan, 32)[1]
   config.model.checkpoint = ""
-  with pytest.raises(ahead.UserError, match="janus_pro_1b"):
-    ahead.plan(config, "", jax.devices())
+  with pytest.raises(abstract_step.UserError, match="janus_pro_1b"):
+    abstract_step.plan(config, "", jax.devices())
 
 
 @pytest.mark.parametrize(
@@ -183,20 +189,20 @@ def test_without_libtpu_the_error_says_what_to_install():
       "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory"
       " in memory space hbm. Used 38.70G of 31.25G hbm. Exceeded hbm capacity"
       " by 7.45G.",
-      int(38.7 * compiled.GIB),
+      int(38.7 * step_report.GIB),
     ),
     (
       "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required"
       " for HLO temporaries (96.00G) exceeds available HBM (15.75G).",
-      100 * compiled.GIB,
+      100 * step_report.GIB,
     ),
     ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem.", 0),
     ("INTERNAL: Used 38.70G of something else.", 0),
   ],
 )
 def test_what_was_wanted_is_read_off_a_refusal(problem, needed):
-  resident = 4 * compiled.GIB
-  assert compiled._needed(problem, resident) == needed
+  resident = 4 * step_report.GIB
+  assert step_report._needed(problem, resident) == needed
 
 
 @pytest.mark.parametrize("hbm", [16, 0.001])

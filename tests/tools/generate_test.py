@@ -13,9 +13,9 @@ import torch
 import transformers
 
 from genrec_jax.core import tree
-from genrec_jax.evals.sheet import Section, contact_sheet
 from genrec_jax.hf import processor as processor_lib
 from genrec_jax.hf.processor import Processor
+from genrec_jax.html.contact_sheet import Section, contact_sheet
 from tests.hf import tiny_janus
 from tests.tools import bad_flags
 from tests.tools.process import own_words

@@ -13,7 +13,9 @@ import time
 from PIL import Image
 import pytest
 
-from genrec_jax.data import accounts, builders, import_report, pipeline
+from genrec_jax.data import builders, pipeline
+from genrec_jax.ingest import drops
+from genrec_jax.ingest import report as report_lib
 from tests.data import dirty
 from tests.tools.process import own_words
 
@@ -95,7 +97,7 @@ def test_a_data_set_with_its_report(prepared):
     for reason in report[part]["dropped"]:
       words = reason.replace("_", " ").replace("k core", "k-core")
       assert words in done.stdout
-  assert max(map(len, import_report.table(report).splitlines())) <= 80
+  assert max(map(len, report_lib.table(report).splitlines())) <= 80
   assert report["warnings"] == []
   for line in (
     r"Events at equal times +\d+  1\.8% of neighbours; ordered by item id",
@@ -230,6 +232,6 @@ def test_nothing_that_is_there_is_touched(raw, tmp_path):
 
 def test_every_reason_is_documented():
   text = (ROOT / "docs/data.md").read_text()
-  for reasons in (accounts.ROWS, accounts.FILES):
+  for reasons in (drops.ROWS, drops.FILES):
     for reason in reasons:
       assert f"`{reason}`" in text, reason

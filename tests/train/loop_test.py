@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from genrec_jax.core import checkpoint, launch, metrics, sharding
+from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
+from genrec_jax.runtime import checkpoint, launch, metrics
 from genrec_jax.train import loop
 from tests.hf import tiny_janus
 from tests.train import toy

@@ -14,7 +14,8 @@ import pytest
 from configs import rl as rl_config
 from configs import sft as sft_config
 from genrec_jax import sampling
-from genrec_jax.core import hlo, sharding, tree
+from genrec_jax.analysis import hlo
+from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.hf import load
 from genrec_jax.hf.export import export_checkpoint

@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax.core import hlo, sharding
+from genrec_jax.analysis import hlo
+from genrec_jax.core import sharding
 from genrec_jax.train import microbatch
 
 

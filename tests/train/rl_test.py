@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from genrec_jax import sampling
-from genrec_jax.core import hlo, sharding, tree
+from genrec_jax.analysis import hlo
+from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.train import rl

@@ -10,13 +10,15 @@ import pytest
 from configs import rl as rl_config
 from configs import sft as sft_config
 from genrec_jax import rewards, sampling
-from genrec_jax.core import checkpoint, sharding, tree
+from genrec_jax.analysis import abstract_step
+from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import TrainState
 from genrec_jax.hf import load
 from genrec_jax.models import janus
 from genrec_jax.nn import lora
-from genrec_jax.train import ahead, rl, setup, sft
+from genrec_jax.runtime import checkpoint
+from genrec_jax.train import rl, setup, sft
 from tests import rounding
 from tests.tiny import amplified, random_batch, tiny_clip, tiny_janus
 
@@ -133,7 +135,7 @@ def test_a_reference_of_half_the_size_scores_the_same(params):
 def test_a_plan_holds_the_reference_in_the_compute_type():
   for rank in (0, 2):
     config, plan = make_plan(rl_config, **{"model.lora_rank": rank})
-    _, frozen, _ = ahead.arguments(config, plan, 8)
+    _, frozen, _ = abstract_step.arguments(config, plan, 8)
     found = tree.flatten(frozen["reference"])
     assert {leaf.dtype.name for leaf in found.values()} == (
       set() if rank else {"bfloat16"}
@@ -155,7 +157,7 @@ def test_clip_is_laid_out_by_its_rules_and_rewards_the_same(clip_params, shape):
   kernel = layout["vision_model"]["layers"]["mlp"]["fc1"]["kernel"]
   assert kernel.sharding.spec == jax.P(None, "data", "model")
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(clip_params))
-  assert ahead.nbytes(layout) < size / 2
+  assert abstract_step.nbytes(layout) < size / 2
 
   def score(clip_params, batch):
     images = batch.future.astype(jnp.float32) / 255

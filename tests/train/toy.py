@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genrec_jax.core import distributed, sharding
+from genrec_jax.core import sharding
 from genrec_jax.core.types import TrainState
+from genrec_jax.runtime import distributed
 from genrec_jax.train import loop, optimizers
 
 RUN = {

@@ -1,0 +1,1 @@
+"""What a compiled step costs, read off its HLO; may import train."""

@@ -1,0 +1,213 @@
+"""What a compiled step takes of each chip: memory, work, and traffic."""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+
+from genrec_jax.analysis import abstract_step, hlo, hlo_cost
+from genrec_jax.train import setup
+
+GIB = 2**30
+DECODE = "decode"  # the named scope of the loop in `sampling.sample_images`
+# What each part of the memory shrinks with.
+KNOBS = {
+  "trained": "more chips, a larger mesh.model, or LoRA (model.lora_rank)",
+  "frozen": "more chips, a larger mesh.model, or a smaller clip.checkpoint",
+  "reference": "more chips; none with LoRA or objective.kl_weight=0",
+  "optimizer": "more chips, or LoRA (model.lora_rank)",
+  "batch": "a smaller data.batch_size",
+  "kv": "a smaller data.batch_size or a larger mesh.model",
+  "rollout": "a larger mesh.model, which splits the copy that decodes",
+  "other": (
+    "more data.microbatches, a smaller data.batch_size, and model.remat=full"
+  ),
+}
+
+
+@dataclasses.dataclass
+class Report:
+  """What the compiler says; all but settings are of one chip and one step."""
+
+  chips: int
+  mesh: dict[str, int]
+  settings: dict[str, Any]
+  hbm: int  # bytes
+  # Bytes of what stays between steps, of the batch, and, where it compiled, of
+  # what comes and goes: 'kv', prefix and answers; 'rollout', the parameters in
+  # the decode loop; 'other', gradients, activations, the program.
+  memory: dict[str, int]
+  total: int = 0  # bytes at the peak, which the parts need not all see
+  compile_seconds: float = 0.0
+  problem: str = ""  # why the compiler refused
+  work: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+  collectives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  unknown_trip_counts: list[str] = dataclasses.field(default_factory=list)
+
+  @property
+  def fits(self) -> bool:
+    """Says if the step can run on the chip."""
+    return not self.problem and self.total <= self.hbm
+
+
+def report(config, plan: setup.Plan, title_tokens: int, hbm: int) -> Report:
+  """Compiles a config's step and reads what came out.
+
+  Args:
+    config: of an SFT or RL run.
+    plan: see `ahead.plan`.
+    title_tokens: see `ahead.prompt_tokens`.
+    hbm: bytes of one chip's memory.
+  """
+  args = abstract_step.arguments(config, plan, title_tokens)
+  state, frozen, batch = args
+  found = Report(
+    chips=plan.mesh.size,
+    mesh=dict(plan.mesh.shape),
+    settings=_settings(config, plan, batch),
+    hbm=hbm,
+    memory={
+      "trained": abstract_step.nbytes(state.params),
+      "frozen": abstract_step.nbytes((frozen["generator"], frozen["clip"])),
+      "reference": abstract_step.nbytes(frozen.get("reference", ())),
+      "optimizer": abstract_step.nbytes(state.opt_state),
+      "batch": abstract_step.nbytes(batch),
+    },
+  )
+  lowered = abstract_step.lower(config, plan, args)
+  start = time.perf_counter()
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    found.problem = str(error).strip()
+    found.total = _needed(found.problem, sum(found.memory.values()))
+    if not found.total:
+      raise
+  else:
+    _read(found, config, plan, args, compiled)
+  found.compile_seconds = time.perf_counter() - start
+  return found
+
+
+def _needed(problem: str, resident: int) -> int:
+  """Reads off libtpu's refusal how many bytes it wanted; 0: it is another."""
+  # Its two ways to say it: of all, or of what the arguments leave out.
+  used = re.search(r"(Used |temporaries \()([\d.]+)([MG])\b", problem)
+  if "RESOURCE_EXHAUSTED" not in problem or not used:
+    return 0
+  size = int(float(used[2]) * {"M": 2**20, "G": GIB}[used[3]])
+  return size if used[1] == "Used " else size + resident
+
+
+def _settings(config, plan: setup.Plan, batch) -> dict[str, Any]:
+  settings = {
+    "task": config.task,
+    "prompts": config.data.batch_size,
+    "microbatches": config.data.microbatches,
+    "prompt tokens": batch.prompt.ids.shape[1],
+    "image tokens": plan.model.image_tokens,
+    "compute": config.model.dtype,
+    "remat": config.model.remat,
+  }
+  if config.task == "rl":
+    settings["samples"] = config.sample.num_samples
+    settings["guidance"] = config.sample.guidance
+  return settings
+
+
+def _read(found: Report, config, plan: setup.Plan, args, compiled) -> None:
+  """Fills in what a compiled step tells."""
+  stats = compiled.memory_analysis()
+  comes = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+  comes += stats.output_size_in_bytes - stats.alias_size_in_bytes
+  found.total = stats.argument_size_in_bytes + comes
+  program = hlo.parse(compiled.as_text())
+  loops = hlo.loops(program)
+  kv = rollout = 0
+  for loop in loops:
+    if loop.is_of(DECODE):
+      whole = abstract_step.kv_shapes(config, plan, args)
+      kv = sum(a.nbytes for a in loop.carried if _is_part(a, whole))
+      rollout = sum(a.nbytes for a in loop.carried) - kv
+  found.memory |= {
+    "kv": kv,
+    "rollout": rollout,
+    "other": max(comes - kv - rollout, 0),
+  }
+  found.work = {
+    name: {"decode loop": count(program, DECODE), "all": count(program)}
+    for name, count in (
+      ("FLOPs", hlo_cost.flops),
+      ("bytes", hlo_cost.memory_bytes),
+    )
+  }
+  found.unknown_trip_counts = [
+    loop.op_name or loop.name for loop in loops if loop.trip_count is None
+  ]
+  groups: dict[tuple[bool, str], list[hlo.Collective]] = {}
+  for moved in hlo.collectives(program):
+    groups.setdefault((moved.within(DECODE), moved.kind), []).append(moved)
+  found.collectives = [
+    {
+      "where": "decode loop" if inside else "elsewhere",
+      "kind": kind,
+      "instructions": len(those),
+      "times": sum(c.times for c in those),
+      "bytes": sum(c.times * c.nbytes for c in those),
+      "largest": max(c.nbytes for c in those),
+    }
+    for (inside, kind), those in sorted(groups.items())
+  ]
+
+
+def _is_part(array: hlo.Array, whole: list[Any]) -> bool:
+  """Says if an array is a shard of one of the whole ones."""
+  return any(
+    len(array.shape) == len(x.shape)
+    and array.nbytes == array.size * x.dtype.itemsize
+    and all(n % part == 0 for n, part in zip(x.shape, array.shape, strict=True))
+    for x in whole
+  )
+
+
+def text(found: Report) -> str:
+  """Writes a report for a terminal."""
+  mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+  lines = [
+    f"{found.chips} chips, mesh {mesh}",
+    ", ".join(f"{k} {v}" for k, v in found.settings.items()),
+    f"compiled in {found.compile_seconds:.0f} s",
+    "",
+    f"{'memory per chip':<28}{'GiB':>8}",
+    *(f"  {name:<26}{size / GIB:>8.2f}" for name, size in found.memory.items()),
+    f"  {'total':<26}{found.total / GIB:>8.2f} of {found.hbm / GIB:.2f}:"
+    f" {'fits' if found.fits else 'DOES NOT FIT'}",
+  ]
+  if not found.fits:
+    # Where it did not compile, what comes and goes is all the rest.
+    memory = {"other": found.total - sum(found.memory.values())} | found.memory
+    largest = sorted(memory, key=memory.get, reverse=True)
+    lines += ["", "what would help, the largest part first:"]
+    lines += [f"  {name}: {KNOBS[name]}" for name in largest[:3]]
+  if found.problem:
+    lines += ["", found.problem]
+  if found.work:
+    lines += ["", f"{'work per chip':<28}{'decode loop':>14}{'all':>14}"]
+    lines += [
+      f"  {name:<26}{count['decode loop']:>14.2e}{count['all']:>14.2e}"
+      for name, count in found.work.items()
+    ]
+    header = f"{'instructions':>14}{'times':>10}{'GB':>10}{'largest MB':>12}"
+    lines += ["", f"{'between chips, per chip':<36}{header}"]
+    lines += [
+      f"  {c['where']:<12}{c['kind']:<22}{c['instructions']:>14}"
+      f"{c['times']:>10}{c['bytes'] / 1e9:>10.2f}{c['largest'] / 1e6:>12.3f}"
+      for c in found.collectives
+    ] or ["  nothing"]
+  lines += [
+    f"loop of unknown trip count, counted once: {name}"
+    for name in found.unknown_trip_counts
+  ]
+  return "\n".join(lines)

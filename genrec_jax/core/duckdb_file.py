@@ -1,0 +1,74 @@
+"""The DuckDB file in which an import works."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import os
+from pathlib import Path
+import tempfile
+
+import duckdb
+import numpy as np
+
+
+@contextlib.contextmanager
+def connect(folder: Path, memory_gb: float, threads: int) -> Iterator:
+  """Opens a database in a work folder that stays within a memory limit."""
+  with (
+    _plain(folder) as plain,
+    duckdb.connect(
+      plain / "tables.duckdb",
+      config={
+        "memory_limit": f"{int(memory_gb * 1000)}MB",
+        "threads": threads,
+        "temp_directory": str(plain / "spill"),
+        "preserve_insertion_order": True,
+      },
+    ) as db,
+  ):
+    # A time without a zone is UTC, wherever the machine stands.
+    db.execute("SET TimeZone = 'UTC'")
+    yield db
+
+
+def one(db, query: str) -> int:
+  """Returns the one value of a query, an integer."""
+  # To the end: a result that is left unread keeps the connection busy.
+  ((value,),) = db.execute(query).fetchall()
+  return int(value)
+
+
+@contextlib.contextmanager
+def _plain(folder):
+  """Yields a folder, this or a temporary one, whose path DuckDB can take.
+
+  DuckDB ends the path of a database at '?' and takes '\\' for '/'.
+  """
+  if {"?", "\\"} & set(os.path.abspath(folder)):
+    with tempfile.TemporaryDirectory() as temporary:
+      yield Path(temporary)
+  else:
+    yield Path(folder)
+
+
+def copy(db, query: str, path: Path) -> None:
+  """Writes what a query gives as a Parquet file, in its order."""
+  db.execute(f"COPY ({query}) TO {quoted(path)} (FORMAT parquet)")
+
+
+@contextlib.contextmanager
+def registered(
+  db, columns: Mapping[str, Sequence], dtype=object
+) -> Iterator[None]:
+  """Lets queries read columns as the table `given`."""
+  db.register(
+    "given", {k: np.asarray(values, dtype) for k, values in columns.items()}
+  )
+  try:
+    yield
+  finally:
+    db.unregister("given")
+
+
+def quoted(text: object) -> str:
+  """Writes a SQL string."""
+  return "'" + str(text).replace("'", "''") + "'"

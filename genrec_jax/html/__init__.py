@@ -1,0 +1,1 @@
+"""The style and parts that every HTML page shares; may import core."""

@@ -1,0 +1,1 @@
+"""One module per raw format, each to the same tables; may import core."""

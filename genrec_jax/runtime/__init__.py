@@ -1,0 +1,3 @@
+"""One run on machines and disks: processes, workdir, checkpoints, metrics,
+the terminal; may import core.
+"""

@@ -1,0 +1,322 @@
+"""How the processes of a run start, and end, together.
+
+What fails in one of them ends the others too, with its message: left alone they
+would wait for it for ever.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import glob
+import importlib.util
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+from jax._src import distributed as jax_distributed  # no public key-value store
+
+from genrec_jax.core.errors import UserError, one_line
+from genrec_jax.runtime.distributed import RESUME, alone, index, is_first
+
+# How long a machine may be silent until the others give it up, as JAX does by
+# default. A process that ends, in whatever way, is missed at once.
+HEARTBEAT_SECONDS = 100
+# How long processes wait for the last one to start.
+START_SECONDS = 300
+
+_FAILED, _PORT = "genrec_jax/failed", "genrec_jax/port"
+_WATCH_MS = 24 * 3600 * 1000
+_CONNECT_SECONDS = 10
+_SECRET_BYTES = 16
+_FIRST_KILLED = "process 0 was killed"
+# How long the process that passes messages on outlives what it passes on.
+_LINGER_SECONDS = 3
+# How the loss of another process reads, from gloo, NCCL or JAX's coordinator.
+_LOST = re.compile(
+  "gloo|nccl|connection|heartbeat|coordination|unavailable|peer", re.IGNORECASE
+)
+
+
+class Address(NamedTuple):
+  """Where a process belongs."""
+
+  coordinator: str  # host:port at which process 0 is found by all
+  count: int
+  index: int
+
+
+def parse(spec: str) -> Address | None:
+  """Reads 'HOST:PORT,NUM,ID'; None for 'auto' and 'off'.
+
+  Raises:
+    UserError: it is none of these.
+  """
+  if spec in ("auto", "off"):
+    return None
+  found = re.fullmatch(r"([^,]+:\d+),(\d+),(\d+)", spec)
+  address = found and Address(found[1], int(found[2]), int(found[3]))
+  if not address or address.index >= address.count:
+    raise UserError(
+      f"--distributed={spec}: expected auto, off or HOST:PORT,NUM,ID, where"
+      " process 0 listens, how many there are, and which this is, from 0"
+    )
+  return address
+
+
+def launched(environ: Mapping[str, str] = os.environ) -> str:
+  """Returns what says that a launcher started several processes; '' if none."""
+  several = (
+    "SLURM_STEP_NUM_TASKS",  # not in a batch script, which is one process
+    "OMPI_COMM_WORLD_SIZE",
+    "MEGASCALE_NUM_SLICES",
+  )
+  for name in several:
+    # A variable that is set but empty says nothing.
+    if int(environ.get(name) or 1) > 1:
+      return f"{name}={environ[name]}"
+  for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):  # GKE
+    if "," in environ.get(name, ""):
+      return f"{name}={environ[name]}"
+  return ""
+
+
+def start(spec: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
+  """Joins the other processes of this run, if there are any.
+
+  Must come before anything that asks JAX for devices.
+
+  Args:
+    spec: 'auto' joins what SLURM, Open MPI, GKE or a TPU VM says there is;
+      'off' runs alone; else see `parse`.
+    heartbeat_seconds: see `HEARTBEAT_SECONDS`.
+
+  Raises:
+    UserError: the others cannot be found or do not come.
+  """
+  address, reason = parse(spec), launched()
+  if spec == "off" or not (address or reason or _on_tpu_vm()):
+    return
+  places = {}
+  if address:
+    places = {
+      "coordinator_address": address.coordinator,
+      "num_processes": address.count,
+      "process_id": address.index,
+      # Else one GPU a process under SLURM and Open MPI: here, all it sees.
+      "cluster_detection_method": "deactivate",
+    }
+  # Else JAX takes SIGTERM now, and nobody asks it until the first step is done.
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    jax.distributed.initialize(
+      **places,
+      heartbeat_timeout_seconds=heartbeat_seconds,
+      initialization_timeout=START_SECONDS,
+    )
+  except (ValueError, RuntimeError) as error:
+    # A machine with TPU chips that belongs to no cluster is alone.
+    if isinstance(error, ValueError) and not (address or reason):
+      return
+    raise UserError(
+      f"cannot join the other processes ({one_line(error)}), which"
+      f" {reason or f'--distributed={spec}'} promises: expected all of them to"
+      f" be started within {START_SECONDS} s and to reach process 0; say where"
+      " it is with --distributed=HOST:PORT,NUM,ID, or run one process alone"
+      " with --distributed=off"
+    ) from error
+  _in_background(_watch)
+  if jax.process_count() > 1:
+    _hold_hands()
+
+
+@contextlib.contextmanager
+def joined(spec: str) -> Iterator[None]:
+  """Runs its body as one of the processes of a run; see `start`.
+
+  If it raises in one of several, this one says why and ends, and tells the
+  others, whatever they are waiting for, to end as well. The exit status is 1.
+  """
+  start(spec)
+  try:
+    yield
+  except BaseException as error:
+    if alone():
+      raise
+    _fail(error)
+  _leaving.set()
+  jax.distributed.shutdown()
+
+
+@contextlib.contextmanager
+def deferring_sigterm() -> Iterator[None]:
+  """Lets SIGTERM wait for `multihost_utils.reached_preemption_sync_point`.
+
+  That tells all processes in its body that one of them got it. Before and after
+  the body, and in a run of one process, it ends who gets it at once.
+  """
+  state = jax_distributed.global_state
+  if state.client is None:
+    yield
+    return
+  jax.config.update("jax_enable_preemption_service", True)
+  state.initialize_preemption_sync_manager()
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+_leaving = threading.Event()
+_ending = threading.Lock()
+
+
+def _client() -> Any:
+  return jax_distributed.global_state.client
+
+
+def _on_tpu_vm() -> bool:
+  chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+  return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def _in_background(function: Callable[..., None], *args: Any) -> None:
+  threading.Thread(target=function, args=args, daemon=True).start()
+
+
+def _watch() -> None:
+  """Ends this process when another says that it failed, or is lost."""
+  client = _client()
+  while not _leaving.is_set():
+    try:
+      message = client.blocking_key_value_get(_FAILED, _WATCH_MS)
+      if _leaving.is_set():
+        return
+      _end(message)
+    except jax.errors.JaxRuntimeError as error:
+      if "DEADLINE_EXCEEDED" in str(error):
+        continue
+      if not _leaving.is_set():
+        closed = "Socket closed" in str(error)
+        _end(_lost(_FIRST_KILLED if closed else one_line(error)))
+      return
+
+
+def _hold_hands() -> None:
+  """Lets a killed process be missed at once: its connection closes.
+
+  JAX would notice by `HEARTBEAT_SECONDS` of silence. Each process holds one
+  connection to process 0, which knows it by a secret that only those who joined
+  are told. Where a firewall forbids the connection, it is left at that.
+  """
+  client = _client()
+  if is_first():
+    server = socket.create_server(("", 0), backlog=jax.process_count())
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    port = server.getsockname()[1]
+    client.key_value_set(_PORT, f"{port} {secret.hex()}")
+    _in_background(_accept, server, secret, jax.process_count(), _miss)
+    return
+  found = client.blocking_key_value_get(_PORT, 1000 * START_SECONDS)
+  port, secret = found.split()
+  host = jax_distributed.global_state.coordinator_address.rsplit(":", 1)[0]
+  with contextlib.suppress(OSError):
+    hand = socket.create_connection(
+      (host.strip("[]"), int(port)), _CONNECT_SECONDS
+    )
+    hand.settimeout(None)
+    hand.sendall(bytes.fromhex(secret) + index().to_bytes(4, "big"))
+    _in_background(_hold, hand)
+
+
+def _accept(
+  server: socket.socket,
+  secret: bytes,
+  count: int,
+  miss: Callable[[int], None],
+) -> None:
+  while True:
+    try:
+      hand, _ = server.accept()
+    except OSError:  # too many strangers: closing would end all processes
+      time.sleep(1)
+    else:
+      _in_background(_watch_hand, hand, secret, count, miss)
+
+
+def _watch_hand(
+  hand: socket.socket, secret: bytes, count: int, miss: Callable[[int], None]
+) -> None:
+  """Calls `miss` with a process's index when it has let go; not for others."""
+  with hand, contextlib.suppress(OSError):
+    hand.settimeout(START_SECONDS)
+    said = hand.makefile("rb").read(len(secret) + 4)
+    who = int.from_bytes(said[-4:], "big")
+    known = secrets.compare_digest(said[:-4], secret)
+    if not known or not 0 < who < count:
+      return  # a stranger, such as a scanner of ports
+    hand.settimeout(None)
+    with contextlib.suppress(OSError):  # reset, as good as closed
+      hand.recv(1)
+    miss(who)
+
+
+def _miss(who: int) -> None:
+  """Tells the others that a process was killed."""
+  if not _leaving.is_set():
+    _tell(_lost(f"process {who} was killed"))
+
+
+def _hold(hand: socket.socket) -> None:
+  """Ends this process when process 0 has let go."""
+  with hand, contextlib.suppress(OSError):
+    hand.recv(1)
+  if not _leaving.is_set():
+    _end(_lost(_FIRST_KILLED))
+
+
+def _tell(message: str) -> None:
+  with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
+    _client().key_value_set(_FAILED, message)
+
+
+def _fail(error: BaseException) -> NoReturn:
+  """Ends this process and those that would wait for it."""
+  if isinstance(error, UserError):
+    message = str(error)
+  elif isinstance(error, KeyboardInterrupt):
+    message = "interrupted"
+  elif isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(
+    str(error)
+  ):
+    time.sleep(_LINGER_SECONDS)  # if it is known why, `_watch` says so
+    message = _lost(one_line(error))
+  else:
+    traceback.print_exception(error)
+    message = f"{type(error).__name__}: {one_line(error)}"
+  _leaving.set()
+  _tell(f"process {index()} ended: {message}")
+  _end(message)
+
+
+def _end(message: str) -> NoReturn:
+  _ending.acquire()  # the first thread to come here says why
+  print(f"error: {message}", file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  if is_first():
+    time.sleep(_LINGER_SECONDS)
+  # Leaving in any other way waits for processes that wait for this one.
+  os._exit(1)
+
+
+def _lost(reason: str) -> str:
+  return (
+    f"another process of this run has ended ({reason}); its own output, or its"
+    f" machine, says why. When that is put right, {RESUME}"
+  )

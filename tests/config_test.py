@@ -1,0 +1,242 @@
+"""Every key of every config, with values that no run can have."""
+
+import math
+import re
+
+import pytest
+
+from genrec_jax import config as config_lib
+from genrec_jax import objectives, rewards
+from genrec_jax.core.errors import UserError
+from genrec_jax.core.tree import flatten
+from tests.configs_test import TASKS, VARIANTS, load
+
+# 0 means something for these: none, off, or the first.
+ZERO_IS_MEANT = {
+  "seed",
+  "model.lora_rank",
+  "data.held_out",
+  "data.seed",
+  "data.workers",
+  "sample.top_k",
+  "optim.b1",
+  "optim.b2",
+  "optim.weight_decay",
+  "optim.warmup_steps",
+  "optim.decay_steps",
+  "sft.condition_dropout",
+  "reward.copy_threshold",
+  "weights.text",
+  "weights.history",
+  "weights.future",
+  "weights.copy",
+  "rl.sampler_weight_cap",
+  "objective.kl_weight",
+  "train.eval_every",
+  "train.checkpoint_every",
+  "eval.copy_threshold",
+}
+# So does -1: a cosine, and whatever other axes leave.
+MINUS_ONE_IS_MEANT = {
+  "mesh.data",
+  "reward.copy_threshold",
+  "eval.copy_threshold",
+}
+
+
+def get_config(values=(), task="rl", variant=""):
+  """Returns a config with some keys set, of whatever type."""
+  config = load(task).get_config(variant)
+  config.model.checkpoint = config.model.checkpoint or "there"
+  config.clip.checkpoint = config.clip.checkpoint or "there"
+  with config.ignore_type():
+    config.update_from_flattened_dict(dict(values))
+  return config
+
+
+def said(config):
+  """Returns what is wrong with a config, '' for nothing."""
+  try:
+    config_lib.check(config)
+  except UserError as error:
+    return str(error)
+  return ""
+
+
+def numbers(config):
+  return {
+    path.replace("/", "."): value
+    for path, value in flatten(config.to_dict()).items()
+    if isinstance(value, int | float) and not isinstance(value, bool)
+  }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_number_has_a_range(task, variant):
+  config = get_config({}, task, variant)
+  assert not said(config)
+  for key, value in numbers(config).items():
+    assert key in config_lib.NUMBERS, (
+      f"{key}: give it a range in genrec_jax/config.py"
+    )
+    wrong = [math.nan, math.inf, -math.inf]
+    wrong += [-1] * (key not in MINUS_ONE_IS_MEANT)
+    wrong += [0] * (key not in ZERO_IS_MEANT)
+    for bad in wrong:
+      found = said(get_config({key: bad}, task, variant))
+      form = rf"{key} is {bad}(\.0)?: expected \w"
+      assert re.match(form, found), (key, found)
+    right = [value] + [0] * (key in ZERO_IS_MEANT)
+    for good in right + [-1] * (key in MINUS_ONE_IS_MEANT):
+      assert not said(get_config({key: good}, task, variant))
+
+
+def test_no_range_is_of_a_key_that_is_gone():
+  keys = set().union(*(numbers(get_config({}, task)) for task in TASKS))
+  assert config_lib.NUMBERS.keys() == keys
+  assert keys >= ZERO_IS_MEANT | MINUS_ONE_IS_MEANT
+
+
+@pytest.mark.parametrize(
+  ("key", "good", "bad"),
+  [
+    ("sample.temperature", 0.01, 0.001),
+    ("sample.top_p", 1.0, 1.01),
+    ("sample.guidance", 0.5, -0.5),
+    ("optim.b2", 0.999, 1.0),
+    ("reward.recency_decay", 1.0, 1.1),
+    ("reward.copy_threshold", 0.99, 90.0),
+    ("objective.clip_low", 1.0, 1.5),
+    ("objective.clip_high", 1e9, -0.1),
+    ("seed", 2**32 - 1, 2**32),
+    ("mesh.data", 4, -2),
+  ],
+)
+def test_the_ends_of_ranges(key, good, bad):
+  assert not said(get_config({key: good}))
+  assert said(get_config({key: bad})).startswith(f"{key} is {bad}: expected ")
+
+
+# --- names ----------------------------------------------------------------
+
+
+def test_names_are_those_of_the_functions_themselves():
+  for key, table in (
+    ("rl.advantage", objectives.ADVANTAGES),
+    ("rl.normalise", rewards.NORMALISATIONS),
+    ("rl.scoring", objectives.SCORINGS),
+    ("rl.kl_of", objectives.KL_OF),
+    ("objective.ratio", objectives.RATIOS),
+    ("objective.kl", objectives.KLS),
+    ("objective.aggregation", objectives.AGGREGATIONS),
+    ("reward.history_pool", rewards.HISTORY_POOLS),
+    ("reward.future_pool", rewards.FUTURE_POOLS),
+  ):
+    assert config_lib.NAMES[key] is table
+
+
+@pytest.mark.parametrize("key", config_lib.NAMES)
+def test_an_unknown_name_is_refused_and_every_known_one_is_not(key):
+  found = said(get_config({key: "x"}))
+  names = ", ".join(config_lib.NAMES[key])
+  assert found == f"{key} is 'x': expected one of {names}"
+  for name in config_lib.NAMES[key]:
+    if key != "task":
+      # Batch goes with every advantage, and grpo with every normalisation.
+      other = {} if key == "rl.normalise" else {"rl.normalise": "batch"}
+      assert not said(get_config(other | {key: name}))
+
+
+# --- what does not go together --------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    (
+      {"rl.advantage": "dr_grpo"},
+      "rl.normalise='group' with advantage='dr_grpo': dividing by each group's"
+      " deviation makes dr_grpo, rloo and reinforce one algorithm; use"
+      " normalise='batch' with 'dr_grpo', or advantage='grpo'",
+    ),
+    (
+      {"sample.num_samples": 1},
+      "rl.advantage='grpo' with num_samples=1: a lone sample is its own"
+      " baseline and teaches nothing; raise num_samples, or use"
+      " advantage='reinforce' with normalise='none'",
+    ),
+    (
+      {
+        "sample.num_samples": 1,
+        "rl.advantage": "reinforce",
+        "rl.normalise": "batch",
+      },
+      "rl.normalise='batch' with num_samples=1: a lone sample has no deviation"
+      " to divide by; raise num_samples, or use normalise='none'",
+    ),
+    (
+      dict.fromkeys(map("weights.{}".format, rewards.NAMES), 0.0),
+      "weights of text, history, future, copy are all 0: expected one above 0;"
+      " without a reward the policy stays where it starts, whatever the KL",
+    ),
+    (
+      {"sample.top_k": 1},
+      "sample.top_k is 1: all samples of a prompt would be one image, and"
+      " nothing told from them; expected 0, all codes, or more than 1",
+    ),
+    (
+      {"rl.sampler_weight_cap": 2.0, "rl.scoring": "conditional"},
+      "rl.sampler_weight_cap is 2.0 with rl.scoring='conditional': expected 0,"
+      " the sampler's distribution is the guided one",
+    ),
+    (
+      {"rl.kl_of": "branches", "sample.guidance": 1.0},
+      "rl.kl_of is 'branches': expected rl.scoring='guided' and a"
+      " sample.guidance other than 1, else only one branch is scored",
+    ),
+    (
+      {"reward.copy_threshold": 1.0},
+      "reward.copy_threshold is 1: no cosine is above it, so that weights.copy"
+      " penalises nothing; lower it, or give --config.weights.copy=0",
+    ),
+    (
+      {"model.trainable": ()},
+      "model.trainable is empty: expected patterns of parameters, such as"
+      " '^language/'",
+    ),
+  ],
+)
+def test_what_does_not_go_together_is_refused(values, message):
+  assert said(get_config(values)) == message
+
+
+def test_what_evaluates_needs_no_group():
+  for task in ("sft", "evaluate"):
+    values = {"sample.num_samples": 1, "sample.top_k": 1}
+    assert not said(get_config(values, task))
+  alone = {"rl.advantage": "reinforce", "rl.normalise": "none"}
+  assert not said(get_config(alone | {"sample.num_samples": 1}))
+  lone = {"reward.copy_threshold": 1.0, "weights.copy": 0.0}
+  assert not said(get_config(lone))
+
+
+def test_all_problems_are_listed_at_once():
+  found = said(
+    get_config(
+      {
+        "rl.advantage": "ppo",
+        "objective.kl": "k1",
+        "optim.lr": math.nan,
+        "sample.top_p": 2,
+      }
+    )
+  )
+  lines = found.splitlines()
+  assert lines[0] == "values of the config that cannot be:"
+  assert [line.split()[0] for line in lines[1:]] == [
+    "rl.advantage",
+    "objective.kl",
+    "sample.top_p",
+    "optim.lr",
+  ]
