@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
   ):
     cli.require_device()
     check(config)
-    distributed.agree(
+    distributed.assert_same_everywhere(
       "the config or the version of JAX", config.to_json() + jax.__version__
     )
     inherit_data(config, set(config_flags.get_override_values(flag)))

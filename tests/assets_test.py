@@ -44,7 +44,7 @@ def test_small_meshes_divide_it(model):
   loaded = load_generator("tiny_sft", dtype="float32")
   mesh = sharding.make_mesh(model=model)
   specs = sharding.specs(loaded.rules, loaded.params)
-  sharding.place(mesh, specs, loaded.params)
+  sharding.shard_params(mesh, specs, loaded.params)
 
 
 def test_the_tokenizer_of_images_redraws_every_attribute():

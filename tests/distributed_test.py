@@ -333,7 +333,7 @@ def test_only_processes_of_the_run_are_missed(said, missed):
   theirs.sendall(said)
   theirs.close()
   found = []
-  launch._watch_hand(ours, SECRET, 4, found.append)
+  launch._watch_peer(ours, SECRET, 4, found.append)
   assert found == missed
 
 
@@ -412,17 +412,17 @@ def test_what_must_be_the_same_everywhere_is(monkeypatch, texts, message):
     numbers.append(number)
     return [number]
 
-  monkeypatch.setattr(distributed, "gather", give)
+  monkeypatch.setattr(distributed, "allgather_scalar", give)
   for text in texts:
-    distributed.agree("the config", text)
+    distributed.assert_same_everywhere("the config", text)
   together = numbers.copy()
-  monkeypatch.setattr(distributed, "gather", lambda _: together)
+  monkeypatch.setattr(distributed, "allgather_scalar", lambda _: together)
   for text in texts:  # all are told, for none may go on
     if message is None:
-      distributed.agree("the config", text)
+      distributed.assert_same_everywhere("the config", text)
       continue
     with pytest.raises(UserError, match=message) as error:
-      distributed.agree("the config", text)
+      distributed.assert_same_everywhere("the config", text)
     assert str(error.value).startswith("the config differs between process 0")
 
 

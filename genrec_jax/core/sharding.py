@@ -61,16 +61,16 @@ def make_mesh(
 def _grid(shape: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
   """Lays devices out so that those of a slice are neighbours."""
 
-  def place(device: Any) -> int:
+  def slice_of(device: Any) -> int:
     return getattr(device, "slice_index", 0)
 
   if devices[0].platform != "tpu":
     # JAX calls each machine a slice (and names none where there is one only),
     # but any number of machines may share parameters.
-    devices = sorted(devices, key=lambda d: (place(d), d.id))
+    devices = sorted(devices, key=lambda d: (slice_of(d), d.id))
     return np.asarray(devices).reshape(shape)
   slices, *within = shape
-  found = len({place(device) for device in devices})
+  found = len({slice_of(device) for device in devices})
   # An axis of the torus is split over two of the mesh where nothing else fits.
   if found == 1:
     return mesh_utils.create_device_mesh(
@@ -140,8 +140,8 @@ def specs(rules: Rules, tree: PyTree) -> PyTree:
   return unflatten(found)
 
 
-def like(param_specs: PyTree, tree: PyTree) -> PyTree:
-  """Returns specs for a tree that holds copies of the parameters' tree.
+def specs_like_params(param_specs: PyTree, tree: PyTree) -> PyTree:
+  """Returns specs of a tree that holds copies of the parameters' tree.
 
   Every subtree with the parameters' structure (Adam's moments, a TrainState's
   params) gets `param_specs`; every other leaf (step, counts) is replicated.
@@ -156,8 +156,8 @@ def like(param_specs: PyTree, tree: PyTree) -> PyTree:
   )
 
 
-def without(axis: str, spec_tree: PyTree) -> PyTree:
-  """Returns the specs with one mesh axis gathered, as a rollout wants."""
+def drop_axis(axis: str, spec_tree: PyTree) -> PyTree:
+  """Returns the specs without one mesh axis: the leaves are whole along it."""
 
   def drop(entry: Any) -> Any:
     if isinstance(entry, tuple):
@@ -196,8 +196,10 @@ def shardings(mesh: Mesh, spec_tree: PyTree) -> PyTree:
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), spec_tree)
 
 
-def layout(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
-  """Returns the shardings of a nested dict's leaves, real or abstract.
+def checked_shardings(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
+  """Returns the shardings of a nested dict, if the mesh divides its leaves.
+
+  Leaves need only `.shape`.
 
   Raises:
     UserError: lists the parameters whose axes the mesh does not divide.
@@ -219,13 +221,17 @@ def layout(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
   return shardings(mesh, spec_tree)
 
 
-def place(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
-  """Puts a nested dict of arrays on the mesh; see `layout`."""
-  return jax.device_put(tree, layout(mesh, spec_tree, tree))
+def shard_params(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
+  """Returns a nested dict of arrays, laid out on the mesh by their specs.
+
+  Raises:
+    UserError: lists the parameters whose axes the mesh does not divide.
+  """
+  return jax.device_put(tree, checked_shardings(mesh, spec_tree, tree))
 
 
-def on(mesh: Mesh, function: Callable) -> Callable:
-  """Lets `pin_batch` know the mesh that a function is traced for."""
+def trace_with_mesh(mesh: Mesh, function: Callable) -> Callable:
+  """Returns `function` traced under `mesh`, for `constrain_batch` to see it."""
 
   def traced(*args):
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -236,8 +242,10 @@ def on(mesh: Mesh, function: Callable) -> Callable:
   return traced
 
 
-def pin_batch(x: jax.Array) -> jax.Array:
-  """Holds activations [B, ...] to the layout of a batch; see `on`.
+def constrain_batch(x: jax.Array) -> jax.Array:
+  """Constrains activations [B, ...] to the layout of a batch.
+
+  Outside `trace_with_mesh` it returns them as they are.
 
   Parameters that are split over 'data' then come to the rows that need them.
   Left to choose, XLA splits the width as the parameters are, and moves the rows

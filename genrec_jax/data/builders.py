@@ -249,7 +249,7 @@ def open_or_build(
   folder = pathlib.Path(cache) / f"synthetic{world.VERSION}_{name}"
   if distributed.is_first():
     synthetic(folder, **settings)
-  distributed.wait("the first process has built the data")
+  distributed.barrier("the first process has built the data")
   return load(synthetic(folder, **settings))
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from genrec_jax.core.types import Batch
 from genrec_jax.data import pipeline
 from genrec_jax.evals import held_out, scores
-from genrec_jax.runtime.distributed import fetch
+from genrec_jax.runtime.distributed import to_host
 
 NAMES = ("real_next_item", "vq_ceiling", "random_item", "copy_last")
 
@@ -108,7 +108,7 @@ def score_all(
   single = {name: [] for name in found if name != "random_item"}
 
   def embed(images):
-    return fetch(embed_images(images)).astype(np.float32)
+    return to_host(embed_images(images)).astype(np.float32)
 
   for index, window in enumerate(windows):
     rows = np.arange(len(window.batch.history_mask))
@@ -125,7 +125,7 @@ def score_all(
       ),
     }
     if reconstruct:
-      decoded = fetch(reconstruct(real_next_item(window.batch)))
+      decoded = to_host(reconstruct(real_next_item(window.batch)))
       # Repeated to the shape that `embed_images` is compiled for.
       repeated = np.repeat(decoded[:, None], num_samples, axis=1)
       pictures["vq_ceiling"] = (embed(repeated)[:, 0], decoded)

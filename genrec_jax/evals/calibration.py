@@ -87,10 +87,10 @@ def cosines(
     images = np.stack([catalogue[int(i)] for i in indices])
     images = images.reshape(batch_size, num_samples, *images.shape[1:])
     columns = [
-      distributed.fetch(reconstruct(images[:, g])) for g in range(num_samples)
+      distributed.to_host(reconstruct(images[:, g])) for g in range(num_samples)
     ]
     for kept, shown in ((items, images), (decoded, np.stack(columns, 1))):
-      embeds = distributed.fetch(embed_images(shown)).astype(np.float32)
+      embeds = distributed.to_host(embed_images(shown)).astype(np.float32)
       kept.append(embeds.reshape(size, -1))
   a, b = (np.concatenate(kept)[:count] for kept in (items, decoded))
   above = np.triu_indices(count, 1)

@@ -184,7 +184,9 @@ def run(config: Any, workdir: str) -> None:
   opened = load.open_generator(config.model.checkpoint, **compute)
   specs = sharding.specs(opened.rules, opened.shapes)
   # Nothing here is trained: no need to shard over the data axis.
-  layout = sharding.layout(mesh, sharding.without("data", specs), opened.shapes)
+  layout = sharding.checked_shardings(
+    mesh, sharding.drop_axis("data", specs), opened.shapes
+  )
   rows = open_rows(
     present(lineage(config.model.checkpoint)), opened, layout, **compute
   )

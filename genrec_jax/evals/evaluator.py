@@ -150,8 +150,10 @@ def _on(mesh, function):
   if mesh is None:
     return jax.jit(function, compiler_options=options), _same
   rows = NamedSharding(mesh, sharding.BATCH)
-  put = functools.partial(distributed.put_whole, rows)
-  return jax.jit(sharding.on(mesh, function), compiler_options=options), put
+  put = functools.partial(distributed.put_global, rows)
+  return jax.jit(
+    sharding.trace_with_mesh(mesh, function), compiler_options=options
+  ), put
 
 
 def build(
@@ -265,10 +267,10 @@ def evaluate_model(
   """
   found, kept, all_embeds, all_shown = [], [], [], []
   for index, window in enumerate(windows):
-    images = distributed.fetch(
+    images = distributed.to_host(
       draw(window.batch.prompt, jax.random.fold_in(key, index))
     )
-    embeds = distributed.fetch(embed.images(images)).astype(np.float32)
+    embeds = distributed.to_host(embed.images(images)).astype(np.float32)
     shown = read_attributes(window, images)
     found.append(score(window, embeds, shown, copy_threshold))
     all_embeds.append(embeds[: window.count])

@@ -15,7 +15,7 @@ from genrec_jax import rewards
 from genrec_jax.core.types import Batch
 from genrec_jax.data import world
 from genrec_jax.evals import scores
-from genrec_jax.runtime.distributed import fetch
+from genrec_jax.runtime.distributed import to_host
 
 _EMPTY = np.uint8(236)  # light grey: there is no item
 
@@ -62,7 +62,7 @@ def prepare(
         batch=batch,
         count=count,
         names=tuple(str(name) for name in info["user"]),
-        targets=jax.tree.map(fetch, embed_targets(batch)),
+        targets=jax.tree.map(to_host, embed_targets(batch)),
         wants=wants,
         attributes=attributes,
         titles=tuple(info.get("titles", ())),

@@ -310,7 +310,7 @@ class Llama:
     rope = self._rope((start + index)[:, None])
     mask = jnp.arange(cache.keys[0].shape[-2]) <= index
     mask = mask.reshape(1, 1, 1, 1, 1, -1)
-    x = sharding.pin_batch(embeds.astype(self.dtype)[:, :, None])
+    x = sharding.constrain_batch(embeds.astype(self.dtype)[:, :, None])
     keys, values = [], []
     for i, layer in enumerate(decode_params["layers"]):
 
@@ -324,7 +324,7 @@ class Llama:
         return attention.attend(q, *own, mask, far), kept
 
       x, (k, v) = Block(self).apply({"params": layer}, x, rope, attend)
-      x = sharding.pin_batch(x)
+      x = sharding.constrain_batch(x)
       keys.append(k)
       values.append(v)
     return (

@@ -175,8 +175,8 @@ def scan_stack(
     raise ValueError(f"remat={remat!r}: expected one of {names}")
 
   def pinned(x, layer):
-    x, out = step(sharding.pin_batch(x), layer)
-    return sharding.pin_batch(x), out
+    x, out = step(sharding.constrain_batch(x), layer)
+    return sharding.constrain_batch(x), out
 
   if remat != "none":
     # The scan already keeps the recomputation from being merged with the
@@ -184,4 +184,4 @@ def scan_stack(
     pinned = jax.checkpoint(
       pinned, policy=REMAT_POLICIES[remat], prevent_cse=False
     )
-  return jax.lax.scan(pinned, sharding.pin_batch(x), layers)
+  return jax.lax.scan(pinned, sharding.constrain_batch(x), layers)

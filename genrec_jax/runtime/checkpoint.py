@@ -75,7 +75,7 @@ def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
     yield
   except BaseException:
     # Closing waits for all processes, and one may be gone.
-    if distributed.alone():
+    if distributed.is_single_process():
       with contextlib.suppress(Exception):  # the first error is the reason
         manager.close()
     raise
@@ -183,7 +183,9 @@ def restore(
       is damaged.
   """
   step = manager.latest_step()
-  distributed.agree(f"newest checkpoint of {manager.directory}", str(step))
+  distributed.assert_same_everywhere(
+    f"newest checkpoint of {manager.directory}", str(step)
+  )
   if step is None:
     return None
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)

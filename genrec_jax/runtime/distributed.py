@@ -2,7 +2,7 @@
 
 Each runs the same program on the devices of its machine. The first writes the
 files; all enter what computes, evaluates or saves. Alone, everything here costs
-nothing. `core.launch` starts and ends them.
+nothing. `runtime.launch` starts and ends them.
 """
 
 from collections.abc import Callable
@@ -20,23 +20,23 @@ from genrec_jax.core.types import PyTree
 RESUME = "start all of them again with the same command: it resumes"
 
 
-def alone() -> bool:
-  """Tells whether this run is one process."""
+def is_single_process() -> bool:
+  """Returns True if this run is one process."""
   return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def index() -> int:
   """Returns which process of the run this is, from 0."""
-  return 0 if alone() else jax.process_index()
+  return 0 if is_single_process() else jax.process_index()
 
 
 def is_first() -> bool:
-  """Tells whether this is the process that writes files and prints."""
+  """Returns True in the process that writes files and prints."""
   return index() == 0
 
 
 def first_only(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Makes a function that does nothing, and returns None, but in the first."""
+  """Returns `function` for process 0; the others get None and do nothing."""
 
   @functools.wraps(function)
   def wrapped(*args, **kwargs):
@@ -51,27 +51,27 @@ def say(text: str) -> None:
   print(text, flush=True)
 
 
-def wait(name: str) -> None:
-  """Returns when all processes have come here."""
-  if not alone():
+def barrier(name: str) -> None:
+  """Waits until all processes have come here."""
+  if not is_single_process():
     multihost_utils.sync_global_devices(name)
 
 
-def gather(value: Any) -> list[Any]:
-  """Returns what each process gave: a number or a bool, by their index."""
-  if alone():
+def allgather_scalar(value: Any) -> list[Any]:
+  """Returns the number or bool that each process passes, by its index."""
+  if is_single_process():
     return [value]
   return multihost_utils.process_allgather(np.asarray(value)).tolist()
 
 
-def agree(what: str, text: str) -> None:
-  """Refuses to go on with something that must be the same everywhere.
+def assert_same_everywhere(what: str, text: str) -> None:
+  """Checks that `text` is equal on all processes.
 
   Raises:
-    UserError: in all processes, naming those whose text is not the first's.
+    UserError: on all processes, naming those whose text is not the first's.
   """
   digest = hashlib.sha256(text.encode()).digest()
-  numbers = gather(int.from_bytes(digest[:4], "big") >> 1)
+  numbers = allgather_scalar(int.from_bytes(digest[:4], "big") >> 1)
   others = [i for i, number in enumerate(numbers) if number != numbers[0]]
   if others:
     raise UserError(
@@ -81,8 +81,8 @@ def agree(what: str, text: str) -> None:
     )
 
 
-def fetch(array: Any) -> np.ndarray:
-  """Returns a whole array on the host of every process, which all call."""
+def to_host(array: Any) -> np.ndarray:
+  """Returns a whole array on the host; all processes call it."""
   if isinstance(array, jax.Array) and not (
     array.is_fully_addressable or array.is_fully_replicated
   ):
@@ -90,8 +90,8 @@ def fetch(array: Any) -> np.ndarray:
   return np.asarray(array)
 
 
-def put_whole(sharding: jax.sharding.Sharding, tree: PyTree) -> PyTree:
-  """Puts on devices what every process holds whole, as numpy arrays."""
+def put_global(sharding: jax.sharding.Sharding, tree: PyTree) -> PyTree:
+  """Returns global arrays of numpy arrays that every process holds whole."""
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, x, x.shape), tree
   )

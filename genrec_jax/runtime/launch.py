@@ -23,7 +23,12 @@ import jax
 from jax._src import distributed as jax_distributed  # no public key-value store
 
 from genrec_jax.core.errors import UserError, one_line
-from genrec_jax.runtime.distributed import RESUME, alone, index, is_first
+from genrec_jax.runtime.distributed import (
+  RESUME,
+  index,
+  is_first,
+  is_single_process,
+)
 
 # How long a machine may be silent until the others give it up, as JAX does by
 # default. A process that ends, in whatever way, is missed at once.
@@ -133,7 +138,7 @@ def start(spec: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
     ) from error
   _in_background(_watch)
   if jax.process_count() > 1:
-    _hold_hands()
+    _open_liveness_sockets()
 
 
 @contextlib.contextmanager
@@ -147,7 +152,7 @@ def joined(spec: str) -> Iterator[None]:
   try:
     yield
   except BaseException as error:
-    if alone():
+    if is_single_process():
       raise
     _fail(error)
   _leaving.set()
@@ -204,16 +209,16 @@ def _watch() -> None:
         continue
       if not _leaving.is_set():
         closed = "Socket closed" in str(error)
-        _end(_lost(_FIRST_KILLED if closed else one_line(error)))
+        _end(_peer_lost_message(_FIRST_KILLED if closed else one_line(error)))
       return
 
 
-def _hold_hands() -> None:
-  """Lets a killed process be missed at once: its connection closes.
+def _open_liveness_sockets() -> None:
+  """Detects a dead peer at once: its TCP connection closes with it.
 
-  JAX would notice by `HEARTBEAT_SECONDS` of silence. Each process holds one
-  connection to process 0, which knows it by a secret that only those who joined
-  are told. Where a firewall forbids the connection, it is left at that.
+  JAX would notice after `HEARTBEAT_SECONDS` of silence. Each process holds one
+  connection to process 0 and shows a secret that only joined processes know.
+  Where a firewall forbids the connection, JAX's heartbeat remains.
   """
   client = _client()
   if is_first():
@@ -221,67 +226,72 @@ def _hold_hands() -> None:
     secret = secrets.token_bytes(_SECRET_BYTES)
     port = server.getsockname()[1]
     client.key_value_set(_PORT, f"{port} {secret.hex()}")
-    _in_background(_accept, server, secret, jax.process_count(), _miss)
+    _in_background(
+      _accept, server, secret, jax.process_count(), _report_dead_peer
+    )
     return
   found = client.blocking_key_value_get(_PORT, 1000 * START_SECONDS)
   port, secret = found.split()
   host = jax_distributed.global_state.coordinator_address.rsplit(":", 1)[0]
   with contextlib.suppress(OSError):
-    hand = socket.create_connection(
+    peer = socket.create_connection(
       (host.strip("[]"), int(port)), _CONNECT_SECONDS
     )
-    hand.settimeout(None)
-    hand.sendall(bytes.fromhex(secret) + index().to_bytes(4, "big"))
-    _in_background(_hold, hand)
+    peer.settimeout(None)
+    peer.sendall(bytes.fromhex(secret) + index().to_bytes(4, "big"))
+    _in_background(_watch_first, peer)
 
 
 def _accept(
   server: socket.socket,
   secret: bytes,
   count: int,
-  miss: Callable[[int], None],
+  report_dead: Callable[[int], None],
 ) -> None:
   while True:
     try:
-      hand, _ = server.accept()
-    except OSError:  # too many strangers: closing would end all processes
+      peer, _ = server.accept()
+    except OSError:  # too many connections: closing would end all processes
       time.sleep(1)
     else:
-      _in_background(_watch_hand, hand, secret, count, miss)
+      _in_background(_watch_peer, peer, secret, count, report_dead)
 
 
-def _watch_hand(
-  hand: socket.socket, secret: bytes, count: int, miss: Callable[[int], None]
+def _watch_peer(
+  peer: socket.socket,
+  secret: bytes,
+  count: int,
+  report_dead: Callable[[int], None],
 ) -> None:
-  """Calls `miss` with a process's index when it has let go; not for others."""
-  with hand, contextlib.suppress(OSError):
-    hand.settimeout(START_SECONDS)
-    said = hand.makefile("rb").read(len(secret) + 4)
-    who = int.from_bytes(said[-4:], "big")
-    known = secrets.compare_digest(said[:-4], secret)
+  """Calls `report_dead` with a peer's index when its connection closes."""
+  with peer, contextlib.suppress(OSError):
+    peer.settimeout(START_SECONDS)
+    greeting = peer.makefile("rb").read(len(secret) + 4)
+    who = int.from_bytes(greeting[-4:], "big")
+    known = secrets.compare_digest(greeting[:-4], secret)
     if not known or not 0 < who < count:
-      return  # a stranger, such as a scanner of ports
-    hand.settimeout(None)
+      return  # no process of this run: a port scanner, for example
+    peer.settimeout(None)
     with contextlib.suppress(OSError):  # reset, as good as closed
-      hand.recv(1)
-    miss(who)
+      peer.recv(1)
+    report_dead(who)
 
 
-def _miss(who: int) -> None:
-  """Tells the others that a process was killed."""
+def _report_dead_peer(who: int) -> None:
+  """Reports to the other processes that one was killed."""
   if not _leaving.is_set():
-    _tell(_lost(f"process {who} was killed"))
+    _publish_failure(_peer_lost_message(f"process {who} was killed"))
 
 
-def _hold(hand: socket.socket) -> None:
-  """Ends this process when process 0 has let go."""
-  with hand, contextlib.suppress(OSError):
-    hand.recv(1)
+def _watch_first(peer: socket.socket) -> None:
+  """Ends this process when its connection to process 0 closes."""
+  with peer, contextlib.suppress(OSError):
+    peer.recv(1)
   if not _leaving.is_set():
-    _end(_lost(_FIRST_KILLED))
+    _end(_peer_lost_message(_FIRST_KILLED))
 
 
-def _tell(message: str) -> None:
+def _publish_failure(message: str) -> None:
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
     _client().key_value_set(_FAILED, message)
 
@@ -296,12 +306,12 @@ def _fail(error: BaseException) -> NoReturn:
     str(error)
   ):
     time.sleep(_LINGER_SECONDS)  # if it is known why, `_watch` says so
-    message = _lost(one_line(error))
+    message = _peer_lost_message(one_line(error))
   else:
     traceback.print_exception(error)
     message = f"{type(error).__name__}: {one_line(error)}"
   _leaving.set()
-  _tell(f"process {index()} ended: {message}")
+  _publish_failure(f"process {index()} ended: {message}")
   _end(message)
 
 
@@ -315,7 +325,7 @@ def _end(message: str) -> NoReturn:
   os._exit(1)
 
 
-def _lost(reason: str) -> str:
+def _peer_lost_message(reason: str) -> str:
   return (
     f"another process of this run has ended ({reason}); its own output, or its"
     f" machine, says why. When that is put right, {RESUME}"

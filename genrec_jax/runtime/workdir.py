@@ -73,7 +73,7 @@ def check(workdir: str, config_json: str) -> None:
 
 def _probe(workdir: str) -> None:
   """Refuses a folder that is not writable, or not one for all processes."""
-  processes = enumerate(distributed.gather(os.getpid()))
+  processes = enumerate(distributed.allgather_scalar(os.getpid()))
   probes = {i: f".writable-{i}-{pid}" for i, pid in processes}
   own = os.path.join(workdir, probes[distributed.index()])
   try:
@@ -81,9 +81,9 @@ def _probe(workdir: str) -> None:
     with open(own, "w"):
       pass
     try:
-      distributed.wait("all can write")
+      distributed.barrier("all can write")
       unseen = _unseen(workdir, probes)
-      distributed.wait("all have looked")
+      distributed.barrier("all have looked")
     finally:
       os.remove(own)
   except OSError as error:

@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     layout = _shardings(self.state)
     whole = jax.NamedSharding(self.mesh, sharding.REPLICATED)
     return jax.jit(
-      sharding.on(self.mesh, step),
+      sharding.trace_with_mesh(self.mesh, step),
       donate_argnums=0,
       # What a step does not read lies in memory too, and the compiler that
       # makes the rest fit has to know it.
@@ -102,7 +102,8 @@ def make_plan(
   sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   specs = sharding.specs(rules, shapes)
-  sharding.layout(mesh, specs, shapes)  # refuses what the mesh cannot divide
+  # Refuses what the mesh cannot divide.
+  sharding.checked_shardings(mesh, specs, shapes)
   patterns, rank = config.model.trainable, config.model.lora_rank
   adapters = None
   trainable, rest = _learnable(model, shapes, patterns)
@@ -129,7 +130,7 @@ def make_plan(
   )
   judge = jax.eval_shape(clip.init, jax.random.key(0))
   judge_specs = sharding.specs(clips.RULES, judge)
-  rollout = sharding.without("data", tree.merge(trained, still))
+  rollout = sharding.drop_axis("data", tree.merge(trained, still))
   rollout = sharding.shardings(mesh, rollout)
   return Plan(
     mesh=mesh,
@@ -139,7 +140,7 @@ def make_plan(
     params=_abstract(
       mesh, rest if rank else tree.merge(trainable, rest), specs
     ),
-    state=_abstract(mesh, state, sharding.like(trained, state)),
+    state=_abstract(mesh, state, sharding.specs_like_params(trained, state)),
     frozen={
       "generator": _abstract(mesh, rest, still),
       "clip": _abstract(

@@ -158,7 +158,7 @@ def test_a_train_state_follows_its_parameters():
   specs = sharding.specs(RULES, params())
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
   state = TrainState(np.int32(0), params(), optimizer.init(params()))
-  laid = sharding.like(specs, state)
+  laid = sharding.specs_like_params(specs, state)
   assert laid.step == P()
   assert laid.params == specs
   assert laid.opt_state[1][0].mu == specs
@@ -169,7 +169,7 @@ def test_a_train_state_follows_its_parameters():
 
 def test_without_gathers_one_axis():
   tree = {"a": P(None, "data", "model"), "b": P(("data", "model")), "c": P()}
-  assert sharding.without("data", tree) == {
+  assert sharding.drop_axis("data", tree) == {
     "a": P(None, None, "model"),
     "b": P(("model",)),
     "c": P(),
@@ -178,7 +178,9 @@ def test_without_gathers_one_axis():
 
 def test_placed_parameters_are_split():
   mesh = sharding.make_mesh(data=4, model=2)
-  placed = sharding.place(mesh, sharding.specs(RULES, params()), params())
+  placed = sharding.shard_params(
+    mesh, sharding.specs(RULES, params()), params()
+  )
   kernel = placed["layers"]["up"]["kernel"]
   assert kernel.sharding.shard_shape(kernel.shape) == (2, 2, 8)
   np.testing.assert_array_equal(kernel, params()["layers"]["up"]["kernel"])
@@ -188,7 +190,7 @@ def test_parameters_that_the_mesh_does_not_divide_are_listed():
   mesh = sharding.make_mesh(data=4, model=2)
   tree = params(width=5)
   with pytest.raises(UserError) as error:
-    sharding.place(mesh, sharding.specs(RULES, tree), tree)
+    sharding.shard_params(mesh, sharding.specs(RULES, tree), tree)
   assert "layers/up/kernel[2, 8, 5]: 5 % 2 != 0" in str(error.value)
   assert "layers/up/bias[2, 5]: 5 % 2 != 0" in str(error.value)
 

@@ -109,7 +109,9 @@ def test_slices_are_merged_straight_onto_a_mesh(runs, monkeypatch, piece):
   specs = tree.select(
     sharding.specs(janus.RULES, opened.shapes), ["self_attn/[qo]_proj"]
   )[0]
-  spread = opened.read(sharding.layout(mesh, specs, shapes), "bfloat16")
+  spread = opened.read(
+    sharding.checked_shardings(mesh, specs, shapes), "bfloat16"
+  )
   for path, value in tree.flatten(spread).items():
     assert value.dtype == jnp.bfloat16
     np.testing.assert_array_equal(value, tree.flatten(whole)[path])

@@ -30,7 +30,9 @@ def make_state(value, layout=None):
 
 def layout(mesh):
   specs = {"a": {"kernel": jax.P("data", "model")}, "b": jax.P()}
-  return sharding.shardings(mesh, sharding.like(specs, make_state(0.0)))
+  return sharding.shardings(
+    mesh, sharding.specs_like_params(specs, make_state(0.0))
+  )
 
 
 def test_restores_state_and_iterator_on_any_mesh(tmp_path):

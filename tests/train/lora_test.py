@@ -272,7 +272,7 @@ def test_eight_devices_draw_and_learn_as_one():
   base = sharding.specs(janus.RULES, params)
   beside = lora.specs(lora.kernels(base, patterns, model.adaptable))
   mesh = sharding.make_mesh(4, 2)
-  rollout = sharding.without("data", tree.merge(base, beside))
+  rollout = sharding.drop_axis("data", tree.merge(base, beside))
 
   def learn(adapters, params, prompt, gather=lambda params: params):
     whole = tree.merge(params, adapters)
@@ -299,11 +299,11 @@ def test_eight_devices_draw_and_learn_as_one():
   )
   expected, slopes = jax.jit(learn)(adapters, params, batch.prompt)
   inputs = (
-    sharding.place(mesh, beside, adapters),
-    sharding.place(mesh, base, params),
+    sharding.shard_params(mesh, beside, adapters),
+    sharding.shard_params(mesh, base, params),
     sharding.put_batch(mesh, batch.prompt),
   )
-  step = sharding.on(mesh, functools.partial(learn, gather=gather))
+  step = sharding.trace_with_mesh(mesh, functools.partial(learn, gather=gather))
   compiled = jax.jit(step).lower(*inputs).compile()
   found, theirs = compiled(*inputs)
   np.testing.assert_array_equal(found.codes, expected.codes)

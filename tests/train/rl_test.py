@@ -163,11 +163,11 @@ def laid_out(shape, params):
   """Returns a mesh, parameters on it, and how the rollout gathers them."""
   mesh = sharding.make_mesh(*shape)
   specs = sharding.specs(janus.RULES, params)
-  rollout = sharding.shardings(mesh, sharding.without("data", specs))
+  rollout = sharding.shardings(mesh, sharding.drop_axis("data", specs))
   gather = functools.partial(
     jax.lax.with_sharding_constraint, shardings=rollout
   )
-  return mesh, specs, sharding.place(mesh, specs, params), gather
+  return mesh, specs, sharding.shard_params(mesh, specs, params), gather
 
 
 @pytest.mark.optimised
@@ -175,7 +175,9 @@ def laid_out(shape, params):
 def test_eight_devices_draw_what_one_draws(params, drawn, shape):
   mesh, _, placed, gather = laid_out(shape, params)
   prompt = sharding.put_batch(mesh, random_batch(8).prompt)
-  pinned = sharding.on(mesh, functools.partial(draw, gather=gather))
+  pinned = sharding.trace_with_mesh(
+    mesh, functools.partial(draw, gather=gather)
+  )
   found = jax.jit(pinned)(placed, prompt)
   np.testing.assert_array_equal(found.codes, drawn.codes)
   np.testing.assert_allclose(found.logprobs, drawn.logprobs, rtol=0, atol=SAME)
@@ -186,12 +188,12 @@ def test_eight_devices_step_as_one(params, clip_params, single, shape):
   mesh, specs, placed, gather = laid_out(shape, params)
   part = tree.select(specs, TRAINABLE)
   state, frozen = parts(placed, clip_params)
-  like = sharding.shardings(mesh, sharding.like(part[0], state))
+  like = sharding.shardings(mesh, sharding.specs_like_params(part[0], state))
   whole = jax.NamedSharding(mesh, sharding.REPLICATED)
   frozen["clip"] = jax.device_put(clip_params, whole)
   state = jax.device_put(state, like)
   step = jax.jit(
-    sharding.on(
+    sharding.trace_with_mesh(
       mesh, functools.partial(rl.train_step, **(OPTIONS | {"gather": gather}))
     ),
     donate_argnums=0,
@@ -253,7 +255,9 @@ def test_no_parameter_is_gathered_in_the_decode_loop(params, free):
   if free:
     lowered = jax.jit(draw).lower(placed, prompt)
   else:
-    pinned = sharding.on(mesh, functools.partial(draw, gather=gather))
+    pinned = sharding.trace_with_mesh(
+      mesh, functools.partial(draw, gather=gather)
+    )
     lowered = jax.jit(pinned).lower(placed, prompt)
   program = hlo.parse(lowered.compile().as_text())
   assert any(loop.is_of("decode") for loop in hlo.loops(program))

@@ -174,7 +174,7 @@ def test_clip_is_laid_out_by_its_rules_and_rewards_the_same(clip_params, shape):
   placed = jax.device_put(
     clip_params, jax.tree.map(lambda leaf: leaf.sharding, layout)
   )
-  found = jax.jit(sharding.on(plan.mesh, score))(
+  found = jax.jit(sharding.trace_with_mesh(plan.mesh, score))(
     placed, sharding.put_batch(plan.mesh, batch)
   )
   # Cosines, after sums over a patch and in a layer of width 16.

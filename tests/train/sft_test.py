@@ -123,13 +123,15 @@ def test_eight_devices_equal_one(params, alone, shape):
   batch = random_batch(8)
   mesh = sharding.make_mesh(*shape)
   specs = sharding.specs(janus.RULES, params)
-  step, state, frozen = make(sharding.place(mesh, specs, params), 0.5)
+  step, state, frozen = make(sharding.shard_params(mesh, specs, params), 0.5)
   like = sharding.shardings(
-    mesh, sharding.like(tree.select(specs, TRAINABLE)[0], state)
+    mesh, sharding.specs_like_params(tree.select(specs, TRAINABLE)[0], state)
   )
   whole = jax.NamedSharding(mesh, sharding.REPLICATED)
   step = jax.jit(
-    sharding.on(mesh, step), donate_argnums=0, out_shardings=(like, whole)
+    sharding.trace_with_mesh(mesh, step),
+    donate_argnums=0,
+    out_shardings=(like, whole),
   )
   state, batch = jax.device_put(state, like), sharding.put_batch(mesh, batch)
   for i, expected in enumerate(alone[1]):

@@ -82,7 +82,7 @@ def compiled(mesh, ballast: int):
     noise = np.random.default_rng(0).normal(size=(ballast, 8))  # no zip
     params["ballast"] = {"kernel": noise.astype(np.float32)}
   state = TrainState(jnp.int32(0), params, OPTIMIZER.init(params))
-  layout = sharding.shardings(mesh, sharding.like(specs, state))
+  layout = sharding.shardings(mesh, sharding.specs_like_params(specs, state))
   # JAX shares its cache between jits of one function; a partial is its own.
   step = jax.jit(
     functools.partial(train_step),
@@ -96,7 +96,7 @@ def make_task(mesh=None, ballast: int = 0, **changes) -> loop.Task:
   """Returns a task; `ballast` rows make its checkpoints slow to write."""
   mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
   state, layout, step, loss = compiled(mesh, ballast)
-  held_out = distributed.put_whole(
+  held_out = distributed.put_global(
     jax.NamedSharding(mesh, sharding.BATCH),
     {k: np.stack([v] * 8) for k, v in examples(99).items()},
   )
