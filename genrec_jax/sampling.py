@@ -119,7 +119,7 @@ def rollout_params(
   Returns:
     A tree like `params`, for `sample_images`.
   """
-  flat, loop = (tree.flatten(x) for x in (params, model.loop_params(params)))
+  flat, loop = (tree.flatten(x) for x in (params, model.decode_subtree(params)))
   gathered = tree.flatten(gather(tree.unflatten(flat | loop)))
   # The barrier keeps a training pass from reusing the gathered copy, which
   # would stay alive through the whole step.
@@ -245,7 +245,7 @@ def score_images(
 
   def run_alone(params, prompt):
     embeds = model.embed(params, prompt)
-    return model.code_hidden(params, embeds, prompt.mask, codes)
+    return model.teacher_forced_hidden(params, embeds, prompt.mask, codes)
 
   if not guided:
     hidden = (run_alone(params, prompt),)
@@ -256,7 +256,9 @@ def score_images(
     )
   else:
     both = _both_branches(model, params, prompt)
-    hidden = _unpair(model.code_hidden(params, *both, _pair(codes, codes)))
+    hidden = _unpair(
+      model.teacher_forced_hidden(params, *both, _pair(codes, codes))
+    )
 
   def score(hidden, codes):
     """Scores [P, G, i] codes, i of the I, by the states before them."""

@@ -34,7 +34,7 @@ class Bandit:
   def _logits(self, embeds):
     return embeds.reshape(-1, self.image_tokens, self.codebook_size)
 
-  def loop_params(self, params):
+  def decode_subtree(self, params):
     return params
 
   def decode_params(self, params):
@@ -54,7 +54,7 @@ class Bandit:
     logits = prefix.keys[:, index + 1][:, None]
     return jnp.broadcast_to(logits, (*codes.shape, logits.shape[-1])), cache
 
-  def code_hidden(self, params, embeds, mask, codes):
+  def teacher_forced_hidden(self, params, embeds, mask, codes):
     logits = self._logits(embeds)[:, None]
     return jnp.broadcast_to(logits, (*codes.shape, logits.shape[-1]))
 

@@ -734,12 +734,7 @@ def test_targets_are_constants():
 
 def test_with_a_real_clip_a_copy_is_found():
   """The history image itself has cosine 1 with itself, and is penalised."""
-  tower = Tower(
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-  )
+  tower = Tower(width=16, mlp_width=32, num_layers=1, num_heads=2)
   clip = Clip(
     vision=tower,
     text=tower,

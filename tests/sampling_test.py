@@ -167,7 +167,7 @@ def test_few_logits_are_held_at_a_time():
 def test_the_rollout_s_parameters_compute_the_same_in_bfloat16(
   model, params, prompt
 ):
-  half = model.computing(dtype="bfloat16")
+  half = model.with_compute(dtype="bfloat16")
   prompt = prompt.replace(images=prompt.images[:, :0])  # compiles faster
   cast = sampling.rollout_params(half, params, lambda tree: tree)
   assert cast["language"]["norm"]["scale"].dtype == jnp.bfloat16
@@ -416,7 +416,7 @@ def test_the_rollout_s_copy_is_fenced():
     for eqn in jaxpr.jaxpr.eqns
     if eqn.primitive is jax.lax.optimization_barrier_p
   )
-  loop = jax.tree.leaves(jax.eval_shape(model.loop_params, params))
+  loop = jax.tree.leaves(jax.eval_shape(model.decode_subtree, params))
   assert len(fence.invars) == len(loop)
   marked = {
     var

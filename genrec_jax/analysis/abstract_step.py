@@ -50,7 +50,7 @@ def plan(config, variant: str, devices: Sequence[Any] | None) -> setup.Plan:
     opened = load.open_generator(config.model.checkpoint, **compute)
     model, rules = opened.model, opened.rules
   elif variant in PRESETS:
-    model, rules = PRESETS[variant]().computing(**compute), janus.RULES
+    model, rules = PRESETS[variant]().with_compute(**compute), janus.RULES
   else:
     raise UserError(
       "model.checkpoint is not set and the config's variant, "

@@ -288,7 +288,7 @@ def _check_data(config: Any) -> None:
 
 def open_rows(
   rows: Sequence[tuple[str, str]],
-  like: load.Opened,
+  like: load.CheckpointHandle,
   layout: PyTree,
   **compute: str,
 ) -> list[tuple[str, Callable[[], PyTree]]]:
@@ -322,7 +322,7 @@ def open_rows(
   return opened
 
 
-def _words(opened: load.Opened) -> dict[str, int]:
+def _words(opened: load.CheckpointHandle) -> dict[str, int]:
   return opened.processor.tokenizer.get_vocab()
 
 

@@ -33,14 +33,15 @@ _VISION = {
   "hidden_act": "quick_gelu",
   "layer_norm_eps": 1e-5,
 }
-_TOWER = (
-  "hidden_size",
-  "intermediate_size",
-  "num_hidden_layers",
-  "num_attention_heads",
-  "hidden_act",
-  "layer_norm_eps",
-)
+# Fields of `Tower` by their HF names.
+_TOWER = {
+  "hidden_size": "width",
+  "intermediate_size": "mlp_width",
+  "num_hidden_layers": "num_layers",
+  "num_attention_heads": "num_heads",
+  "hidden_act": "activation",
+  "layer_norm_eps": "norm_epsilon",
+}
 
 
 def config_from_hf(
@@ -99,8 +100,8 @@ def config_from_hf(
   if problems:
     raise UserError(listed("unsupported CLIP config:", problems))
   return Clip(
-    vision=Tower(**{name: vision[name] for name in _TOWER}),
-    text=Tower(**{name: text[name] for name in _TOWER}),
+    vision=Tower(**{ours: vision[hf] for hf, ours in _TOWER.items()}),
+    text=Tower(**{ours: text[hf] for hf, ours in _TOWER.items()}),
     projection_dim=config.get("projection_dim", 512),
     image_size=vision["image_size"],
     patch_size=vision["patch_size"],
@@ -158,8 +159,10 @@ def _preprocessing(
 def config_to_hf(clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns config.json and preprocessor_config.json of a model."""
   size = clip.image_size
-  text = {name: getattr(clip.text, name) for name in _TOWER}
-  vision = {name: getattr(clip.vision, name) for name in _TOWER}
+  text, vision = (
+    {hf: getattr(tower, ours) for hf, ours in _TOWER.items()}
+    for tower in (clip.text, clip.vision)
+  )
   config = {
     "architectures": ["CLIPModel"],
     "model_type": "clip",

@@ -7,8 +7,8 @@ from typing import Any
 from genrec_jax.core.types import PyTree
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import safetensors_io
-from genrec_jax.hf.load import Opened
-from genrec_jax.hf.rules import Layer, to_hf
+from genrec_jax.hf.load import CheckpointHandle
+from genrec_jax.hf.rules import HFTensor, to_hf
 from genrec_jax.models.janus import Janus
 
 
@@ -37,7 +37,7 @@ def export_generator(
 
 def export_checkpoint(
   folder: str | os.PathLike[str],
-  opened: Opened,
+  opened: CheckpointHandle,
   dtype: str | None = None,
   sampling: Mapping[str, Any] | None = None,
 ) -> None:
@@ -68,14 +68,14 @@ def export_checkpoint(
   _write(folder, opened.model, tensors, opened.source, dtype, generation)
 
 
-def _tensors(opened: Opened) -> dict[str, Any]:
+def _tensors(opened: CheckpointHandle) -> dict[str, Any]:
   """Returns HF name -> tensor, trained or as the source has it."""
   tensors = {}
   for path, stored in opened.stored.items():
     for i, tensor in enumerate(stored.tensors):
       if path in opened.trained:
         saved = opened.trained[path]
-        tensor = Layer(stored.rule, saved, i, tensor.shape, tensor.dtype)
+        tensor = HFTensor(stored.rule, saved, i, tensor.shape, tensor.dtype)
       tensors[stored.names[i]] = tensor
   return tensors
 

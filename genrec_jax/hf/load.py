@@ -25,7 +25,7 @@ from genrec_jax.hf import (
 )
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf.processor import Processor
-from genrec_jax.hf.rules import Stored, to_params
+from genrec_jax.hf.rules import HFParam, to_params
 from genrec_jax.hf.tokenizers import read_tokenizer
 from genrec_jax.models import janus
 from genrec_jax.models.api import Generator
@@ -38,7 +38,7 @@ FAMILIES = {"janus": (hf_janus, janus.RULES)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class CheckpointHandle:
   """A generator on disk: its weights fit it, and none has been read."""
 
   model: Generator
@@ -46,8 +46,9 @@ class Opened:
   source: str  # the HF-format folder of its config and tokenizer
   rules: sharding.Rules
   shapes: PyTree  # of its parameters, float32
-  stored: dict[str, Stored]  # path -> its tensors in `source`
-  # path -> newer values than those, `checkpoint.Saved` or `adapters.Merged`
+  stored: dict[str, HFParam]  # path -> its tensors in `source`
+  # path -> newer values than those, `checkpoint.SavedParam` or
+  # `lora_merge.LoRAParam`
   trained: dict[str, Any]
 
   def read(
@@ -67,7 +68,7 @@ class Opened:
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded(Opened):
+class Loaded(CheckpointHandle):
   """A generator with its parameters, on one device."""
 
   params: PyTree
@@ -88,7 +89,7 @@ def load_generator(
 
 def open_generator(
   path: str | os.PathLike[str], *, dtype: str, remat: str = "none"
-) -> Opened:
+) -> CheckpointHandle:
   """Opens a generator; its weights are read when asked for.
 
   Args:
@@ -127,12 +128,12 @@ def open_generator(
     bos_id=processor.bos_id,
     pad_id=processor.pad_id,
     boi_id=processor.boi_id,
-  ).computing(dtype=dtype, remat=remat)
+  ).with_compute(dtype=dtype, remat=remat)
   shapes = _expected(model)
   stored = _stored(
     folder, family.rules(model), tensors, shapes, ignore=family.IGNORED
   )
-  return Opened(
+  return CheckpointHandle(
     model,
     processor,
     source=str(folder),
@@ -143,7 +144,7 @@ def open_generator(
   )
 
 
-def codebook_lengths(opened: Opened) -> tuple[str, bool]:
+def codebook_lengths(opened: CheckpointHandle) -> tuple[str, bool]:
   """Says how long the image tokenizer's codebook vectors are.
 
   Returns:
@@ -164,7 +165,7 @@ def codebook_lengths(opened: Opened) -> tuple[str, bool]:
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenedClip:
+class ClipHandle:
   """A CLIP model on disk: its weights fit it, and none has been read."""
 
   clip: Clip
@@ -178,7 +179,7 @@ class OpenedClip:
     return sharded_read.read(self.stored, shardings, np.float32)
 
 
-def open_clip(path: str | os.PathLike[str], *, dtype: str) -> OpenedClip:
+def open_clip(path: str | os.PathLike[str], *, dtype: str) -> ClipHandle:
   """Opens a CLIP model; its weights are read when asked for.
 
   Args:
@@ -212,7 +213,7 @@ def open_clip(path: str | os.PathLike[str], *, dtype: str) -> OpenedClip:
   tokenizer.model_max_length = min(
     tokenizer.model_max_length, clip.max_position_embeddings
   )
-  return OpenedClip(clip, tokenizer, shapes, stored)
+  return ClipHandle(clip, tokenizer, shapes, stored)
 
 
 def load_clip(
@@ -369,7 +370,7 @@ def _everywhere(
   return jax.tree.map(lambda _: place, shapes)
 
 
-def _overlay(base: Opened, folder: Path) -> Opened:
+def _overlay(base: CheckpointHandle, folder: Path) -> CheckpointHandle:
   """Returns the base with a workdir's trained parameters in their places."""
   flat = tree.flatten(base.shapes)
   saved = tree.flatten(checkpoint.open_params(str(folder)))

@@ -10,12 +10,12 @@ from genrec_jax.nn import lora
 
 
 @dataclasses.dataclass(frozen=True)
-class Merged:
+class LoRAParam:
   """A kernel [L, in, out] plus its adapters, read slice by slice.
 
   Attributes:
-    kernel: `rules.Stored`, `checkpoint.Saved`, or another of these.
-    a: [L, in, R], a `checkpoint.Saved`.
+    kernel: `rules.HFParam`, `checkpoint.SavedParam`, or another of these.
+    a: [L, in, R], a `checkpoint.SavedParam`.
     b: [L, R, out].
   """
 
@@ -62,5 +62,5 @@ def merged(saved: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     kernel, other = (lora.beside(path, name) for name in (lora.KERNEL, lora.B))
     if path.endswith(f"/{lora.A}") and other in saved:
       pair = found.pop(path), found.pop(other)
-      found[kernel] = Merged(base.get(kernel), *pair)
+      found[kernel] = LoRAParam(base.get(kernel), *pair)
   return found

@@ -44,7 +44,7 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class HFParam:
   """A parameter that lies in HF tensors and is read slice by slice."""
 
   rule: Rule
@@ -130,7 +130,7 @@ def to_params(
       parameter, such as buffers.
 
   Returns:
-    A nested dict of `Stored`; see `streaming.read`.
+    A nested dict of `HFParam`; see `sharded_read.read`.
 
   Raises:
     UserError: names every missing, unexpected or misshapen tensor.
@@ -167,12 +167,12 @@ def to_params(
   for rule, leaf in zip(rules, leaves, strict=True):
     names = rule.names(_layout(rule, leaf.shape)[0])
     found = tuple(tensors[name] for name in names)
-    flat[rule.ours] = Stored(rule, found, tuple(leaf.shape))
+    flat[rule.ours] = HFParam(rule, found, tuple(leaf.shape))
   return tree.unflatten(flat)
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class HFTensor:
   """An HF tensor that lies in a parameter; `np.asarray` fetches it."""
 
   rule: Rule
@@ -190,7 +190,9 @@ class Layer:
     return np.asarray(array, self.dtype if dtype is None else dtype)
 
 
-def to_hf(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, Layer]:
+def to_hf(
+  rules: Sequence[Rule], params: Mapping[str, Any]
+) -> dict[str, HFTensor]:
   """Returns HF name -> tensor, fetched one by one as they are asked for.
 
   Raises:
@@ -200,7 +202,7 @@ def to_hf(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, Layer]:
   for rule, leaf in zip(rules, _leaves(rules, params), strict=True):
     layers, shape = _layout(rule, leaf.shape)
     for i, name in enumerate(rule.names(layers)):
-      tensors[name] = Layer(rule, leaf, i, shape, np.dtype(leaf.dtype))
+      tensors[name] = HFTensor(rule, leaf, i, shape, np.dtype(leaf.dtype))
   return tensors
 
 

@@ -39,7 +39,7 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class LazyTensor:
+class SafetensorsView:
   """A tensor on disk; `tensor[index]` and `np.asarray(tensor)` read it."""
 
   shape: tuple[int, ...]
@@ -98,7 +98,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
   return read_json(_folder(folder) / _CONFIG)
 
 
-def open_tensors(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
+def open_tensors(folder: str | os.PathLike[str]) -> dict[str, SafetensorsView]:
   """Opens the safetensors of a folder, one file or shards with an index.
 
   Shapes and dtypes are known at once; values are read when asked for. Where
@@ -148,7 +148,7 @@ def _folder(path: str | os.PathLike[str]) -> Path:
   raise UserError(f"{path} {what}; expected the folder of a model in HF format")
 
 
-def _open_file(path: Path) -> tuple[dict[str, LazyTensor], str]:
+def _open_file(path: Path) -> tuple[dict[str, SafetensorsView], str]:
   """Returns the tensors of one file, or none and what is wrong with it."""
   try:
     # This checks that header, size and places of tensors agree.
@@ -167,7 +167,7 @@ def _open_file(path: Path) -> tuple[dict[str, LazyTensor], str]:
         f"{path.name}: {name} is {entry['dtype']}; expected one of"
         f" {', '.join(_DTYPES)}, not quantized"
       )
-    tensors[name] = LazyTensor(
+    tensors[name] = SafetensorsView(
       shape=tuple(entry["shape"]),
       dtype=np.dtype(_DTYPES[entry["dtype"]]),
       path=path,
@@ -185,7 +185,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
   return header, 8 + length
 
 
-def _open_shards(folder: Path) -> dict[str, LazyTensor]:
+def _open_shards(folder: Path) -> dict[str, SafetensorsView]:
   weight_map = read_json(folder / _INDEX).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map:
     raise UserError(f"{folder / _INDEX} has no weight_map; get it again")

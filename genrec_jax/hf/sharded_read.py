@@ -21,8 +21,8 @@ def read(
   """Reads parameters onto devices; the host never holds a whole one.
 
   Args:
-    stored: nested dict of `rules.Stored`, `checkpoint.Saved`, or what else has
-      a shape and `read(index, dtype)`.
+    stored: nested dict of `rules.HFParam`, `checkpoint.SavedParam`, or what
+      else has a shape and `read(index, dtype)`.
     shardings: nested dict of what is to be read of it, and how to lay it out.
     dtype: of the results; a nested dict gives each its own.
 

@@ -50,7 +50,7 @@ class Generator(Protocol):
   ) -> Prefix:
     """Runs the language model over [P, T, D] embeddings, mask [P, T]."""
 
-  def loop_params(self, params: PyTree) -> PyTree:
+  def decode_subtree(self, params: PyTree) -> PyTree:
     """Returns the subtree that `decode_step` reads, in the compute type."""
 
   def cast_params(self, params: PyTree) -> PyTree:
@@ -78,7 +78,7 @@ class Generator(Protocol):
   ) -> tuple[jax.Array, KVCache]:
     """Appends code number `index` [P, G]; returns the next logits [P, G, C]."""
 
-  def code_hidden(
+  def teacher_forced_hidden(
     self,
     params: PyTree,
     embeds: jax.Array,
@@ -100,7 +100,7 @@ class Generator(Protocol):
     mask: jax.Array,
     codes: jax.Array,
   ) -> jax.Array:
-    """Returns `logits` of `code_hidden`: [P, G, I, C] float32."""
+    """Returns `logits` of `teacher_forced_hidden`: [P, G, I, C] float32."""
 
   def text_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
     """Returns a token's logits [..., V] float32 of the state before it."""

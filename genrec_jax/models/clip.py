@@ -41,26 +41,25 @@ ACTIVATIONS = ("gelu", "quick_gelu")
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
-  """Sizes of one transformer; names as in `CLIPTextConfig`."""
+  """Sizes of one transformer."""
 
-  hidden_size: int
-  intermediate_size: int
-  num_hidden_layers: int
-  num_attention_heads: int
-  hidden_act: str = "quick_gelu"  # or 'gelu'
-  layer_norm_eps: float = 1e-5
+  width: int
+  mlp_width: int
+  num_layers: int
+  num_heads: int
+  activation: str = "quick_gelu"  # or 'gelu'
+  norm_epsilon: float = 1e-5
 
   def __post_init__(self):
     """Checks the sizes; raises ValueError."""
     problems = []
-    if self.hidden_size % self.num_attention_heads:
+    if self.width % self.num_heads:
       problems.append(
-        f"hidden_size {self.hidden_size} is not a multiple of"
-        f" num_attention_heads {self.num_attention_heads}"
+        f"width {self.width} is not a multiple of num_heads {self.num_heads}"
       )
-    if self.hidden_act not in ACTIVATIONS:
+    if self.activation not in ACTIVATIONS:
       problems.append(
-        f"hidden_act {self.hidden_act!r} is not one of {ACTIVATIONS}"
+        f"activation {self.activation!r} is not one of {ACTIVATIONS}"
       )
     if problems:
       raise ValueError("CLIP tower: " + "; ".join(problems))
@@ -75,12 +74,12 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Maps [B, T, D] to the same shape; mask [B, T, T], True = may be seen."""
-    width = self.tower.hidden_size
+    width = self.tower.width
     q, k, v = (
       layers.Linear(width, self.dtype, name=name)(x)
       for name in ("q_proj", "k_proj", "v_proj")
     )
-    heads = self.tower.num_attention_heads
+    heads = self.tower.num_heads
     h = attention.self_attention(q, k, v, heads, mask)
     return layers.Linear(width, self.dtype, name="out_proj")(h)
 
@@ -95,10 +94,10 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Maps [B, T, D] to the same shape; mask [B, T, T], True = may be seen."""
     t = self.tower
-    h = layers.layer_norm(t.layer_norm_eps, self.dtype, "layer_norm1")(x)
+    h = layers.layer_norm(t.norm_epsilon, self.dtype, "layer_norm1")(x)
     x += Attention(t, self.dtype, name="self_attn")(h, mask)
-    h = layers.layer_norm(t.layer_norm_eps, self.dtype, "layer_norm2")(x)
-    mlp = layers.MLP(t.intermediate_size, t.hidden_act, self.dtype, name="mlp")
+    h = layers.layer_norm(t.norm_epsilon, self.dtype, "layer_norm2")(x)
+    mlp = layers.MLP(t.mlp_width, t.activation, self.dtype, name="mlp")
     return x + mlp(h)
 
 
@@ -123,7 +122,7 @@ class Clip:
     """Returns random float32 parameters."""
     keys = jax.random.split(key, 9)
     patches = (self.image_size // self.patch_size) ** 2
-    dv, dt = self.vision.hidden_size, self.text.hidden_size
+    dv, dt = self.vision.width, self.text.width
     patch = (self.patch_size, self.patch_size, 3, dv)
     e = self.projection_dim
 
@@ -234,7 +233,7 @@ class Clip:
 
   def _see(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Maps normalised [B, S, S, 3] to [B, D], the class token's vector."""
-    patch, width = self.patch_size, self.vision.hidden_size
+    patch, width = self.patch_size, self.vision.width
     grid = self.image_size // patch
     # A convolution whose stride is its size is a matrix product of patches.
     x = pixels[:, : grid * patch, : grid * patch].astype(self.dtype)
@@ -265,9 +264,9 @@ class Clip:
     return self._norm(self.text, params["final_layer_norm"], x)
 
   def _init_layers(self, tower: Tower, key: jax.Array) -> PyTree:
-    x = jnp.zeros((1, 1, tower.hidden_size))
+    x = jnp.zeros((1, 1, tower.width))
     return layers.init_stack(
-      Block(tower, self.dtype), key, tower.num_hidden_layers, x, None
+      Block(tower, self.dtype), key, tower.num_layers, x, None
     )
 
   def _encode(
@@ -281,7 +280,7 @@ class Clip:
     return layers.scan_stack(step, x, params, remat="none")[0]
 
   def _norm(self, tower: Tower, params: PyTree, x: jax.Array) -> jax.Array:
-    norm = layers.layer_norm(tower.layer_norm_eps, self.dtype, None)
+    norm = layers.layer_norm(tower.norm_epsilon, self.dtype, None)
     return norm.apply({"params": params}, x)
 
 

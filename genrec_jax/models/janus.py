@@ -144,7 +144,7 @@ class Janus:
     """Parameters that no code's logits depend on: text's head, VQ tokenizer."""
     return "(language/lm_head|tokenizer)/.*"
 
-  def computing(self, *, dtype: str, remat: str = "none") -> "Janus":
+  def with_compute(self, *, dtype: str, remat: str = "none") -> "Janus":
     """Returns the same model with another compute type and remat policy.
 
     The image tokenizer stays in float32: it is small, and its codes are an
@@ -244,7 +244,7 @@ class Janus:
       {name: params[name] for name in cast if name in params},
     )
 
-  def loop_params(self, params: PyTree) -> PyTree:
+  def decode_subtree(self, params: PyTree) -> PyTree:
     """Returns the subtree that `decode_step` reads, in the compute type."""
     language = {name: params["language"][name] for name in ("layers", "norm")}
     return self.cast_params(
@@ -253,7 +253,7 @@ class Janus:
 
   def decode_params(self, params: PyTree) -> PyTree:
     """Lays parameters out for `decode_step`; call once per rollout."""
-    params = self.loop_params(params)
+    params = self.decode_subtree(params)
     return params | {
       "language": self.language.decode_params(params["language"])
     }
@@ -310,7 +310,7 @@ class Janus:
     )
     return self.language.logits(params, hidden), cache
 
-  def code_hidden(
+  def teacher_forced_hidden(
     self,
     params: PyTree,
     embeds: jax.Array,
@@ -323,7 +323,9 @@ class Janus:
     """
     # Code i is predicted at the token before it, code 0 at the prompt's last.
     answers = self._embed_codes(params, codes[:, :, :-1])
-    return self.language.answer(params["language"], embeds, mask, answers)
+    return self.language.forward_shared_prefix(
+      params["language"], embeds, mask, answers
+    )
 
   def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
     """Returns a code's logits [..., C] float32 of the state before it."""
@@ -336,8 +338,8 @@ class Janus:
     mask: jax.Array,
     codes: jax.Array,
   ) -> jax.Array:
-    """Returns `logits` of `code_hidden`: [P, G, I, C] float32."""
-    hidden = self.code_hidden(params, embeds, mask, codes)
+    """Returns `logits` of `teacher_forced_hidden`: [P, G, I, C] float32."""
+    hidden = self.teacher_forced_hidden(params, embeds, mask, codes)
     return self.logits(params, hidden)
 
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:

@@ -222,7 +222,7 @@ class Llama:
       hidden=self._norm(params, hidden[:, -1]),
     )
 
-  def answer(
+  def forward_shared_prefix(
     self,
     params: PyTree,
     embeds: jax.Array,
@@ -320,8 +320,8 @@ class Llama:
           _append(cache.values[i], v, index),
         )
         own = (x.reshape(*q.shape[:3], -1, self.head_width) for x in kept)
-        far = prefix.keys[i], prefix.values[i], prefix.mask
-        return attention.attend(q, *own, mask, far), kept
+        shared = prefix.keys[i], prefix.values[i], prefix.mask
+        return attention.attend(q, *own, mask, shared), kept
 
       x, (k, v) = Block(self).apply({"params": layer}, x, rope, attend)
       x = sharding.constrain_batch(x)

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 # By which a policy of `jax.checkpoint` knows what attention returns.
-NAME = "attended"
+ATTENTION_OUTPUT = "attended"
 # Finite: a row with every key masked must not become NaN, even if unused.
 _MASKED = -1e30
 # Queries that attend at a time, about: the scores of all 3,000 tokens of a
@@ -70,7 +70,7 @@ def attend(
     [P, K, G, R, T, H] in the type of `q`; the softmax is float32.
   """
   if not causal:
-    return checkpoint_name(_in_blocks(q, k, v, mask, prefix), NAME)
+    return checkpoint_name(_in_blocks(q, k, v, mask, prefix), ATTENTION_OUTPUT)
   t = q.shape[-2]
   size = -(-t // min(_PARTS, -(-t // _BLOCK)))
   out = []
@@ -81,7 +81,7 @@ def attend(
       seen &= mask[..., :stop]
     own = k[..., :stop, :], v[..., :stop, :]
     out.append(_in_blocks(q[..., start:stop, :], *own, seen, prefix))
-  return checkpoint_name(jnp.concatenate(out, -2), NAME)
+  return checkpoint_name(jnp.concatenate(out, -2), ATTENTION_OUTPUT)
 
 
 def attend_shared(
@@ -154,22 +154,24 @@ def _in_blocks(q, k, v, mask, prefix):
 def _attend(q, k, v, mask, prefix):
   """Attends with all queries at once; see `attend`."""
   p, kv, g, r, t, h = q.shape
-  own = _scores(q.reshape(p, kv, g, r * t, h), k).reshape(p, kv, g, r, t, -1)
+  own_scores = _scores(q.reshape(p, kv, g, r * t, h), k).reshape(
+    p, kv, g, r, t, -1
+  )
   if mask is not None:
-    own = jnp.where(mask, own, _MASKED)
-  peak = jnp.max(own, -1, keepdims=True)
+    own_scores = jnp.where(mask, own_scores, _MASKED)
+  peak = jnp.max(own_scores, -1, keepdims=True)
   if prefix is not None:
     keys, values, seen = prefix
-    far = _scores(q.reshape(p, kv, g * r * t, h), keys, "hs")
-    far = jnp.where(seen[:, None, None, :], far, _MASKED)
-    far = far.reshape(p, kv, g, r, t, -1)
-    peak = jnp.maximum(peak, jnp.max(far, -1, keepdims=True))
+    prefix_scores = _scores(q.reshape(p, kv, g * r * t, h), keys, "hs")
+    prefix_scores = jnp.where(seen[:, None, None, :], prefix_scores, _MASKED)
+    prefix_scores = prefix_scores.reshape(p, kv, g, r, t, -1)
+    peak = jnp.maximum(peak, jnp.max(prefix_scores, -1, keepdims=True))
   peak = jax.lax.stop_gradient(peak)
-  weights = jnp.exp(own - peak)
+  weights = jnp.exp(own_scores - peak)
   total = jnp.sum(weights, -1, keepdims=True)
   out = _mix(weights.reshape(p, kv, g, r * t, -1), v).reshape(q.shape)
   if prefix is not None:
-    weights = jnp.exp(far - peak)
+    weights = jnp.exp(prefix_scores - peak)
     total += jnp.sum(weights, -1, keepdims=True)
     out += _mix(weights.reshape(p, kv, g * r * t, -1), values).reshape(q.shape)
   return (out / total).astype(q.dtype)

@@ -296,7 +296,7 @@ def saved_step(workdir: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Saved:
+class SavedParam:
   """A parameter in a checkpoint; `saved[index]` reads a slice as numpy."""
 
   folder: str
@@ -341,8 +341,8 @@ def open_params(workdir: str, step: int | None = None) -> dict[str, Any]:
   """Opens the trained parameters of a workdir's checkpoint, the newest.
 
   Returns:
-    A nested dict of `Saved`: the trainable parameters only, to lay over those
-    of `config.json`'s base model.
+    A nested dict of `SavedParam`: the trainable parameters only, to lay over
+    those of `config.json`'s base model.
 
   Raises:
     UserError: the workdir has no whole checkpoint.
@@ -357,7 +357,7 @@ def open_params(workdir: str, step: int | None = None) -> dict[str, Any]:
   )
   return unflatten(
     {
-      path: Saved(
+      path: SavedParam(
         folder,
         path.replace("/", "."),
         tuple(leaf.shape),

@@ -63,7 +63,7 @@ def train_step(
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
       return losses, jnp.argmax(logits, -1) == codes
 
-    hidden = model.code_hidden(params, embeds, prompt.mask, codes)
+    hidden = model.teacher_forced_hidden(params, embeds, prompt.mask, codes)
     losses, right = sampling.in_chunks(model, score, hidden, codes)
     return losses.mean(), {"code_accuracy": right.mean()}
 

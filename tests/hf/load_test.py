@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 def test_a_folder_in_hf_format(folder):
   loaded = load.load_generator(folder, dtype="bfloat16", remat="dots")
   _, model, params = tiny_janus.pair()
-  assert loaded.model == model.computing(dtype="bfloat16", remat="dots")
+  assert loaded.model == model.with_compute(dtype="bfloat16", remat="dots")
   assert loaded.processor.boi_id == tiny_janus.BOI
   assert loaded.source == str(folder)
   jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
@@ -79,7 +79,7 @@ def test_parameters_go_straight_onto_a_mesh(folder, monkeypatch, piece):
 
 def test_opening_reads_no_weights(tmp_path, monkeypatch):
   folder = tiny_janus.save(tmp_path)
-  monkeypatch.setattr(safetensors_io.LazyTensor, "__getitem__", None)
+  monkeypatch.setattr(safetensors_io.SafetensorsView, "__getitem__", None)
   assert load.open_generator(folder, dtype="float32").source == str(folder)
 
 

@@ -164,7 +164,7 @@ def test_janus_pro_1b_in_bfloat16(tmp_path, monkeypatch):
   shutil.rmtree(source)
   theirs = drawn_by_torch(out, monkeypatch)
   gc.collect()
-  exact = loaded.model.computing(dtype="float32")
+  exact = loaded.model.with_compute(dtype="float32")
   for kind, (ids, seen) in prompts(loaded.processor).items():
     prompt = as_prompt(ids, seen)
     their_ids, expected, their_logits = theirs[kind]

@@ -313,5 +313,5 @@ def test_published_sizes_and_their_sharding(preset, count, width):
 
 
 def test_bad_tower_is_refused():
-  with pytest.raises(ValueError, match=r"multiple.*; hidden_act 'relu'"):
+  with pytest.raises(ValueError, match=r"multiple.*; activation 'relu'"):
     clip.Tower(10, 20, 1, 3, "relu")

@@ -225,7 +225,7 @@ def test_padding_changes_nothing(pair):
 
 def test_bfloat16_gives_float32_logits_and_keeps_the_image_tokenizer(pair):
   _, ours, params = pair
-  model = ours.computing(dtype="bfloat16", remat="dots")
+  model = ours.with_compute(dtype="bfloat16", remat="dots")
   assert model.tokenizer == ours.tokenizer
   prompt = prompt_of(*tiny_janus.prompts(with_images=True))
   codes = np.zeros((3, 1, ours.image_tokens), np.int32)
@@ -238,7 +238,7 @@ def test_bfloat16_gives_float32_logits_and_keeps_the_image_tokenizer(pair):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_one_key_draws_one_set_of_parameters(pair, dtype):
   _, ours, params = pair
-  ours = ours.computing(dtype=dtype)
+  ours = ours.with_compute(dtype=dtype)
   init = jax.jit(ours.init)
   assert not tree.diff(params, init(jax.random.key(0)))
   jax.tree.map(

@@ -195,7 +195,7 @@ def test_bfloat16_caches_are_bfloat16_and_scores_agree(pair):
   assert prefix.keys.dtype == jnp.bfloat16
   cache, found = jax.jit(lambda: decode(ours, params, prefix, answers))()
   assert cache.keys[0].dtype == jnp.bfloat16
-  expected = ours.answer(params, x, mask, answers)[:, :, 1:]
+  expected = ours.forward_shared_prefix(params, x, mask, answers)[:, :, 1:]
   assert expected.dtype == jnp.bfloat16
   # Eight bits of mantissa through three layers.
   np.testing.assert_allclose(

@@ -66,7 +66,7 @@ def test_codes_are_found_in_float32():
   params = {"tokenizer": shapes(model.tokenizer)}
   pixels = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
   # In a run that computes in bfloat16, too: the tokenizer keeps its type.
-  half = model.computing(dtype="bfloat16", remat="none")
+  half = model.with_compute(dtype="bfloat16", remat="none")
   for encode in (model.encode_pixels, half.encode_pixels):
     assert precisions(encode, params, pixels) == {HIGHEST}
 

@@ -113,7 +113,7 @@ def outputs():
 
   @functools.partial(jax.jit, static_argnames="dtype")
   def compute(params, dtype):
-    model = MODEL.computing(dtype=dtype, remat="full")
+    model = MODEL.with_compute(dtype=dtype, remat="full")
     embeds = model.embed(params, batch.prompt)
     options = {"guidance": 2.0}
     rollout = sampling.sample_images(

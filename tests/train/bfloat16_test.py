@@ -84,7 +84,7 @@ def take(loaded, batch, rollout):
     objective |= options.pop("objective", {})
     step = functools.partial(
       rl.train_step,
-      model=loaded.model.computing(dtype=dtype, remat="full"),
+      model=loaded.model.with_compute(dtype=dtype, remat="full"),
       clip=clip,
       optimizer=optimizer,
       gather=lambda params: params,

@@ -328,7 +328,7 @@ def test_bfloat16_computes_and_float32_is_kept(params, clip_params, single):
     params,
     clip_params,
     1,
-    model=MODEL.computing(dtype="bfloat16"),
+    model=MODEL.with_compute(dtype="bfloat16"),
     optimizer=optax.chain(KEEP, optax.adamw(1e-3)),
     advantage="reinforce",
   )

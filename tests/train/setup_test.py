@@ -23,7 +23,7 @@ from tests import rounding
 from tests.tiny import amplified, random_batch, tiny_clip, tiny_janus
 
 CLIP = tiny_clip()
-MODEL = tiny_janus().computing(dtype="bfloat16", remat="full")
+MODEL = tiny_janus().with_compute(dtype="bfloat16", remat="full")
 HEAD = "language/lm_head/kernel"
 
 

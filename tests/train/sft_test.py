@@ -108,7 +108,7 @@ def test_bfloat16_computes_and_float32_is_kept(params, alone):
     params,
     random_batch(8),
     0.5,
-    model=MODEL.computing(dtype="bfloat16"),
+    model=MODEL.with_compute(dtype="bfloat16"),
     optimizer=optax.chain(KEEP, optax.adamw(1e-3)),
   )
   assert_float32(state)
