@@ -16,7 +16,7 @@ from genrec_jax.nn.layers import REMAT_POLICIES
 TASKS = {
   "sft": "genrec_jax.train.sft",
   "rl": "genrec_jax.train.rl",
-  "evaluate": "genrec_jax.evals.evaluate",
+  "evaluate": "genrec_jax.evals.task",
 }
 _DTYPES = ("float32", "bfloat16")
 NAMES: Mapping[str, Collection[str]] = {

@@ -79,7 +79,7 @@ class Catalogue(Sequence):
 
 def score_all(
   embed_images: Callable[[np.ndarray], Any],
-  windows: Sequence[held_out.Window],
+  windows: Sequence[held_out.HeldOutBatch],
   catalogue: Sequence[np.ndarray],
   *,
   num_samples: int,

@@ -19,7 +19,7 @@ from genrec_jax.core.types import Batch, Prompt, PyTree
 from genrec_jax.data import builders, pipeline
 from genrec_jax.evals import baselines
 from genrec_jax.evals.held_out import (
-  Window,
+  HeldOutBatch,
   concatenate,
   prepare,
   read_attributes,
@@ -48,11 +48,13 @@ class Evaluator(NamedTuple):
 
   draw: Callable[[PyTree, Prompt, jax.Array], jax.Array]  # see `make_draw`
   embed: Embed
-  windows: Sequence[Window]
+  windows: Sequence[HeldOutBatch]
   catalogue: Sequence[np.ndarray]  # every item's picture, uint8 [h, w, 3]
   copy_threshold: float  # see `scores.clip_scores`
   seed: int  # of noise, shuffling, random items and bootstrap
-  during: Sequence[Window] = ()  # validation windows, for mid-run evaluation
+  during: Sequence[
+    HeldOutBatch
+  ] = ()  # validation windows, for mid-run evaluation
   # (params, uint8 [P, h, w, 3]) -> the same through the model's image
   # tokenizer and back; see `make_reconstruct`.
   reconstruct: Callable[[PyTree, np.ndarray], jax.Array] | None = None
@@ -247,7 +249,7 @@ def population(dataset: builders.Dataset) -> str:
 def evaluate_model(
   draw: Draw,
   embed: Embed,
-  windows: Sequence[Window],
+  windows: Sequence[HeldOutBatch],
   key: jax.Array,
   *,
   copy_threshold: float,

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from genrec_jax.data import world
-from genrec_jax.evals.held_out import Window
+from genrec_jax.evals.held_out import HeldOutBatch
 
 _INLINE_SIDE = 128  # pixels; larger pictures are shrunk for the page
 
@@ -35,7 +35,7 @@ class User(NamedTuple):
 
 
 def examples(
-  windows: Sequence[Window],
+  windows: Sequence[HeldOutBatch],
   samples: Mapping[str, np.ndarray],
   per_model: int = 5,
 ) -> list[User]:
@@ -158,7 +158,7 @@ def _data_uri(image: np.ndarray) -> str:
   return f"data:image/{kind};base64,{data}"
 
 
-def _words(window: Window, row: int) -> tuple[str, ...]:
+def _words(window: HeldOutBatch, row: int) -> tuple[str, ...]:
   """Returns what a user wants in words; () where it is not known."""
   if window.wants is None:
     return ()

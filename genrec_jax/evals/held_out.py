@@ -20,7 +20,7 @@ from genrec_jax.runtime.distributed import to_host
 _EMPTY = np.uint8(236)  # light grey: there is no item
 
 
-class Window(NamedTuple):
+class HeldOutBatch(NamedTuple):
   """P held-out users, one evaluation window each; all arrays are numpy."""
 
   batch: Batch
@@ -37,7 +37,7 @@ def prepare(
   batches: Iterable[Any],
   embed_targets: Callable[[Batch], rewards.Targets],
   batch_size: int,
-) -> list[Window]:
+) -> list[HeldOutBatch]:
   """Reads evaluation batches into memory and embeds their targets once.
 
   Args:
@@ -46,7 +46,7 @@ def prepare(
     batch_size: P; no batch has more rows.
   """
   fill = functools.partial(_fill, size=batch_size)
-  windows: list[Window] = []
+  windows: list[HeldOutBatch] = []
   for batch, info in batches:
     count = len(batch.history_mask)
     batch = jax.tree.map(lambda values: fill(np.asarray(values)), batch)
@@ -58,7 +58,7 @@ def prepare(
       attributes = world.read(history.reshape(-1, *history.shape[2:]))
       attributes = attributes.reshape(*history.shape[:2], -1)
     windows.append(
-      Window(
+      HeldOutBatch(
         batch=batch,
         count=count,
         names=tuple(str(name) for name in info["user"]),
@@ -89,7 +89,9 @@ def derangement(users: int, seed: int) -> np.ndarray:
   return source
 
 
-def read_attributes(window: Window, images: np.ndarray) -> np.ndarray | None:
+def read_attributes(
+  window: HeldOutBatch, images: np.ndarray
+) -> np.ndarray | None:
   """Returns what images uint8 [P, G, h, w, 3] show, [P, G, 5] int.
 
   None where the truth is not known.
@@ -101,7 +103,7 @@ def read_attributes(window: Window, images: np.ndarray) -> np.ndarray | None:
 
 
 def score(
-  window: Window,
+  window: HeldOutBatch,
   embeds: np.ndarray,
   shown: np.ndarray | None,
   copy_threshold: float,
@@ -135,7 +137,7 @@ def score(
 
 
 def score_others(
-  windows: Sequence[Window],
+  windows: Sequence[HeldOutBatch],
   embeds: np.ndarray,
   shown: np.ndarray | None,
   source: np.ndarray,
@@ -175,7 +177,7 @@ def concatenate(
 
 
 def grid(
-  windows: Sequence[Window], samples: np.ndarray, gap: int = 2
+  windows: Sequence[HeldOutBatch], samples: np.ndarray, gap: int = 2
 ) -> np.ndarray:
   """Lays out users as rows: history | samples | real next item.
 

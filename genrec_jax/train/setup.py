@@ -14,7 +14,7 @@ from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import builders, pipeline
-from genrec_jax.evals import calibration, evaluate
+from genrec_jax.evals import calibration, lineage, task
 from genrec_jax.hf import load
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
@@ -63,7 +63,7 @@ class Parts(NamedTuple):
   state: TrainState
   frozen: PyTree
   iterator: Any
-  evaluator: evaluate.Evaluator
+  evaluator: task.Evaluator
   rows: list[tuple[str, Callable[[], PyTree]]]  # models to compare with
 
 
@@ -234,7 +234,7 @@ def build(
     future_horizon=config.data.future_horizon,
     seed=config.data.seed,
   )
-  warnings = evaluate.warnings(
+  warnings = lineage.warnings(
     config.model.checkpoint, config.clip.checkpoint, dataset
   )
   for line in warnings:
@@ -248,9 +248,9 @@ def build(
   # Before the run, not after it, is when a row that cannot be must be told.
   if config.eval.get("base"):
     load.resolve(config.eval.base)
-  rows = evaluate.present(evaluate.ancestors(config.to_dict()))
+  rows = lineage.existing(lineage.trained_from(config.to_dict()))
   layout, types = _shardings(plan.params), _types(plan.params)
-  rows = evaluate.open_rows(rows, loaded, layout, **compute)
+  rows = lineage.open_models(rows, loaded, layout, **compute)
   # In the shapes and types of the model that trains, so that what is compiled
   # for it serves them all.
   rows = [
@@ -303,7 +303,7 @@ def build(
     **window,
   )
 
-  evaluator = evaluate.build(
+  evaluator = task.build(
     plan.model,
     loaded.processor,
     plan.clip,
@@ -381,11 +381,11 @@ def train(
 
   def held_out(state, frozen):
     params = whole(state, frozen)
-    return evaluate.held_out(
+    return task.held_out(
       lambda prompt, key: evaluator.draw(params, prompt, key),
       evaluator.embed,
       evaluator.during,
-      evaluate.noise(config.seed),
+      task.noise(config.seed),
       copy_threshold=evaluator.copy_threshold,
       population=evaluator.population,
     )
@@ -396,7 +396,7 @@ def train(
     for array in jax.tree.leaves([state.opt_state, spare]):
       array.delete()
     own = (config.task, whole(state, frozen))
-    evaluate.finish([*parts.rows, own], evaluator, workdir)
+    task.finish([*parts.rows, own], evaluator, workdir)
 
   loop.run(
     loop.Task(

@@ -7,7 +7,7 @@ import pytest
 from genrec_jax import rewards
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import world
-from genrec_jax.evals.evaluate import Embed
+from genrec_jax.evals.task import Embed
 
 USERS, SIZE, HISTORY, FUTURE, SAMPLES, WIDTH = 10, 4, 5, 3, 4, 16
 

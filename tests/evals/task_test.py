@@ -14,9 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import builders, world
-from genrec_jax.evals import evaluate, per_user
 from genrec_jax.evals import evaluator as evaluator_lib
-from genrec_jax.hf import load
+from genrec_jax.evals import per_user, task
 from genrec_jax.models.clip import Clip, Tower
 from genrec_jax.models.janus import RULES, Janus
 from genrec_jax.models.llama import Llama
@@ -158,8 +157,8 @@ def checkpoints(monkeypatch):
     )
     return clip, jax.device_put(_random(clip, seed=9), place), _tokenizer(12)
 
-  monkeypatch.setattr(evaluate.load, "open_generator", open_generator)
-  monkeypatch.setattr(evaluate.load, "load_clip", load_clip)
+  monkeypatch.setattr(task.load, "open_generator", open_generator)
+  monkeypatch.setattr(task.load, "load_clip", load_clip)
   return sizes, others, loaded
 
 
@@ -175,7 +174,7 @@ def test_run_compares_a_workdir_with_what_it_came_from(
     model={"checkpoint": sft},
     eval={"base": "first"},
   )
-  evaluate.run(_config(checkpoint=rl), str(tmp_path / "out"))
+  task.run(_config(checkpoint=rl), str(tmp_path / "out"))
   summary = json.loads((tmp_path / "out" / "summary.json").read_text())
   assert summary["users"] == 8
   assert list(summary["models"])[:3] == ["base", "sft", "rl"]
@@ -197,7 +196,7 @@ def test_run_compares_a_workdir_with_what_it_came_from(
   assert checkpoints[-1] == ["first", sft, rl]  # each once
   # The same place serves the evaluation of another model.
   shutil.rmtree("first")
-  evaluate.run(_config(checkpoint=sft), str(tmp_path / "out"))
+  task.run(_config(checkpoint=sft), str(tmp_path / "out"))
   summary = json.loads((tmp_path / "out" / "summary.json").read_text())
   assert list(summary["models"])[:2] == ["sft", "real_next_item"]
   assert "no row 'base' in the table" in capsys.readouterr().out
@@ -220,7 +219,7 @@ def test_run_refuses_rows_that_do_not_compare(
       tmp_path / f"sft_{name}", task="sft", model={"checkpoint": name}
     )
     with pytest.raises(UserError, match=message):
-      evaluate.run(_config(checkpoint=sft), str(tmp_path / "out"))
+      task.run(_config(checkpoint=sft), str(tmp_path / "out"))
   assert not (tmp_path / "out").exists()
   assert not loaded
 
@@ -231,7 +230,7 @@ def test_run_refuses_other_data_than_it_was_trained_on(tmp_path):
 
   config = _config(checkpoint=workdir("here", path="", held_out=7, seed=0))
   with pytest.raises(UserError) as error:
-    evaluate.run(config, str(tmp_path / "out"))
+    task.run(config, str(tmp_path / "out"))
   assert str(error.value).splitlines()[1:] == [
     "  data.held_out: 7 there, 16 now"
   ]
@@ -240,7 +239,7 @@ def test_run_refuses_other_data_than_it_was_trained_on(tmp_path):
     checkpoint=workdir("there", path="/x", held_out=7, history_length=2)
   )
   with pytest.raises(UserError) as error:
-    evaluate.run(config, str(tmp_path / "out"))
+    task.run(config, str(tmp_path / "out"))
   assert str(error.value).splitlines()[1:] == [
     "  data.history_length: 2 there, 5 now"
   ]
@@ -249,8 +248,8 @@ def test_run_refuses_other_data_than_it_was_trained_on(tmp_path):
 def test_mid_run_windows_are_not_those_of_the_end(tmp_path, checkpoints):
   del checkpoints
   dataset = builders.synthetic(tmp_path / "data", num_users=20, held_out=10)
-  clip, params, tokenizer = evaluate.load.load_clip("", dtype="float32")
-  evaluator = evaluate.build(
+  clip, params, tokenizer = task.load.load_clip("", dtype="float32")
+  evaluator = task.build(
     _janus(),
     _Processor(),
     clip,
@@ -289,7 +288,7 @@ def test_run_refuses_a_batch_the_devices_do_not_divide(tmp_path, checkpoints):
   config = _config(checkpoint="tiny_sft")
   config.eval.batch_size = 3
   with pytest.raises(UserError, match=r"eval\.batch_size=3"):
-    evaluate.run(config, str(tmp_path / "out"))
+    task.run(config, str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -299,49 +298,3 @@ def test_run_refuses_a_batch_the_devices_do_not_divide(tmp_path, checkpoints):
 def test_who_is_evaluated_is_said_as_it_is(held_out, expected):
   dataset = SimpleNamespace(index=SimpleNamespace(held_out=held_out))
   assert evaluator_lib.population(dataset) == expected
-
-
-def test_bundled_models_are_warned_of_where_they_meet_photos(tmp_path):
-  photos = SimpleNamespace(users=[{"id": b"7"}], path="data/movies")
-  world_made = SimpleNamespace(users=[{"wants": 0}], path="runs/data/synthetic")
-  (tmp_path / "hf").mkdir()
-  real = str(tmp_path / "hf")
-  run = _workdir(
-    tmp_path / "sft", task="sft", model={"checkpoint": "tiny_base"}
-  )
-  for checkpoint, clip, named in (
-    ("tiny_sft", real, "tiny_sft:"),
-    (real, "tiny_clip", "tiny_clip:"),
-    (str(load.ASSETS / "tiny_sft"), real, str(load.ASSETS / "tiny_sft")),
-    (run, real, "tiny_base:"),  # what a run came from
-    ("tiny_sft", "tiny_clip", "tiny_sft, tiny_clip:"),
-  ):
-    (line,) = evaluate.warnings(checkpoint, clip, photos)
-    assert line.startswith(named)
-    assert "mean nothing" in line
-    assert evaluate.warnings(checkpoint, clip, world_made) == []
-  assert evaluate.warnings(real, real, photos) == []
-
-
-def test_lineage(tmp_path):
-  assert evaluate.lineage("tiny_base") == [("base", "tiny_base")]
-  assert evaluate.lineage("tiny_sft") == [("sft", "tiny_sft")]
-  folder = _workdir(tmp_path / "hf", model_type="janus")
-  assert evaluate.lineage(folder) == [("model", folder)]
-  gone = _workdir(tmp_path / "sft", task="sft", model={"checkpoint": "gone"})
-  assert evaluate.lineage(gone) == [("base", "gone"), ("sft", gone)]
-  assert evaluate.present(evaluate.lineage(gone)) == [("sft", gone)]
-  # A base that is known is believed, one that is not is taken from eval.base.
-  eval_base = {"base": "tiny_base"}
-  rl = _workdir(
-    tmp_path / "rl", task="rl", model={"checkpoint": gone}, eval=eval_base
-  )
-  older = [("base", "gone"), ("sft", gone)]
-  assert evaluate.lineage(rl) == [*older, ("rl", rl)]
-  config = {"task": "rl", "model": {"checkpoint": rl}}
-  assert evaluate.ancestors(config) == [*older, ("start", rl)]
-  config = {"task": "rl", "model": {"checkpoint": folder}, "eval": eval_base}
-  assert evaluate.ancestors(config) == [
-    ("base", "tiny_base"),
-    ("model", folder),
-  ]

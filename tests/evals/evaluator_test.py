@@ -8,7 +8,7 @@ import pytest
 
 from genrec_jax.core import sharding
 from genrec_jax.data import world
-from genrec_jax.evals import baselines, evaluate, scores
+from genrec_jax.evals import baselines, scores, task
 from genrec_jax.evals import evaluator as evaluator_lib
 from genrec_jax.evals.held_out import derangement, prepare, score_others
 from tests import rounding
@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 @pytest.fixture
 def evaluator(batches, embed, fake_draw, catalogue):
   windows = prepare(batches(known=True), embed.targets, 4)
-  return evaluate.Evaluator(fake_draw, embed, windows, catalogue, 0.95, 0)
+  return task.Evaluator(fake_draw, embed, windows, catalogue, 0.95, 0)
 
 
 def _evaluate(evaluator, fidelity, **kwargs):
@@ -102,7 +102,7 @@ def test_no_image_is_generated_for_shuffled_rows(evaluator, tmp_path):
     return evaluator.draw(fidelity, prompt, key)
 
   rows = [("sft", 0.5), ("rl", 1.0)]
-  evaluate.finish(rows, evaluator._replace(draw=draw), str(tmp_path))
+  task.finish(rows, evaluator._replace(draw=draw), str(tmp_path))
   assert calls == [0.5] * 3 + [1.0] * 3
 
 
@@ -160,7 +160,7 @@ def test_copy_last_is_undefined_without_a_history(evaluator):
 
 
 def test_held_out_gives_means_and_a_grid(evaluator):
-  metrics, grid = evaluate.held_out(
+  metrics, grid = task.held_out(
     functools.partial(evaluator.draw, 1.0),
     evaluator.embed,
     evaluator.windows[:2],
@@ -185,7 +185,7 @@ def test_finish_leaves_a_summary_a_table_and_a_page(
     return 1.0
 
   rows = [("base", 0.0), ("sft", 0.7), ("rl", late)]
-  summary = evaluate.finish(rows, evaluator, str(tmp_path), num_examples=3)
+  summary = task.finish(rows, evaluator, str(tmp_path), num_examples=3)
   assert loaded == ["rl"]
   assert json.loads((tmp_path / "summary.json").read_text()) == summary
   assert summary["users"] == 10
@@ -218,8 +218,8 @@ def test_finish_without_the_truth(
   batches, embed, fake_draw, catalogue, tmp_path
 ):
   windows = prepare(batches(known=False), embed.targets, 4)
-  parts = evaluate.Evaluator(fake_draw, embed, windows, catalogue, 0.95, 0)
-  summary = evaluate.finish([("sft", 0.9)], parts, str(tmp_path))
+  parts = task.Evaluator(fake_draw, embed, windows, catalogue, 0.95, 0)
+  summary = task.finish([("sft", 0.9)], parts, str(tmp_path))
   for row in summary["models"].values():
     assert "preference_match" not in row
     assert "copy_rate" in row
@@ -230,7 +230,7 @@ def test_finish_without_the_truth(
 
 def test_finish_with_a_single_user_has_no_shuffled_rows(evaluator, tmp_path):
   lonely = evaluator._replace(windows=[evaluator.windows[0]._replace(count=1)])
-  summary = evaluate.finish([("sft", 0.9)], lonely, str(tmp_path))
+  summary = task.finish([("sft", 0.9)], lonely, str(tmp_path))
   assert summary["users"] == 1
   assert summary["shuffled"] == {}
 
@@ -286,7 +286,7 @@ def test_one_compilation_serves_all_rows(
   }
   embed = evaluator_lib.make_embed(clip, clip_params, mesh=mesh)
   windows = prepare(batches(known=True), embed.targets, 4)
-  parts = evaluate.Evaluator(
+  parts = task.Evaluator(
     evaluator_lib.make_draw(None, num_samples=2, mesh=mesh),
     embed,
     windows,
@@ -298,7 +298,7 @@ def test_one_compilation_serves_all_rows(
     (name, {"shift": jnp.float32(shift)})
     for name, shift in (("base", 0.0), ("sft", 0.5), ("rl", 1.0))
   ]
-  summary = evaluate.finish(rows, parts, str(tmp_path))
+  summary = task.finish(rows, parts, str(tmp_path))
   assert drawn == [(4, 6)]
   assert clip.traces == [(4, 5 + 3, 32, 32, 3), (4, 2, 32, 32, 3)]
   assert summary["models"]["real_next_item"]["preference_match"]["mean"] > 0.6

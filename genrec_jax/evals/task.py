@@ -1,6 +1,6 @@
 """Evaluation: of any checkpoint as a task, during training, and at its end."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import os
 from typing import Any
@@ -16,6 +16,7 @@ from genrec_jax.data import builders
 from genrec_jax.evals import (
   baselines,
   calibration,
+  lineage,
   page,
   per_user,
   table,
@@ -31,7 +32,7 @@ from genrec_jax.evals.evaluator import (
   noise,
 )
 from genrec_jax.evals.examples import examples
-from genrec_jax.evals.held_out import Window, grid
+from genrec_jax.evals.held_out import HeldOutBatch, grid
 from genrec_jax.hf import load
 from genrec_jax.runtime import distributed, metrics
 from genrec_jax.runtime import workdir as workdir_lib
@@ -40,7 +41,7 @@ from genrec_jax.runtime import workdir as workdir_lib
 def held_out(
   draw: Draw,
   embed: Embed,
-  windows: Sequence[Window],
+  windows: Sequence[HeldOutBatch],
   key: jax.Array,
   *,
   copy_threshold: float,
@@ -177,7 +178,9 @@ def run(config: Any, workdir: str) -> None:
     **{name: config.data[name] for name in workdir_lib.WORLD_KEYS},
   )
   distributed.say(f"evaluating on {dataset.path}")
-  known = warnings(config.model.checkpoint, config.clip.checkpoint, dataset)
+  known = lineage.warnings(
+    config.model.checkpoint, config.clip.checkpoint, dataset
+  )
   for line in known:
     distributed.say(f"warning: {line}")
   compute = {"dtype": config.model.dtype}
@@ -187,8 +190,11 @@ def run(config: Any, workdir: str) -> None:
   layout = sharding.checked_shardings(
     mesh, sharding.drop_axis("data", specs), opened.shapes
   )
-  rows = open_rows(
-    present(lineage(config.model.checkpoint)), opened, layout, **compute
+  rows = lineage.open_models(
+    lineage.existing(lineage.lineage(config.model.checkpoint)),
+    opened,
+    layout,
+    **compute,
   )
   clip, clip_params, clip_tokenizer = load.load_clip(
     config.clip.checkpoint,
@@ -231,33 +237,6 @@ def run(config: Any, workdir: str) -> None:
   finish(rows, evaluator, workdir)
 
 
-def warnings(
-  checkpoint: str, clip: str, dataset: builders.Dataset
-) -> list[str]:
-  """Returns what makes numbers of this run meaningless, a line each.
-
-  The bundled tiny models have seen the synthetic world only, whose data sets
-  alone know what users want.
-
-  Args:
-    checkpoint: of the generator.
-    clip: of the judge.
-    dataset: what is evaluated on.
-  """
-  if not len(dataset.users) or "wants" in dataset.users[0]:
-    return []
-  paths = [path for _, path in lineage(checkpoint)] + [clip]
-  tiny = [p for p in dict.fromkeys(paths) if load.is_bundled(p)]
-  if not tiny:
-    return []
-  return [
-    f"{', '.join(tiny)}: bundled tiny models that know the synthetic world"
-    f" only; on {dataset.path} their images, CLIP scores and rewards mean"
-    " nothing. Give real ones: --config.model.checkpoint=DIR"
-    " --config.clip.checkpoint=DIR"
-  ]
-
-
 def _check_data(config: Any) -> None:
   """Refuses to show a model other prompts, or users it was trained on.
 
@@ -284,92 +263,3 @@ def _check_data(config: Any) -> None:
         problems,
       )
     )
-
-
-def open_rows(
-  rows: Sequence[tuple[str, str]],
-  like: load.CheckpointHandle,
-  layout: PyTree,
-  **compute: str,
-) -> list[tuple[str, Callable[[], PyTree]]]:
-  """Opens the models of a table; their weights are read when called for.
-
-  Args:
-    rows: (name, checkpoint).
-    like: the model whose compiled functions and prompts serve all rows.
-    layout: shardings of the parameters.
-    **compute: options of `load.open_generator`, as `like` was opened with.
-
-  Raises:
-    UserError: lists the rows of another architecture or vocabulary.
-  """
-  opened, problems = [], []
-  for name, path in rows:
-    other = load.open_generator(path, **compute)
-    if other.model != like.model:
-      problems.append(f"{name}, {path}: {other.model}")
-    elif _words(other) != _words(like):
-      problems.append(f"{name}, {path}: another vocabulary")
-    opened.append((name, functools.partial(other.read, layout)))
-  if problems:
-    raise UserError(
-      listed(
-        f"these cannot be rows beside {like.source}: expected its vocabulary"
-        f" and its architecture, {like.model}; found:",
-        problems,
-      )
-    )
-  return opened
-
-
-def _words(opened: load.CheckpointHandle) -> dict[str, int]:
-  return opened.processor.tokenizer.get_vocab()
-
-
-def lineage(checkpoint: str) -> list[tuple[str, str]]:
-  """Names a checkpoint and what it was trained from: [(row, path), ...].
-
-  A workdir says so in its config: an RL run after SFT has rows base, sft and
-  rl, an SFT run base and sft. Bundled checkpoints carry their name; of any
-  other folder nothing is known: 'model'. They need not be there any more.
-  """
-  config = {}
-  if os.path.exists(os.path.join(checkpoint, workdir_lib.CONFIG)):
-    config = workdir_lib.read_config(checkpoint)
-  if "task" in config:  # the config of an HF folder has none
-    return [*ancestors(config), (config["task"], checkpoint)]
-  bundled = {"tiny_base": "base", "tiny_sft": "sft"}
-  return [(bundled.get(checkpoint, "model"), checkpoint)]
-
-
-def ancestors(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """Names the models that the run of a config came from, as `lineage` does.
-
-  What SFT starts from is 'base' unless it is known to be something else; a
-  start named as the run itself, SFT after SFT, is 'start'. `eval.base` is the
-  base of a checkpoint that does not know its own.
-  """
-  rows = dict(lineage(config["model"]["checkpoint"]))
-  if config["task"] == "sft" and "model" in rows:
-    rows = {"base": rows["model"]}
-  base = config.get("eval", {}).get("base")
-  if base and "base" not in rows:
-    rows = {"base": base, **rows}
-  return list(
-    {
-      "start" if name == config["task"] else name: path
-      for name, path in rows.items()
-    }.items()
-  )
-
-
-def present(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-  """Leaves out, and says so, the rows whose folders are not there any more."""
-  found = []
-  for name, path in rows:
-    try:
-      load.resolve(path)
-      found.append((name, path))
-    except UserError as error:
-      distributed.say(f"no row {name!r} in the table: {error}")
-  return found
