@@ -132,11 +132,11 @@ def add_fingerprints(config) -> None:
   if config.task == "evaluate" or not distributed.is_first():
     return
   # They import much, for which a workdir that is refused should not wait.
-  from genrec_jax.data import builders
+  from genrec_jax.data import dataset
   from genrec_jax.hf import load
 
   for path, hashed, function in (
-    ("data.path", workdir.DATA_FINGERPRINT, builders.fingerprint),
+    ("data.path", workdir.DATA_FINGERPRINT, dataset.fingerprint),
     ("model.checkpoint", workdir.FINGERPRINT, load.fingerprint),
     ("clip.checkpoint", workdir.CLIP_FINGERPRINT, load.fingerprint),
   ):

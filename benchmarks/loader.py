@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from configs import sft as sft_config
-from genrec_jax.data import builders, index, pipeline
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import index, pipeline
 from genrec_jax.hf import load
 from genrec_jax.ingest import job, tfds_builders
 from genrec_jax.runtime import cli
@@ -89,7 +90,7 @@ def memory():
 
 def start(path, stream):
   """Prints what it takes to get at the first batch."""
-  dataset = builders.load(path)
+  dataset = dataset_lib.load(path)
   before, begun = memory(), time.perf_counter()
   iterator = iter(stream(dataset))
   next(iterator)
@@ -235,7 +236,7 @@ def main():
     start(path, stream)
 
     path = generate(folder / "tiny", 5000, 3000, 32)
-    best = report("tiny", builders.load(path), tiny, tokenizer, stream, 200)
+    best = report("tiny", dataset_lib.load(path), tiny, tokenizer, stream, 200)
     used = consume(path)
     print(
       f"  SFT of the tiny model uses {used:,.0f}: the loader makes "
@@ -244,7 +245,7 @@ def main():
     )
     path = generate(folder / "photos", 2000, 3000, 384)
     photos = functools.partial(stream, processor=large)
-    report("photos", builders.load(path), large, tokenizer, photos, 2)
+    report("photos", dataset_lib.load(path), large, tokenizer, photos, 2)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from genrec_jax.data import builders
+from genrec_jax.data import synthetic
 from genrec_jax.runtime import checkpoint
 from genrec_jax.runtime import workdir as workdir_lib
 from tests.hf import tiny_janus
@@ -167,7 +167,7 @@ SFT_DATA = ("--config.data.path=set", "--config.data.history_length=3")
 @pytest.fixture(scope="module")
 def sft(folder):
   """An SFT run on a prepared data set, with histories of its own."""
-  builders.synthetic(folder / "set", num_users=40, held_out=10)
+  synthetic.build(folder / "set", num_users=40, held_out=10)
   return finish(command(folder, "sft", "sft", *SFT_DATA))
 
 
@@ -190,7 +190,7 @@ def test_a_run_is_prolonged_on_data_that_moved_but_not_on_other(folder, sft):
   del sft
   shutil.copytree(folder / "sft", folder / "longer")
   shutil.copytree(folder / "set", folder / "moved")
-  swapped = builders.synthetic(folder / "swapped", num_users=40, seed=1)
+  swapped = synthetic.build(folder / "swapped", num_users=40, seed=1)
   more = (SFT_DATA[1], "--config.train.steps=5")
   other = (*more, f"--config.data.path={swapped}")
   output = finish(command(folder, "sft", "longer", *other), status=1)

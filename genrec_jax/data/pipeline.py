@@ -21,7 +21,8 @@ from PIL import Image
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt
-from genrec_jax.data import builders, histories, images
+from genrec_jax.data import histories, images
+from genrec_jax.data.dataset import Dataset, to_history
 from genrec_jax.data.histories import SHORT_HISTORIES
 from genrec_jax.data.index import Index
 
@@ -89,7 +90,7 @@ class Counts(NamedTuple):
 
 
 def windows(
-  dataset: builders.Dataset,
+  dataset: Dataset,
   split: str,
   *,
   history_length: int,
@@ -103,7 +104,7 @@ def windows(
   set has held-out users, validation and test are theirs only.
 
   Args:
-    dataset: see `builders.load`.
+    dataset: see `dataset.load`.
     split: one of `histories.SPLITS`.
     history_length: N, 1 or more.
     future_horizon: F, 1 or more.
@@ -159,7 +160,7 @@ def count(found: Windows) -> Counts:
   )
 
 
-def describe(dataset: builders.Dataset, **window) -> str:
+def describe(dataset: Dataset, **window) -> str:
   """Returns a line on what is trained on and who is left out; see `windows`."""
   found = count(windows(dataset, "train", **window))
   line = f"{found.windows:,} training windows of {found.users:,} users"
@@ -186,7 +187,7 @@ def _ranges(found, whole, user=slice(None)):
 
 
 def train_batches(
-  dataset: builders.Dataset,
+  dataset: Dataset,
   processor,
   clip_tokenizer,
   *,
@@ -207,7 +208,7 @@ def train_batches(
   are, so a run can go on in another number of processes.
 
   Args:
-    dataset: see `builders.load`.
+    dataset: see `dataset.load`.
     processor: of the generator, see `hf.processor`.
     clip_tokenizer: of the reward model; titles are cut to its
       `model_max_length` and padded to the data set's longest.
@@ -247,7 +248,7 @@ def train_batches(
 
 
 def eval_batches(
-  dataset: builders.Dataset,
+  dataset: Dataset,
   processor,
   clip_tokenizer,
   *,
@@ -264,7 +265,7 @@ def eval_batches(
   Made when indexed; the last batch may have fewer rows than the others.
 
   Args:
-    dataset: see `builders.load`.
+    dataset: see `dataset.load`.
     processor: see `train_batches`, as for those not named here.
     clip_tokenizer: of the reward model.
     history_length: N.
@@ -521,7 +522,7 @@ def _info(dataset, found, numbers):
   for number in numbers:
     user, target, end = found.locate(number)
     record = dataset.users[user]
-    history = builders.to_history(record)
+    history = to_history(record)
     info["user"].append(history.user)
     info["target"].append(history.items[target])
     start = max(target - found.history_length, 0)

@@ -16,7 +16,8 @@ import numpy as np
 from genrec_jax import rewards, sampling
 from genrec_jax.core import sharding
 from genrec_jax.core.types import Batch, Prompt, PyTree
-from genrec_jax.data import builders, pipeline
+from genrec_jax.data import pipeline
+from genrec_jax.data.dataset import Dataset
 from genrec_jax.evals import baselines
 from genrec_jax.evals.held_out import (
   HeldOutBatch,
@@ -164,7 +165,7 @@ def build(
   clip: Clip,
   clip_params: PyTree,
   clip_tokenizer: Any,
-  dataset: builders.Dataset,
+  dataset: Dataset,
   *,
   history_length: int,
   future_horizon: int,
@@ -188,7 +189,7 @@ def build(
     clip: the judge.
     clip_params: its parameters, on the devices.
     clip_tokenizer: of its checkpoint.
-    dataset: see `builders.load`.
+    dataset: see `dataset.load`.
     history_length: N.
     future_horizon: F.
     instruction: what the prompt asks for.
@@ -236,7 +237,7 @@ def build(
   )
 
 
-def population(dataset: builders.Dataset) -> str:
+def population(dataset: Dataset) -> str:
   """Returns whom evaluation is about, to stand after a number.
 
   A data set with held-out users is evaluated on them; of any other all users

@@ -7,7 +7,7 @@ from typing import Any
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
-from genrec_jax.data import builders
+from genrec_jax.data.dataset import Dataset
 from genrec_jax.hf import load
 from genrec_jax.runtime import distributed
 from genrec_jax.runtime import workdir as workdir_lib
@@ -101,9 +101,7 @@ def _vocabulary(opened: load.CheckpointHandle) -> dict[str, int]:
   return opened.processor.tokenizer.get_vocab()
 
 
-def warnings(
-  checkpoint: str, clip: str, dataset: builders.Dataset
-) -> list[str]:
+def warnings(checkpoint: str, clip: str, dataset: Dataset) -> list[str]:
   """Returns a line for each reason why the run's numbers mean nothing.
 
   The bundled tiny models have seen the synthetic world only, and only its data

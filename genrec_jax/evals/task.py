@@ -12,7 +12,7 @@ import numpy as np
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
-from genrec_jax.data import builders
+from genrec_jax.data import synthetic
 from genrec_jax.evals import (
   baselines,
   calibration,
@@ -173,7 +173,7 @@ def run(config: Any, workdir: str) -> None:
   sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
   _check_data(config)
   # First, as it takes least to open and is most often mistyped.
-  dataset = builders.open_or_build(
+  dataset = synthetic.open_or_build(
     config.data.path,
     **{name: config.data[name] for name in workdir_lib.WORLD_KEYS},
   )

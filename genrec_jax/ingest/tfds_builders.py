@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import tensorflow_datasets as tfds
 
-from genrec_jax.data import builders, index
+from genrec_jax.data import index, tfds_writer
 from genrec_jax.ingest import job
 from genrec_jax.ingest.readers.source import literal
 
@@ -26,7 +26,7 @@ _USERS = 2**16  # put into the index at a time
 
 
 class Benchmark(
-  builders.Prepared, tfds.core.ShardBasedBuilder, skip_registration=True
+  tfds_writer.Prepared, tfds.core.ShardBasedBuilder, skip_registration=True
 ):
   """What all benchmarks share: their records, shard by shard."""
 
@@ -121,14 +121,14 @@ def store(
   Args:
     dataset: one of `BUILDERS`.
     work: the import.
-    path: the folder to be; see `builders.prepare`.
+    path: the folder to be; see `tfds_writer.prepare`.
     finish: adds files, such as the report, before the folder gets its name.
     **beam: `beam_runner` and `beam_options` of `tfds.download.DownloadConfig`,
       to write the items' shards on Apache Beam. Its workers need the work
       folder and that of `path` under the same names.
 
   Raises:
-    UserError: see `builders.prepare`.
+    UserError: see `tfds_writer.prepare`.
   """
 
   def complete(folder):
@@ -138,7 +138,7 @@ def store(
     finish(folder)
 
   builder = functools.partial(BUILDERS[dataset], work=work)
-  return builders.prepare(
+  return tfds_writer.prepare(
     builder,
     path,
     {"dataset": dataset, **work.settings},
@@ -175,7 +175,7 @@ def _user_shards(work):
 
   def take(number):
     for row, (history, rows) in itertools.islice(histories, number):
-      yield row, builders.user_record(history, rows)
+      yield row, tfds_writer.user_record(history, rows)
 
   size = _EVENT_BYTES * _count(work, job.EVENTS)
   bounds = _bounds(_count(work, job.USERS), size)

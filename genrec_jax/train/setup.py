@@ -13,7 +13,7 @@ import optax
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree, TrainState
-from genrec_jax.data import builders, pipeline
+from genrec_jax.data import pipeline, synthetic
 from genrec_jax.evals import calibration, lineage, task
 from genrec_jax.hf import load
 from genrec_jax.models import clip as clips
@@ -226,7 +226,7 @@ def build(
     UserError: a checkpoint, data set, batch or mesh that does not fit.
   """
   # First, as it takes least to open and is most often mistyped.
-  dataset = builders.open_or_build(
+  dataset = synthetic.open_or_build(
     config.data.path,
     num_users=config.data.num_users,
     held_out=config.data.held_out,

@@ -7,7 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from genrec_jax.data import builders, histories, images, world
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import histories, images, synthetic, world
 from genrec_jax.ingest import job
 
 BOS, PAD, BOI, EOI, IMAGE, NEWLINE = range(6)
@@ -67,8 +68,8 @@ def clip_tokenizer():
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
   path = tmp_path_factory.mktemp("data") / "tiny"
-  return builders.load(
-    builders.synthetic(
+  return dataset_lib.load(
+    synthetic.build(
       path, num_users=30, held_out=10, num_events=12, future_horizon=2
     )
   )

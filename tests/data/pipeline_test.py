@@ -20,8 +20,8 @@ import pytest
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch
+from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import (
-  builders,
   histories,
   images,
   index,
@@ -65,7 +65,7 @@ def _fake_dataset(users, num_items=40):
     }
     for user, (rows, ends) in enumerate(users)
   ]
-  return builders.Dataset("memory", items, records, {})
+  return dataset_lib.Dataset("memory", items, records, {})
 
 
 @pytest.fixture
@@ -407,7 +407,7 @@ def test_an_index_in_files_serves_as_one_from_records(
   class Unread:
     """Users whose records nobody may read."""
 
-  mapped = builders.Dataset("mapped", dataset.items, Unread(), {})
+  mapped = dataset_lib.Dataset("mapped", dataset.items, Unread(), {})
   mapped.__dict__["index"] = read
   stream_of = functools.partial(
     pipeline.train_batches,
@@ -448,7 +448,7 @@ def test_starting_reads_no_record_and_few_titles(
     title_starts=np.concatenate([[0], np.cumsum(lengths)]),
     titles=np.frombuffer("".join(titles).encode(), np.uint8),
   )
-  counted = builders.Dataset("counted", Items(), dataset.users, {})
+  counted = dataset_lib.Dataset("counted", Items(), dataset.users, {})
   counted.__dict__["index"] = known
   batches = pipeline.eval_batches(
     counted, processor, clip_tokenizer, batch_size=2, **LENGTHS
@@ -659,7 +659,7 @@ def test_every_event_is_a_target_or_history_as_defined(
 def test_a_broken_image_is_named(dataset, processor, clip_tokenizer):
   items = [dataset.items[row] for row in range(len(dataset.items))]
   items = [{**item, "image": item["image"][:60]} for item in items]
-  broken = builders.Dataset("broken", items, dataset.users, {})
+  broken = dataset_lib.Dataset("broken", items, dataset.users, {})
   batches = pipeline.eval_batches(
     broken, processor, clip_tokenizer, batch_size=1, **LENGTHS
   )
@@ -670,7 +670,7 @@ def test_a_broken_image_is_named(dataset, processor, clip_tokenizer):
 def test_page_long_titles_are_cut(dataset, processor, clip_tokenizer):
   items = [dataset.items[row] for row in range(len(dataset.items))]
   items[17] = {**items[17], "title": b"red circle " * 500}
-  long = builders.Dataset("long", items, dataset.users, {})
+  long = dataset_lib.Dataset("long", items, dataset.users, {})
   batches = pipeline.eval_batches(
     long,
     processor,
@@ -704,11 +704,12 @@ def test_worker_processes_change_nothing(dataset, tmp_path):
       import jax
       import numpy as np
       import conftest
-      from genrec_jax.data import builders, pipeline
+      from genrec_jax.data import dataset as dataset_lib
+      from genrec_jax.data import pipeline
 
       def main():
         flags.FLAGS.mark_as_parsed()
-        dataset = builders.load({dataset.path!r})
+        dataset = dataset_lib.load({dataset.path!r})
 
         def stream(workers):
           return iter(pipeline.train_batches(

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from genrec_jax.data import builders, pipeline
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import pipeline
 from genrec_jax.ingest import job, tfds_builders
 from genrec_jax.ingest.readers import movielens
 
@@ -48,7 +49,9 @@ def dataset(tmp_path_factory):
     image_size=32,
   )
   work = job.make(raw, folder / "work", settings, processes=1, memory_gb=1)
-  return builders.load(tfds_builders.store("movielens", work, folder / "data"))
+  return dataset_lib.load(
+    tfds_builders.store("movielens", work, folder / "data")
+  )
 
 
 def _run(dataset, task, folder, *options):

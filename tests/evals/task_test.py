@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import builders, world
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import synthetic, world
 from genrec_jax.evals import evaluator as evaluator_lib
 from genrec_jax.evals import per_user, task
 from genrec_jax.models.clip import Clip, Tower
@@ -247,7 +248,7 @@ def test_run_refuses_other_data_than_it_was_trained_on(tmp_path):
 
 def test_mid_run_windows_are_not_those_of_the_end(tmp_path, checkpoints):
   del checkpoints
-  dataset = builders.synthetic(tmp_path / "data", num_users=20, held_out=10)
+  dataset = synthetic.build(tmp_path / "data", num_users=20, held_out=10)
   clip, params, tokenizer = task.load.load_clip("", dtype="float32")
   evaluator = task.build(
     _janus(),
@@ -255,7 +256,7 @@ def test_mid_run_windows_are_not_those_of_the_end(tmp_path, checkpoints):
     clip,
     params,
     tokenizer,
-    builders.load(dataset),
+    dataset_lib.load(dataset),
     history_length=2,
     future_horizon=2,
     instruction="",

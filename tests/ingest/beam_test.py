@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import builders, images
+from genrec_jax.data import dataset, images
 from genrec_jax.ingest import beam, tfds_builders
 
 DIRECT = "--runner=FnApiRunner"  # within this process
@@ -61,7 +61,7 @@ def test_beam_writes_what_one_machine_does(make_work, tmp_path, monkeypatch):
   for shard in shards:
     other = paths[1] / shard.relative_to(paths[0])
     assert shard.read_bytes() == other.read_bytes()
-  one, many = map(builders.load, paths)
+  one, many = map(dataset.load, paths)
   files = [sorted(path.rglob("*.*")) for path in paths]
   assert [f.relative_to(paths[0]) for f in files[0]] == [
     f.relative_to(paths[1]) for f in files[1]

@@ -10,7 +10,8 @@ from PIL import Image
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import builders, index
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import index
 from genrec_jax.ingest import tfds_builders
 
 LENGTHS = (9, 3, 1, 6)
@@ -24,7 +25,7 @@ def work(tmp_path_factory, make_work):
 @pytest.fixture(scope="module")
 def stored(work, tmp_path_factory):
   path = tmp_path_factory.mktemp("stored") / "data"
-  return builders.load(tfds_builders.store("movielens", work, path))
+  return dataset_lib.load(tfds_builders.store("movielens", work, path))
 
 
 def _bytes(root):
@@ -49,7 +50,7 @@ def test_records_are_those_of_the_import(stored, work):
   assert len(stored.users) == 4
   for row, (history, rows) in enumerate(work.histories()):
     record = stored.users[row]
-    found = builders.to_history(record)
+    found = dataset_lib.to_history(record)
     assert found.user == f"u{row}"
     assert found.items == history.items
     assert len(found.items) == LENGTHS[row]
@@ -81,7 +82,7 @@ def test_many_shards_are_one_data_set_and_the_same_bytes(
   monkeypatch.setattr(tfds_builders, "_EVENT_BYTES", 800)
   monkeypatch.setattr(tfds_builders, "_USERS", 3)
   many = [
-    builders.load(tfds_builders.store("generic", work, tmp_path / name))
+    dataset_lib.load(tfds_builders.store("generic", work, tmp_path / name))
     for name in ("a", "b")
   ]
   assert len(list(tmp_path.glob("a/generic/items/*/*.array_record*"))) > 2
@@ -106,7 +107,7 @@ def test_every_benchmark_has_a_builder(work, tmp_path, dataset):
     added.append(folder)
 
   path = tfds_builders.store(dataset, work, tmp_path / "data", finish=finish)
-  assert builders.load(path).settings["dataset"] == dataset
+  assert dataset_lib.load(path).settings["dataset"] == dataset
   assert (tmp_path / "data" / "report.json").exists()
   tfds_builders.store(dataset, work, tmp_path / "data", finish=finish)
   assert len(added) == 1
@@ -122,7 +123,7 @@ def test_a_build_that_failed_goes_on(work, tmp_path):
   with pytest.raises(RuntimeError, match="no report"):
     tfds_builders.store("pixelrec", work, tmp_path / "data", finish=fail)
   with pytest.raises(UserError):
-    builders.load(tmp_path / "data")
+    dataset_lib.load(tmp_path / "data")
   (left,) = tmp_path.iterdir()
   file = next(left.glob("*/items/*/*.array_record*"))
   os.utime(file, ns=(1, 1))
@@ -138,10 +139,10 @@ def test_a_damaged_index_is_refused(work, tmp_path, name):
   file = path / "index" / f"{name}.bin"
   file.write_bytes(file.read_bytes()[:-24])
   with pytest.raises(UserError, match=r"no whole prepared data set[^$]*index"):
-    builders.load(path)
+    dataset_lib.load(path)
   file.unlink()
   with pytest.raises(UserError, match=f"{name}.bin"):
-    builders.load(path)
+    dataset_lib.load(path)
 
 
 def test_building_never_imports_tensorflow(work, tmp_path):

@@ -13,7 +13,8 @@ import time
 from PIL import Image
 import pytest
 
-from genrec_jax.data import builders, pipeline
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import pipeline
 from genrec_jax.ingest import drops
 from genrec_jax.ingest import report as report_lib
 from tests.data import dirty
@@ -76,7 +77,7 @@ def test_a_data_set_with_its_report(prepared):
   out, done = prepared
   assert not own_words(done.stderr)
   assert os.listdir(out.parent) == ["data"]  # no work is left
-  dataset = builders.load(out)
+  dataset = dataset_lib.load(out)
   assert len(dataset.items) == len(dirty.GOOD) + 400
   assert len(dataset.users) == 6
   report = json.loads((out / "import_report.json").read_text())
@@ -210,7 +211,7 @@ def test_warnings_stand_apart_and_on_the_page(tmp_path):
   (out / "import_report.json").write_text(json.dumps(report))
   done = _run(*flags)
   assert (done.returncode, done.stderr) == (0, "")
-  assert builders.load(out).users[0]["id"] == b"u"
+  assert dataset_lib.load(out).users[0]["id"] == b"u"
 
 
 def test_nothing_that_is_there_is_touched(raw, tmp_path):

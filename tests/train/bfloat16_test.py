@@ -12,7 +12,8 @@ from configs import common
 from genrec_jax import sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import TrainState
-from genrec_jax.data import builders, pipeline
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import pipeline, synthetic
 from genrec_jax.hf import load
 from genrec_jax.train import rl
 from tests.tiny import tiny_clip
@@ -31,8 +32,8 @@ def loaded():
 @pytest.fixture(scope="module")
 def batch(loaded, tmp_path_factory):
   path = tmp_path_factory.mktemp("data") / "world"
-  dataset = builders.load(
-    builders.synthetic(path, num_users=PROMPTS, held_out=1, num_events=12)
+  dataset = dataset_lib.load(
+    synthetic.build(path, num_users=PROMPTS, held_out=1, num_events=12)
   )
   tokenizer = load.open_clip("tiny_clip", dtype="float32").tokenizer
   batches = pipeline.train_batches(

@@ -17,7 +17,7 @@ from PIL import Image
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import builders
+from genrec_jax.data import dataset
 from genrec_jax.ingest import clean, job, tfds_builders
 from genrec_jax.ingest.readers import (
   amazon,
@@ -459,7 +459,7 @@ def test_names_of_folders_are_no_patterns(name, form, tmp_path):
   out = raw / "out"
   if form == "csv":
     tfds_builders.store("generic", work, out)
-    users = [record["id"].decode() for record in builders.load(out).users]
+    users = [record["id"].decode() for record in dataset.load(out).users]
     assert not (out / "downloads").exists()
   else:
     users = [history.user for history, _ in work.histories()]

@@ -1,0 +1,205 @@
+"""Prepared data sets: opened, checked, and told apart by a fingerprint.
+
+A prepared data set is two TFDS data sets under one folder: `items` (id, title,
+encoded image) and `users` (id, items, timestamps, where the parts begin); a
+large one has an index next to them. Both are ArrayRecord files, which are read
+without TensorFlow.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+from array_record.python import array_record_module
+import numpy as np
+import tensorflow_datasets as tfds
+
+from genrec_jax.core.errors import UserError
+from genrec_jax.data import index as index_lib
+from genrec_jax.data import world
+from genrec_jax.data.histories import History
+
+PARTS = ("items", "users")
+# Of a file in a fingerprint: so many bytes at so many places, all of a small
+# one, so that 100 GB of images take seconds.
+_PIECE_BYTES, _PIECES = 2**16, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A prepared data set, opened; records are read when indexed."""
+
+  path: str
+  items: Sequence[dict[str, Any]]  # images as encoded bytes
+  users: Sequence[dict[str, Any]]
+  settings: dict[str, Any]  # what it was built with
+
+  @functools.cached_property
+  def index(self) -> index_lib.Index:
+    """What can be known without reading records."""
+    folder = pathlib.Path(self.path, index_lib.FOLDER)
+    if folder.is_dir():  # a large data set's
+      return index_lib.read(folder)
+    return index_lib.of_records(self.items, self.users)
+
+
+def load(path: str | os.PathLike) -> Dataset:
+  """Opens a prepared data set.
+
+  Raises:
+    UserError: anything of it is missing or damaged, all problems listed.
+  """
+  root = pathlib.Path(path).expanduser()
+  dataset, problems = inspect(root)
+  if dataset is None:
+    raise UserError(_no_data_set(root, problems))
+  return dataset
+
+
+def fingerprint(path: str | os.PathLike) -> str:
+  """Returns a hash of a prepared data set, wherever it lies: 16 hex digits.
+
+  It covers what it was prepared with and names and sizes of all files that are
+  read; of their contents all up to 4 MiB a file, of larger ones 64 pieces of
+  64 KiB, evenly spread, the first and the last bytes among them. So it sees
+  other users, items, titles or another order of them, but may miss one image
+  of thousands that was replaced by another of the same size in bytes. Of "",
+  the synthetic world, it is the version.
+
+  Raises:
+    UserError: there is no data set.
+  """
+  if not path:
+    return f"synthetic{world.VERSION}"
+  root, digest = pathlib.Path(path).expanduser(), hashlib.sha256()
+  folders, problems = _folders(root)
+  if problems:
+    raise UserError(_no_data_set(root, problems))
+  files = [file for folder in folders for file in folder.iterdir()]
+  files += (root / index_lib.FOLDER).glob("*")
+  for file in sorted(files):
+    if file.name in ("dataset_info.json", "features.json"):
+      continue  # TFDS's own words for it, and names of our modules
+    size = file.stat().st_size
+    digest.update(f"{file.relative_to(root)} {size}\n".encode())
+    last, pieces = max(size - _PIECE_BYTES, 0), _PIECES - 1
+    starts = [last * i // pieces for i in range(pieces + 1)]
+    if size <= _PIECE_BYTES * _PIECES:
+      starts = range(0, size, _PIECE_BYTES)
+    with open(file, "rb") as opened:
+      for start in starts:
+        opened.seek(start)
+        digest.update(opened.read(_PIECE_BYTES))
+  return digest.hexdigest()[:16]
+
+
+def inspect(root: pathlib.Path) -> tuple[Dataset | None, list[str]]:
+  """Returns a data set, or what is wrong with it."""
+  folders, problems = _folders(root)
+  sources, settings = {}, []
+  for folder in folders:
+    part = folder.parent.name
+    builder = tfds.builder_from_directory(folder)
+    damage = _damage(builder, part)
+    problems += damage
+    if not damage:
+      settings.append(dict(builder.info.metadata or {}))
+      skip = {"image": tfds.decode.SkipDecoding()} if part == "items" else None
+      sources[part] = builder.as_data_source(split=part, decoders=skip)
+  if not problems and settings[0] != settings[1]:
+    problems.append(f"items and users disagree: {settings[0]}, {settings[1]}")
+  problems += _index_damage(root, sources)
+  if problems:
+    return None, problems
+  return Dataset(str(root), settings=settings[0], **sources), []
+
+
+def _folders(root: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
+  """Returns the folders of the parts that are there, and what is missing."""
+  folders, problems = [], []
+  for part in PARTS:
+    found = sorted(root.glob(f"*/{part}/*/dataset_info.json"))
+    folders += [file.parent for file in found[:1]]
+    if len(found) != 1:
+      problems.append(f"{len(found)} data sets named {part!r}, expected one")
+  return folders, problems
+
+
+def _no_data_set(root: pathlib.Path, problems: Sequence[str]) -> str:
+  """Says in one line why a path is no whole data set, and what to do."""
+  give = (
+    "give --config.data.path=DIR of a folder that tools/prepare_data.py made"
+  )
+  if not root.exists():
+    return f"no data set at {root}: there is no such folder; {give}"
+  if not root.is_dir():
+    return f"{root} is a file, no prepared data set; {give}"
+  for other in (*root.parents[:3], *sorted(root.glob("*/"))[:100]):
+    if not _folders(other)[1]:
+      return (
+        f"{root} is not itself a prepared data set, {other} is: give"
+        f" --config.data.path={other}"
+      )
+  if not any(root.glob("*/*/*/dataset_info.json")):
+    return (
+      f"{root} is no prepared data set ({problems[0]}); raw data becomes one"
+      f" with tools/prepare_data.py --raw={root} --out=DIR, then {give}"
+    )
+  return (
+    f"{root} is no whole prepared data set ({'; '.join(problems)}); copy it"
+    f" again, or prepare it anew in another folder and {give}"
+  )
+
+
+def _damage(builder, part):
+  """Returns what is wrong with the files of an opened builder."""
+  if part not in builder.info.splits:
+    return [f"{part}: no split {part!r}"]
+  split = builder.info.splits[part]
+  problems = []
+  for file, length in zip(split.filepaths, split.shard_lengths, strict=True):
+    try:
+      reader = array_record_module.ArrayRecordReader(os.fspath(file))
+      count = reader.num_records()
+      reader.close()
+    except Exception as error:  # whatever the reader raises
+      problems.append(f"{file}: cannot be read ({error})")
+    else:
+      if count != length:
+        problems.append(f"{file}: {count} records, expected {length}")
+  return problems
+
+
+def _index_damage(root, sources):
+  """Returns what is wrong with the index, if there is one."""
+  folder = root / index_lib.FOLDER
+  if not folder.is_dir():
+    return []
+  try:
+    found = index_lib.read(folder)
+  except (OSError, ValueError) as error:
+    return [f"{folder}: {error}"]
+  return [
+    f"{folder}: {count} {part}, expected {len(sources[part])}"
+    for part, count in (
+      ("users", len(found.splits)),
+      ("items", len(found.title_starts) - 1),
+    )
+    if part in sources and len(sources[part]) != count
+  ]
+
+
+def to_history(record: dict[str, Any]) -> History:
+  """Returns the history in a record of the users data set."""
+  return History(
+    record["id"].decode(),
+    tuple(item.decode() for item in record["items"]),
+    np.asarray(record["timestamps"]),
+    int(record["train_end"]),
+    int(record["validation_start"]),
+    int(record["test_start"]),
+  )
