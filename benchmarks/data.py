@@ -24,8 +24,7 @@ import numpy as np
 from PIL import Image
 
 from genrec_jax.core import duckdb_file
-from genrec_jax.data import images
-from genrec_jax.ingest import clean, drops
+from genrec_jax.ingest import clean, drops, image_files, image_store
 from genrec_jax.ingest.readers import movielens
 
 _ROWS = flags.DEFINE_integer("rows", 25_000_000, "Interactions.")
@@ -69,7 +68,8 @@ def filter_and_split(
 
   work = folder / "work"
   work.mkdir()
-  listing = (images.File(f"{item}.jpg", "") for item in range(1, _ITEMS + 1))
+  names = (f"{item}.jpg" for item in range(1, _ITEMS + 1))
+  listing = (image_files.File(name, "") for name in names)
   with duckdb_file.connect(work, memory_gb, processes) as db:
     timed("parse, filter", clean.read_rows, db, tables[0], 1.5, work)
     timed("titles, files", clean.read_titles, db, tables[1], None, work)
@@ -122,10 +122,10 @@ def image_rates(
   start = time.perf_counter()
   items = [(name, name) for name in names]
   with tempfile.TemporaryDirectory() as store:
-    images.encode_all(folder, items, store, size, processes)
+    image_store.encode_all(folder, items, store, size, processes)
     ours = len(names) / (time.perf_counter() - start)
   start = time.perf_counter()
-  step = images.CHUNK
+  step = image_store.CHUNK
   chunks = [names[n : n + step] for n in range(0, len(names), step)]
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:

@@ -85,9 +85,11 @@ def find(folder: str, number: int) -> list[Path]:
   Raises:
     UserError: there are none.
   """
-  from genrec_jax.data import images
+  from genrec_jax.ingest import image_files
 
-  files = [file.path for file in images.listing(folder) if not file.problem]
+  files = [
+    file.path for file in image_files.listing(folder) if not file.problem
+  ]
   if not files:
     raise UserError(f"no files in {folder}: expected a folder of images")
   number = min(number, len(files))

@@ -1,6 +1,6 @@
 """Apache Beam, an option: the item images of an import on many machines.
 
-Two steps run on it: `images.encode_all` makes the chunks of the store, and
+Two steps run on it: `image_store.encode_all` makes the chunks of the store, and
 TFDS writes the shards of items. The machines need the raw images, the work
 folder and the prepared data set under the same names.
 """
@@ -54,7 +54,7 @@ def spread(
   beam_runner: Any,
   beam_options: Any,
 ) -> None:
-  """Calls a function for each chunk, as `images.encode_all` asks.
+  """Calls a function for each chunk, as `image_store.encode_all` asks.
 
   Args:
     work: of one chunk; can be pickled.

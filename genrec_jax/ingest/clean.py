@@ -17,8 +17,8 @@ import numpy as np
 
 from genrec_jax.core import duckdb_file
 from genrec_jax.core.duckdb_file import quoted
-from genrec_jax.data import histories, images
-from genrec_jax.ingest import drops
+from genrec_jax.data import histories
+from genrec_jax.ingest import drops, image_files
 from genrec_jax.ingest.readers.source import Table, reading, select
 
 _TAG = re.compile(r"</?[A-Za-z!][^<>]*>")
@@ -144,7 +144,7 @@ def clean_title(title: str) -> str:
   return " ".join("".join(c if c.isprintable() else " " for c in title).split())
 
 
-def read_files(db, listing: Iterable[images.File]) -> None:
+def read_files(db, listing: Iterable[image_files.File]) -> None:
   """Makes `files`: path, stem, problem, size, reason, details."""
   db.execute("""
     CREATE OR REPLACE TABLE files
@@ -373,7 +373,7 @@ def _choose_files(db, root):
     ORDER BY files.stem, files.path""").fetchall()
   largest = {}
   for stem, path, size in rivals:
-    found = (images.pixels(root, path), size)
+    found = (image_files.num_pixels(root, path), size)
     if stem not in largest or found > largest[stem][0]:
       largest[stem] = found, path
   columns = {

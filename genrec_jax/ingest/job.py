@@ -9,7 +9,7 @@ A work folder, when `finish` has run, holds
                     a user's events are rows [first, first + length) of events
     events.parquet  user_row int64, item_row int64, timestamp int64: in order
                     of (user id, timestamp, item id)
-    images/         encoded images in chunks, see `images.Store`
+    images/         encoded images in chunks, see `image_store.Store`
     report.json     what import_report.json will hold
 
 Ids are strings, ordered by code point; timestamps are milliseconds since 1970.
@@ -37,7 +37,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.data import images
 from genrec_jax.data.histories import History
 from genrec_jax.ingest import clean as interactions
-from genrec_jax.ingest import drops, mismatch
+from genrec_jax.ingest import drops, image_files, image_store, mismatch
 from genrec_jax.ingest.readers.source import Table, literal
 from genrec_jax.runtime import workdir
 
@@ -73,7 +73,7 @@ class Work:
 
   def items(self, first: int = 0, stop: int | None = None) -> Iterator[Item]:
     """Yields the items of rows [first, stop), or to the end, in order."""
-    store = images.Store(self.folder / IMAGES)
+    store = image_store.Store(self.folder / IMAGES)
     query = f"SELECT id, title FROM {self._of(ITEMS)} OFFSET {first}"
     if stop is not None:
       query += f" LIMIT {stop - first}"
@@ -82,7 +82,7 @@ class Work:
 
   def items_at(self, rows: Sequence[int]) -> list[Item]:
     """Returns a few items, those of some rows in ascending order."""
-    store = images.Store(self.folder / IMAGES)
+    store = image_store.Store(self.folder / IMAGES)
     query = (
       f"SELECT id, title FROM read_parquet({self._of(ITEMS)}, "
       "file_row_number=true) "
@@ -129,9 +129,9 @@ class Raw:
   other_ids: Table | None = None  # of the items, that files may be named by
 
   @functools.cached_property
-  def files(self) -> list[images.File]:
+  def files(self) -> list[image_files.File]:
     """What is in the images folder; listed once, which can take minutes."""
-    return list(images.listing(self.images))
+    return list(image_files.listing(self.images))
 
 
 def settings(
@@ -184,7 +184,7 @@ def make(
     settings: see `settings`.
     processes: for images, and threads for tables.
     memory_gb: that tables may take; beyond it they are on disk.
-    spread: see `images.encode_all`.
+    spread: see `image_store.encode_all`.
     tell: is called with what is begun, in words; steps can take minutes.
 
   Raises:
@@ -198,7 +198,7 @@ def make(
     if not (work / REPORT).exists():
       with _database(work, memory_gb, processes) as db:
         encode = functools.partial(
-          images.encode_all,
+          image_store.encode_all,
           raw.images,
           folder=work / IMAGES,
           size=settings["image_size"],
@@ -259,13 +259,17 @@ def _make(db, raw, work, settings, encode, tell):
     )
   gaps = drops.gaps(db)
   kept = set(Work(work, settings).item_ids())
-  sizes = images.Store(work / IMAGES).sizes()
+  sizes = [  # (width, height) of each kept image
+    size
+    for item, size in image_store.Store(work / IMAGES).sizes()
+    if item in kept
+  ]
   return {
     "rows": found["rows"],
     "images": found["images"],
     **counts,
     "windows": drops.windows(lengths, horizon),
-    "crop": images.crop_losses(size for item, size in sizes if item in kept),
+    "crop": image_store.crop_losses(sizes),
     "offenders": found["offenders"],
     "titles": found["titles"],
     "history_lengths": lengths,

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import histories, images, synthetic, world
-from genrec_jax.ingest import job
+from genrec_jax.data import histories, synthetic, world
+from genrec_jax.ingest import image_store, job
 
 BOS, PAD, BOI, EOI, IMAGE, NEWLINE = range(6)
 IMAGE_TOKENS = 4
@@ -89,7 +89,7 @@ def _make_work(folder, lengths, num_items=40, future_horizon=1):
       pictures / f"{item}.png"
     )
   work = folder / "work"
-  images.encode_all(
+  image_store.encode_all(
     pictures, [(i, f"{i}.png") for i in ids], work / job.IMAGES, 32, 1
   )
   users, events = [], []

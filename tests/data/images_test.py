@@ -152,19 +152,6 @@ def test_shrunk_but_never_enlarged():
       assert _encoded(Image.new("RGB", size), kind).size == expected
 
 
-def test_losses_to_the_centre_square_are_counted():
-  sizes = [(30, 30), (30, 30), (20, 30), (30, 20), (19, 20), (1, 4)]
-  counts = images.crop_losses(iter(sizes))
-  # 1/3 twice, 1/20 and 3/4 of their pixels.
-  assert counts == {
-    "images": 6,
-    "cropped": 4,
-    "mean_share": pytest.approx((2 / 3 + 1 / 20 + 3 / 4) / 6),
-    "shares": {"up to 10%": 1, "up to 25%": 0, "up to 50%": 2, "up to 100%": 1},
-  }
-  assert images.crop_losses([])["mean_share"] == 0
-
-
 def test_decoding_small_is_near_decoding_whole():
   rng = np.random.default_rng(0)
   blocks = rng.integers(0, 256, (12, 16, 3), np.uint8)
@@ -201,36 +188,11 @@ def test_unusable_files_are_told_apart():
     assert error.value.args[0] == reason
 
 
-def test_nothing_outside_the_folder_is_opened(tmp_path):
-  folder = tmp_path / "images"
-  dirty.write_images(folder)
-  found = {file.path: file.problem for file in images.listing(folder)}
-  assert found["link.jpg"] == found["linked"] == "symbolic_link"
-  assert found["pipe.jpg"] == "not_a_regular_file"
-  assert not any(path.startswith("linked/") for path in found)
-  assert found["more/0012345.png"] == ""
-  assert list(found) == sorted(found)
-  # What has become a link or a pipe since it was listed.
-  for path in ("link.jpg", "pipe.jpg", "more", "absent.jpg"):
-    with pytest.raises(images.Unusable, match="unreadable_file"):
-      images.encode_file(folder, path, 64)
-
-
-def test_processes_change_nothing(tmp_path, monkeypatch):
-  folder = tmp_path / "images"
-  dirty.write_images(folder)
-  monkeypatch.setattr(images, "CHUNK", 5)
-  items = [(f.path, f.path) for f in images.listing(folder) if not f.problem]
-  one = images.encode_all(folder, items, tmp_path / "one", 16, 1)
-  two = images.encode_all(folder, items, tmp_path / "two", 16, 2)
-  assert dict(one) == dict(two)
-  assert one.unusable == two.unusable
-  assert len(one) + len(one.unusable) == len(items)
-  assert {reason for reason, _ in one.unusable.values()} == {
-    *dirty.BAD_IMAGES.values()
-  }
-  for absent in ("", "g0", "zzz", *one.unusable):
-    with pytest.raises(KeyError):
-      one[absent]
-  with pytest.raises(KeyError):
-    images.Store(tmp_path)["g0.jpg"]
+def test_pixels_are_counted_without_decoding():
+  data = io.BytesIO()
+  Image.new("RGB", (40, 30)).save(data, "PNG")
+  whole = data.getvalue()
+  assert images.num_pixels(io.BytesIO(whole)) == 1200
+  assert images.num_pixels(io.BytesIO(whole[:-20])) == 1200
+  for refused in (b"", b"<html>", dirty.bomb(11_000)):
+    assert images.num_pixels(io.BytesIO(refused)) == 0

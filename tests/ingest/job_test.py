@@ -13,8 +13,8 @@ from PIL import Image
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import histories, images
-from genrec_jax.ingest import job
+from genrec_jax.data import histories
+from genrec_jax.ingest import image_store, job
 from genrec_jax.ingest.readers import (
   amazon,
   generic,
@@ -269,10 +269,10 @@ def test_a_stopped_import_goes_on(pictures, tmp_path, monkeypatch):
   (tmp_path / "raw").mkdir()
   tables, *_ = _movielens_csv(tmp_path / "raw")
   raw = job.Raw(*tables, pictures[0])
-  monkeypatch.setattr(images, "CHUNK", 4)
+  monkeypatch.setattr(image_store, "CHUNK", 4)
   whole = _make(raw, tmp_path / "whole")
 
-  encode, calls = images.encode_chunk, []
+  encode, calls = image_store.encode_chunk, []
 
   def stop_at_second(*args):
     calls.append(args)
@@ -280,7 +280,7 @@ def test_a_stopped_import_goes_on(pictures, tmp_path, monkeypatch):
       raise KeyboardInterrupt
     return encode(*args)
 
-  monkeypatch.setattr(images, "encode_chunk", stop_at_second)
+  monkeypatch.setattr(image_store, "encode_chunk", stop_at_second)
   with pytest.raises(KeyboardInterrupt):
     _make(raw, tmp_path / "work")
   assert not (tmp_path / "work" / job.REPORT).exists()

@@ -6,8 +6,7 @@ from PIL import Image
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import images
-from genrec_jax.ingest import drops, job
+from genrec_jax.ingest import drops, image_store, job
 from genrec_jax.ingest.readers import generic, movielens
 
 SECOND = 1_500_000_000
@@ -232,7 +231,7 @@ def test_of_two_files_the_larger_image_is_used(tmp_path):
     "c.png: used is c.bmp",
     "d.bmp: used is d.png",
   ]
-  store = images.Store(work.folder / job.IMAGES)
+  store = image_store.Store(work.folder / job.IMAGES)
   assert len(store) == 4
 
 
