@@ -71,14 +71,14 @@ def main(_: list[str]) -> None:
       filled[section].checkpoint = config[section].checkpoint or "its preset"
     entry.check(filled)
     devices = describe(topology, config.mesh.slices)
-    from genrec_jax.train import ahead, compiled
+    from genrec_jax.analysis import abstract_step, step_report
 
-    plan = ahead.plan(config, _variant(), devices)
-    hbm = int(HBM[topology.split(":")[0]] * compiled.GIB)
-    found = compiled.report(config, plan, _TITLE_TOKENS.value, hbm)
+    plan = abstract_step.plan(config, _variant(), devices)
+    hbm = int(HBM[topology.split(":")[0]] * step_report.GIB)
+    found = step_report.report(config, plan, _TITLE_TOKENS.value, hbm)
     versions = _versions()
     print(f"{topology}, {versions}: compiled, not run")
-    print(compiled.text(found))
+    print(step_report.text(found))
     if _JSON.value:
       record = {"topology": topology, "versions": versions, "fits": found.fits}
       record |= dataclasses.asdict(found)
