@@ -19,7 +19,8 @@ def _page(folder, body, **values):
 def test_values_are_escaped(tmp_path):
   text = _page(
     tmp_path,
-    '<b title="{{ value }}">{{ value }}</b>{{ facts({value: value}) }}{{ raw }}',
+    '<b title="{{ value }}">{{ value }}</b>'
+    "{{ facts({value: value}) }}{{ raw }}",
     value="<script>'\"",
     raw=Markup("<hr>"),
   )
