@@ -24,7 +24,9 @@ from PIL import Image
 
 from configs import sft as sft_config
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import index, pipeline
+from genrec_jax.data import examples, index
+from genrec_jax.data import stream as stream_lib
+from genrec_jax.data import windows as windows_lib
 from genrec_jax.hf import load
 from genrec_jax.ingest import job, tfds_builders
 from genrec_jax.runtime import cli
@@ -152,8 +154,8 @@ def consume(path):
 
 def stages(dataset, processor, tokenizer, number=100):
   """Returns the milliseconds of each stage of one window, cold."""
-  found = pipeline.windows(dataset, "train", **WINDOW)
-  make = pipeline._Maker(dataset, found, processor, tokenizer, INSTRUCTION)
+  found = windows_lib.find_windows(dataset, "train", **WINDOW)
+  made = examples.Examples(dataset, found, processor, tokenizer, INSTRUCTION)
   numbers = np.random.default_rng(1).integers(len(found), size=number)
   rows = [
     int(row) for n in numbers for part in found.rows(int(n)) for row in part
@@ -166,17 +168,17 @@ def stages(dataset, processor, tokenizer, number=100):
 
   spent = {}
   records, spent["read records"] = timed(dataset.items.__getitem__, rows)
-  pictures, spent["decode"] = timed(pipeline.decode, records)
+  pictures, spent["decode"] = timed(examples.decode_image, records)
   _, spent["resize"] = timed(processor.pixels, pictures)
   del records, pictures
   histories = [found.rows(int(n))[0].tolist() for n in numbers]
-  _, spent["prompt"] = timed(make._prompt, histories)
-  windows, _ = timed(make, numbers.tolist())
+  _, spent["prompt"] = timed(made._prompt, histories)
+  windows, _ = timed(made.__getitem__, numbers.tolist())
   # The last ones: their pixels are still at hand, those of the first no more.
-  _, again = timed(make, numbers[-32:].tolist())
+  _, again = timed(made.__getitem__, numbers[-32:].tolist())
   spent["the rest"] = max(again * number / 32 - spent["prompt"], 0)
   batches = [windows[:32], windows[32:64], windows[64:96]]
-  _, stacked = timed(pipeline._stack, batches)
+  _, stacked = timed(stream_lib._stack, batches)
   spent["stack"] = stacked * number / 96
   return spent
 
@@ -217,7 +219,7 @@ def main():
   )
 
   def stream(dataset, processor=tiny, workers=0):
-    return pipeline.train_batches(
+    return stream_lib.train_batches(
       dataset,
       processor,
       tokenizer,

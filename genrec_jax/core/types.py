@@ -56,7 +56,7 @@ class Rollout:
 
 @struct.dataclass
 class Batch:
-  """One batch of windows, as the input pipeline yields it (numpy arrays).
+  """One batch of windows, as `data.stream` yields it (numpy arrays).
 
   `future[:, 0]` is the next item, the target. `history` and `future` are what
   the image tokenizer and CLIP see: the centre square of an image. The prompt's

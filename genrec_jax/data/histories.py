@@ -15,7 +15,7 @@ import numpy as np
 from genrec_jax.core.errors import UserError, listed
 
 SPLITS = ("train", "validation", "test")
-SHORT_HISTORIES = ("pad", "drop")  # see `pipeline.windows`
+SHORT_HISTORIES = ("pad", "drop")  # see `windows.find_windows`
 
 
 @dataclasses.dataclass(frozen=True)

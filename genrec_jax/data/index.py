@@ -1,4 +1,4 @@
-"""What the pipeline must know of a data set before it reads any record.
+"""The index of a data set: what is known of it before any record is read.
 
 Users' item rows and split points and the items' titles, in plain arrays. A data
 set of millions keeps them in files beside its records, which are mapped into

@@ -16,7 +16,7 @@ import numpy as np
 from genrec_jax import rewards, sampling
 from genrec_jax.core import sharding
 from genrec_jax.core.types import Batch, Prompt, PyTree
-from genrec_jax.data import pipeline
+from genrec_jax.data import stream
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.evals import baselines
 from genrec_jax.evals.held_out import (
@@ -193,7 +193,7 @@ def build(
     history_length: N.
     future_horizon: F.
     instruction: what the prompt asks for.
-    short_histories: see `pipeline.windows`.
+    short_histories: see `windows.find_windows`.
     users: held-out users, at most.
     batch_size: P, users drawn for at once.
     sample: options of `sampling.sample_images`.
@@ -209,7 +209,7 @@ def build(
   embed = make_embed(clip, clip_params, mesh=mesh)
 
   def windows(split, number):
-    batches = pipeline.eval_batches(
+    batches = stream.eval_batches(
       dataset,
       processor,
       clip_tokenizer,

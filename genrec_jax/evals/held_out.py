@@ -41,7 +41,7 @@ def prepare(
   """Reads evaluation batches into memory and embeds their targets once.
 
   Args:
-    batches: of `pipeline.eval_batches`.
+    batches: of `stream.eval_batches`.
     embed_targets: Batch -> Targets, compiled by the caller.
     batch_size: P; no batch has more rows.
   """

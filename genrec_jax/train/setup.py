@@ -13,7 +13,7 @@ import optax
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree, TrainState
-from genrec_jax.data import pipeline, synthetic
+from genrec_jax.data import stream, synthetic, windows
 from genrec_jax.evals import calibration, lineage, task
 from genrec_jax.hf import load
 from genrec_jax.models import clip as clips
@@ -289,10 +289,10 @@ def build(
     "future_horizon": config.data.future_horizon,
     "short_histories": config.data.short_histories,
   }
-  distributed.say(f"{dataset.path}: {pipeline.describe(dataset, **window)}")
+  distributed.say(f"{dataset.path}: {windows.describe(dataset, **window)}")
   window["instruction"] = config.data.instruction
   spread = jax.NamedSharding(plan.mesh, sharding.BATCH)
-  batches = pipeline.train_batches(
+  batches = stream.train_batches(
     dataset,
     loaded.processor,
     opened.tokenizer,

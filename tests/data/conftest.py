@@ -1,68 +1,25 @@
-"""Small data sets, and a processor like hf.processor's."""
+"""Small data sets and what reads them."""
 
 import duckdb
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import histories, synthetic, world
+from genrec_jax.data import histories, synthetic
+from genrec_jax.data import stream as stream_lib
 from genrec_jax.ingest import image_store, job
-
-BOS, PAD, BOI, EOI, IMAGE, NEWLINE = range(6)
-IMAGE_TOKENS = 4
-INSTRUCTION = "what comes next"
-
-
-def _tokenizer(max_length):
-  words = ["<s>", "<pad>", "<boi>", "<eoi>", "<image>", "<n>", "on", "<unk>"]
-  words += [word for words in world.ATTRIBUTES.values() for word in words]
-  words += INSTRUCTION.split()
-  vocabulary = {word: i for i, word in enumerate(words)}
-  model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-  model.pre_tokenizer = pre_tokenizers.Whitespace()
-  return PreTrainedTokenizerFast(
-    tokenizer_object=model,
-    pad_token="<pad>",
-    unk_token="<unk>",
-    model_max_length=max_length,
-  )
-
-
-class FakeProcessor:
-  """The part of hf.processor.Processor that the pipeline uses."""
-
-  pad_id, image_size = PAD, 32
-  num_image_tokens, max_positions = IMAGE_TOKENS, 1000
-
-  def __init__(self):
-    self.tokenizer = _tokenizer(10_000)
-
-  def prompt_ids(self, titles, instruction):
-    ids = [BOS]
-    for title in titles:
-      ids += self.tokenizer(title)["input_ids"]
-      ids += [BOI, *[IMAGE] * IMAGE_TOKENS, EOI, NEWLINE]
-    return [*ids, *self.tokenizer(instruction)["input_ids"], BOI]
-
-  def pixels(self, image):
-    assert image.mode == "RGB"
-    return np.asarray(ImageOps.pad(image, (32, 32), color=(127, 127, 127)))
-
-  def crop(self, image):
-    return np.asarray(ImageOps.fit(image, (32, 32)))
+from tests.data import tiny_data
+from tests.data.tiny_data import LENGTHS
 
 
 @pytest.fixture(scope="session")
 def processor():
-  return FakeProcessor()
+  return tiny_data.FakeProcessor()
 
 
 @pytest.fixture(scope="session")
 def clip_tokenizer():
-  return _tokenizer(12)
+  return tiny_data.word_tokenizer(12)
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +30,32 @@ def dataset(tmp_path_factory):
       path, num_users=30, held_out=10, num_events=12, future_horizon=2
     )
   )
+
+
+@pytest.fixture
+def stream(dataset, processor, clip_tokenizer):
+  def make(**kwargs):
+    return stream_lib.train_batches(
+      dataset,
+      processor,
+      clip_tokenizer,
+      **{"batch_size": 8, "seed": 0, **LENGTHS, **kwargs},
+    )
+
+  return make
+
+
+@pytest.fixture
+def evaluation(dataset, processor, clip_tokenizer):
+  def make(**kwargs):
+    return stream_lib.eval_batches(
+      dataset,
+      processor,
+      clip_tokenizer,
+      **{"batch_size": 4, **LENGTHS, **kwargs},
+    )
+
+  return make
 
 
 def _make_work(folder, lengths, num_items=40, future_horizon=1):

@@ -16,7 +16,7 @@ from PIL import Image
 import pytest
 
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import pipeline
+from genrec_jax.data import windows
 from genrec_jax.ingest import job, tfds_builders
 from genrec_jax.ingest.readers import movielens
 
@@ -123,9 +123,11 @@ def test_the_windows_are_those_of_the_ratings(dataset):
     items = [item.decode() for item in record["items"]]
     assert items == [item for _, item in events]
     expected += len(events) - 2 - 1
-  found = pipeline.windows(dataset, "train", history_length=5, future_horizon=3)
+  found = windows.find_windows(
+    dataset, "train", history_length=5, future_horizon=3
+  )
   assert len(found) == expected
-  counts = pipeline.count(found)
+  counts = windows.count_windows(found)
   assert counts.users == len(users)
   # Those with fewer than 5 + 3 items to train on.
   short = sum(len(record["items"]) - 2 < 8 for record in dataset.users)

@@ -148,7 +148,7 @@ def test_building_and_reading_never_import_tensorflow(dataset, tmp_path):
   code = f"""
     import sys
     from genrec_jax.data import dataset as dataset_lib
-    from genrec_jax.data import pipeline, synthetic
+    from genrec_jax.data import stream, synthetic
     path = synthetic.build({os.fspath(tmp_path / "data")!r}, **{SMALL!r})
     dataset = dataset_lib.load(path)
     dataset.index

@@ -14,7 +14,7 @@ from PIL import Image
 import pytest
 
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import pipeline
+from genrec_jax.data import windows
 from genrec_jax.ingest import drops
 from genrec_jax.ingest import report as report_lib
 from tests.data import dirty
@@ -89,7 +89,7 @@ def test_a_data_set_with_its_report(prepared):
   assert report["crop"]["images"] == report["items"] == len(dataset.items)
   assert "Images cropped" in done.stdout
   for split, number in report["windows"].items():
-    found = pipeline.windows(
+    found = windows.find_windows(
       dataset, split, history_length=20, future_horizon=3
     )
     assert len(found) == number

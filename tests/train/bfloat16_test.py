@@ -13,7 +13,7 @@ from genrec_jax import sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import pipeline, synthetic
+from genrec_jax.data import stream, synthetic
 from genrec_jax.hf import load
 from genrec_jax.train import rl
 from tests.tiny import tiny_clip
@@ -36,7 +36,7 @@ def batch(loaded, tmp_path_factory):
     synthetic.build(path, num_users=PROMPTS, held_out=1, num_events=12)
   )
   tokenizer = load.open_clip("tiny_clip", dtype="float32").tokenizer
-  batches = pipeline.train_batches(
+  batches = stream.train_batches(
     dataset,
     loaded.processor,
     tokenizer,

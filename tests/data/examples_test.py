@@ -1,0 +1,189 @@
+import dataclasses
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from genrec_jax.core.errors import UserError
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import histories, images, world
+from genrec_jax.data import stream as stream_lib
+from genrec_jax.data import titles as titles_lib
+from genrec_jax.hf.load import ASSETS
+from genrec_jax.hf.processor import Processor
+from tests.data.tiny_data import (
+  BOI,
+  IMAGE,
+  IMAGE_TOKENS,
+  INSTRUCTION,
+  LENGTHS,
+  PAD,
+  fake_dataset,
+  take,
+  windows_in,
+)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (40, 40)])
+def test_posters_are_padded_where_read_and_cropped_where_compared(
+  clip_tokenizer, size
+):
+  dataset = fake_dataset([(range(8), histories.split_points(8))], num_items=8)
+  corner = tuple(side // 2 - 20 for side in size)
+  for row, item in enumerate(dataset.items):
+    image = Image.new("RGB", size, (0, 0, 255))
+    colour = (200, 30 * row, 90)
+    image.paste(colour, (*corner, corner[0] + 40, corner[1] + 40))
+    item["image"] = images.encode(_png(image), 384)
+  # A real one: what the models of a run are given.
+  processor = Processor.from_pretrained(ASSETS / "tiny_sft")
+  batch = next(
+    iter(
+      stream_lib.train_batches(
+        dataset, processor, clip_tokenizer, batch_size=5, seed=0, **LENGTHS
+      )
+    )
+  )
+  assert batch.history.shape == batch.prompt.images.shape
+
+  def rows_of(pixels):
+    """Returns the item by its colour; nothing else may be in the image."""
+    middle = pixels[2:-2, 2:-2].reshape(-1, 3).astype(int)
+    assert np.ptp(middle, axis=0).max() <= 6  # but for what JPEG changes
+    return round(middle[:, 1].mean() / 30)
+
+  for row, real in enumerate(batch.history_mask):
+    cropped = [rows_of(pixels) for pixels in batch.history[row][real]]
+    ahead = [rows_of(p) for p in batch.future[row][batch.future_mask[row]]]
+    assert ahead[0] == cropped[-1] + 1  # users of this set go from 0 to 7
+    for item, pixels in zip(cropped, batch.prompt.images[row], strict=False):
+      grey = (pixels == 127).all(-1).sum() / 32**2
+      assert grey == pytest.approx(0 if size[0] == size[1] else 1 / 3, abs=0.03)
+      assert rows_of(pixels[10:22, 10:22]) == item
+
+
+def _png(image):
+  data = io.BytesIO()
+  image.save(data, "PNG")
+  return data
+
+
+def test_prompts_titles_and_masks_agree(stream, processor, clip_tokenizer):
+  for batch in take(iter(stream()), 6):
+    for row, (history, future) in enumerate(windows_in([batch])):
+      titles = [world.title(world.attributes(item)) for item in history]
+      ids = processor.prompt_ids(titles, INSTRUCTION)
+      mask = batch.prompt.mask[row]
+      padding = len(mask) - len(ids)
+      np.testing.assert_array_equal(mask, np.arange(len(mask)) >= padding)
+      np.testing.assert_array_equal(batch.prompt.ids[row][mask], ids)
+      assert np.all(batch.prompt.ids[row][~mask] == PAD)
+      assert batch.prompt.ids[row][-1] == BOI
+      images = np.sum(batch.prompt.ids[row] == IMAGE)
+      assert images == IMAGE_TOKENS * len(history)
+      # Real items come first, padding is black.
+      for array, real in (
+        (batch.prompt.images, batch.history_mask),
+        (batch.history, batch.history_mask),
+        (batch.future, batch.future_mask),
+      ):
+        assert not np.any(np.diff(real[row].astype(int)) > 0)
+        assert not np.any(array[row][~real[row]])
+      words = clip_tokenizer(world.title(world.attributes(future[0])))
+      np.testing.assert_array_equal(
+        batch.title_ids[row][batch.title_mask[row]], words["input_ids"]
+      )
+      assert batch.title_mask[row].sum() == 6
+
+
+def test_the_longest_prompt_just_fits(stream):
+  for length in (1, 3):
+    batches = take(iter(stream(history_length=length)), 20)
+    filled = np.concatenate([batch.prompt.mask for batch in batches])
+    assert filled.sum(axis=1).max() == filled.shape[1]
+
+
+def test_short_histories_are_padded_and_masked(stream):
+  batches = take(iter(stream(batch_size=30)), 7)
+  lengths = np.concatenate([batch.history_mask.sum(1) for batch in batches])
+  # Train parts of 8 items: targets 1..7 have 1, 2, 3, 4, 5, 5, 5 before them.
+  np.testing.assert_array_equal(np.bincount(lengths), [0, 30, 30, 30, 30, 90])
+  futures = np.concatenate([batch.future_mask.sum(1) for batch in batches])
+  np.testing.assert_array_equal(np.bincount(futures), [0, 30, 30, 150])
+
+
+def test_histories_of_twenty_items(stream):
+  batch = next(iter(stream(history_length=20)))
+  assert batch.prompt.images.shape[1] == 20
+  with pytest.raises(UserError, match=r"history_length=100.*at most 1000"):
+    stream(history_length=100)
+
+
+def test_starting_reads_no_record_and_few_titles(
+  dataset, processor, clip_tokenizer, monkeypatch
+):
+  monkeypatch.setattr(titles_lib, "_TITLES_READ", 1)
+  read = []
+
+  class Items:
+    """Counts the records that are read; one title is long, but one word."""
+
+    def __len__(self):
+      return len(dataset.items)
+
+    def __getitem__(self, row):
+      read.append(row)
+      return dataset.items[row]
+
+  titles = [dataset.items[row]["title"].decode() for row in range(2880)]
+  titles[17] = 500 * "x"
+  lengths = [len(title) for title in titles]
+  known = dataclasses.replace(
+    dataset.index,
+    title_starts=np.concatenate([[0], np.cumsum(lengths)]),
+    titles=np.frombuffer("".join(titles).encode(), np.uint8),
+  )
+  counted = dataset_lib.Dataset("counted", Items(), dataset.users, {})
+  counted.__dict__["index"] = known
+  batches = stream_lib.eval_batches(
+    counted, processor, clip_tokenizer, batch_size=2, **LENGTHS
+  )
+  assert not read
+  batch, info = batches[0]
+  # Others are cut to its one token, so that no item is lost.
+  assert batch.prompt.ids.shape[1] == 1 + 5 * (1 + IMAGE_TOKENS + 3) + 3 + 1
+  assert batch.title_ids.shape[1] == 1
+  assert batch.history_mask.all()
+  expected = [int(item) for item in info["history"][0]]
+  assert list(windows_in([batch])[0][0]) == expected
+  assert len(read) == 2 * (5 + 2)
+
+
+def test_a_broken_image_is_named(dataset, processor, clip_tokenizer):
+  items = [dataset.items[row] for row in range(len(dataset.items))]
+  items = [{**item, "image": item["image"][:60]} for item in items]
+  broken = dataset_lib.Dataset("broken", items, dataset.users, {})
+  batches = stream_lib.eval_batches(
+    broken, processor, clip_tokenizer, batch_size=1, **LENGTHS
+  )
+  with pytest.raises(UserError, match=r"image of item '\d{4}' cannot"):
+    batches[0]
+
+
+def test_page_long_titles_are_cut(dataset, processor, clip_tokenizer):
+  items = [dataset.items[row] for row in range(len(dataset.items))]
+  items[17] = {**items[17], "title": b"red circle " * 500}
+  long = dataset_lib.Dataset("long", items, dataset.users, {})
+  batches = stream_lib.eval_batches(
+    long,
+    processor,
+    clip_tokenizer,
+    batch_size=1,
+    **LENGTHS,
+  )
+  batch, _ = batches[0]
+  assert batch.title_ids.shape[1] == 12  # the CLIP tokenizer's longest
+  assert not batch.title_mask[:, 6:].any()
+  ids = batch.prompt.ids
+  assert ids.shape[1] == 1 + 5 * (64 + IMAGE_TOKENS + 3) + 3 + 1

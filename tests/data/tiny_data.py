@@ -1,0 +1,128 @@
+"""A tiny data set and a fake processor; readers of batches made of them."""
+
+import functools
+
+import jax
+import numpy as np
+from PIL import ImageOps
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import world
+
+INSTRUCTION = "what comes next"
+LENGTHS = {
+  "history_length": 5,
+  "future_horizon": 3,
+  "instruction": INSTRUCTION,
+}
+BOS, PAD, BOI, EOI, IMAGE, NEWLINE = range(6)
+IMAGE_TOKENS = 4
+
+
+def word_tokenizer(max_length):
+  words = ["<s>", "<pad>", "<boi>", "<eoi>", "<image>", "<n>", "on", "<unk>"]
+  words += [word for words in world.ATTRIBUTES.values() for word in words]
+  words += INSTRUCTION.split()
+  vocabulary = {word: i for i, word in enumerate(words)}
+  model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+  model.pre_tokenizer = pre_tokenizers.Whitespace()
+  return PreTrainedTokenizerFast(
+    tokenizer_object=model,
+    pad_token="<pad>",
+    unk_token="<unk>",
+    model_max_length=max_length,
+  )
+
+
+class FakeProcessor:
+  """The part of hf.processor.Processor that examples need."""
+
+  pad_id, image_size = PAD, 32
+  num_image_tokens, max_positions = IMAGE_TOKENS, 1000
+
+  def __init__(self):
+    self.tokenizer = word_tokenizer(10_000)
+
+  def prompt_ids(self, titles, instruction):
+    ids = [BOS]
+    for title in titles:
+      ids += self.tokenizer(title)["input_ids"]
+      ids += [BOI, *[IMAGE] * IMAGE_TOKENS, EOI, NEWLINE]
+    return [*ids, *self.tokenizer(instruction)["input_ids"], BOI]
+
+  def pixels(self, image):
+    assert image.mode == "RGB"
+    return np.asarray(ImageOps.pad(image, (32, 32), color=(127, 127, 127)))
+
+  def crop(self, image):
+    return np.asarray(ImageOps.fit(image, (32, 32)))
+
+
+@functools.cache
+def _known():
+  renders = world.render(world.attributes(np.arange(world.NUM_ITEMS)))
+  return {image.tobytes(): item for item, image in enumerate(renders)}
+
+
+def item_of(image):
+  return _known()[image.tobytes()]
+
+
+def fake_dataset(users, num_items=40):
+  """Makes a data set in memory of users (rows, split points)."""
+  items = [{"id": b"%d" % i, "title": b"red"} for i in range(num_items)]
+  records = [
+    {
+      "id": b"u%d" % user,
+      "items": [b"%d" % row for row in rows],
+      "rows": np.asarray(rows),
+      "timestamps": np.arange(len(rows)),
+      "train_end": ends[0],
+      "validation_start": ends[1],
+      "test_start": ends[2],
+    }
+    for user, (rows, ends) in enumerate(users)
+  ]
+  return dataset_lib.Dataset("memory", items, records, {})
+
+
+def take(iterator, number):
+  return [next(iterator) for _ in range(number)]
+
+
+def windows_in(batches):
+  """Returns (history, future) item tuples of every row of the batches."""
+  windows = []
+  for batch in batches:
+    for row in range(len(batch.history_mask)):
+      windows.append(
+        tuple(
+          tuple(item_of(i) for i, real in zip(*pair, strict=True) if real)
+          for pair in (
+            (batch.prompt.images[row], batch.history_mask[row]),
+            (batch.future[row], batch.future_mask[row]),
+          )
+        )
+      )
+  return windows
+
+
+def train_windows(dataset, history_length=5, future_horizon=3):
+  """Returns the (history, future) item tuples of all training windows."""
+  windows = []
+  for record in dataset.users:
+    rows = record["rows"].tolist()[: record["train_end"]]
+    for t in range(1, len(rows)):
+      windows.append(
+        (
+          tuple(rows[max(t - history_length, 0) : t]),
+          tuple(rows[t : t + future_horizon]),
+        )
+      )
+  return windows
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
