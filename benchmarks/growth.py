@@ -63,8 +63,7 @@ def measure(folder, size, repeats, *, samples, history, prompts):
     functools.partial(
       sampling.sample_images,
       side.model,
-      num_samples=samples,
-      **jax_loop.SAMPLE,
+      sampling=sampling.Sampling(num_samples=samples, **jax_loop.SAMPLE),
     )
   )
   params = tree.merge(side.state.params, side.frozen["generator"])

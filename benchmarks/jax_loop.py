@@ -14,12 +14,7 @@ from genrec_jax.hf import load
 from genrec_jax.train import optimizers, rl, sft
 
 SEED = 0
-SAMPLE = {
-  "guidance": workload.GUIDANCE,
-  "temperature": 1.0,
-  "top_k": 0,
-  "top_p": 1.0,
-}
+SAMPLE = {"guidance": workload.GUIDANCE}
 
 
 def build(task, folder, size, *, dtype, remat):
@@ -84,9 +79,7 @@ class Draw:
       functools.partial(
         sampling.sample_images,
         self.model,
-        num_samples=1,
-        greedy=greedy,
-        **SAMPLE,
+        sampling=sampling.Sampling(greedy=greedy, **SAMPLE),
       )
     )
 
@@ -156,10 +149,10 @@ class RL(_Trained):
       model=self.model,
       clip=clip,
       optimizer=chain,
-      gather=lambda params: params,
+      to_rollout_layout=lambda params: params,
       seed=SEED,
       microbatches=1,
-      sample=SAMPLE | {"num_samples": samples},
+      sample=sampling.Sampling(num_samples=samples, **SAMPLE),
       reward={
         "history_pool": "mean",
         "future_pool": "mean",

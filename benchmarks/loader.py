@@ -30,6 +30,7 @@ from genrec_jax.data import windows as windows_lib
 from genrec_jax.hf import load
 from genrec_jax.ingest import job, tfds_builders
 from genrec_jax.runtime import cli
+from genrec_jax.sampling import Sampling
 from genrec_jax.train import setup, sft
 
 _USERS = flags.DEFINE_integer("users", 200_000, "Of the large data set.")
@@ -134,7 +135,7 @@ def consume(path):
   config.optim.decay_steps = 0
   parts = setup.build(
     config,
-    sample=dict(config.sample),
+    sample=Sampling(**config.sample),
     copy_threshold=config.eval.copy_threshold,
   )
   step = parts.plan.jit(sft.make_step(config, parts.plan))

@@ -12,6 +12,7 @@ from genrec_jax.core import sharding
 from genrec_jax.core.types import Prompt
 from genrec_jax.data import world
 from genrec_jax.hf.load import ASSETS, load_clip, load_generator
+from genrec_jax.sampling import Sampling
 
 
 def test_they_are_at_most_8_mib_in_all():
@@ -68,13 +69,12 @@ def draw(loaded, rows, images):
   """Returns the attributes [P, 5] of one sample for each prompt."""
   ids, mask = left_padded(rows, loaded.processor.pad_id)
   pixels = jax.jit(
-    lambda params, prompt: sampling.draw_images(
+    lambda params, prompt: sampling.generate_images(
       loaded.model,
       params,
       prompt,
       jax.random.key(0),
-      num_samples=1,
-      guidance=2.0,
+      Sampling(num_samples=1, guidance=2.0),
     )
   )(loaded.params, Prompt(ids, mask, images))
   return world.read(np.round(255 * np.asarray(pixels[:, 0])).astype(np.uint8))

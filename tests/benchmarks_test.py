@@ -21,6 +21,7 @@ from benchmarks import (
 from genrec_jax import sampling
 from genrec_jax.analysis import hlo, hlo_cost
 from genrec_jax.core.errors import UserError
+from genrec_jax.sampling import Sampling
 
 CPU = {"device": "cpu", "dtype": torch.float32}
 SAMPLES = 4
@@ -95,8 +96,7 @@ def drawn(side):
       params,
       side.batch.prompt,
       key,
-      num_samples=SAMPLES,
-      **jax_loop.SAMPLE,
+      Sampling(num_samples=SAMPLES, **jax_loop.SAMPLE),
     )
   )(params, key)
   return np.array(rollout.codes[0])

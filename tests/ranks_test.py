@@ -10,7 +10,7 @@ FLOORS = (
   {"runtime", "html", "nn", "objectives"},
   {"models", "data"},
   {"hf", "ingest", "sampling", "rewards"},
-  {"text", "config"},
+  {"config"},
   {"evals"},
   {"train"},
   {"analysis"},

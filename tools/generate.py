@@ -282,9 +282,9 @@ def draw(model, params, prompt, key, sampling_options) -> tuple[Any, Any]:
       params,
       prompt,
       key,
-      num_samples=_NUM.value,
-      greedy=_GREEDY.value,
-      **sampling_options,
+      sampling.Sampling(
+        num_samples=_NUM.value, greedy=_GREEDY.value, **sampling_options
+      ),
     ).codes
     pixels = sampling.decode_images(model, params, codes)
     return codes[0], jnp.round(255 * pixels[0]).astype(jnp.uint8)
@@ -298,19 +298,18 @@ def answer(model, params, prompt, key, end_ids, sampling_options):
   import jax
   import numpy as np
 
-  from genrec_jax import text
+  from genrec_jax import sampling
 
   @jax.jit
   def compiled(params, prompt, key):
-    return text.answer(
+    return sampling.answer(
       model,
       params,
       prompt,
       key,
+      sampling.Sampling(greedy=_GREEDY.value, **sampling_options),
       end_ids=end_ids,
       max_tokens=_MAX_TOKENS.value,
-      greedy=_GREEDY.value,
-      **sampling_options,
     )
 
   answers = compiled(params, prompt, key)

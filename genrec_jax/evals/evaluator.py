@@ -4,7 +4,7 @@ One compiled draw and one compiled embedding serve every row of the table: rows
 differ in parameters and prompts, never in shapes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -80,23 +80,23 @@ def noise(seed: int) -> jax.Array:
 
 def make_draw(
   model: Generator,
+  sample: sampling.Sampling,
   *,
-  gather: Callable[[PyTree], PyTree] = _same,
+  to_rollout_layout: Callable[[PyTree], PyTree] = _same,
   mesh: Mesh | None = None,
-  **sample: Any,
 ) -> Callable[[PyTree, Prompt, jax.Array], jax.Array]:
   """Compiles (params, prompt, key) -> samples, uint8 [P, G, h, w, 3].
 
   Args:
     model: the generator.
-    gather: lays out parameters for the decode loop, in the graph.
+    sample: how images are sampled.
+    to_rollout_layout: lays out parameters for the decode loop, in the graph.
     mesh: over which the rows of a prompt are split; None: one device.
-    **sample: options of `sampling.sample_images`.
   """
 
   def draw(params, prompt, key):
-    params = sampling.rollout_params(model, params, gather)
-    pixels = sampling.draw_images(model, params, prompt, key, **sample)
+    params = sampling.rollout_params(model, params, to_rollout_layout)
+    pixels = sampling.generate_images(model, params, prompt, key, sample)
     return _to_bytes(pixels)
 
   compiled, put = _on(mesh, draw)
@@ -173,10 +173,10 @@ def build(
   short_histories: str = "pad",
   users: int,
   batch_size: int,
-  sample: Mapping[str, Any],
+  sample: sampling.Sampling,
   copy_threshold: float,
   seed: int,
-  gather: Callable[[PyTree], PyTree] = _same,
+  to_rollout_layout: Callable[[PyTree], PyTree] = _same,
   mesh: Mesh | None = None,
   users_during: int = 0,
   warnings: Sequence[str] = (),
@@ -196,10 +196,10 @@ def build(
     short_histories: see `windows.find_windows`.
     users: held-out users, at most.
     batch_size: P, users drawn for at once.
-    sample: options of `sampling.sample_images`.
+    sample: how images are sampled.
     copy_threshold: see `scores.clip_scores`.
     seed: see `Evaluator`.
-    gather: see `make_draw`.
+    to_rollout_layout: see `make_draw`.
     mesh: see `make_draw`.
     users_during: held-out users of mid-run evaluations, at most. Their windows
       are those of the validation split, so that what is seen, and perhaps
@@ -224,7 +224,9 @@ def build(
     return prepare(batches, embed.targets, batch_size)
 
   return Evaluator(
-    draw=make_draw(model, gather=gather, mesh=mesh, **sample),
+    draw=make_draw(
+      model, sample, to_rollout_layout=to_rollout_layout, mesh=mesh
+    ),
     embed=embed,
     windows=windows("test", users),
     catalogue=baselines.Catalogue(dataset.items, processor.crop),

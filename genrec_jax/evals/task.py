@@ -36,6 +36,7 @@ from genrec_jax.evals.held_out import HeldOutBatch, grid
 from genrec_jax.hf import load
 from genrec_jax.runtime import distributed, metrics
 from genrec_jax.runtime import workdir as workdir_lib
+from genrec_jax.sampling import Sampling
 
 
 def held_out(
@@ -214,7 +215,7 @@ def run(config: Any, workdir: str) -> None:
     short_histories=config.data.short_histories,
     users=config.eval.users,
     batch_size=config.eval.batch_size,
-    sample=dict(config.sample),
+    sample=Sampling(**config.sample),
     copy_threshold=config.eval.copy_threshold,
     seed=config.seed,
     mesh=mesh,

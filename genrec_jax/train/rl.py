@@ -9,6 +9,7 @@ the policy pass and in the reference pass.
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 from typing import Any
 
@@ -33,10 +34,10 @@ def train_step(
   model: Generator,
   clip: Clip,
   optimizer: optax.GradientTransformation,
-  gather: Callable[[PyTree], PyTree],
+  to_rollout_layout: Callable[[PyTree], PyTree],
   seed: int,
   microbatches: int,
-  sample: Mapping[str, Any],
+  sample: sampling.Sampling,
   reward: Mapping[str, Any],
   weights: Mapping[str, float],
   normalise: str,
@@ -58,11 +59,11 @@ def train_step(
     model: the generator.
     clip: the reward model.
     optimizer: of the trainable parameters.
-    gather: lays out parameters for the decode loop.
+    to_rollout_layout: lays out parameters for the decode loop.
     seed: of the run; the step's key is folded from it.
     microbatches: equal parts of the P that the passes over given codes, whose
       gradients need the memory, take one after another.
-    sample: options of `sampling.sample_images`.
+    sample: how images are sampled.
     reward: options of `rewards.score`.
     weights: of each reward, by name.
     normalise: see `rewards.advantages`.
@@ -103,7 +104,7 @@ def train_step(
     raise ValueError(
       f"kl_of={kl_of!r}: expected one of {', '.join(objectives.KL_OF)}"
     )
-  if kl_of == "branches" and (not guided or sample["guidance"] == 1):
+  if kl_of == "branches" and (not guided or not sample.guided):
     raise ValueError(
       "kl_of='branches' scores both branches of guidance: expected"
       " scoring='guided' and a guidance other than 1"
@@ -113,10 +114,10 @@ def train_step(
   params = tree.merge(state.params, rest)
   rollout = sampling.sample_images(
     model,
-    sampling.rollout_params(model, params, gather),
+    sampling.rollout_params(model, params, to_rollout_layout),
     batch.prompt,
     key,
-    **sample,
+    sample,
   )
   pixels = sampling.decode_images(model, params, rollout.codes)
   raw = rewards.score(
@@ -128,16 +129,16 @@ def train_step(
     raw, weights, normalise=normalise, advantage=advantage
   )
 
+  # Without guidance ratio and KL are of the conditional branch alone.
+  scored = sample if guided else dataclasses.replace(sample, guidance=1.0)
+
   def score(trainable, prompt, codes):
     return sampling.score_images(
       model,
       tree.merge(trainable, rest),
       prompt,
       codes,
-      guidance=sample["guidance"] if guided else 1.0,
-      temperature=sample["temperature"],
-      top_k=sample["top_k"],
-      top_p=sample["top_p"],
+      scored,
       stop_unconditional_gradient=stop_unconditional_gradient,
       branches=bool(objective["kl_weight"]),
     )
@@ -155,12 +156,12 @@ def train_step(
     params, opt_state, behaviour = carry
 
     def loss_fn(trainable, prompt, codes, behaviour, sampled, given, reference):
-      logprobs, entropy, *branches = score(trainable, prompt, codes)
+      logprobs, entropy, branches = score(trainable, prompt, codes)
       old = jnp.where(epoch == 0, jax.lax.stop_gradient(logprobs), behaviour)
       weights = None
       if sampler_weight_cap:
         weights = objectives.truncated_weights(old, sampled, sampler_weight_cap)
-      drift = (*branches, reference) if branches else None
+      drift = None if branches is None else (branches, reference)
       loss, metrics = objectives.policy_loss(
         logprobs,
         old,
@@ -220,10 +221,10 @@ def make_step(config, plan: setup.Plan):
     model=plan.model,
     clip=plan.clip,
     optimizer=plan.optimizer,
-    gather=plan.gather,
+    to_rollout_layout=plan.to_rollout_layout,
     seed=config.seed,
     microbatches=config.data.microbatches,
-    sample=dict(config.sample),
+    sample=sampling.Sampling(**config.sample),
     reward=dict(config.reward),
     weights=dict(config.weights),
     objective=dict(config.objective),
@@ -258,7 +259,9 @@ def run(config, workdir: str) -> None:
   """Trains with RL from `config.model.checkpoint`; see configs/rl.py."""
   parts = setup.build(
     config,
-    sample=dict(config.sample, num_samples=config.eval.samples),
+    sample=sampling.Sampling(
+      **dict(config.sample, num_samples=config.eval.samples)
+    ),
     copy_threshold=config.reward.copy_threshold,
   )
   frozen, kept = parts.frozen, reference(config, parts.plan)

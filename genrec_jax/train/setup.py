@@ -21,6 +21,7 @@ from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.nn import lora
 from genrec_jax.runtime import compiler, distributed
+from genrec_jax.sampling import Sampling
 from genrec_jax.train import loop, optimizers
 
 
@@ -35,7 +36,7 @@ class Plan(NamedTuple):
   state: TrainState  # the same
   frozen: PyTree  # the same, of 'generator', what is not trained, and 'clip'
   adapters: Callable[[jax.Array], PyTree] | None  # draws them; None: no LoRA
-  gather: Callable[[PyTree], PyTree]  # parameters for the decode loop
+  to_rollout_layout: Callable[[PyTree], PyTree]  # for the decode loop
 
   def put(self, batch: PyTree) -> PyTree:
     """Puts this process's rows of a batch on the mesh."""
@@ -148,7 +149,9 @@ def make_plan(
       ),
     },
     adapters=adapters,
-    gather=lambda params: jax.lax.with_sharding_constraint(params, rollout),
+    to_rollout_layout=functools.partial(
+      jax.lax.with_sharding_constraint, shardings=rollout
+    ),
   )
 
 
@@ -212,14 +215,14 @@ def _abstract(mesh, shapes: PyTree, specs: PyTree) -> PyTree:
 def build(
   config,
   *,
-  sample: dict[str, Any],
+  sample: Sampling,
   copy_threshold: float,
 ) -> Parts:
   """Loads models and data and lays the state out on the mesh.
 
   Args:
     config: of an SFT or RL run.
-    sample: how evaluation draws; options of `sampling.sample_images`.
+    sample: how evaluation samples images.
     copy_threshold: see `evals.scores.clip_scores`.
 
   Raises:
@@ -315,7 +318,7 @@ def build(
     sample=sample,
     copy_threshold=copy_threshold,
     seed=config.seed,
-    gather=plan.gather,
+    to_rollout_layout=plan.to_rollout_layout,
     mesh=plan.mesh,
     users_during=config.eval.users_during if config.train.eval_every else 0,
     warnings=warnings,
@@ -325,7 +328,7 @@ def build(
     evaluator,
     tree.merge(trainable, rest),
     batch_size=config.eval.batch_size,
-    num_samples=sample["num_samples"],
+    num_samples=sample.num_samples,
   )
   return Parts(
     plan=plan,

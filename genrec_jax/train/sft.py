@@ -64,7 +64,7 @@ def train_step(
       return losses, jnp.argmax(logits, -1) == codes
 
     hidden = model.teacher_forced_hidden(params, embeds, prompt.mask, codes)
-    losses, right = sampling.in_chunks(model, score, hidden, codes)
+    losses, right = sampling.map_logits(model, score, hidden, codes)
     return losses.mean(), {"code_accuracy": right.mean()}
 
   (loss, metrics), grads = microbatch.value_and_grad(
@@ -93,7 +93,7 @@ def run(config, workdir: str) -> None:
   """Fine-tunes `config.model.checkpoint`; see configs/sft.py."""
   parts = setup.build(
     config,
-    sample=dict(config.sample),
+    sample=sampling.Sampling(**config.sample),
     copy_threshold=config.eval.copy_threshold,
   )
   setup.train(

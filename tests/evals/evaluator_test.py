@@ -11,6 +11,7 @@ from genrec_jax.data import world
 from genrec_jax.evals import baselines, scores, task
 from genrec_jax.evals import evaluator as evaluator_lib
 from genrec_jax.evals.held_out import derangement, prepare, score_others
+from genrec_jax.sampling import Sampling
 from tests import rounding
 
 KEY = jax.random.key(0)
@@ -263,20 +264,22 @@ def test_one_compilation_serves_all_rows(
   )
   drawn = []
 
-  def draw_images(model, params, prompt, key, *, num_samples):
+  def generate_images(model, params, prompt, key, sampling):
     del model
     drawn.append(prompt.ids.shape)
     # Without it no activation would be pinned to the batch's layout.
     assert jax.sharding.get_abstract_mesh().empty == (mesh is None)
-    shape = (len(prompt.ids), num_samples, 32, 32, 3)
+    shape = (len(prompt.ids), sampling.num_samples, 32, 32, 3)
     # Beyond [0, 1], as a decoder's output may be.
     return 2 * jax.random.uniform(key, shape) - params["shift"]
 
-  monkeypatch.setattr(evaluator_lib.sampling, "draw_images", draw_images)
+  monkeypatch.setattr(
+    evaluator_lib.sampling, "generate_images", generate_images
+  )
   monkeypatch.setattr(
     evaluator_lib.sampling,
     "rollout_params",
-    lambda model, params, gather: params,
+    lambda model, params, layout: params,
   )
   clip = _Clip()
   keys = jax.random.split(KEY)
@@ -287,7 +290,7 @@ def test_one_compilation_serves_all_rows(
   embed = evaluator_lib.make_embed(clip, clip_params, mesh=mesh)
   windows = prepare(batches(known=True), embed.targets, 4)
   parts = task.Evaluator(
-    evaluator_lib.make_draw(None, num_samples=2, mesh=mesh),
+    evaluator_lib.make_draw(None, Sampling(num_samples=2), mesh=mesh),
     embed,
     windows,
     catalogue,

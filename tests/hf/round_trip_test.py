@@ -18,6 +18,7 @@ from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf import load, safetensors_io
 from genrec_jax.hf.export import export_generator
+from genrec_jax.sampling import Sampling
 from tests.hf import tiny_janus
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "infer_hf.py"
@@ -125,9 +126,7 @@ def test_greedy_codes_are_those_of_transformers(tmp_path, sizes, least):
       params,
       prompt,
       jax.random.key(0),
-      num_samples=1,
-      guidance=5.0,
-      greedy=True,
+      Sampling(num_samples=1, guidance=5.0, greedy=True),
     ).codes[0]
   )
   tool = torch_tool()

@@ -12,6 +12,7 @@ from genrec_jax import sampling
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import Prompt
 from genrec_jax.models import janus
+from genrec_jax.sampling import Sampling
 from tests import rounding
 from tests.hf import tiny_janus
 from tools import infer_hf
@@ -58,9 +59,7 @@ def greedy(model, params, prompt, guidance=GUIDANCE):
       params,
       prompt,
       jax.random.key(0),
-      num_samples=1,
-      guidance=guidance,
-      greedy=True,
+      Sampling(num_samples=1, guidance=guidance, greedy=True),
     )
   )(params, prompt)
   return np.asarray(rollout.codes[:, 0])

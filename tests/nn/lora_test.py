@@ -13,6 +13,7 @@ from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.models import janus
 from genrec_jax.nn import layers, lora
+from genrec_jax.sampling import Sampling
 from tests import rounding
 from tests.tiny import random_batch, score_bound, tiny_janus
 
@@ -117,13 +118,17 @@ def outputs():
     embeds = model.embed(params, batch.prompt)
     options = {"guidance": 2.0}
     rollout = sampling.sample_images(
-      model, params, batch.prompt, jax.random.key(3), num_samples=2, **options
+      model,
+      params,
+      batch.prompt,
+      jax.random.key(3),
+      Sampling(num_samples=2, **options),
     )
     return {
       "prefix": model.prefill(params, embeds, batch.prompt.mask),
       "rollout": rollout,
       "scores": sampling.score_images(
-        model, params, batch.prompt, rollout.codes, **options
+        model, params, batch.prompt, rollout.codes, Sampling(**options)
       ),
     }
 

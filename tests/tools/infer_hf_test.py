@@ -25,6 +25,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf.load import load_generator
 from genrec_jax.hf.processor import CHAT, Processor
+from genrec_jax.sampling import Sampling
 from tests.hf import bad_input_test, tiny_janus
 from tests.tools import bad_flags
 from tests.tools.process import own_words
@@ -112,9 +113,7 @@ def our_greedy_codes(model):
       params,
       prompt,
       jax.random.key(0),
-      num_samples=1,
-      guidance=5.0,
-      greedy=True,
+      Sampling(num_samples=1, guidance=5.0, greedy=True),
     ).codes[:, 0]
   )
 
@@ -299,7 +298,7 @@ def test_codes_are_sampled_from_our_distribution(top_k, top_p):
   logits[0, 3:9] = logits[0].max()  # equals stay or go together
   found = tool.probabilities(torch.tensor(logits), 0.8, top_k, top_p)
   expected = np.exp(
-    sampling.log_distribution(logits, temperature=0.8, top_k=top_k, top_p=top_p)
+    Sampling(temperature=0.8, top_k=top_k, top_p=top_p).logprobs(logits)
   )
   np.testing.assert_allclose(found, expected, atol=1e-6)
 

@@ -1,5 +1,6 @@
 """The steps of SFT and RL by hand, on a generator whose logits are a table."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,24 +13,19 @@ from configs import rl as rl_config
 from genrec_jax import objectives, rewards, sampling
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
+from genrec_jax.sampling import Sampling
 from genrec_jax.train import rl, setup, sft
 from tests.bandit import Angles, Bandit, bandit_batch
 from tests.tiny import tiny_clip, tiny_janus
 from tests.train.gradients import KEEP, gradient
 
 MODEL, CLIP, PROMPTS = Bandit(), Angles(), 4
-SAMPLE = {
-  "num_samples": 5,
-  "guidance": 2.0,
-  "temperature": 1.0,
-  "top_k": 0,
-  "top_p": 1.0,
-}
+SAMPLE = Sampling(num_samples=5, guidance=2.0)
 OPTIONS = {
   "model": MODEL,
   "clip": CLIP,
   "optimizer": optax.chain(KEEP, optax.sgd(0.0)),
-  "gather": lambda params: params,
+  "to_rollout_layout": lambda params: params,
   "seed": 3,
   "microbatches": 1,
   "sample": SAMPLE,
@@ -83,7 +79,9 @@ def sampled(params, **sample):
   """Samples what the first step samples."""
   key = jax.random.fold_in(jax.random.key(OPTIONS["seed"]), 0)
   prompt = bandit_batch(PROMPTS).prompt
-  return sampling.sample_images(MODEL, params, prompt, key, **SAMPLE | sample)
+  return sampling.sample_images(
+    MODEL, params, prompt, key, dataclasses.replace(SAMPLE, **sample)
+  )
 
 
 def log_probs(params, codes, guidance):
@@ -145,7 +143,7 @@ def test_scoring_cuts_and_tempers_as_sampling_does(params):
     {"top_p": 0.6},
     {"temperature": 1.4, "top_k": 4, "top_p": 0.7},
   ):
-    _, metrics = run(params, sample=SAMPLE | changed)
+    _, metrics = run(params, sample=dataclasses.replace(SAMPLE, **changed))
     # Log-probabilities of some units, one computation as the other.
     assert metrics["sampler_mismatch_max"] < 1e-5, changed
 

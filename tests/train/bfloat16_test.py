@@ -15,12 +15,13 @@ from genrec_jax.core.types import TrainState
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import stream, synthetic
 from genrec_jax.hf import load
+from genrec_jax.sampling import Sampling
 from genrec_jax.train import rl
 from tests.tiny import tiny_clip
 from tests.train.gradients import KEEP, gradient
 
 CONFIG = common.base("rl", "janus_pro_1b")  # dtype and guidance of real models
-SAMPLE = CONFIG.sample.to_dict() | {"num_samples": 4}
+SAMPLE = Sampling(**CONFIG.sample.to_dict() | {"num_samples": 4})
 PROMPTS = 8
 
 
@@ -59,7 +60,7 @@ def rollout(loaded, batch):
   """Returns codes sampled in bfloat16, which both types are to learn from."""
   return jax.jit(
     lambda params, prompt: sampling.sample_images(
-      loaded.model, params, prompt, jax.random.key(0), **SAMPLE
+      loaded.model, params, prompt, jax.random.key(0), SAMPLE
     )
   )(loaded.params, batch.prompt)
 
@@ -88,7 +89,7 @@ def take(loaded, batch, rollout):
       model=loaded.model.with_compute(dtype=dtype, remat="full"),
       clip=clip,
       optimizer=optimizer,
-      gather=lambda params: params,
+      to_rollout_layout=lambda params: params,
       seed=0,
       sample=SAMPLE,
       reward={

@@ -21,6 +21,7 @@ from genrec_jax.hf import load
 from genrec_jax.hf.export import export_checkpoint
 from genrec_jax.models import janus
 from genrec_jax.nn import lora
+from genrec_jax.sampling import Sampling
 from genrec_jax.train import loop, rl, setup, sft
 from tests.hf import tiny_janus as saved
 from tests.tiny import (
@@ -281,13 +282,16 @@ def test_eight_devices_draw_and_learn_as_one():
       sampling.rollout_params(model, whole, gather),
       prompt,
       jax.random.key(3),
-      num_samples=2,
-      guidance=2.0,
+      Sampling(num_samples=2, guidance=2.0),
     )
 
     def loss(adapters):
-      scores, _ = sampling.score_images(
-        model, tree.merge(params, adapters), prompt, drawn.codes, guidance=2.0
+      scores, *_ = sampling.score_images(
+        model,
+        tree.merge(params, adapters),
+        prompt,
+        drawn.codes,
+        Sampling(guidance=2.0),
       )
       return scores.mean()
 

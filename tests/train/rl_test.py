@@ -13,6 +13,7 @@ from genrec_jax.analysis import hlo
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
+from genrec_jax.sampling import Sampling
 from genrec_jax.train import rl
 from tests.tiny import (
   amplified,
@@ -37,16 +38,10 @@ OPTIONS = {
   "model": MODEL,
   "clip": CLIP,
   "optimizer": OPTIMIZER,
-  "gather": lambda params: params,
+  "to_rollout_layout": lambda params: params,
   "seed": 3,
   "microbatches": 1,
-  "sample": {
-    "num_samples": 4,
-    "guidance": 2.0,
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-  },
+  "sample": Sampling(num_samples=4, guidance=2.0),
   "reward": {
     "history_pool": "mean",
     "future_pool": "mean",
@@ -75,7 +70,7 @@ OPTIONS = {
 TRAINABLE = ("^language/", "^image_head/")
 # How far apart two computations of a log-probability may be: of 16 codes that
 # are about as likely, guided by 2.
-SAME = score_bound(np.log(16), OPTIONS["sample"]["guidance"])
+SAME = score_bound(np.log(16), OPTIONS["sample"].guidance)
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2)]  # data, model, slices
 
 
@@ -151,7 +146,7 @@ def draw(params, prompt, gather=lambda params: params):
   """Draws what the first step draws."""
   params = sampling.rollout_params(MODEL, params, gather)
   key = jax.random.fold_in(jax.random.key(OPTIONS["seed"]), 0)
-  return sampling.sample_images(MODEL, params, prompt, key, **OPTIONS["sample"])
+  return sampling.sample_images(MODEL, params, prompt, key, OPTIONS["sample"])
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +189,10 @@ def test_eight_devices_step_as_one(params, clip_params, single, shape):
   state = jax.device_put(state, like)
   step = jax.jit(
     sharding.trace_with_mesh(
-      mesh, functools.partial(rl.train_step, **(OPTIONS | {"gather": gather}))
+      mesh,
+      functools.partial(
+        rl.train_step, **(OPTIONS | {"to_rollout_layout": gather})
+      ),
     ),
     donate_argnums=0,
     out_shardings=(like, whole),

@@ -18,6 +18,7 @@ from genrec_jax.hf import load
 from genrec_jax.models import janus
 from genrec_jax.nn import lora
 from genrec_jax.runtime import checkpoint
+from genrec_jax.sampling import Sampling
 from genrec_jax.train import rl, setup, sft
 from tests import rounding
 from tests.tiny import amplified, random_batch, tiny_clip, tiny_janus
@@ -121,7 +122,7 @@ def test_a_reference_of_half_the_size_scores_the_same(params):
   )
   score = jax.jit(
     lambda params: sampling.score_images(
-      MODEL, params, prompt, codes, guidance=5.0, branches=True
+      MODEL, params, prompt, codes, Sampling(guidance=5.0), branches=True
     )
   )
   for more in ({}, adapters):

@@ -12,6 +12,7 @@ from genrec_jax import sampling
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
+from genrec_jax.sampling import Sampling
 from genrec_jax.train import sft
 from tests import rounding
 from tests.tiny import TERMS, amplified, random_batch, tiny_janus
@@ -68,13 +69,15 @@ def test_loss_is_minus_the_score_of_the_real_codes(params):
   codes = jax.jit(MODEL.encode_pixels)(
     params, batch.future[:, 0] / np.float32(255)
   )
-  score = jax.jit(functools.partial(sampling.score_images, MODEL, guidance=1.0))
+  score = jax.jit(
+    functools.partial(sampling.score_images, MODEL, sampling=Sampling())
+  )
   for dropout, prompt in (
     (0.0, batch.prompt),
     (1.0, MODEL.unconditional(batch.prompt)),
   ):
     _, losses, _ = run(params, batch, dropout)
-    logprobs, _ = score(params, prompt, codes[:, None])
+    logprobs, *_ = score(params, prompt, codes[:, None])
     rounding.assert_close(losses[0], -logprobs.mean(), terms=TERMS)
 
 

@@ -1,4 +1,4 @@
-"""Answers a prompt in words, token by token, until the model ends its turn.
+"""Text sampling: answers in words, token by token, until the end token.
 
 Letters: P prompts, G answers, W tokens of the longest answer, V vocabulary.
 """
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from genrec_jax.core.types import Prompt, PyTree
 from genrec_jax.models.api import Generator
-from genrec_jax.sampling import log_distribution
+from genrec_jax.sampling.distribution import Sampling
 
 
 @struct.dataclass
@@ -27,16 +27,12 @@ def answer(
   params: PyTree,
   prompt: Prompt,
   key: jax.Array,
+  sampling: Sampling,
   *,
   end_ids: Sequence[int],
   max_tokens: int,
-  num_samples: int = 1,
-  temperature: float = 1.0,
-  top_k: int = 0,
-  top_p: float = 1.0,
-  greedy: bool = False,
 ) -> Answers:
-  """Writes `num_samples` answers to each prompt.
+  """Samples G answers to each prompt.
 
   The prompt is prefilled once; its answers attend to that one prefix. The loop
   stops as soon as all of them have ended.
@@ -46,30 +42,26 @@ def answer(
     params: its parameters.
     prompt: P prompts.
     key: PRNG key; each token folds its own number in.
+    sampling: how tokens are sampled, and how many answers; without guidance,
+      as a question has no unconditional branch.
     end_ids: tokens that end an answer; none: it has `max_tokens`.
     max_tokens: W, at least 1.
-    num_samples: G.
-    temperature: see `sampling.log_distribution`.
-    top_k: see `sampling.log_distribution`.
-    top_p: see `sampling.log_distribution`.
-    greedy: take the likeliest token, the first of equals.
 
   Returns:
     Answers of P prompts.
+
+  Raises:
+    ValueError: a guidance other than 1.
   """
+  if sampling.guided:
+    raise ValueError(
+      f"guidance={sampling.guidance} of an answer: expected 1, words are"
+      " sampled from the prompt's own distribution"
+    )
   prefix = model.prefill(params, model.embed(params, prompt), prompt.mask)
   prefix = model.decode_prefix(prefix)
   decode_params = model.text_decode_params(params)
   ends = jnp.asarray(tuple(end_ids), jnp.int32).reshape(1, 1, -1)
-
-  def choose(logits, index):
-    if greedy:
-      return jnp.argmax(logits, -1).astype(jnp.int32)
-    logprobs = log_distribution(
-      logits, temperature=temperature, top_k=top_k, top_p=top_p
-    )
-    ids = jax.random.categorical(jax.random.fold_in(key, index), logprobs)
-    return ids.astype(jnp.int32)
 
   def unfinished(state):
     index, _, _, going, _ = state
@@ -77,7 +69,7 @@ def answer(
 
   def body(state):
     index, cache, logits, going, answers = state
-    ids = choose(logits, index)
+    ids, _ = sampling.draw(logits, jax.random.fold_in(key, index))  # [P, G]
     answers = jax.tree.map(
       lambda old, new: jax.lax.dynamic_update_slice(
         old, new[..., None], (0, 0, index)
@@ -91,11 +83,11 @@ def answer(
     )
     return index + 1, cache, logits, going, answers
 
-  logits = model.text_logits(decode_params, prefix.hidden)[:, None]
-  rows = (logits.shape[0], num_samples)
+  logits = model.text_logits(decode_params, prefix.hidden)[:, None]  # [P, 1, V]
+  rows = (logits.shape[0], sampling.num_samples)
   state = (
     jnp.int32(0),
-    model.init_text_cache(prefix, num_samples, max_tokens),
+    model.init_text_cache(prefix, sampling.num_samples, max_tokens),
     jnp.broadcast_to(logits, (*rows, logits.shape[-1])),
     jnp.ones(rows, bool),
     Answers(

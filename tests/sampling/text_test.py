@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_jax import sampling, text
+from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
+from genrec_jax.sampling import Sampling
 from tests.hf import tiny_janus
 
 WORDS = 12
@@ -22,11 +23,17 @@ def prompt():
 
 
 @functools.cache
-def compiled(**options):
+def compiled(end_ids, **options):
   _, model, params = tiny_janus.pair()
   answer = jax.jit(
-    lambda params, prompt: text.answer(
-      model, params, prompt, jax.random.key(0), max_tokens=WORDS, **options
+    lambda params, prompt: sampling.answer(
+      model,
+      params,
+      prompt,
+      jax.random.key(0),
+      Sampling(**options),
+      end_ids=end_ids,
+      max_tokens=WORDS,
     )
   )
   return functools.partial(answer, params)
@@ -91,9 +98,7 @@ def test_sampled_answers_follow_the_distribution(prompt):
     mask = jnp.pad(prompt.mask, ((0, 0), (0, WORDS)), constant_values=True)
     embeds = model.embed(params, prompt.replace(ids=ids, mask=mask))
     hidden = model.hidden_states(params, embeds, mask)[:, -WORDS - 1 : -1]
-    return sampling.log_distribution(
-      model.text_logits(params, hidden), **options
-    )
+    return Sampling(**options).logprobs(model.text_logits(params, hidden))
 
   # Each token of one sample was possible, in its place ...
   logprobs = np.asarray(score(params, prompt, tokens[:, 7]))
@@ -105,3 +110,8 @@ def test_sampled_answers_follow_the_distribution(prompt):
     probs = np.exp(logprobs[row, 0])
     assert np.all(np.abs(counts - probs) <= 4 * np.sqrt(probs / 600))
   assert not np.array_equal(tokens[:, 0], tokens[:, 1])
+
+
+def test_an_answer_takes_no_guidance(prompt):
+  with pytest.raises(ValueError, match=r"guidance=2.0 of an answer"):
+    compiled(end_ids=(), guidance=2.0)(prompt)

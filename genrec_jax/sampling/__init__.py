@@ -1,0 +1,27 @@
+"""Sampling: images and answers from a generator, and the probability of given
+ones; may import models.
+"""
+
+from genrec_jax.sampling.distribution import Sampling
+from genrec_jax.sampling.guidance import guide
+from genrec_jax.sampling.images import (
+  decode_images,
+  generate_images,
+  rollout_params,
+  sample_images,
+)
+from genrec_jax.sampling.scoring import map_logits, score_images
+from genrec_jax.sampling.text import Answers, answer
+
+__all__ = [
+  "Answers",
+  "Sampling",
+  "answer",
+  "decode_images",
+  "generate_images",
+  "guide",
+  "map_logits",
+  "rollout_params",
+  "sample_images",
+  "score_images",
+]

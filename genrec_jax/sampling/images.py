@@ -1,0 +1,134 @@
+"""Image sampling: code by code in one decode loop, then to pixels.
+
+The log-probabilities that `sample_images` returns are of the distribution in
+`distribution.py`; `scoring.score_images` computes the same numbers of given
+codes, with gradients.
+
+Letters: P prompts, T prompt tokens, G samples, I codes, C codebook, h w pixels;
+P' rows, two per prompt where guided.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from genrec_jax.core import tree
+from genrec_jax.core.types import Prompt, PyTree, Rollout
+from genrec_jax.models.api import Generator
+from genrec_jax.sampling import guidance
+from genrec_jax.sampling.distribution import Sampling
+
+
+def rollout_params(
+  model: Generator,
+  params: PyTree,
+  to_rollout_layout: Callable[[PyTree], PyTree],
+) -> PyTree:
+  """Lays out what the decode loop reads, once per rollout.
+
+  Cast to the compute type and then gathered, so half the bytes travel in
+  bfloat16; nothing changes in value. What only reads prompts stays as it is.
+
+  Args:
+    model: the generator.
+    params: its parameters, laid out for training.
+    to_rollout_layout: constrains a tree like `params` to the decode loop's
+      layout.
+
+  Returns:
+    A tree like `params`, for `sample_images`.
+  """
+  flat, loop = (tree.flatten(x) for x in (params, model.decode_subtree(params)))
+  moved = tree.flatten(to_rollout_layout(tree.unflatten(flat | loop)))
+  # The barrier keeps a training pass from reusing the gathered copy, which
+  # would stay alive through the whole step.
+  held = jax.lax.optimization_barrier({path: moved[path] for path in loop})
+  return tree.unflatten(flat | held)
+
+
+def sample_images(
+  model: Generator,
+  params: PyTree,
+  prompt: Prompt,
+  key: jax.Array,
+  sampling: Sampling,
+) -> Rollout:
+  """Samples G images for each prompt.
+
+  The prompt is prefilled once; its samples attend to that one prefix.
+
+  Args:
+    model: the generator.
+    params: its parameters.
+    prompt: P prompts.
+    key: PRNG key; each code index folds its own number in.
+    sampling: how codes are sampled, and how many images.
+
+  Returns:
+    Rollout of codes and logprobs, [P, G, I] each.
+  """
+  if sampling.guided:
+    embeds, mask = guidance.embed_both(model, params, prompt)  # [P', T, D]
+  else:
+    embeds, mask = model.embed(params, prompt), prompt.mask
+  prefix = model.decode_prefix(model.prefill(params, embeds, mask))
+  decode_params = model.decode_params(params)
+
+  def combine(logits):
+    """Guides logits [P', ..., C]: [P, ..., C]."""
+    if not sampling.guided:
+      return logits
+    return guidance.guide(*guidance.separate(logits), sampling.guidance)
+
+  def draw(logits, index):
+    return sampling.draw(logits, jax.random.fold_in(key, index))
+
+  def body(carry, index):
+    cache, codes = carry
+    # Both branches read the one code that was sampled from their mixture.
+    rows = guidance.interleave(codes, codes) if sampling.guided else codes
+    logits, cache = model.decode_step(decode_params, prefix, cache, rows, index)
+    codes, logprobs = draw(combine(logits), index + 1)  # [P, G]
+    return (cache, codes), (codes, logprobs)
+
+  # The first code of every sample comes from the prompt's last state.
+  logits = combine(model.logits(decode_params, prefix.hidden))[:, None]
+  shape = (logits.shape[0], sampling.num_samples, logits.shape[-1])
+  first = draw(jnp.broadcast_to(logits, shape), jnp.int32(0))  # [P, G]
+  cache = model.init_cache(prefix, sampling.num_samples)
+  with jax.named_scope("decode"):
+    _, rest = jax.lax.scan(
+      body, (cache, first[0]), jnp.arange(model.image_tokens - 1)
+    )  # [I - 1, P, G]
+  codes, logprobs = (
+    jnp.concatenate([one[None], more]).transpose(1, 2, 0)  # [P, G, I]
+    for one, more in zip(first, rest, strict=True)
+  )
+  return Rollout(codes=codes, logprobs=logprobs)
+
+
+def decode_images(
+  model: Generator, params: PyTree, codes: jax.Array
+) -> jax.Array:
+  """Decodes codes [P, G, I]: float32 pixels [P, G, h, w, 3] in [0, 1].
+
+  One sample of every prompt at a time: a decoder's feature maps are a hundred
+  times as large as its pixels, and small ones stay in a CPU's cache.
+  """
+  pixels = jax.lax.map(
+    lambda one: model.decode_pixels(params, one), codes.swapaxes(0, 1)
+  )  # [G, P, h, w, 3]
+  return pixels.swapaxes(0, 1)
+
+
+def generate_images(
+  model: Generator,
+  params: PyTree,
+  prompt: Prompt,
+  key: jax.Array,
+  sampling: Sampling,
+) -> jax.Array:
+  """Samples and decodes: float32 pixels [P, G, h, w, 3] in [0, 1]."""
+  rollout = sample_images(model, params, prompt, key, sampling)
+  return decode_images(model, params, rollout.codes)

@@ -1,0 +1,141 @@
+"""Image scoring: log-probabilities of given codes, with gradients.
+
+Teacher-forced: one pass over all codes, in which G samples share the prefix of
+their prompt. Letters: P prompts, G samples, I codes, C codebook, D width,
+B branches (2 where guided, else 1).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genrec_jax.core.types import Prompt, PyTree
+from genrec_jax.models.api import Generator
+from genrec_jax.sampling import guidance
+from genrec_jax.sampling.distribution import Sampling, take_codes
+
+# Logits of one sample that training holds at a time, float32: those of Janus-
+# Pro (576 codes of 16,384) do not fit a device for a whole batch.
+_MAX_LOGITS = 2**19
+
+
+class Scores(NamedTuple):
+  """What a policy says of given codes."""
+
+  logprobs: jax.Array  # [P, G, I] float32
+  entropy: jax.Array  # [P, G, I] float32, of the distribution, in nats
+  # [P, G, I, B] float32 of each branch by itself, without temperature and
+  # cuts; None unless asked for.
+  branches: jax.Array | None = None
+
+
+def score_images(
+  model: Generator,
+  params: PyTree,
+  prompt: Prompt,
+  codes: jax.Array,
+  sampling: Sampling,
+  *,
+  stop_unconditional_gradient: bool = False,
+  branches: bool = False,
+) -> Scores:
+  """Scores codes under the distribution that `sample_images` samples from.
+
+  Args:
+    model: the generator.
+    params: its parameters; gradients flow to them.
+    prompt: P prompts.
+    codes: [P, G, I] int32.
+    sampling: the distribution; guidance 1 scores the conditional logits alone.
+      Its num_samples and greedy are not looked at.
+    stop_unconditional_gradient: treat the unconditional branch as constant.
+    branches: also score each branch by itself: the conditional one and, where
+      guided, the unconditional one.
+  """
+  # The unconditional branch's parameters, which may take no gradient.
+  constant = (
+    jax.lax.stop_gradient(params) if stop_unconditional_gradient else params
+  )
+
+  def run_alone(params, prompt):
+    embeds = model.embed(params, prompt)
+    return model.teacher_forced_hidden(params, embeds, prompt.mask, codes)
+
+  hidden: tuple[jax.Array, ...]  # B x [P, G, I, D]
+  if not sampling.guided:
+    hidden = (run_alone(params, prompt),)
+  elif stop_unconditional_gradient:
+    # Two passes: rows of one batch could not differ in what takes gradients.
+    hidden = (
+      run_alone(params, prompt),
+      run_alone(constant, model.unconditional(prompt)),
+    )
+  else:
+    both = guidance.embed_both(model, params, prompt)
+    rows = guidance.interleave(codes, codes)  # [2P, G, I]
+    hidden = guidance.separate(model.teacher_forced_hidden(params, *both, rows))
+
+  def score(hidden, codes):
+    """Scores [P, G, i] codes, i of the I, by the states before them."""
+    each = [model.logits(params, hidden[0])]  # [P, G, i, C]
+    if sampling.guided:
+      each.append(model.logits(constant, hidden[1]))
+      logits = guidance.guide(*each, sampling.guidance)
+    else:
+      logits = each[0]
+    logprobs = sampling.logprobs(logits, keep=codes)  # [P, G, i, C]
+    # A code cut off has probability 0 and adds nothing, not 0 * -inf.
+    finite = jnp.where(jnp.isfinite(logprobs), logprobs, 0.0)
+    entropy = -jnp.sum(jnp.exp(logprobs) * finite, -1)  # [P, G, i]
+    scores = Scores(take_codes(logprobs, codes), entropy)
+    if not branches:
+      return scores
+    own = [take_codes(jax.nn.log_softmax(x), codes) for x in each]
+    return scores._replace(branches=jnp.stack(own, -1))
+
+  return map_logits(model, score, hidden, codes)
+
+
+def map_logits(
+  model: Generator, function: Callable[..., PyTree], *inputs: PyTree
+) -> PyTree:
+  """Maps a function of logits over chunks of the codes, one after another.
+
+  One chunk's intermediates live at a time, in the backward pass, too.
+
+  Args:
+    model: the generator, whose codebook says how large logits are.
+    function: of trees of arrays [P, G, i, ...], to another such tree.
+    *inputs: trees of arrays [P, G, I, ...].
+
+  Returns:
+    The results for all I codes.
+  """
+  chunks = _num_chunks(model)
+  if chunks == 1:
+    return function(*inputs)
+
+  def split(x):
+    parts = x.reshape(*x.shape[:2], chunks, -1, *x.shape[3:])
+    return jnp.moveaxis(parts, 2, 0)
+
+  def join(parts):
+    x = jnp.moveaxis(parts, 0, 2)
+    return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+  parts = jax.lax.map(
+    jax.checkpoint(lambda part: function(*part), prevent_cse=False),
+    jax.tree.map(split, inputs),
+  )
+  return jax.tree.map(join, parts)
+
+
+def _num_chunks(model: Generator) -> int:
+  """Returns the fewest equal parts of I codes that hold `_MAX_LOGITS`."""
+  length = model.image_tokens
+  most = max(_MAX_LOGITS // model.codebook_size, 1)
+  return next(
+    n for n in range(1, length + 1) if length % n == 0 and length <= n * most
+  )

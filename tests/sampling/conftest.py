@@ -1,0 +1,43 @@
+"""A tiny model and two prompts of unequal length."""
+
+import jax
+import numpy as np
+import pytest
+
+from genrec_jax.core.types import Prompt
+from tests.tiny import (
+  BOI,
+  BOS,
+  IMAGE,
+  PAD,
+  amplified,
+  tiny_janus,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+  return tiny_janus()
+
+
+@pytest.fixture(scope="module")
+def params(model):
+  return amplified(model.init(jax.random.key(0)), 1.25)
+
+
+@pytest.fixture(scope="module")
+def prompt():
+  """Two prompts of unequal length, the second with one image less."""
+  picture = [BOI, IMAGE, IMAGE, IMAGE, IMAGE, 5]
+  long, short = (
+    [BOS, 7, *picture, 8, *picture, 9, BOI],
+    [BOS, 11, *picture, BOI],
+  )
+  rows = [long, [PAD] * (len(long) - len(short)) + short]
+  rng = np.random.default_rng(0)
+  ids = np.asarray(rows, np.int32)
+  return Prompt(
+    ids=ids,
+    mask=ids != PAD,
+    images=rng.integers(0, 256, (2, 2, 16, 16, 3), np.uint8),
+  )

@@ -1,0 +1,230 @@
+"""Sampling and scoring agree, share a prefix, and see what they should see."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrec_jax import sampling
+from genrec_jax.sampling import Sampling
+from tests import rounding
+from tests.bandit import Bandit, bandit_batch
+from tests.tiny import (
+  score_bound,
+  tiny_janus,
+)
+
+
+def repeated(prompt, times):
+  return jax.tree.map(lambda x: np.repeat(x, times, axis=0), prompt)
+
+
+SETTINGS = (
+  {"guidance": 1.0},
+  {"guidance": 3.0},
+  {"guidance": 2.0, "temperature": 0.7, "top_k": 5},
+  {"guidance": 1.0, "temperature": 1.3, "top_p": 0.8},
+  {"guidance": 3.0, "top_k": 6, "top_p": 0.9},
+)
+
+
+@pytest.mark.parametrize("options", SETTINGS)
+def test_scores_are_the_log_probabilities_sampled_with(
+  model, params, prompt, options
+):
+  rollout = jax.jit(
+    lambda key: sampling.sample_images(
+      model, params, prompt, key, Sampling(num_samples=3, **options)
+    )
+  )(jax.random.key(1))
+  assert rollout.codes.shape == rollout.logprobs.shape == (2, 3, 4)
+  assert len(np.unique(rollout.codes)) > 3
+  logprobs, entropy, _ = jax.jit(
+    lambda codes: sampling.score_images(
+      model, params, prompt, codes, Sampling(**options)
+    )
+  )(rollout.codes)
+  bound = score_bound(logprobs, options["guidance"])
+  np.testing.assert_allclose(rollout.logprobs, logprobs, rtol=0, atol=bound)
+  assert np.all(entropy >= 0)
+  most = np.log(model.codebook_size)
+  assert np.all(entropy <= most + rounding.bound(model.codebook_size, most))
+  # Unshared: every sample with a copy of its prompt.
+  alone, *_ = jax.jit(
+    lambda codes: sampling.score_images(
+      model, params, repeated(prompt, 3), codes, Sampling(**options)
+    )
+  )(rollout.codes.reshape(6, 1, 4))
+  np.testing.assert_allclose(
+    rollout.logprobs, np.reshape(alone, (2, 3, 4)), rtol=0, atol=bound
+  )
+
+
+def test_guidance_of_one_is_the_formula_of_two_branches_at_one(
+  model, params, prompt
+):
+  rollout = jax.jit(
+    lambda key: sampling.sample_images(
+      model, params, prompt, key, Sampling(num_samples=3, guidance=1.0)
+    )
+  )(jax.random.key(1))
+  conditional, unconditional = (
+    model.code_logits(params, model.embed(params, one), one.mask, rollout.codes)
+    for one in (prompt, model.unconditional(prompt))
+  )
+  assert np.abs(conditional - unconditional).max() > 0.1
+  guided = sampling.guide(conditional, unconditional, 1.0)
+  expected = np.take_along_axis(
+    jax.nn.log_softmax(guided), rollout.codes[..., None], -1
+  )[..., 0]
+  bound = score_bound(expected)
+  np.testing.assert_allclose(rollout.logprobs, expected, rtol=0, atol=bound)
+  scores, *_ = sampling.score_images(
+    model, params, prompt, rollout.codes, Sampling(guidance=1.0)
+  )
+  np.testing.assert_allclose(scores, expected, rtol=0, atol=bound)
+
+
+def test_the_rollout_s_parameters_compute_the_same_in_bfloat16(
+  model, params, prompt
+):
+  half = model.with_compute(dtype="bfloat16")
+  prompt = prompt.replace(images=prompt.images[:, :0])  # compiles faster
+  cast = sampling.rollout_params(half, params, lambda tree: tree)
+  assert cast["language"]["norm"]["scale"].dtype == jnp.bfloat16
+  assert cast["image_head"]["head"]["vision_head"]["kernel"].dtype == (
+    jnp.bfloat16
+  )
+  draw = jax.jit(
+    lambda params: sampling.sample_images(
+      half,
+      params,
+      prompt,
+      jax.random.key(4),
+      Sampling(num_samples=2, guidance=2.0),
+    )
+  )
+  ours, theirs = draw(cast), draw(params)
+  np.testing.assert_array_equal(ours.codes, theirs.codes)
+  np.testing.assert_array_equal(ours.logprobs, theirs.logprobs)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_the_cache_is_written_in_place(model, params, prompt, num_samples):
+  text = (
+    jax.jit(
+      lambda key: sampling.sample_images(
+        model,
+        params,
+        prompt,
+        key,
+        Sampling(num_samples=num_samples, guidance=2.0),
+      )
+    )
+    .lower(jax.random.key(0))
+    .compile()
+    .as_text()
+  )
+  prefix = model.prefill(params, model.embed(params, prompt), prompt.mask)
+  both = prefix.replace(mask=jnp.repeat(prefix.mask, 2, 0))
+  cache = model.init_cache(both, num_samples)
+  shape = ",".join(map(str, cache.keys[0].shape))
+  copies = re.findall(rf" = f32\[{shape}\]\S* copy\(", text)
+  # To hand the loop its own is one each; more are made at every code.
+  assert len(copies) <= len(jax.tree.leaves(cache))
+
+
+@pytest.mark.optimised
+def test_images_are_decoded_each_on_its_own(model, params):
+  codes = np.arange(24, dtype=np.int32).reshape(2, 3, 4) % model.codebook_size
+  pixels = sampling.decode_images(model, params, codes)
+  assert pixels.shape == (2, 3, 16, 16, 3)
+  # A dozen convolutions of 3 x 3 x 32 values, one after another; of 0 to 1.
+  rounding.assert_close(
+    pixels, model.decode_pixels(params, codes), terms=12 * 288, scale=1
+  )
+
+
+def test_greedy_takes_the_most_likely_code_at_each_step(model, params, prompt):
+  rollout = jax.jit(
+    lambda key: sampling.sample_images(
+      model,
+      params,
+      prompt,
+      key,
+      Sampling(num_samples=1, guidance=5.0, greedy=True),
+    )
+  )(jax.random.key(0))
+  both = [
+    model.code_logits(params, model.embed(params, one), one.mask, rollout.codes)
+    for one in (prompt, model.unconditional(prompt))
+  ]
+  guided = both[1] + 5.0 * (both[0] - both[1])
+  np.testing.assert_array_equal(rollout.codes, np.argmax(guided, -1))
+  np.testing.assert_array_equal(rollout.logprobs, 0.0)
+
+
+def test_samples_follow_the_distribution(model, params, prompt):
+  rollout = jax.jit(
+    lambda key: sampling.sample_images(
+      model, params, prompt, key, Sampling(num_samples=4000, guidance=2.0)
+    )
+  )(jax.random.key(2))
+  for row in range(2):
+    first = np.asarray(rollout.codes[row, :, 0])
+    counts = np.bincount(first, minlength=model.codebook_size) / len(first)
+    probs = np.exp(rollout.logprobs[row, :, 0])
+    for code in np.unique(first):
+      expected = probs[first == code][0]
+      assert abs(counts[code] - expected) < 4 * np.sqrt(expected / len(first))
+
+
+def test_each_code_of_each_image_has_its_own_noise():
+  """Of a uniform distribution over 64 codes few neighbours are equal."""
+  model = Bandit(image_tokens=6, codebook_size=64)
+  params = {"table": {"embedding": jnp.zeros((4, 6 * 64))}}
+  codes = sampling.sample_images(
+    model,
+    params,
+    bandit_batch(3, model).prompt,
+    jax.random.key(0),
+    Sampling(num_samples=8, guidance=2.0),
+  ).codes
+  for axis in range(3):  # prompts, samples, codes
+    one, other = (
+      np.take(codes, range(i, codes.shape[axis] - 1 + i), axis) for i in (0, 1)
+    )
+    assert np.mean(one == other) < 0.1, axis
+
+
+def test_the_rollout_s_copy_is_fenced():
+  """Else a training pass would reuse it, and keep it alive all the while."""
+  model = tiny_janus(dtype="bfloat16")
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  gathered = []
+
+  def gather(tree):
+    gathered.append(jax.tree.map(jax.lax.cos, tree))  # marks what it returns
+    return gathered[0]
+
+  jaxpr = jax.make_jaxpr(
+    lambda params: sampling.rollout_params(model, params, gather)
+  )(params)
+  (fence,) = (
+    eqn
+    for eqn in jaxpr.jaxpr.eqns
+    if eqn.primitive is jax.lax.optimization_barrier_p
+  )
+  loop = jax.tree.leaves(jax.eval_shape(model.decode_subtree, params))
+  assert len(fence.invars) == len(loop)
+  marked = {
+    var
+    for eqn in jaxpr.jaxpr.eqns
+    if eqn.primitive is jax.lax.cos_p
+    for var in eqn.outvars
+  }
+  assert marked.issuperset(fence.invars)
+  # What the loop reads are the barrier's results, nothing before it.
+  assert set(fence.outvars) <= set(jaxpr.jaxpr.outvars)
