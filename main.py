@@ -16,6 +16,7 @@ import jax
 from ml_collections import config_flags
 
 from genrec_jax.config import TASKS, check
+from genrec_jax.core.tree import flatten
 from genrec_jax.runtime import cli, distributed, launch, workdir
 
 # Folders among the keys. A workdir's config names them for whoever reads it
@@ -69,10 +70,14 @@ def main(_: list[str]) -> None:
       "the config or the version of JAX", config.to_json() + jax.__version__
     )
     inherit_data(config, set(config_flags.get_override_values(flag)))
-    for path in FOLDERS:
-      section, key = path.split(".")
-      if os.path.isdir(config[section].get(key, "")):
-        config[section][key] = os.path.abspath(config[section][key])
+    keys = flatten(config.to_dict(), sep=".")
+    config.update_from_flattened_dict(
+      {
+        path: os.path.abspath(keys[path])
+        for path in FOLDERS
+        if os.path.isdir(keys.get(path, ""))
+      }
+    )
     # Before anything is loaded: a 7B model takes minutes.
     workdir.check(config.workdir, config.to_json())
     with workdir.locked(config.workdir):
@@ -135,14 +140,13 @@ def add_fingerprints(config) -> None:
   from genrec_jax.data import dataset
   from genrec_jax.hf import load
 
-  for path, hashed, function in (
-    ("data.path", workdir.DATA_FINGERPRINT, dataset.fingerprint),
-    ("model.checkpoint", workdir.FINGERPRINT, load.fingerprint),
-    ("clip.checkpoint", workdir.CLIP_FINGERPRINT, load.fingerprint),
-  ):
-    (section, key), (_, name) = path.split("."), hashed.split(".")
-    with config[section].unlocked():
-      config[section][name] = function(config[section][key])
+  fingerprints = {
+    workdir.DATA_FINGERPRINT: dataset.fingerprint(config.data.path),
+    workdir.FINGERPRINT: load.fingerprint(config.model.checkpoint),
+    workdir.CLIP_FINGERPRINT: load.fingerprint(config.clip.checkpoint),
+  }
+  with config.unlocked():
+    config.update_from_flattened_dict(fingerprints)
 
 
 def _with_home(arg: str) -> str:
@@ -156,11 +160,14 @@ def _with_home(arg: str) -> str:
 
 def _expand_homes(config) -> None:
   """Puts the home folder for the '~' of a config's folders; see `cli.home`."""
-  for path in ("workdir", *FOLDERS):
-    *sections, key = path.split(".")
-    section = config[sections[0]] if sections else config
-    if section.get(key):
-      section[key] = cli.home(section[key])
+  keys = flatten(config.to_dict(), sep=".")
+  config.update_from_flattened_dict(
+    {
+      path: cli.home(keys[path])
+      for path in ("workdir", *FOLDERS)
+      if keys.get(path)
+    }
+  )
 
 
 def _unknown_key(argv: list[str], message: str) -> str:

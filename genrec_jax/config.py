@@ -131,8 +131,7 @@ def check(config: Any) -> None:
   Raises:
     UserError: lists them.
   """
-  flat = flatten(config.to_dict())
-  values = {path.replace("/", "."): value for path, value in flat.items()}
+  values = flatten(config.to_dict(), sep=".")
   problems = [
     f"{key} is not set: give an HF-format folder with --config.{key}=DIR"
     for key in ("model.checkpoint", "clip.checkpoint")

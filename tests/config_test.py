@@ -65,8 +65,8 @@ def said(config):
 
 def numbers(config):
   return {
-    path.replace("/", "."): value
-    for path, value in flatten(config.to_dict()).items()
+    path: value
+    for path, value in flatten(config.to_dict(), sep=".").items()
     if isinstance(value, int | float) and not isinstance(value, bool)
   }
 

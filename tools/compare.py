@@ -13,8 +13,9 @@ from pathlib import Path
 
 from absl import flags
 
+from genrec_jax.core import files
 from genrec_jax.core.errors import UserError
-from genrec_jax.runtime import cli, workdir
+from genrec_jax.runtime import cli
 
 _ROWS = flags.DEFINE_list(
   "rows", ["rl", "rl"], "A row of each run's table, such as 'rl shuffled'."
@@ -51,7 +52,7 @@ def main(*runs: str) -> None:
   print(text)
   if _OUT.value:
     Path(_OUT.value).mkdir(parents=True, exist_ok=True)
-    workdir.write(str(Path(_OUT.value, "compare.json")), text + "\n")
+    files.write(str(Path(_OUT.value, "compare.json")), text + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ sampled goes along, in generation_config.json; its instruction does not.
 
 from absl import flags
 
-from genrec_jax.hf import safetensors_io
+from genrec_jax.core import files
 from genrec_jax.runtime import cli
 
 _WORKDIR = cli.path_flag(
@@ -31,7 +31,7 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
   """Exports a workdir."""
-  safetensors_io.check_unused(_OUT.value)
+  files.check_unused(_OUT.value)
   # JAX takes seconds to import: bad flags are told sooner.
   import jax
 

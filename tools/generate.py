@@ -14,20 +14,19 @@ vision tower got), codes.npy [num, I] and images.npy [num, S, S, 3], or
 answer_ids.npy.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import contextlib
 import functools
 import math
 import os
 from pathlib import Path
-import shutil
-import tempfile
 import time
 from typing import Any
 
 from absl import flags
 
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.core.files import new_folder
 from genrec_jax.runtime import cli
 
 # File name -> how to save it, given its path.
@@ -358,27 +357,10 @@ def write(files: Files, arrays: Files) -> None:
       folders[dump] = arrays
   with contextlib.ExitStack() as stack:
     for folder, files in folders.items():
-      part = stack.enter_context(_new(folder))
+      part = stack.enter_context(new_folder(folder))
       for name, save in files.items():
         (part / name).parent.mkdir(parents=True, exist_ok=True)
         save(part / name)
-
-
-@contextlib.contextmanager
-def _new(folder: Path) -> Iterator[Path]:
-  """Gives a temporary folder that takes its place when nothing went wrong."""
-  part = None
-  try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    part.chmod(0o755)  # mkdtemp's folders are for their owner only
-    yield part
-    os.replace(part, folder)
-  except OSError as error:
-    raise UserError(f"cannot write {folder}: {error}; choose another") from None
-  finally:
-    if part:
-      shutil.rmtree(part, ignore_errors=True)
 
 
 if __name__ == "__main__":

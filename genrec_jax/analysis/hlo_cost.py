@@ -1,7 +1,7 @@
 """What a compiled program computes and moves, loops multiplied out.
 
 XLA's own cost analysis counts the body of a loop once; here everything is
-multiplied by the trip counts of the loops around it; see `core.hlo`.
+multiplied by the trip counts of the loops around it; see `analysis.hlo`.
 """
 
 import dataclasses

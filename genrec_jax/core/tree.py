@@ -1,51 +1,42 @@
-"""Nested dicts addressed by '/'-joined paths."""
+"""Nested dicts addressed by '/'-joined paths; those of configs by '.'."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import re
 from typing import Any
+
+from flax import traverse_util
 
 from genrec_jax.core.errors import UserError, listed
 
 Tree = dict[str, Any]
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(tree: Tree, sep: str = "/") -> dict[str, Any]:
   """Returns {'a/b/c': leaf} of a nested dict, in the dict's own order.
 
-  Anything that is not a mapping is a leaf; empty mappings vanish.
+  Anything that is not a dict is a leaf; empty dicts vanish.
   """
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat.update({f"{name}/{k}": v for k, v in flatten(value).items()})
-    else:
-      flat[name] = value
-  return flat
+  return traverse_util.flatten_dict(tree, sep=sep)
 
 
-def unflatten(flat: Mapping[str, Any]) -> Tree:
+def unflatten(flat: dict[str, Any]) -> Tree:
   """Returns the nested dict of {'a/b/c': leaf}; the inverse of `flatten`.
 
   Raises:
     ValueError: a path is both a leaf and a branch.
   """
-  tree: Tree = {}
-  for path, leaf in flat.items():
-    *branches, name = path.split("/")
-    node = tree
-    for branch in branches:
-      node = node.setdefault(branch, {})
-      if not isinstance(node, dict):
-        raise ValueError(f"'{path}' runs through the leaf '{branch}'")
-    if name in node:
-      raise ValueError(f"'{path}' is a leaf and a branch")
-    node[name] = leaf
-  return tree
+  # Flax would let the later of the two overwrite the other.
+  branches = {
+    path[:end] for path in flat for end, c in enumerate(path) if c == "/"
+  }
+  if both := sorted(branches & flat.keys()):
+    raise ValueError(
+      listed("each is a leaf and a branch:", [repr(path) for path in both])
+    )
+  return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def select(
-  tree: Mapping[str, Any], patterns: Sequence[str]
-) -> tuple[Tree, Tree]:
+def select(tree: Tree, patterns: Sequence[str]) -> tuple[Tree, Tree]:
   """Splits a tree into (leaves whose path matches any pattern, the rest).
 
   Patterns are regular expressions searched anywhere in the path.
@@ -78,7 +69,7 @@ def select(
   )
 
 
-def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> Tree:
+def merge(a: Tree, b: Tree) -> Tree:
   """Returns the union of two trees with no path in common.
 
   Raises:
@@ -91,7 +82,7 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> Tree:
   return unflatten({**flat_a, **flat_b})
 
 
-def diff(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
+def diff(expected: Tree, actual: Tree) -> list[str]:
   """Says, one line per path, how `actual` differs in structure and type.
 
   Leaves need only `.shape` and `.dtype` (arrays, ShapeDtypeStruct); values

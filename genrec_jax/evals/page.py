@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from genrec_jax.core import files
 from genrec_jax.evals import table
 from genrec_jax.evals.curves import Curve, curves_html
 from genrec_jax.evals.examples import User, examples_html
@@ -124,7 +125,7 @@ def write(
     curves=table.curves(workdir),
     users=users,
   )
-  workdir_lib.write(path, text)
+  files.write(path, text)
   return path
 
 

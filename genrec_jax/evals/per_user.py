@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from genrec_jax.core import duckdb_file
+from genrec_jax.core import duckdb_file, files
 from genrec_jax.core.duckdb_file import quoted
 from genrec_jax.core.errors import UserError
 from genrec_jax.evals import scores
@@ -35,12 +35,13 @@ def write(
     m: np.concatenate([row.get(m, missing) for row in per_user.values()])
     for m in names
   }
-  path = Path(workdir, FILE)
-  partial = path.with_suffix(".tmp")
   floats = "".join(f", nullif({m}, 'nan'::double) {m}" for m in names)
-  with duckdb.connect() as db, duckdb_file.registered(db, columns, dtype=None):
+  with (
+    files.replacing(Path(workdir, FILE)) as partial,
+    duckdb.connect() as db,
+    duckdb_file.registered(db, columns, dtype=None),
+  ):
     duckdb_file.copy(db, f"SELECT user, model{floats} FROM given", partial)
-  partial.replace(path)
 
 
 def read(workdir: str) -> tuple[list[str], dict[str, dict[str, Any]]]:

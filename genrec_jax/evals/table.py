@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from genrec_jax.core import files
 from genrec_jax.evals import baselines, scores
 from genrec_jax.evals.scores import METRICS
 from genrec_jax.runtime import metrics as metrics_lib
-from genrec_jax.runtime import workdir as workdir_lib
 
 Summary = Mapping[str, Any]
 Cell = Mapping[str, float]  # 'mean', 'low', 'high'
@@ -200,7 +200,7 @@ def short(difference: str) -> str:
 def write_summary(workdir: str, summary: Summary) -> None:
   """Writes summary.json, whole or not at all; NaN is refused."""
   text = json.dumps(summary, indent=2, allow_nan=False)
-  workdir_lib.write(os.path.join(workdir, "summary.json"), text + "\n")
+  files.write(os.path.join(workdir, "summary.json"), text + "\n")
 
 
 def curves(workdir: str) -> dict[str, list[tuple[int, float]]]:

@@ -335,8 +335,8 @@ def _base(folder: Path) -> str:
 
 def _same_base(folder: Path) -> None:
   """Refuses a workdir whose base has other weights than it was trained from."""
-  section, key = workdir.FINGERPRINT.split(".")
-  then = workdir.read_config(str(folder))[section].get(key)
+  config = tree.flatten(workdir.read_config(str(folder)), sep=".")
+  then = config.get(workdir.FINGERPRINT)
   now = then and fingerprint(_base(folder))
   if then != now:
     raise UserError(

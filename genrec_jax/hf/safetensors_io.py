@@ -7,13 +7,13 @@ import math
 import os
 from pathlib import Path
 import shutil
-import tempfile
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
+from genrec_jax.core import files
 from genrec_jax.core.errors import UserError, listed
 
 _SINGLE = "model.safetensors"
@@ -246,15 +246,7 @@ def write(
     UserError: the folder is not empty or cannot be written, or the disk has
       no room.
   """
-  folder = Path(folder)
-  check_unused(folder)
-  try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-  except OSError as error:
-    raise UserError(f"cannot write {folder}: {error}; choose another") from None
-  try:
-    part.chmod(0o755)  # mkdtemp's folders are for their owner only
+  with files.new_folder(folder) as part:
     _check_room(part, tensors, dtype)
     if source is not None:
       _copy_settings(Path(source), part)
@@ -265,24 +257,6 @@ def write(
     _save(part, tensors, dtype, max_shard_bytes)
     # Last: without it nothing takes what a killed export left for a model.
     _dump(part / _CONFIG, config)
-    os.replace(part, folder)
-  except OSError as error:
-    raise UserError(f"cannot write {folder}: {error}; choose another") from None
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
-
-
-def check_unused(folder: str | os.PathLike[str]) -> None:
-  """Refuses a folder that holds anything.
-
-  Raises:
-    UserError: it does, or is no folder.
-  """
-  folder = Path(folder)
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise UserError(
-      f"{folder} exists and is not an empty folder; choose another"
-    )
 
 
 def _check_room(

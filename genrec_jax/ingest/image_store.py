@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 import tqdm
 
+from genrec_jax.core import files
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import images
 from genrec_jax.ingest import image_files
@@ -184,9 +185,7 @@ def encode_chunk(
     ("json", json.dumps(index).encode()),
   ):
     target = _chunk(folder, number, suffix)
-    partial = target.with_suffix(f".{suffix}.tmp")
-    partial.write_bytes(content)
-    os.replace(partial, target)
+    files.write(target, content)
   return len(items)
 
 

@@ -31,7 +31,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from genrec_jax.core import duckdb_file
+from genrec_jax.core import duckdb_file, files
 from genrec_jax.core.duckdb_file import quoted
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import images
@@ -39,7 +39,6 @@ from genrec_jax.data.histories import History
 from genrec_jax.ingest import clean as interactions
 from genrec_jax.ingest import drops, image_files, image_store, mismatch
 from genrec_jax.ingest.readers.source import Table, literal
-from genrec_jax.runtime import workdir
 
 ITEMS, USERS, EVENTS = "items.parquet", "users.parquet", "events.parquet"
 REPORT, IMAGES, KEY = "report.json", "images", "key"
@@ -206,7 +205,7 @@ def make(
           spread=spread,
         )
         report = _make(db, raw, work, settings, encode, tell)
-      workdir.write(str(work / REPORT), json.dumps(report, indent=2))
+      files.write(str(work / REPORT), json.dumps(report, indent=2))
   except OSError as error:
     raise UserError(
       f"cannot import {raw.interactions.path.parent}: {error}. Expected files "
@@ -309,7 +308,7 @@ def _keep_if_same(work, key):
     return
   for name in (REPORT, IMAGES):
     _remove(work / name)
-  workdir.write(str(path), digest)
+  files.write(str(path), digest)
 
 
 def _stamps(raw):

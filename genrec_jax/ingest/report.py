@@ -14,9 +14,9 @@ from typing import Any
 
 from PIL import Image
 
+from genrec_jax.core import files
 from genrec_jax.html import render
 from genrec_jax.ingest import drops, job
-from genrec_jax.runtime import workdir
 
 JSON, HTML = "import_report.json", "import_report.html"
 _TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -32,11 +32,11 @@ _LENGTH_BARS = 12
 def write(folder: Path, work: job.Work) -> None:
   """Writes import_report.json and import_report.html into a folder."""
   report = work.report
-  workdir.write(str(folder / JSON), json.dumps(report, indent=2) + "\n")
+  files.write(str(folder / JSON), json.dumps(report, indent=2) + "\n")
   number = report["items"]
   rows = sorted({n * number // _PICTURES for n in range(_PICTURES)})
   text = page(report, work.settings, work.items_at(rows))
-  workdir.write(str(folder / HTML), text)
+  files.write(str(folder / HTML), text)
 
 
 def table(report: Mapping[str, Any]) -> str:

@@ -22,8 +22,8 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from genrec_jax.core import files
 from genrec_jax.core.errors import UserError
-from genrec_jax.runtime import workdir as workdir_lib
 from genrec_jax.runtime.distributed import first_only
 
 FILE = "metrics.jsonl"
@@ -73,7 +73,7 @@ class Writer:
     last = -1 if step is None else step
     rows = [row for row in read(workdir) if row["step"] <= last]
     path = os.path.join(workdir, FILE)
-    workdir_lib.write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    files.write(path, "".join(json.dumps(row) + "\n" for row in rows))
     self._file = open(path, "a")  # noqa: SIM115, closed by `close`
     # Without the thread of tensorboardX's own writer: where that has died, of
     # a full disk, the next writes wait for it for ever.
@@ -108,8 +108,8 @@ class Writer:
     """Writes a uint8 [h, w, 3] to samples/<step>.png and TensorBoard."""
     os.makedirs(self._samples, exist_ok=True)
     path = os.path.join(self._samples, f"{step:06d}.png")
-    Image.fromarray(grid).save(f"{path}.tmp", format="png")
-    os.replace(f"{path}.tmp", path)
+    with files.replacing(path) as partial:
+      Image.fromarray(grid).save(partial, format="png")
     shown = summary.image(SAMPLES, grid, dataformats="HWC")
     self._event(step, summary=shown)
 

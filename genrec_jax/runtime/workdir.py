@@ -10,6 +10,7 @@ import socket
 import time
 from typing import Any
 
+from genrec_jax.core import files
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
 from genrec_jax.runtime import distributed
@@ -119,7 +120,8 @@ def _same_config(
   path = os.path.join(workdir, CONFIG)
   if not os.path.exists(path) or begun is None:
     return []
-  theirs, ours = _keys(read_config(workdir)), _keys(config)
+  theirs = flatten(read_config(workdir), sep=".")
+  ours = flatten(config, sep=".")
   skipped = set()
   for key, known in _HASHED.items():
     if known not in theirs:  # of a run made before it was recorded
@@ -185,7 +187,7 @@ def claim(workdir: str, config_json: str) -> None:
   changed = _same_config(workdir, json.loads(config_json), final=True)
   if changed:
     distributed.say("changed since this run began: " + "; ".join(changed))
-  write(os.path.join(workdir, CONFIG), config_json.rstrip() + "\n")
+  files.write(os.path.join(workdir, CONFIG), config_json.rstrip() + "\n")
 
 
 @contextlib.contextmanager
@@ -308,25 +310,11 @@ def read_config(workdir: str) -> dict[str, Any]:
   return config
 
 
-def write(path: str, text: str) -> None:
-  """Writes a text file that is never seen half written."""
-  with open(f"{path}.tmp", "w") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(f"{path}.tmp", path)
-
-
 def newest_step(workdir: str) -> int | None:
   """Returns the step of the newest whole checkpoint, a folder named by it."""
   folder = os.path.join(workdir, CHECKPOINTS)
   names = os.listdir(folder) if os.path.isdir(folder) else []
   return max((int(name) for name in names if name.isdecimal()), default=None)
-
-
-def _keys(config: dict[str, Any]) -> dict[str, Any]:
-  flat = flatten(config)
-  return {path.replace("/", "."): value for path, value in flat.items()}
 
 
 def _is_free(key: str) -> bool:

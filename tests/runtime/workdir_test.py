@@ -116,7 +116,7 @@ def test_paths_are_compared_where_no_hash_was_recorded(tmp_path):
 
 HOLD = """
 import sys, time
-from genrec_jax.core import workdir
+from genrec_jax.runtime import workdir
 with workdir.locked(sys.argv[1]):
   print("held", flush=True)
   time.sleep(600)
