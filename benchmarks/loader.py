@@ -24,9 +24,8 @@ from PIL import Image
 
 from configs import sft as sft_config
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import examples, index
+from genrec_jax.data import examples, index, windows
 from genrec_jax.data import stream as stream_lib
-from genrec_jax.data import windows as windows_lib
 from genrec_jax.hf import load
 from genrec_jax.ingest import job, tfds_builders
 from genrec_jax.runtime import cli
@@ -38,8 +37,11 @@ _ITEMS = flags.DEFINE_integer("items", 20_000, "Of the large data set.")
 _SECONDS = flags.DEFINE_float("seconds", 10, "How long each rate is measured.")
 
 EVENTS = 20  # per user
-WINDOW = {"history_length": 5, "future_horizon": 3}
-INSTRUCTION = "Draw the next item that this user will like."
+SPEC = windows.WindowSpec(
+  history_length=5,
+  future_horizon=3,
+  instruction="Draw the next item that this user will like.",
+)
 
 
 def generate(folder, users, items, side, distinct=64):
@@ -155,11 +157,14 @@ def consume(path):
 
 def stages(dataset, processor, tokenizer, number=100):
   """Returns the milliseconds of each stage of one window, cold."""
-  found = windows_lib.find_windows(dataset, "train", **WINDOW)
-  made = examples.Examples(dataset, found, processor, tokenizer, INSTRUCTION)
+  found = windows.find_windows(dataset, "train", SPEC)
+  made = examples.Examples(dataset, found, processor, tokenizer)
   numbers = np.random.default_rng(1).integers(len(found), size=number)
   rows = [
-    int(row) for n in numbers for part in found.rows(int(n)) for row in part
+    int(row)
+    for n in numbers
+    for part in found.item_rows(int(n))
+    for row in part
   ]
 
   def timed(function, arguments):
@@ -172,13 +177,13 @@ def stages(dataset, processor, tokenizer, number=100):
   pictures, spent["decode"] = timed(examples.decode_image, records)
   _, spent["resize"] = timed(processor.pixels, pictures)
   del records, pictures
-  histories = [found.rows(int(n))[0].tolist() for n in numbers]
+  histories = [found.item_rows(int(n))[0].tolist() for n in numbers]
   _, spent["prompt"] = timed(made._prompt, histories)
-  windows, _ = timed(made.__getitem__, numbers.tolist())
+  made_now, _ = timed(made.__getitem__, numbers.tolist())
   # The last ones: their pixels are still at hand, those of the first no more.
   _, again = timed(made.__getitem__, numbers[-32:].tolist())
   spent["the rest"] = max(again * number / 32 - spent["prompt"], 0)
-  batches = [windows[:32], windows[32:64], windows[64:96]]
+  batches = [made_now[:32], made_now[32:64], made_now[64:96]]
   _, stacked = timed(stream_lib._stack, batches)
   spent["stack"] = stacked * number / 96
   return spent
@@ -224,11 +229,10 @@ def main():
       dataset,
       processor,
       tokenizer,
+      SPEC,
       batch_size=32,
       seed=0,
-      instruction=INSTRUCTION,
       workers=workers,
-      **WINDOW,
     )
 
   with tempfile.TemporaryDirectory() as folder:

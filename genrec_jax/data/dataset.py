@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import index as index_lib
 from genrec_jax.data import world
-from genrec_jax.data.histories import History
+from genrec_jax.data.histories import History, Splits
 
 PARTS = ("items", "users")
 # Of a file in a fingerprint: so many bytes at so many places, all of a small
@@ -199,7 +199,5 @@ def to_history(record: dict[str, Any]) -> History:
     record["id"].decode(),
     tuple(item.decode() for item in record["items"]),
     np.asarray(record["timestamps"]),
-    int(record["train_end"]),
-    int(record["validation_start"]),
-    int(record["test_start"]),
+    Splits(*(int(record[name]) for name in Splits._fields)),
   )

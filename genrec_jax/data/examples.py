@@ -42,22 +42,23 @@ class Examples:
   An example is a Batch without its axis P.
   """
 
-  def __init__(self, dataset, found, processor, clip_tokenizer, instruction):
-    self._items, self._windows = dataset.items, found
-    self._processor, self._instruction = processor, instruction
+  def __init__(self, dataset, windows, processor, clip_tokenizer):
+    spec = windows.spec
+    self._items, self._windows = dataset.items, windows
+    self._processor, self._spec = processor, spec
     self._clip_tokenizer = clip_tokenizer
     long = titles.long_titles(dataset.index)
     self._title_tokens, longest = titles.longest(long, processor.tokenizer)
     # Tokens can merge with their surroundings, so the longest title alone does
     # not always make the longest prompt; a few of the longest do.
     self._prompt_tokens = max(
-      len(processor.prompt_ids([title] * found.history_length, instruction))
+      len(processor.prompt_ids([title] * spec.history_length, spec.instruction))
       for title in longest
     )
     total = self._prompt_tokens + processor.num_image_tokens
     if total > processor.max_positions:
       raise UserError(
-        f"data.history_length={found.history_length} makes prompts and answers "
+        f"data.history_length={spec.history_length} makes prompts and answers "
         f"of up to {total} tokens: expected at most {processor.max_positions}, "
         "which this model was made for; give a smaller one."
       )
@@ -92,7 +93,7 @@ class Examples:
 
   def __getitem__(self, number: int) -> Batch:
     """Returns the example of a window, by its number in the split."""
-    history, future = self._windows.rows(number)
+    history, future = self._windows.item_rows(number)
     history, future = history.tolist(), future.tolist()
     ids = self._prompt(history)
     while len(ids) > self._prompt_tokens:  # the oldest item has to go
@@ -100,10 +101,10 @@ class Examples:
       ids = self._prompt(history)
     missing = self._prompt_tokens - len(ids)
     seen, cropped, history_mask = self._images(
-      history, self._windows.history_length
+      history, self._spec.history_length
     )
     _, future_images, future_mask = self._images(
-      future, self._windows.future_horizon
+      future, self._spec.future_horizon
     )
     title_ids = self._title_ids(future[0])
     width = self._clip_tokens
@@ -127,7 +128,7 @@ class Examples:
 
   def _prompt(self, rows):
     titles = [self._title(row) for row in rows]
-    return list(self._processor.prompt_ids(titles, self._instruction))
+    return list(self._processor.prompt_ids(titles, self._spec.instruction))
 
   def _images(self, rows, length):
     """Returns padded and cropped images [length, h, w, 3] and their mask.
@@ -166,22 +167,21 @@ class Examples:
 
 
 def describe_users(
-  dataset: Dataset, found: Windows, numbers: Sequence[int]
+  dataset: Dataset, windows: Windows, numbers: Sequence[int]
 ) -> dict[str, Any]:
   """Returns ids and titles of some windows; see `stream.EvalBatch.info`."""
   names = ("user", "target", "history", "future", "titles", "history_titles")
   info = {name: [] for name in names}
   wants = []
   for number in numbers:
-    user, target, end = found.locate(number)
+    user, start, target, end = windows[number]
     record = dataset.users[user]
     history = to_history(record)
     info["user"].append(history.user)
     info["target"].append(history.items[target])
-    start = max(target - found.history_length, 0)
     info["history"].append(list(history.items[start:target]))
     info["future"].append(list(history.items[target:end]))
-    before, after = found.rows(number)
+    before, after = windows.item_rows(number)
     info["titles"].append(dataset.index.title(after[0]))
     info["history_titles"].append([dataset.index.title(row) for row in before])
     if "wants" in record:

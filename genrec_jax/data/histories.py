@@ -1,53 +1,90 @@
-"""From raw events to ordered histories with train, validation and test parts.
+"""Histories of users, ordered by time and cut into train, validation, test.
 
-A history of L items is cut at three indices: train targets and their futures
-lie in [0, train_end), the validation window's in [validation_start, test_start)
-and the test window's in [test_start, L). A window's history is what comes
-before its target, so later parts read earlier ones, never the reverse.
+A history of L items is cut at three positions: training targets and their
+futures lie in [0, train_end), the validation target's in [validation_start,
+test_start) and the test target's in [test_start, L). What is shown of a user is
+what comes before the target, so later parts read earlier ones, never the
+reverse.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from genrec_jax.core.errors import UserError, listed
 
 SPLITS = ("train", "validation", "test")
-SHORT_HISTORIES = ("pad", "drop")  # see `windows.find_windows`
+SHORT_HISTORIES = ("pad", "drop")  # see `windows.WindowSpec`
+
+
+class Splits(NamedTuple):
+  """Positions that cut a history into its parts.
+
+  Integers of one history, or arrays [...] of many.
+  """
+
+  train_end: Any  # 0: a held-out user, never trained on
+  validation_start: Any
+  test_start: Any
+
+
+class TargetRange(NamedTuple):
+  """Positions of a split's targets: first, first + 1, ..., stop - 1.
+
+  Integers of one history, or arrays [...] of many.
+  """
+
+  first: Any
+  stop: Any  # not above `first`: no targets
+  end: Any  # futures stop before it
+
+  @property
+  def size(self) -> Any:
+    """Returns the number of targets, [...] int."""
+    return np.maximum(self.stop - self.first, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class History:
-  """What one user did, oldest first, and where the parts begin."""
+  """Items of one user, oldest first, and where the parts begin."""
 
   user: str
-  items: tuple[str, ...]
+  items: tuple[str, ...]  # L ids
   timestamps: np.ndarray  # [L] int64
-  train_end: int  # 0: a held-out user, never trained on
-  validation_start: int
-  test_start: int
+  splits: Splits
 
 
 def split_points(
-  length: int, future_horizon: int = 1, held_out: bool = False
-) -> tuple[int, int, int]:
-  """Returns train_end, validation_start, test_start of a history.
+  length: Any, future_horizon: int = 1, held_out: bool = False
+) -> Splits:
+  """Returns where histories are cut.
 
   The last `future_horizon` items are the test part, those before it the
   validation part; 1 is the usual leave-last-out. A history too short for two
   such parts and an item before them gets shorter parts; one of fewer than 3
   items gets none and only trains.
+
+  Args:
+    length: L of one history, or of many, [...] int.
+    future_horizon: items in the validation and in the test part, at most.
+    held_out: whether these users are never trained on.
+
+  Raises:
+    UserError: `future_horizon` is below 1.
   """
   if future_horizon < 1:
     raise UserError(
       f"future_horizon is {future_horizon}: expected at least 1, the next item."
     )
-  horizon = min(future_horizon, max(length - 1, 0) // 2)
+  # Both parts are equally long and leave one item before them.
+  horizon = np.minimum(future_horizon, np.maximum(length - 1, 0) // 2)  # [...]
   test_start = length - horizon
   validation_start = test_start - horizon
-  return 0 if held_out else validation_start, validation_start, test_start
+  train_end = 0 * validation_start if held_out else validation_start
+  return Splits(train_end, validation_start, test_start)
 
 
 def build(
@@ -87,7 +124,7 @@ def build(
         user,
         items,
         np.asarray([timestamp for timestamp, _ in pairs], np.int64),
-        *split_points(len(items), future_horizon, user in held_out),
+        split_points(len(items), future_horizon, user in held_out),
       )
     )
   if problems:
@@ -101,45 +138,28 @@ def build(
   return histories
 
 
-def targets(history: History, split: str) -> tuple[range, int]:
-  """Returns the target indices of a split's windows, and where futures end.
+def target_ranges(split: str, length: Any, splits: Splits) -> TargetRange:
+  """Returns which positions of histories are targets of a split.
 
-  See `target_ranges`, which does the same for many users at once.
-  """
-  first, stop, end = target_ranges(
-    split,
-    len(history.items),
-    history.train_end,
-    history.validation_start,
-    history.test_start,
-  )
-  return range(int(first), int(stop)), int(end)
-
-
-def target_ranges(
-  split: str, length, train_end, validation_start, test_start
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns the first target of each user, the one after the last, the end.
-
-  A target needs at least one item before it. Training has one window for each
-  target; validation and test have one window each, if their part is not empty.
-  Futures end before `end`. No targets: the second is not after the first.
+  The one rule for it, for one history or for many at once. A target needs at
+  least one item before it. In training every such position is a target;
+  validation and test have one target each, if their part is not empty.
 
   Args:
     split: one of `SPLITS`.
-    length: of histories, [...] int.
-    train_end: see `History`, [...] int.
-    validation_start: likewise.
-    test_start: likewise.
+    length: L of histories, [...] int.
+    splits: of the same histories.
+
+  Raises:
+    UserError: there is no such split.
   """
   if split == "train":
-    first, stop, end = np.ones_like(train_end), train_end, train_end
-  elif split == "validation":
-    first, end = validation_start, test_start
-    stop = first + ((first > 0) & (first < end))
+    end = splits.train_end
+    return TargetRange(np.ones_like(end), end, end)
+  if split == "validation":
+    first, end = splits.validation_start, splits.test_start
   elif split == "test":
-    first, end = test_start, length
-    stop = first + ((first > 0) & (first < end))
+    first, end = splits.test_start, length
   else:
     raise UserError(f"Unknown split {split!r}: expected one of {SPLITS}.")
-  return first, stop, end
+  return TargetRange(first, first + ((first > 0) & (first < end)), end)

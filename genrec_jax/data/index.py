@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from genrec_jax.data.histories import Splits
+
 FOLDER = "index"
 _TYPES = {
   "starts": "<i8",
@@ -32,8 +34,7 @@ class Index:
 
   starts: np.ndarray  # [U + 1] int64, where each user's rows begin
   rows: np.ndarray  # [E] int32, positions in `items`, oldest first
-  # [U, 3] int32: train_end, validation_start, test_start.
-  splits: np.ndarray
+  splits: np.ndarray  # [U, 3] int32, in the order of `histories.Splits`
   title_starts: np.ndarray  # [I + 1] int64, where each title begins
   titles: np.ndarray  # [B] uint8, UTF-8
   folder: str = ""  # of the files; '' if in memory only
@@ -48,11 +49,16 @@ class Index:
   @functools.cached_property
   def held_out(self) -> bool:
     """Says whether there are users that are never trained on."""
-    return bool(np.any((self.splits[:, 0] == 0) & (self.splits[:, 1] > 0)))
+    splits = self.splits_of(slice(None))  # [U] each
+    return bool(np.any((splits.train_end == 0) & (splits.validation_start > 0)))
 
   def user_rows(self, user: int) -> np.ndarray:
     """Returns a user's positions in `items`, oldest first: [L] int32."""
     return self.rows[self.starts[user] : self.starts[user + 1]]
+
+  def splits_of(self, users: int | slice) -> Splits:
+    """Returns where the histories of users are cut, [] or [U] int32 each."""
+    return Splits(*np.moveaxis(self.splits[users], -1, 0))
 
   def title(self, row: int) -> str:
     """Returns the title of an item."""
@@ -132,12 +138,12 @@ def of_records(
   titles = [items[row]["title"] for row in range(len(items))]
   records = [users[row] for row in range(len(users))]
   rows = [np.asarray(record["rows"], np.int32) for record in records]
-  parts = ("train_end", "validation_start", "test_start")
   return Index(
     starts=_starts(rows),
     rows=np.concatenate([*rows, np.zeros(0, np.int32)]),
     splits=np.asarray(
-      [[record[part] for part in parts] for record in records], np.int32
+      [[record[name] for name in Splits._fields] for record in records],
+      np.int32,
     ).reshape(-1, 3),
     title_starts=_starts(titles),
     titles=np.frombuffer(b"".join(titles), np.uint8),

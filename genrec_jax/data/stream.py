@@ -17,7 +17,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.examples import Examples, describe_users
-from genrec_jax.data.windows import find_windows
+from genrec_jax.data.windows import WindowSpec, find_windows
 
 _PREFETCH = 4  # batches
 
@@ -36,50 +36,38 @@ def train_batches(
   dataset: Dataset,
   processor,
   clip_tokenizer,
+  spec: WindowSpec,
   *,
-  history_length: int,
-  future_horizon: int,
   batch_size: int,
-  instruction: str,
   seed: int,
-  short_histories: str = "pad",
   workers: int = 0,
-  rows: Sequence[int] | None = None,
+  local_rows: Sequence[int] | None = None,
 ) -> grain.IterDataset:
   """Returns an endless stream of training batches.
 
   Its iterator has `get_state()` and `set_state()`. The stream depends on the
   arguments only, not on `workers`, with any number of which a state can be
-  restored. Each epoch has its own order. A state is the same whatever `rows`
-  are, so a run can go on in another number of processes.
+  restored. Each epoch has its own order. A state is the same whatever
+  `local_rows` are, so a run can go on in another number of processes.
 
   Args:
     dataset: see `dataset.load`.
     processor: of the generator, see `hf.processor`.
     clip_tokenizer: of the reward model; titles are cut to its
       `model_max_length` and padded to the data set's longest.
-    history_length: N, items in the prompt at most.
-    future_horizon: F, items from the target on at most.
+    spec: of the windows and the prompt.
     batch_size: P, over all processes.
-    instruction: what the prompt asks for.
     seed: of the order.
-    short_histories: see `windows`.
     workers: processes that make batches, which needs absl flags to be parsed;
       0 makes them in a thread.
-    rows: which of the P windows of each batch to make, those this process has
-      devices for; None: all.
+    local_rows: which of the P windows of each batch to make, those this process
+      has devices for; None: all.
 
   Raises:
     UserError: there are no windows.
   """
-  found = find_windows(
-    dataset,
-    "train",
-    history_length=history_length,
-    future_horizon=future_horizon,
-    short_histories=short_histories,
-  )
-  examples = Examples(dataset, found, processor, clip_tokenizer, instruction)
+  windows = find_windows(dataset, "train", spec)
+  examples = Examples(dataset, windows, processor, clip_tokenizer)
   if not len(examples):
     raise UserError(
       f"{dataset.path} has no training windows: expected at least one; use more"
@@ -89,7 +77,7 @@ def train_batches(
   # Without end, for any run; grain's own number for it overflows in slices.
   stream = grain.MapDataset.range(len(examples)).seed(seed).shuffle()
   stream = stream.repeat(2**40 // len(examples) + 1).batch(batch_size)
-  rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+  rows = np.arange(batch_size) if local_rows is None else np.asarray(local_rows)
   return _Stream(stream.map(functools.partial(_batch, examples, rows)), workers)
 
 
@@ -97,12 +85,9 @@ def eval_batches(
   dataset: Dataset,
   processor,
   clip_tokenizer,
+  spec: WindowSpec,
   *,
-  history_length: int,
-  future_horizon: int,
   batch_size: int,
-  instruction: str,
-  short_histories: str = "pad",
   split: str = "test",
   num_users: int | None = None,
 ) -> Sequence[EvalBatch]:
@@ -114,38 +99,30 @@ def eval_batches(
     dataset: see `dataset.load`.
     processor: see `train_batches`, as for those not named here.
     clip_tokenizer: of the reward model.
-    history_length: N.
-    future_horizon: F.
+    spec: as in training.
     batch_size: P.
-    instruction: as in training.
-    short_histories: see `windows`.
     split: 'validation' or 'test'.
     num_users: at most so many, spread evenly over the split; None: all.
 
   Raises:
     UserError: the split has no windows.
   """
-  found = find_windows(
-    dataset,
-    split,
-    history_length=history_length,
-    future_horizon=future_horizon,
-    short_histories=short_histories,
-  )
-  if not len(found):
+  windows = find_windows(dataset, split, spec)
+  if not len(windows):
+    least = spec.history_length + 2 if spec.whole_only else 3
     raise UserError(
-      f"{dataset.path} has no {split} windows: expected users with at least "
-      f"{history_length + 2 if found.whole else 3} items. Prepare a data set "
-      "with longer histories, or give data.short_histories=pad."
+      f"{dataset.path} has no {split} windows: expected users with at least"
+      f" {least} items. Prepare a data set with longer histories, or give"
+      " data.short_histories=pad."
     )
-  examples = Examples(dataset, found, processor, clip_tokenizer, instruction)
+  examples = Examples(dataset, windows, processor, clip_tokenizer)
   number = min(num_users or len(examples), len(examples))
   chosen = np.arange(number) * len(examples) // number
 
   def batch_of(indices):
     return EvalBatch(
       _stack([examples[index] for index in indices]),
-      describe_users(dataset, found, indices),
+      describe_users(dataset, windows, indices),
     )
 
   batches = [

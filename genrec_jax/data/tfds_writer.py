@@ -22,7 +22,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data.histories import History
+from genrec_jax.data.histories import History, Splits
 
 _MARKER = "incomplete.json"
 
@@ -60,9 +60,7 @@ class Prepared:
         # Where the items are in the other data set.
         "rows": features.Tensor(shape=(None,), dtype=np.int64),
         "timestamps": features.Tensor(shape=(None,), dtype=np.int64),
-        "train_end": np.int64,
-        "validation_start": np.int64,
-        "test_start": np.int64,
+        **dict.fromkeys(Splits._fields, np.int64),
       },
     }
     part = self.builder_config.name
@@ -105,9 +103,7 @@ def user_record(history: History, rows: np.ndarray) -> dict[str, Any]:
     "items": list(history.items),
     "rows": rows,
     "timestamps": history.timestamps,
-    "train_end": history.train_end,
-    "validation_start": history.validation_start,
-    "test_start": history.test_start,
+    **history.splits._asdict(),
   }
 
 

@@ -1,55 +1,82 @@
-"""Windows of user histories: what is shown, what is aimed at, how many.
+"""Windows of user histories: the items shown to a model and those aimed at.
 
-Nothing is read from records: what starting takes grows with the number of users
-by 8 bytes each.
+Found from the index of a data set, without reading records: what it takes grows
+with the number of users by 8 bytes each.
 """
 
+from collections.abc import Mapping
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import histories
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.data.histories import SHORT_HISTORIES
+from genrec_jax.data.histories import SHORT_HISTORIES, TargetRange
 from genrec_jax.data.index import Index
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
-  """All windows of a split, numbered by user, then by target."""
+class WindowSpec:
+  """Sizes of windows, and the prompt's instruction about them.
 
-  index: Index
-  split: str
-  history_length: int
-  future_horizon: int
-  whole: bool  # no others
-  starts: np.ndarray  # [U + 1] int64, number of each user's first window
+  Raises:
+    UserError: a value is out of range, all of them listed.
+  """
 
-  def __len__(self) -> int:
-    """Returns the number of windows."""
-    return int(self.starts[-1])
+  history_length: int  # N: items in the prompt, at most; 1 or more
+  future_horizon: int  # F: items from the target on, at most; 1 or more
+  # 'pad': a target needs one item before it. 'drop': only whole windows, with N
+  # items before the target and, in training, F from it on; users who have none
+  # are left out.
+  short_histories: str = "pad"
+  instruction: str = ""  # ends the prompt: what is asked of the model
 
-  def locate(self, number: int) -> tuple[int, int, int]:
-    """Returns a window's user, target and where its future ends.
+  def __post_init__(self):
+    """Checks the values."""
+    problems = [
+      f"data.{name}={value}: expected 1 or more"
+      for name, value in (
+        ("history_length", self.history_length),
+        ("future_horizon", self.future_horizon),
+      )
+      if value < 1
+    ]
+    if self.short_histories not in SHORT_HISTORIES:
+      problems.append(
+        f"data.short_histories={self.short_histories!r}: expected one of"
+        f" {', '.join(SHORT_HISTORIES)}"
+      )
+    if problems:
+      raise UserError("; ".join(problems))
 
-    The latter two are positions in the user's rows.
-    """
-    user = int(np.searchsorted(self.starts, number, side="right")) - 1
-    first, _, end = _ranges(self, self.whole, user)
-    target = int(first) + int(number - self.starts[user])
-    return user, target, min(target + self.future_horizon, int(end))
+  @classmethod
+  def from_options(cls, data: Mapping[str, Any]) -> "WindowSpec":
+    """Returns the spec among the options of a config's `data`."""
+    fields = dataclasses.fields(cls)
+    return cls(**{field.name: data[field.name] for field in fields})
 
-  def rows(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the item rows of a window's history and future."""
-    user, target, end = self.locate(number)
-    rows = self.index.user_rows(user)
-    return rows[max(target - self.history_length, 0) : target], rows[target:end]
+  @property
+  def whole_only(self) -> bool:
+    """Returns whether windows that would need padding are left out."""
+    return self.short_histories == "drop"
 
 
-class Counts(NamedTuple):
-  """How many windows and users a split has."""
+class Window(NamedTuple):
+  """Positions in the history of a user that make one window.
+
+  Its history is [start, target), its future, with the target, [target, end).
+  """
+
+  user: int  # row in the users data set
+  start: int
+  target: int
+  end: int
+
+
+class WindowCounts(NamedTuple):
+  """Numbers of windows and users of a split."""
 
   windows: int
   padded: int  # windows that are not whole
@@ -58,14 +85,61 @@ class Counts(NamedTuple):
   left_out: int  # the short ones, if their windows are dropped, else 0
 
 
-def find_windows(
-  dataset: Dataset,
-  split: str,
-  *,
-  history_length: int,
-  future_horizon: int,
-  short_histories: str = "pad",
-) -> Windows:
+@dataclasses.dataclass(frozen=True)
+class Windows:
+  """All windows of a split, numbered by user, then by target."""
+
+  index: Index
+  split: str
+  spec: WindowSpec
+  starts: np.ndarray  # [U + 1] int64, number of each user's first window
+
+  def __len__(self) -> int:
+    """Returns the number of windows."""
+    return int(self.starts[-1])
+
+  def __getitem__(self, number: int) -> Window:
+    """Returns a window by its number."""
+    if not 0 <= number < len(self):
+      raise IndexError(f"window {number} of {len(self)}")
+    user = int(np.searchsorted(self.starts, number, side="right")) - 1
+    targets = _targets(
+      self.index, self.split, self.spec, self.spec.whole_only, user
+    )
+    target = int(targets.first) + int(number - self.starts[user])
+    return Window(
+      user,
+      max(target - self.spec.history_length, 0),
+      target,
+      min(target + self.spec.future_horizon, int(targets.end)),
+    )
+
+  def item_rows(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows in `items` of a window's history and of its future.
+
+    [n] and [f] int32 with 1 <= n <= N and 1 <= f <= F; the target is the first
+    of the future.
+    """
+    user, start, target, end = self[number]
+    rows = self.index.user_rows(user)  # [L]
+    return rows[start:target], rows[target:end]
+
+  def counts(self) -> WindowCounts:
+    """Counts the windows, and the users who are too short for whole ones."""
+    index, split, spec = self.index, self.split, self.spec
+    number = np.diff(self.starts)  # [U]
+    possible = _targets(index, split, spec, whole_only=False).size  # [U]
+    whole = _targets(index, split, spec, whole_only=True).size  # [U]
+    return WindowCounts(
+      windows=len(self),
+      padded=int((number - whole).sum()),
+      users=int((number > 0).sum()),
+      short=int(((possible > 0) & (whole == 0)).sum()),
+      left_out=int(((possible > 0) & (number == 0)).sum()),
+    )
+
+
+def find_windows(dataset: Dataset, split: str, spec: WindowSpec) -> Windows:
   """Finds the windows of 'train', 'validation' or 'test'.
 
   A window is up to N items, the target, and the items after it, F with the
@@ -75,81 +149,42 @@ def find_windows(
   Args:
     dataset: see `dataset.load`.
     split: one of `histories.SPLITS`.
-    history_length: N, 1 or more.
-    future_horizon: F, 1 or more.
-    short_histories: 'pad' takes targets with any item before them, 'drop' only
-      whole windows: N items before the target and, in training, F from it on.
-      Users who have none are left out.
-
-  Raises:
-    UserError: a length or `short_histories` is none of these.
+    spec: N, F, and what to do with short histories.
   """
-  problems = [
-    f"data.{name}={value}: expected 1 or more"
-    for name, value in (
-      ("history_length", history_length),
-      ("future_horizon", future_horizon),
-    )
-    if value < 1
-  ]
-  if short_histories not in SHORT_HISTORIES:
-    problems.append(
-      f"data.short_histories={short_histories!r}: expected one of"
-      f" {', '.join(SHORT_HISTORIES)}"
-    )
-  if problems:
-    raise UserError("; ".join(problems))
-  starts = np.zeros(len(dataset.index.splits) + 1, np.int64)
-  found = Windows(
-    dataset.index,
-    split,
-    history_length,
-    future_horizon,
-    whole=short_histories == "drop",
-    starts=starts,
-  )
-  first, stop, _ = _ranges(found, found.whole)
-  np.cumsum(np.maximum(stop - first, 0), out=starts[1:])
-  return found
+  index = dataset.index
+  starts = np.zeros(len(index.splits) + 1, np.int64)  # [U + 1]
+  # In place: of millions of users, every further copy is felt.
+  np.cumsum(_targets(index, split, spec, spec.whole_only).size, out=starts[1:])
+  return Windows(index, split, spec, starts)
 
 
-def count_windows(found: Windows) -> Counts:
-  """Counts the windows of a split and the users who are too short for it."""
-  has = np.diff(found.starts)
-  first, stop, _ = _ranges(found, whole=False)
-  possible = np.maximum(stop - first, 0)
-  first, stop, _ = _ranges(found, whole=True)
-  whole = np.maximum(stop - first, 0)
-  return Counts(
-    windows=len(found),
-    padded=int((has - whole).sum()),
-    users=int((has > 0).sum()),
-    short=int(((possible > 0) & (whole == 0)).sum()),
-    left_out=int(((possible > 0) & (has == 0)).sum()),
-  )
-
-
-def describe(dataset: Dataset, **window) -> str:
-  """Returns a line on what is trained on and who is left out; see `windows`."""
-  found = count_windows(find_windows(dataset, "train", **window))
-  line = f"{found.windows:,} training windows of {found.users:,} users"
-  if found.short:
-    done = "left out" if found.left_out else "padded and masked"
-    line += f"; {found.short:,} users too short for a whole one are {done}"
+def describe(dataset: Dataset, spec: WindowSpec) -> str:
+  """Returns a line on the training windows and the users left out."""
+  counts = find_windows(dataset, "train", spec).counts()
+  line = f"{counts.windows:,} training windows of {counts.users:,} users"
+  if counts.short:
+    done = "left out" if counts.left_out else "padded and masked"
+    line += f"; {counts.short:,} users too short for a whole one are {done}"
   return line
 
 
-def _ranges(found, whole, user=slice(None)):
-  """Returns first target, the one after the last, and end, of some users."""
-  index, train = found.index, found.split == "train"
-  lengths = index.starts[1:][user] - index.starts[:-1][user]
-  splits = index.splits[user]
-  first, stop, end = histories.target_ranges(
-    found.split, lengths, splits[..., 0], splits[..., 1], splits[..., 2]
-  )
+def _targets(
+  index: Index,
+  split: str,
+  spec: WindowSpec,
+  whole_only: bool,
+  users: int | slice = slice(None),
+) -> TargetRange:
+  """Returns the targets of one user or of all, [] or [U] int."""
+  lengths = index.starts[1:][users] - index.starts[:-1][users]
+  splits = index.splits_of(users)
+  first, stop, end = histories.target_ranges(split, lengths, splits)
+  train = split == "train"
   if not train and index.held_out:
-    stop = np.where(splits[..., 0] > 0, first, stop)
-  if whole:
-    first = np.maximum(first, found.history_length)
-    stop = end - found.future_horizon + 1 if train else stop
-  return first, stop, end
+    # Only held-out users are evaluated: the others' items were trained on.
+    stop = np.where(splits.train_end > 0, first, stop)
+  if whole_only:
+    first = np.maximum(first, spec.history_length)
+    # In validation and test the part itself may be shorter than F.
+    stop = end - spec.future_horizon + 1 if train else stop
+  return TargetRange(first, stop, end)

@@ -18,6 +18,7 @@ from genrec_jax.core import sharding
 from genrec_jax.core.types import Batch, Prompt, PyTree
 from genrec_jax.data import stream
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.windows import WindowSpec
 from genrec_jax.evals import baselines
 from genrec_jax.evals.held_out import (
   HeldOutBatch,
@@ -166,11 +167,8 @@ def build(
   clip_params: PyTree,
   clip_tokenizer: Any,
   dataset: Dataset,
+  spec: WindowSpec,
   *,
-  history_length: int,
-  future_horizon: int,
-  instruction: str,
-  short_histories: str = "pad",
   users: int,
   batch_size: int,
   sample: sampling.Sampling,
@@ -190,10 +188,7 @@ def build(
     clip_params: its parameters, on the devices.
     clip_tokenizer: of its checkpoint.
     dataset: see `dataset.load`.
-    history_length: N.
-    future_horizon: F.
-    instruction: what the prompt asks for.
-    short_histories: see `windows.find_windows`.
+    spec: of the windows and the prompt.
     users: held-out users, at most.
     batch_size: P, users drawn for at once.
     sample: how images are sampled.
@@ -213,12 +208,9 @@ def build(
       dataset,
       processor,
       clip_tokenizer,
-      history_length=history_length,
-      future_horizon=future_horizon,
+      spec,
       batch_size=batch_size,
       num_users=number,
-      instruction=instruction,
-      short_histories=short_histories,
       split=split,
     )
     return prepare(batches, embed.targets, batch_size)

@@ -13,6 +13,7 @@ from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.data import synthetic
+from genrec_jax.data.windows import WindowSpec
 from genrec_jax.evals import (
   baselines,
   calibration,
@@ -209,10 +210,7 @@ def run(config: Any, workdir: str) -> None:
     clip_params,
     clip_tokenizer,
     dataset,
-    history_length=config.data.history_length,
-    future_horizon=config.data.future_horizon,
-    instruction=config.data.instruction,
-    short_histories=config.data.short_histories,
+    WindowSpec.from_options(config.data),
     users=config.eval.users,
     batch_size=config.eval.batch_size,
     sample=Sampling(**config.sample),

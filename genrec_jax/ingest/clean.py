@@ -311,17 +311,15 @@ def write(db, folder: Path, future_horizon: int) -> dict[str, Any]:
       SELECT length, count(*) FROM kept_users GROUP BY length
       ORDER BY length""").fetchall()
   )
-  names = ("train_end", "validation_start", "test_start")
-  points = [histories.split_points(n, future_horizon) for n in lengths]
-  parts = {"length": list(lengths)} | {
-    name: [point[place] for point in points] for place, name in enumerate(names)
-  }
+  length = np.asarray(list(lengths), np.int64)  # [n], of users' histories
+  splits = histories.split_points(length, future_horizon)._asdict()
+  parts = {"length": length, **splits}
   with duckdb_file.registered(db, parts, np.int64):
     duckdb_file.copy(
       db,
       f"""
       SELECT id, CAST(sum(length) OVER (ORDER BY row) - length AS BIGINT)
-        AS first, length, {", ".join(names)}
+        AS first, length, {", ".join(splits)}
       FROM kept_users JOIN users USING (u) JOIN given USING (length)
       ORDER BY row""",
       folder / "users.parquet",

@@ -128,13 +128,13 @@ def account(
 
 def windows(lengths: Mapping[int, int], future_horizon: int) -> dict[str, int]:
   """Counts the windows of users of some lengths: {length: users}."""
-  windows = dict.fromkeys(histories.SPLITS, 0)
-  for length, users in lengths.items():
-    points = histories.split_points(length, future_horizon)
-    history = histories.History("", ("",) * length, np.zeros(0), *points)
-    for split in windows:
-      windows[split] += users * len(histories.targets(history, split)[0])
-  return windows
+  users = np.asarray(list(lengths.values()), np.int64)  # [n]
+  length = np.asarray(list(lengths), np.int64)  # [n]
+  splits = histories.split_points(length, future_horizon)
+  return {
+    split: int(users @ histories.target_ranges(split, length, splits).size)
+    for split in histories.SPLITS
+  }
 
 
 def gaps(db) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from genrec_jax.core import duckdb_file, files
 from genrec_jax.core.duckdb_file import quoted
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import images
-from genrec_jax.data.histories import History
+from genrec_jax.data.histories import History, Splits
 from genrec_jax.ingest import clean as interactions
 from genrec_jax.ingest import drops, image_files, image_store, mismatch
 from genrec_jax.ingest.readers.source import Table, literal
@@ -98,13 +98,13 @@ class Work:
     ids = self.item_ids()
     events = self._rows(f"SELECT item_row, timestamp FROM {self._of(EVENTS)}")
     query = (
-      "SELECT id, length, train_end, validation_start, test_start "
-      f"FROM {self._of(USERS)}"
+      f"SELECT id, length, {', '.join(Splits._fields)} FROM {self._of(USERS)}"
     )
-    for user, length, *points in self._rows(query):
+    for user, length, *splits in self._rows(query):
       rows, times = zip(*itertools.islice(events, length), strict=True)
       items = tuple(ids[row] for row in rows)
-      history = History(user, items, np.asarray(times, np.int64), *points)
+      timestamps = np.asarray(times, np.int64)  # [L]
+      history = History(user, items, timestamps, Splits(*splits))
       yield history, np.asarray(rows, np.int64)
 
   def _rows(self, query: str) -> Iterator[tuple]:

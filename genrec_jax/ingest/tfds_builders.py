@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from genrec_jax.data import index, tfds_writer
+from genrec_jax.data.histories import Splits
 from genrec_jax.ingest import job
 from genrec_jax.ingest.readers.source import literal
 
@@ -207,7 +208,7 @@ def _index_users(work):
   with duckdb.connect() as connection:
     for start in range(0, _count(work, job.USERS), _USERS):
       found = connection.execute(
-        "SELECT length, train_end, validation_start, test_start FROM "
+        f"SELECT length, {', '.join(Splits._fields)} FROM "
         "read_parquet(?) LIMIT ? OFFSET ?",
         [users, _USERS, start],
       ).fetchnumpy()

@@ -287,23 +287,18 @@ def build(
   )
   step, opt_state = start(trainable)
 
-  window = {
-    "history_length": config.data.history_length,
-    "future_horizon": config.data.future_horizon,
-    "short_histories": config.data.short_histories,
-  }
-  distributed.say(f"{dataset.path}: {windows.describe(dataset, **window)}")
-  window["instruction"] = config.data.instruction
+  spec = windows.WindowSpec.from_options(config.data)
+  distributed.say(f"{dataset.path}: {windows.describe(dataset, spec)}")
   spread = jax.NamedSharding(plan.mesh, sharding.BATCH)
   batches = stream.train_batches(
     dataset,
     loaded.processor,
     opened.tokenizer,
+    spec,
     batch_size=config.data.batch_size,
     seed=config.seed,
     workers=config.data.workers,
-    rows=distributed.local_rows(spread, config.data.batch_size),
-    **window,
+    local_rows=distributed.local_rows(spread, config.data.batch_size),
   )
 
   evaluator = task.build(
@@ -313,6 +308,7 @@ def build(
     clip_params,
     opened.tokenizer,
     dataset,
+    spec,
     users=config.eval.users,
     batch_size=config.eval.batch_size,
     sample=sample,
@@ -322,7 +318,6 @@ def build(
     mesh=plan.mesh,
     users_during=config.eval.users_during if config.train.eval_every else 0,
     warnings=warnings,
-    **window,
   )
   calibration.report(
     evaluator,

@@ -1,5 +1,7 @@
 """Small data sets and what reads them."""
 
+import dataclasses
+
 import duckdb
 from PIL import Image
 import pytest
@@ -9,7 +11,6 @@ from genrec_jax.data import histories, synthetic
 from genrec_jax.data import stream as stream_lib
 from genrec_jax.ingest import image_store, job
 from tests.data import tiny_data
-from tests.data.tiny_data import LENGTHS
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +35,15 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def stream(dataset, processor, clip_tokenizer):
-  def make(**kwargs):
+  def make(*, batch_size=8, seed=0, local_rows=None, **spec):
     return stream_lib.train_batches(
       dataset,
       processor,
       clip_tokenizer,
-      **{"batch_size": 8, "seed": 0, **LENGTHS, **kwargs},
+      dataclasses.replace(tiny_data.SPEC, **spec),
+      batch_size=batch_size,
+      seed=seed,
+      local_rows=local_rows,
     )
 
   return make
@@ -52,7 +56,9 @@ def evaluation(dataset, processor, clip_tokenizer):
       dataset,
       processor,
       clip_tokenizer,
-      **{"batch_size": 4, **LENGTHS, **kwargs},
+      tiny_data.SPEC,
+      batch_size=4,
+      **kwargs,
     )
 
   return make

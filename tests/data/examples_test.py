@@ -17,8 +17,8 @@ from tests.data.tiny_data import (
   IMAGE,
   IMAGE_TOKENS,
   INSTRUCTION,
-  LENGTHS,
   PAD,
+  SPEC,
   fake_dataset,
   take,
   windows_in,
@@ -41,7 +41,7 @@ def test_posters_are_padded_where_read_and_cropped_where_compared(
   batch = next(
     iter(
       stream_lib.train_batches(
-        dataset, processor, clip_tokenizer, batch_size=5, seed=0, **LENGTHS
+        dataset, processor, clip_tokenizer, SPEC, batch_size=5, seed=0
       )
     )
   )
@@ -147,7 +147,7 @@ def test_starting_reads_no_record_and_few_titles(
   counted = dataset_lib.Dataset("counted", Items(), dataset.users, {})
   counted.__dict__["index"] = known
   batches = stream_lib.eval_batches(
-    counted, processor, clip_tokenizer, batch_size=2, **LENGTHS
+    counted, processor, clip_tokenizer, SPEC, batch_size=2
   )
   assert not read
   batch, info = batches[0]
@@ -165,7 +165,7 @@ def test_a_broken_image_is_named(dataset, processor, clip_tokenizer):
   items = [{**item, "image": item["image"][:60]} for item in items]
   broken = dataset_lib.Dataset("broken", items, dataset.users, {})
   batches = stream_lib.eval_batches(
-    broken, processor, clip_tokenizer, batch_size=1, **LENGTHS
+    broken, processor, clip_tokenizer, SPEC, batch_size=1
   )
   with pytest.raises(UserError, match=r"image of item '\d{4}' cannot"):
     batches[0]
@@ -179,8 +179,8 @@ def test_page_long_titles_are_cut(dataset, processor, clip_tokenizer):
     long,
     processor,
     clip_tokenizer,
+    SPEC,
     batch_size=1,
-    **LENGTHS,
   )
   batch, _ = batches[0]
   assert batch.title_ids.shape[1] == 12  # the CLIP tokenizer's longest

@@ -1,5 +1,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 from genrec_jax.core.errors import UserError
@@ -43,9 +44,9 @@ def test_orders_by_time_then_item_id():
   assert a.user == "a"
   assert a.items == ("1", "100", "20", "3")
   assert a.timestamps.tolist() == [5, 5, 5, 9]
-  assert (a.train_end, a.validation_start, a.test_start) == (2, 2, 3)
+  assert a.splits == (2, 2, 3)
   assert b.items == ("01", "010")
-  assert b.train_end == 0
+  assert b.splits.train_end == 0
   shuffled = histories.build(reversed(events), held_out=["b"])
   assert [h.items for h in shuffled] == [a.items, b.items]
 
@@ -59,14 +60,28 @@ def test_all_problems_are_listed_at_once():
 
 
 def test_targets_of_each_split():
-  (history,) = histories.build(
-    [("u", f"{i:02d}", i) for i in range(10)], future_horizon=2
-  )
-  assert histories.targets(history, "train") == (range(1, 6), 6)
-  assert histories.targets(history, "validation") == (range(6, 7), 8)
-  assert histories.targets(history, "test") == (range(8, 9), 10)
+  splits = histories.split_points(10, future_horizon=2)
+  assert histories.target_ranges("train", 10, splits) == (1, 6, 6)
+  assert histories.target_ranges("validation", 10, splits) == (6, 7, 8)
+  assert histories.target_ranges("test", 10, splits) == (8, 9, 10)
   with pytest.raises(UserError, match="Unknown split 'tset'"):
-    histories.targets(history, "tset")
+    histories.target_ranges("tset", 10, splits)
+
+
+def test_many_histories_are_cut_as_each_alone():
+  lengths = np.arange(1, 20)
+  for horizon, held_out in ((1, False), (3, False), (3, True)):
+    many = histories.split_points(lengths, horizon, held_out)
+    each = [histories.split_points(n, horizon, held_out) for n in range(1, 20)]
+    np.testing.assert_array_equal(np.stack(many, 1), each)
+    for split in histories.SPLITS:
+      found = histories.target_ranges(split, lengths, many)
+      alone = [
+        histories.target_ranges(split, n, splits)
+        for n, splits in zip(lengths, each, strict=True)
+      ]
+      np.testing.assert_array_equal(np.stack(found, 1), alone)
+      np.testing.assert_array_equal(found.size, [one.size for one in alone])
 
 
 @given(st.integers(1, 30), st.integers(1, 6), st.booleans(), st.integers(1, 8))
@@ -80,9 +95,10 @@ def test_parts_are_disjoint_whatever_the_length(
   )
   used = {}
   for split in histories.SPLITS:
-    starts, end = histories.targets(history, split)
-    used[split] = {i for t in starts for i in range(t, min(t + future, end))}
-    assert all(start > 0 for start in starts)  # something to go by
+    first, stop, end = histories.target_ranges(split, length, history.splits)
+    targets = range(first, stop)
+    used[split] = {i for t in targets for i in range(t, min(t + future, end))}
+    assert all(target > 0 for target in targets)  # something to go by
     assert end <= length
   # Training sees nothing at or after its end: neither as history nor future.
   assert not held_out or not used["train"]

@@ -7,7 +7,7 @@ import pytest
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import index
 from genrec_jax.data import stream as stream_lib
-from tests.data.tiny_data import LENGTHS, assert_equal, take
+from tests.data.tiny_data import SPEC, assert_equal, take
 
 
 def test_an_index_in_files_serves_as_one_from_records(
@@ -42,9 +42,9 @@ def test_an_index_in_files_serves_as_one_from_records(
     stream_lib.train_batches,
     processor=processor,
     clip_tokenizer=clip_tokenizer,
+    spec=SPEC,
     batch_size=8,
     seed=0,
-    **LENGTHS,
   )
   assert_equal(take(iter(stream_of(mapped)), 3), take(iter(stream()), 3))
 

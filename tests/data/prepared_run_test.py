@@ -123,11 +123,9 @@ def test_the_windows_are_those_of_the_ratings(dataset):
     items = [item.decode() for item in record["items"]]
     assert items == [item for _, item in events]
     expected += len(events) - 2 - 1
-  found = windows.find_windows(
-    dataset, "train", history_length=5, future_horizon=3
-  )
+  found = windows.find_windows(dataset, "train", windows.WindowSpec(5, 3))
   assert len(found) == expected
-  counts = windows.count_windows(found)
+  counts = found.counts()
   assert counts.users == len(users)
   # Those with fewer than 5 + 3 items to train on.
   short = sum(len(record["items"]) - 2 < 8 for record in dataset.users)

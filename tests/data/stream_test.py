@@ -15,7 +15,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch
 from genrec_jax.data import stream as stream_lib
 from tests.data.tiny_data import (
-  LENGTHS,
+  SPEC,
   assert_equal,
   fake_dataset,
   take,
@@ -94,7 +94,7 @@ def test_shards_see_every_window_once_an_epoch(stream, dataset, shards):
   batches = epochs * expected.total() // shards
   seen = collections.Counter()
   for shard in range(shards):
-    iterator = iter(stream(batch_size=shards, rows=[shard]))
+    iterator = iter(stream(batch_size=shards, local_rows=[shard]))
     seen.update(windows_in(take(iterator, batches)))
   assert seen == collections.Counter(
     {window: epochs * count for window, count in expected.items()}
@@ -104,7 +104,8 @@ def test_shards_see_every_window_once_an_epoch(stream, dataset, shards):
 def test_the_rows_of_all_processes_make_the_batch_of_one(stream):
   whole = take(iter(stream(batch_size=4)), 3)
   parts = [
-    take(iter(stream(batch_size=4, rows=rows)), 3) for rows in ([0, 2], [1, 3])
+    take(iter(stream(batch_size=4, local_rows=rows)), 3)
+    for rows in ([0, 2], [1, 3])
   ]
   for batch, even, odd in zip(whole, *parts, strict=True):
     jax.tree.map(
@@ -171,7 +172,7 @@ def test_no_windows_to_evaluate_is_an_error(processor, clip_tokenizer):
   dataset = fake_dataset([(range(2), (2, 2, 2))])
   with pytest.raises(UserError, match=r"no test windows.*at least 3 items"):
     stream_lib.eval_batches(
-      dataset, processor, clip_tokenizer, batch_size=1, **LENGTHS
+      dataset, processor, clip_tokenizer, SPEC, batch_size=1
     )
 
 
@@ -204,7 +205,7 @@ def test_worker_processes_change_nothing(dataset, tmp_path):
         def opened(workers):
           return iter(stream.train_batches(
             dataset, tiny_data.FakeProcessor(), tiny_data.word_tokenizer(12),
-            batch_size=4, seed=0, workers=workers, **{LENGTHS!r},
+            tiny_data.SPEC, batch_size=4, seed=0, workers=workers,
           ))
 
         def check(iterator, expected):

@@ -32,8 +32,7 @@ def test_users_are_the_simulated_ones(dataset):
     record = dataset.users[row]
     history = dataset_lib.to_history(record)
     assert history.user == f"u{row:06d}"
-    assert history.train_end == (8 if row < 30 else 0)
-    assert (history.validation_start, history.test_start) == (8, 10)
+    assert history.splits == (8 if row < 30 else 0, 8, 10)
     assert [int(item) for item in history.items] == record["rows"].tolist()
     # Ties are ordered by item id, and what was wanted moves along.
     order = np.lexsort((events.items[row], events.timestamps[row]))

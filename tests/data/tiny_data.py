@@ -10,13 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import world
+from genrec_jax.data.windows import WindowSpec
 
 INSTRUCTION = "what comes next"
-LENGTHS = {
-  "history_length": 5,
-  "future_horizon": 3,
-  "instruction": INSTRUCTION,
-}
+SPEC = WindowSpec(5, 3, instruction=INSTRUCTION)
 BOS, PAD, BOI, EOI, IMAGE, NEWLINE = range(6)
 IMAGE_TOKENS = 4
 
@@ -71,7 +68,7 @@ def item_of(image):
 
 
 def fake_dataset(users, num_items=40):
-  """Makes a data set in memory of users (rows, split points)."""
+  """Makes a data set in memory of users (rows, splits)."""
   items = [{"id": b"%d" % i, "title": b"red"} for i in range(num_items)]
   records = [
     {
@@ -79,11 +76,9 @@ def fake_dataset(users, num_items=40):
       "items": [b"%d" % row for row in rows],
       "rows": np.asarray(rows),
       "timestamps": np.arange(len(rows)),
-      "train_end": ends[0],
-      "validation_start": ends[1],
-      "test_start": ends[2],
+      **splits._asdict(),
     }
-    for user, (rows, ends) in enumerate(users)
+    for user, (rows, splits) in enumerate(users)
   ]
   return dataset_lib.Dataset("memory", items, records, {})
 

@@ -6,19 +6,15 @@ import pytest
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import histories
 from genrec_jax.data import windows as windows_lib
+from genrec_jax.data.histories import Splits
+from genrec_jax.data.windows import WindowSpec, find_windows
 from tests.data.tiny_data import fake_dataset
 
 
-def _located(dataset, split, history_length=3, future_horizon=2, **kwargs):
+def _found(dataset, split, *spec):
   """Returns user, target and end of all windows."""
-  found = windows_lib.find_windows(
-    dataset,
-    split,
-    history_length=history_length,
-    future_horizon=future_horizon,
-    **kwargs,
-  )
-  return [found.locate(number) for number in range(len(found))]
+  windows = find_windows(dataset, split, WindowSpec(*spec or (3, 2)))
+  return [(user, target, end) for user, _, target, end in windows]
 
 
 def test_short_histories_are_padded_or_left_out_and_counted():
@@ -29,44 +25,40 @@ def test_short_histories_are_padded_or_left_out_and_counted():
       for length in (10, 6, 4)
     ]
   )
-  sizes = {"history_length": 4, "future_horizon": 2}
 
   def count(split, short_histories):
-    return windows_lib.count_windows(
-      windows_lib.find_windows(
-        dataset, split, short_histories=short_histories, **sizes
-      )
-    )
+    spec = WindowSpec(4, 2, short_histories)
+    return find_windows(dataset, split, spec).counts()
 
   # A whole window is targets 4..6 of the first user: 4 items, target, next.
-  assert _located(dataset, "train", 4, 2, short_histories="drop") == [
+  assert _found(dataset, "train", 4, 2, "drop") == [
     (0, target, target + 2) for target in (4, 5, 6)
   ]
   assert count("train", "pad") == (7 + 3 + 1, 4 + 3 + 1, 3, 2, 0)
   assert count("train", "drop") == (3, 0, 1, 2, 2)
   # There the future is what the part has, one item, in either case.
-  assert _located(dataset, "test", 4, 2) == [(0, 9, 10), (1, 5, 6), (2, 3, 4)]
-  assert _located(dataset, "test", 4, 2, short_histories="drop") == [
+  assert _found(dataset, "test", 4, 2) == [(0, 9, 10), (1, 5, 6), (2, 3, 4)]
+  assert _found(dataset, "test", 4, 2, "drop") == [
     (0, 9, 10),
     (1, 5, 6),
   ]
   assert count("test", "pad") == (3, 1, 3, 1, 0)
   assert count("test", "drop") == (2, 0, 2, 1, 1)
-  line = windows_lib.describe(dataset, short_histories="drop", **sizes)
+  line = windows_lib.describe(dataset, WindowSpec(4, 2, "drop"))
   assert line.startswith("3 training windows of 1 users; 2 users too short")
   assert line.endswith("left out")
   with pytest.raises(UserError, match=r"short_histories='cut'.*pad, drop"):
     count("test", "cut")
   with pytest.raises(UserError, match=r"data\.history_length=0"):
-    _located(dataset, "test", 0)
+    _found(dataset, "test", 0, 2)
 
 
 def test_without_held_out_users_everybody_is_evaluated():
-  points = histories.split_points(6)
-  dataset = fake_dataset([(range(6), points), (range(2), (2, 2, 2))])
-  assert _located(dataset, "test") == [(0, 5, 6)]  # two items are too few
-  assert _located(dataset, "validation") == [(0, 4, 5)]
-  assert _located(dataset, "train") == [
+  splits = histories.split_points(6)
+  dataset = fake_dataset([(range(6), splits), (range(2), Splits(2, 2, 2))])
+  assert _found(dataset, "test") == [(0, 5, 6)]  # two items are too few
+  assert _found(dataset, "validation") == [(0, 4, 5)]
+  assert _found(dataset, "train") == [
     (0, 1, 3),
     (0, 2, 4),
     (0, 3, 4),
@@ -95,13 +87,10 @@ def test_nothing_later_reaches_a_train_window(
   dataset = fake_dataset(users, num_items=20 * len(users))
   items = {}
   for split in histories.SPLITS:
-    found = windows_lib.find_windows(
-      dataset,
-      split,
-      history_length=history_length,
-      future_horizon=future_horizon,
+    found = find_windows(
+      dataset, split, WindowSpec(history_length, future_horizon)
     )
-    items[split] = [found.rows(number) for number in range(len(found))]
+    items[split] = [found.item_rows(number) for number in range(len(found))]
   trained = {
     row for pair in items["train"] for part in pair for row in part.tolist()
   }
@@ -153,23 +142,22 @@ def test_every_event_is_a_target_or_history_as_defined(
     [
       (
         [int(item) for item in history.items],
-        (history.train_end, history.validation_start, history.test_start),
+        history.splits,
       )
       for history in found
     ]
   )
   seen = {split: [{} for _ in found] for split in histories.SPLITS}
   for split, users in seen.items():
-    windows = windows_lib.find_windows(
-      dataset,
-      split,
-      history_length=history_length,
-      future_horizon=future_horizon,
+    windows = find_windows(
+      dataset, split, WindowSpec(history_length, future_horizon)
     )
     for number in range(len(windows)):
-      user, target, _ = windows.locate(number)
+      user, _, target, _ = windows[number]
       assert target not in users[user]  # one window for each
-      users[user][target] = [part.tolist() for part in windows.rows(number)]
+      users[user][target] = [
+        part.tolist() for part in windows.item_rows(number)
+      ]
   for user, history in enumerate(found):
     pairs = list(zip(history.timestamps.tolist(), history.items, strict=True))
     assert pairs == sorted(pairs)
@@ -178,9 +166,12 @@ def test_every_event_is_a_target_or_history_as_defined(
     )
     items, length = [int(item) for item in history.items], len(history.items)
     ends = {
-      "train": (history.train_end, range(1, history.train_end)),
-      "validation": (history.test_start, [history.validation_start]),
-      "test": (length, [history.test_start]),
+      "train": (history.splits.train_end, range(1, history.splits.train_end)),
+      "validation": (
+        history.splits.test_start,
+        [history.splits.validation_start],
+      ),
+      "test": (length, [history.splits.test_start]),
     }
     for split, (end, targets) in ends.items():
       targets = [t for t in targets if 0 < t < end]
@@ -194,11 +185,11 @@ def test_every_event_is_a_target_or_history_as_defined(
       for part in window
       for item in part
     }
-    if history.train_end > 1:  # else there is nothing to go by
-      assert trained == set(items[: history.train_end])
+    if history.splits.train_end > 1:  # else there is nothing to go by
+      assert trained == set(items[: history.splits.train_end])
     for split in ("validation", "test"):
       for _, after in seen[split][user].values():
         assert not trained & set(after)
     # What is no train target is the first item or held out, nothing else.
-    held_out = range(history.validation_start, length)
+    held_out = range(history.splits.validation_start, length)
     assert {0, *seen["train"][user], *held_out} == set(range(length))

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import synthetic, world
+from genrec_jax.data.windows import WindowSpec
 from genrec_jax.evals import evaluator as evaluator_lib
 from genrec_jax.evals import per_user, task
 from genrec_jax.models.clip import Clip, Tower
@@ -257,9 +258,7 @@ def test_mid_run_windows_are_not_those_of_the_end(tmp_path, checkpoints):
     params,
     tokenizer,
     dataset_lib.load(dataset),
-    history_length=2,
-    future_horizon=2,
-    instruction="",
+    WindowSpec(history_length=2, future_horizon=2),
     users=8,
     batch_size=4,
     sample={"num_samples": 1},

@@ -490,8 +490,8 @@ def test_splits_never_leak(events, horizon, few, tmp_path):
     length = len(history.items)
     seen = {}
     for split in histories.SPLITS:
-      targets, end = histories.targets(history, split)
-      seen[split] = {n for target in targets for n in range(target, end)}
+      first, stop, end = histories.target_ranges(split, length, history.splits)
+      seen[split] = {n for t in range(first, stop) for n in range(t, end)}
     # What training sees is nobody's target, nor what comes after one.
     assert not seen["train"] & (seen["validation"] | seen["test"])
     assert not seen["validation"] & seen["test"]

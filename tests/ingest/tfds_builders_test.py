@@ -57,11 +57,7 @@ def test_records_are_those_of_the_import(stored, work):
     np.testing.assert_array_equal(record["rows"], rows)
     assert [int(item) for item in found.items] == rows.tolist()
     np.testing.assert_array_equal(found.timestamps, history.timestamps)
-    assert (found.train_end, found.validation_start, found.test_start) == (
-      history.train_end,
-      history.validation_start,
-      history.test_start,
-    )
+    assert found.splits == history.splits
     assert "wants" not in record
 
 

@@ -89,9 +89,7 @@ def test_a_data_set_with_its_report(prepared):
   assert report["crop"]["images"] == report["items"] == len(dataset.items)
   assert "Images cropped" in done.stdout
   for split, number in report["windows"].items():
-    found = windows.find_windows(
-      dataset, split, history_length=20, future_horizon=3
-    )
+    found = windows.find_windows(dataset, split, windows.WindowSpec(20, 3))
     assert len(found) == number
   assert f"{rows['read']:,}" in done.stdout
   for part in ("rows", "titles", "images"):

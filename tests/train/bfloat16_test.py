@@ -14,6 +14,7 @@ from genrec_jax.core import tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import stream, synthetic
+from genrec_jax.data.windows import WindowSpec
 from genrec_jax.hf import load
 from genrec_jax.sampling import Sampling
 from genrec_jax.train import rl
@@ -41,10 +42,10 @@ def batch(loaded, tmp_path_factory):
     dataset,
     loaded.processor,
     tokenizer,
-    history_length=CONFIG.data.history_length,
-    future_horizon=1,
+    WindowSpec(
+      CONFIG.data.history_length, 1, instruction=CONFIG.data.instruction
+    ),
     batch_size=PROMPTS,
-    instruction=CONFIG.data.instruction,
     seed=0,
   )
   found = next(iter(batches))
