@@ -15,6 +15,8 @@ from PIL import Image
 from genrec_jax.core.types import Batch
 from genrec_jax.data import examples
 from genrec_jax.evals import held_out, scores
+from genrec_jax.evals.held_out import HeldOutBatch
+from genrec_jax.evals.judge import Judge
 from genrec_jax.runtime.distributed import to_host
 
 NAMES = ("real_next_item", "vq_ceiling", "random_item", "copy_last")
@@ -44,21 +46,21 @@ def copy_last(batch: Batch) -> np.ndarray:
 def random_items(
   catalogue: Sequence[np.ndarray], num_users: int, num_samples: int, seed: int
 ) -> np.ndarray:
-  """Draws items uniformly from a catalogue: uint8 [P, G, h, w, 3].
+  """Returns items sampled uniformly from a catalogue: uint8 [P, G, h, w, 3].
 
   Args:
-    catalogue: every item's picture, uint8 [h, w, 3].
+    catalogue: every item's image, uint8 [h, w, 3].
     num_users: P.
     num_samples: G, with replacement.
-    seed: the same seed draws the same items.
+    seed: the same seed gives the same items.
   """
   rng = np.random.default_rng(seed)
-  index = rng.integers(len(catalogue), size=(num_users, num_samples))
+  index = rng.integers(len(catalogue), size=(num_users, num_samples))  # [P, G]
   return np.stack([np.stack([catalogue[int(i)] for i in row]) for row in index])
 
 
 class Catalogue(Sequence):
-  """The pictures of a prepared data set, decoded when indexed."""
+  """The images of a prepared data set, decoded when indexed."""
 
   def __init__(
     self,
@@ -73,76 +75,87 @@ class Catalogue(Sequence):
     return len(self._items)
 
   def __getitem__(self, index: int) -> np.ndarray:
-    """Returns one picture, uint8 [h, w, 3]."""
+    """Returns one image, uint8 [h, w, 3]."""
     return self._pixels(examples.decode_image(self._items[index]))
 
 
 def score_all(
-  embed_images: Callable[[np.ndarray], Any],
-  windows: Sequence[held_out.HeldOutBatch],
+  judge: Judge,
+  batches: Sequence[HeldOutBatch],
   catalogue: Sequence[np.ndarray],
   *,
   num_samples: int,
-  copy_threshold: float,
   seed: int,
   reconstruct: Callable[[np.ndarray], Any] | None = None,
   done: Callable[[int], None] = lambda users: None,
 ) -> dict[str, dict[str, np.ndarray]]:
-  """Scores every baseline.
+  """Returns the scores of every baseline: {baseline: {metric: [U] float64}}.
 
   Args:
-    embed_images: uint8 [P, G, h, w, 3] -> [P, G, E], compiled.
-    windows: see `windows.prepare`.
-    catalogue: every item's picture, uint8 [h, w, 3].
-    num_samples: G, random items per user; the shape it is compiled for.
-    copy_threshold: see `scores.clip_scores`.
+    judge: scores as it does for models.
+    batches: U held-out users.
+    catalogue: every item's image, uint8 [h, w, 3].
+    num_samples: G, random items per user; the shape that `judge` is compiled
+      for.
     seed: of the random items.
     reconstruct: uint8 [P, h, w, 3] -> the same, encoded and decoded by the
       model's image tokenizer; None leaves `vq_ceiling` out.
-    done: called with the number of users of each window, once it is scored.
-
-  Returns:
-    {baseline: {metric: [U] float64}}.
+    done: called with the number of users of each batch, once it is scored.
   """
-  found = {name: [] for name in NAMES if reconstruct or name != "vq_ceiling"}
-  single = {name: [] for name in found if name != "random_item"}
-
-  def embed(images):
-    return to_host(embed_images(images)).astype(np.float32)
-
-  for index, window in enumerate(windows):
-    rows = np.arange(len(window.batch.history_mask))
-    last = last_index(window.targets.history_mask)
-    known = window.targets.history_mask.any(-1)[: window.count]
-    pictures = {
-      "real_next_item": (
-        window.targets.future[:, 0],
-        real_next_item(window.batch),
-      ),
-      "copy_last": (
-        window.targets.history[rows, last],
-        copy_last(window.batch),
-      ),
-    }
-    if reconstruct:
-      decoded = to_host(reconstruct(real_next_item(window.batch)))
-      # Repeated to the shape that `embed_images` is compiled for.
-      repeated = np.repeat(decoded[:, None], num_samples, axis=1)
-      pictures["vq_ceiling"] = (embed(repeated)[:, 0], decoded)
-    for name, (embeds, images) in pictures.items():
-      shown = held_out.read_attributes(window, images[:, None])
-      result = held_out.score(window, embeds[:, None], shown, copy_threshold)
+  names = [name for name in NAMES if reconstruct or name != "vq_ceiling"]
+  parts: dict[str, list] = {name: [] for name in names}
+  # Embeddings [count, E] of the baselines that have one image per user.
+  embeddings: dict[str, list] = {n: [] for n in names if n != "random_item"}
+  for index, held in enumerate(batches):
+    single = _single_images(judge, held, num_samples, reconstruct)
+    for name, (embeds, images) in single.items():
+      attributes = held_out.read_attributes(held, images[:, None])
+      result = judge.score(held, embeds[:, None], attributes)
       if name == "copy_last":  # nothing to copy where there is no history
+        known = held.targets.history_mask.any(-1)[: held.count]
         result = {k: np.where(known, v, np.nan) for k, v in result.items()}
-      found[name].append(result)
-      single[name].append(embeds[: window.count])
-    images = random_items(catalogue, len(rows), num_samples, seed=seed + index)
-    shown = held_out.read_attributes(window, images)
-    found["random_item"].append(
-      held_out.score(window, embed(images), shown, copy_threshold)
-    )
-    done(window.count)
-  result = {name: held_out.concatenate(parts) for name, parts in found.items()}
-  for name, parts in single.items():
-    result[name]["diversity"] = scores.spread(np.concatenate(parts))
-  return result
+      parts[name].append(result)
+      embeddings[name].append(embeds[: held.count])
+    images = random_items(catalogue, held.size, num_samples, seed=seed + index)
+    attributes = held_out.read_attributes(held, images)
+    embeds = _embed(judge, images)
+    parts["random_item"].append(judge.score(held, embeds, attributes))
+    done(held.count)
+  found = {name: held_out.concatenate(part) for name, part in parts.items()}
+  # One image has no other of the same user to differ from.
+  for name, embeds in embeddings.items():
+    found[name]["diversity"] = scores.spread(np.concatenate(embeds))
+  return found
+
+
+def _single_images(
+  judge: Judge,
+  held: HeldOutBatch,
+  num_samples: int,
+  reconstruct: Callable[[np.ndarray], Any] | None,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Returns the baselines with one image per user.
+
+  {name: (embeddings [P, E], images uint8 [P, h, w, 3])}; those of items of the
+  batch are embedded already, among its targets.
+  """
+  targets = held.targets
+  last = last_index(targets.history_mask)  # [P]
+  following = real_next_item(held.batch)
+  found = {
+    "real_next_item": (targets.future[:, 0], following),
+    "copy_last": (
+      targets.history[np.arange(held.size), last],
+      copy_last(held.batch),
+    ),
+  }
+  if reconstruct:
+    decoded = to_host(reconstruct(following))
+    # Repeated to the shape that the judge is compiled for.
+    repeated = np.repeat(decoded[:, None], num_samples, axis=1)
+    found["vq_ceiling"] = (_embed(judge, repeated)[:, 0], decoded)
+  return found
+
+
+def _embed(judge: Judge, images: np.ndarray) -> np.ndarray:
+  return to_host(judge.embed_images(images)).astype(np.float32)

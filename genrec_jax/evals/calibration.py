@@ -1,7 +1,7 @@
-"""Whether the copy threshold separates copies from other images, measured.
+"""Calibration of the copy threshold: whether it separates copies, measured.
 
-What a model could draw of an item at best is the item encoded to codes and
-decoded again: a threshold above its cosine with the item calls no image a
+The best copy of an item that a model can generate is the item encoded to codes
+and decoded again: a threshold above its cosine with the item calls no image a
 copy. Two different items are no copies of each other: a threshold below their
 cosine punishes what is only alike.
 """
@@ -28,33 +28,25 @@ class Cosines(NamedTuple):
   pairs: np.ndarray  # [K (K - 1) / 2], two different items
 
 
-def report(
-  evaluator: Evaluator,
-  params: PyTree,
-  *,
-  batch_size: int,
-  num_samples: int,
-) -> None:
+def report(evaluator: Evaluator, params: PyTree) -> None:
   """Measures the catalogue of a run and prints what `describe` returns.
 
   All processes of a run enter it; the first prints. A few hundred images are
   embedded, in the shapes that evaluation is compiled for.
 
   Args:
-    evaluator: its catalogue, CLIP, copy threshold and seed.
+    evaluator: its catalogue, judge and seed.
     params: of the generator; only its image tokenizer is used.
-    batch_size: P.
-    num_samples: G.
   """
   found = cosines(
     evaluator.catalogue,
     functools.partial(evaluator.reconstruct, params),
-    evaluator.embed.images,
-    batch_size=batch_size,
-    num_samples=num_samples,
+    evaluator.judge.embed_images,
+    batch_size=evaluator.test[0].size,
+    num_samples=evaluator.num_samples,
     seed=evaluator.seed,
   )
-  for line in describe(found, evaluator.copy_threshold):
+  for line in describe(found, evaluator.judge.copy_threshold):
     distributed.say(line)
 
 
@@ -67,7 +59,7 @@ def cosines(
   num_samples: int,
   seed: int,
 ) -> Cosines:
-  """Measures them on up to `ITEMS` items chosen at random.
+  """Measures the cosines of up to `ITEMS` items chosen at random.
 
   Args:
     catalogue: every item's image, uint8 [h, w, 3].
@@ -82,18 +74,18 @@ def cosines(
   size = batch_size * num_samples
   items, decoded = [], []
   for start in range(0, count, size):
-    # The last batch is filled up with what `count` leaves out again.
+    # The last batch is filled up; `count` leaves the repeated items out again.
     indices = np.resize(chosen[start : start + size], size)
     images = np.stack([catalogue[int(i)] for i in indices])
     images = images.reshape(batch_size, num_samples, *images.shape[1:])
     columns = [
       distributed.to_host(reconstruct(images[:, g])) for g in range(num_samples)
-    ]
+    ]  # G x [P, h, w, 3]
     for kept, shown in ((items, images), (decoded, np.stack(columns, 1))):
       embeds = distributed.to_host(embed_images(shown)).astype(np.float32)
-      kept.append(embeds.reshape(size, -1))
-  a, b = (np.concatenate(kept)[:count] for kept in (items, decoded))
-  above = np.triu_indices(count, 1)
+      kept.append(embeds.reshape(size, -1))  # [P G, E]
+  a, b = (np.concatenate(kept)[:count] for kept in (items, decoded))  # [K, E]
+  above = np.triu_indices(count, 1)  # each pair once
   return Cosines(own=np.sum(a * b, -1), pairs=(a @ a.T)[above])
 
 

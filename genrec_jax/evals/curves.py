@@ -7,8 +7,9 @@ import re
 
 import numpy as np
 
-from genrec_jax.evals import table
 from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.summary import Summary
+from genrec_jax.runtime import metrics as metrics_lib
 
 Curve = Sequence[tuple[int, float]]
 
@@ -21,7 +22,20 @@ _GROUPS = (
 )
 
 
-def curves_html(curves: Mapping[str, Curve], summary: table.Summary) -> str:
+def read(workdir: str) -> dict[str, list[tuple[int, float]]]:
+  """Returns {metric: [(step, value), ...]} of a workdir's metrics.jsonl.
+
+  Values that were not finite, null in the file, are left out.
+  """
+  found: dict[str, list[tuple[int, float]]] = {}
+  for record in metrics_lib.read(workdir):
+    for name, value in record.items():
+      if name != "step" and value is not None:
+        found.setdefault(name, []).append((record["step"], value))
+  return found
+
+
+def curves_html(curves: Mapping[str, Curve], summary: Summary) -> str:
   """Returns the section of the curves, a small chart per metric, or ''."""
   groups: dict[str, list[str]] = {name: [] for name, _ in _GROUPS}
   constant = []
@@ -49,7 +63,7 @@ def curves_html(curves: Mapping[str, Curve], summary: table.Summary) -> str:
   )
 
 
-def _heading(group: str, summary: table.Summary) -> str:
+def _heading(group: str, summary: Summary) -> str:
   if group != _GROUPS[0][0]:
     return group
   population = summary.get("population", "users")
@@ -72,7 +86,7 @@ def _order(name: str) -> tuple:
   return (1, "/" in name, not name.endswith("_mean"), name)
 
 
-def _curve(name: str, points: Curve, summary: table.Summary) -> str:
+def _curve(name: str, points: Curve, summary: Summary) -> str:
   """Draws one metric; where the table has it too, chance and aim dashed."""
   steps, values = np.asarray(points, np.float64).T
   held_out = name.rsplit("/", 1)[-1]

@@ -1,284 +1,196 @@
-"""Draws for held-out users and scores what was drawn.
-
-One compiled draw and one compiled embedding serve every row of the table: rows
-differ in parameters and prompts, never in shapes.
-"""
+"""The evaluator: generates for held-out users and scores what it generated."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
-from genrec_jax import rewards, sampling
-from genrec_jax.core import sharding
-from genrec_jax.core.types import Batch, Prompt, PyTree
-from genrec_jax.data import stream
-from genrec_jax.data.dataset import Dataset
-from genrec_jax.data.windows import WindowSpec
-from genrec_jax.evals import baselines
-from genrec_jax.evals.held_out import (
-  HeldOutBatch,
-  concatenate,
-  prepare,
-  read_attributes,
-  score,
-)
-from genrec_jax.models.api import Generator
-from genrec_jax.models.clip import Clip
-from genrec_jax.runtime import compiler, distributed
+from genrec_jax.core.types import PyTree
+from genrec_jax.evals import baselines, held_out, shuffled, summary
+from genrec_jax.evals.compiled import Generate, Reconstruct
+from genrec_jax.evals.grid import grid
+from genrec_jax.evals.held_out import HeldOutBatch
+from genrec_jax.evals.judge import Judge
+from genrec_jax.runtime import metrics
+from genrec_jax.runtime.distributed import to_host
 
-Draw = Callable[[Prompt, jax.Array], jax.Array]  # uint8 [P, G, h, w, 3]
-
-
-def _same(tree: PyTree) -> PyTree:
-  return tree
-
-
-class Embed(NamedTuple):
-  """CLIP, compiled; takes numpy arrays."""
-
-  images: Callable[[np.ndarray], jax.Array]  # uint8 [P, G, h, w, 3]: [P, G, E]
-  targets: Callable[[Batch], rewards.Targets]
-
-
-class Evaluator(NamedTuple):
-  """Everything that evaluating takes, but for parameters."""
-
-  draw: Callable[[PyTree, Prompt, jax.Array], jax.Array]  # see `make_draw`
-  embed: Embed
-  windows: Sequence[HeldOutBatch]
-  catalogue: Sequence[np.ndarray]  # every item's picture, uint8 [h, w, 3]
-  copy_threshold: float  # see `scores.clip_scores`
-  seed: int  # of noise, shuffling, random items and bootstrap
-  during: Sequence[
-    HeldOutBatch
-  ] = ()  # validation windows, for mid-run evaluation
-  # (params, uint8 [P, h, w, 3]) -> the same through the model's image
-  # tokenizer and back; see `make_reconstruct`.
-  reconstruct: Callable[[PyTree, np.ndarray], jax.Array] | None = None
-  population: str = "held-out users"  # of whom `windows` are
-  warnings: tuple[str, ...] = ()  # on the page and in the summary
+# (name, parameters, or a function that reads them)
+Model = tuple[str, PyTree | Callable[[], PyTree]]
 
 
 class Evaluation(NamedTuple):
-  """What a model did for every user."""
+  """Scores and samples of one model."""
 
   scores: dict[str, np.ndarray]  # metric -> [U] float64, NaN: undefined
   samples: np.ndarray  # [U', G, h, w, 3] uint8, of the first users
   embeds: np.ndarray  # [U, G, E] float32, of all
-  shown: np.ndarray | None  # [U, G, 5] int, see `read_attributes`
+  attributes: np.ndarray | None  # [U, G, 5] int, see `read_attributes`
+
+
+class Comparison(NamedTuple):
+  """Scores of models, of the same with shuffled histories, and of baselines."""
+
+  scores: dict[str, dict[str, np.ndarray]]  # row -> metric -> [U] float64
+  samples: dict[str, np.ndarray]  # model -> [U', G, h, w, 3] uint8
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+  """All that evaluating takes, except parameters.
+
+  Attributes:
+    generate: see `compiled.make_generate`.
+    judge: scores the samples.
+    test: the held-out users that results are reported on.
+    catalogue: every item's image, uint8 [h, w, 3].
+    num_samples: G, images per user.
+    seed: of noise, shuffling, random items and bootstrap.
+    validation: held-out users of mid-run evaluations. They are of another
+      split, so that what is seen, and perhaps chosen by, during a run is not
+      what is reported at its end.
+    reconstruct: see `compiled.make_reconstruct`; None: no `vq_ceiling`.
+    population: of whom `test` is, to stand after a number.
+    warnings: lines for whoever reads the results.
+  """
+
+  generate: Generate
+  judge: Judge
+  test: Sequence[HeldOutBatch]
+  catalogue: Sequence[np.ndarray]
+  num_samples: int
+  seed: int
+  validation: Sequence[HeldOutBatch] = ()
+  reconstruct: Reconstruct | None = None
+  population: str = "held-out users"
+  warnings: tuple[str, ...] = ()
+
+  def evaluate(
+    self,
+    params: PyTree,
+    batches: Sequence[HeldOutBatch],
+    *,
+    keep: int = 0,
+    done: Callable[[int], None] = lambda users: None,
+  ) -> Evaluation:
+    """Generates for every user and scores the samples.
+
+    Args:
+      params: of the generator.
+      batches: U held-out users.
+      keep: return the samples of that many users, the first.
+      done: called with the number of users of each batch, once it is scored.
+    """
+    key = noise(self.seed)
+    parts, kept, all_embeds, all_attributes = [], [], [], []
+    for index, held in enumerate(batches):
+      # By the batch's number, so that all models share their noise.
+      batch_key = jax.random.fold_in(key, index)
+      images = self.generate(params, held.batch.prompt, batch_key)
+      # Before the images leave the devices: CLIP reads them there.
+      embeds = to_host(self.judge.embed_images(images)).astype(np.float32)
+      images = to_host(images)  # [P, G, h, w, 3] uint8
+      attributes = held_out.read_attributes(held, images)
+      parts.append(self.judge.score(held, embeds, attributes))
+      all_embeds.append(embeds[: held.count])
+      if attributes is not None:
+        all_attributes.append(attributes[: held.count])
+      if sum(map(len, kept)) < keep:
+        kept.append(images[: held.count])
+      done(held.count)
+    return Evaluation(
+      held_out.concatenate(parts),
+      np.concatenate(kept)[:keep] if kept else np.zeros(0),
+      np.concatenate(all_embeds),
+      np.concatenate(all_attributes) if all_attributes else None,
+    )
+
+  def midrun(
+    self, params: PyTree, *, grid_users: int = 8
+  ) -> tuple[dict[str, float], np.ndarray]:
+    """Evaluates a model in the middle of its training, on `validation`.
+
+    The noise is the same at every call, which makes the curve smoother.
+
+    Args:
+      params: of the generator.
+      grid_users: rows of the grid.
+
+    Returns:
+      {metric: mean over users}, and an image uint8 [H, W, 3] of users as rows:
+      history | samples | real next item.
+    """
+    users = sum(held.count for held in self.validation)
+    tally = metrics.Tally(users, self.population)
+    evaluation = self.evaluate(
+      params,
+      self.validation,
+      keep=grid_users,
+      done=functools.partial(tally.add, "evaluating"),
+    )
+    tally.clear()
+    means = {
+      name: float(np.nanmean(values))
+      for name, values in evaluation.scores.items()
+      if not np.all(np.isnan(values))
+    }
+    return means, grid(self.validation, evaluation.samples)
+
+  def compare(self, models: Sequence[Model], *, keep: int = 12) -> Comparison:
+    """Scores models, with their own and shuffled histories, and baselines.
+
+    All processes of a run enter it. Every model but 'base', which never learned
+    from a history, is scored with shuffled histories as well: every user by the
+    images generated for another.
+
+    Args:
+      models: in the order of the table. Where parameters are read by a
+        function, one model is in memory at a time.
+      keep: users whose samples are returned, the first.
+    """
+    users = sum(held.count for held in self.test)
+    source = shuffled.derangement(users, self.seed) if users > 1 else None
+    tally = metrics.Tally(len(models) * users, self.population)
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    swapped, samples = {}, {}
+    for name, read in models:
+      params = None  # frees the last model's memory for this one
+      params = read() if callable(read) else read
+      evaluation = self.evaluate(
+        params,
+        self.test,
+        keep=keep,
+        done=functools.partial(tally.add, f"evaluating {name}"),
+      )
+      scores[name], samples[name] = evaluation.scores, evaluation.samples
+      if name != "base" and source is not None:
+        swapped[name + summary.SHUFFLED] = shuffled.score_shuffled(
+          self.judge,
+          self.test,
+          evaluation.embeds,
+          evaluation.attributes,
+          source,
+        )
+    tally.clear()
+    tally = metrics.Tally(users, self.population)
+    scores |= swapped | baselines.score_all(
+      self.judge,
+      self.test,
+      self.catalogue,
+      num_samples=self.num_samples,
+      seed=self.seed,
+      # The image tokenizer is frozen: any model's parameters do.
+      reconstruct=self.reconstruct
+      and functools.partial(self.reconstruct, params),
+      done=functools.partial(tally.add, "evaluating baselines"),
+    )
+    tally.clear()
+    return Comparison(scores, samples)
 
 
 def noise(seed: int) -> jax.Array:
   """Returns the key of evaluation, apart from that of every training step."""
   # Steps fold their number in; none has this one.
   return jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))
-
-
-def make_draw(
-  model: Generator,
-  sample: sampling.Sampling,
-  *,
-  to_rollout_layout: Callable[[PyTree], PyTree] = _same,
-  mesh: Mesh | None = None,
-) -> Callable[[PyTree, Prompt, jax.Array], jax.Array]:
-  """Compiles (params, prompt, key) -> samples, uint8 [P, G, h, w, 3].
-
-  Args:
-    model: the generator.
-    sample: how images are sampled.
-    to_rollout_layout: lays out parameters for the decode loop, in the graph.
-    mesh: over which the rows of a prompt are split; None: one device.
-  """
-
-  def draw(params, prompt, key):
-    params = sampling.rollout_params(model, params, to_rollout_layout)
-    pixels = sampling.generate_images(model, params, prompt, key, sample)
-    return _to_bytes(pixels)
-
-  compiled, put = _on(mesh, draw)
-  return lambda params, prompt, key: compiled(params, put(prompt), key)
-
-
-def make_reconstruct(
-  model: Generator, *, mesh: Mesh | None = None
-) -> Callable[[PyTree, np.ndarray], jax.Array]:
-  """Compiles (params, uint8 [P, h, w, 3]) -> encoded and decoded, the same."""
-
-  def reconstruct(params, images):
-    codes = model.encode_pixels(params, images.astype(jnp.float32) / 255)
-    pixels = sampling.decode_images(model, params, codes[:, None])[:, 0]
-    return _to_bytes(pixels)
-
-  compiled, put = _on(mesh, reconstruct)
-  return lambda params, images: compiled(params, put(images))
-
-
-def _to_bytes(pixels: jax.Array) -> jax.Array:
-  return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
-
-
-def make_embed(
-  clip: Clip, params: PyTree, *, mesh: Mesh | None = None
-) -> Embed:
-  """Compiles CLIP for pictures and for the targets of a batch.
-
-  Args:
-    clip: the judge.
-    params: its parameters, on the devices.
-    mesh: over which rows are split; None: one device.
-  """
-
-  def images(params, pixels):
-    return clip.embed_images(params, pixels.astype(jnp.float32) / 255)
-
-  def targets(params, batch):
-    return rewards.embed_targets(clip, params, batch)
-
-  images, put = _on(mesh, images)
-  targets, _ = _on(mesh, targets)
-  return Embed(
-    images=lambda pixels: images(params, put(pixels)),
-    targets=lambda batch: targets(params, put(batch)),
-  )
-
-
-def _on(mesh, function):
-  """Returns a function compiled for a mesh, and what puts its rows there."""
-  device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-  options = compiler.options(device.platform)
-  if mesh is None:
-    return jax.jit(function, compiler_options=options), _same
-  rows = NamedSharding(mesh, sharding.BATCH)
-  put = functools.partial(distributed.put_global, rows)
-  return jax.jit(
-    sharding.trace_with_mesh(mesh, function), compiler_options=options
-  ), put
-
-
-def build(
-  model: Generator,
-  processor: Any,
-  clip: Clip,
-  clip_params: PyTree,
-  clip_tokenizer: Any,
-  dataset: Dataset,
-  spec: WindowSpec,
-  *,
-  users: int,
-  batch_size: int,
-  sample: sampling.Sampling,
-  copy_threshold: float,
-  seed: int,
-  to_rollout_layout: Callable[[PyTree], PyTree] = _same,
-  mesh: Mesh | None = None,
-  users_during: int = 0,
-  warnings: Sequence[str] = (),
-) -> Evaluator:
-  """Reads the held-out users of a data set and compiles what judges them.
-
-  Args:
-    model: the generator; all rows of the table have its architecture.
-    processor: of its checkpoint.
-    clip: the judge.
-    clip_params: its parameters, on the devices.
-    clip_tokenizer: of its checkpoint.
-    dataset: see `dataset.load`.
-    spec: of the windows and the prompt.
-    users: held-out users, at most.
-    batch_size: P, users drawn for at once.
-    sample: how images are sampled.
-    copy_threshold: see `scores.clip_scores`.
-    seed: see `Evaluator`.
-    to_rollout_layout: see `make_draw`.
-    mesh: see `make_draw`.
-    users_during: held-out users of mid-run evaluations, at most. Their windows
-      are those of the validation split, so that what is seen, and perhaps
-      chosen by, during a run is not what is reported at its end.
-    warnings: what a reader of the results has to know; see `Evaluator`.
-  """
-  embed = make_embed(clip, clip_params, mesh=mesh)
-
-  def windows(split, number):
-    batches = stream.eval_batches(
-      dataset,
-      processor,
-      clip_tokenizer,
-      spec,
-      batch_size=batch_size,
-      num_users=number,
-      split=split,
-    )
-    return prepare(batches, embed.targets, batch_size)
-
-  return Evaluator(
-    draw=make_draw(
-      model, sample, to_rollout_layout=to_rollout_layout, mesh=mesh
-    ),
-    embed=embed,
-    windows=windows("test", users),
-    catalogue=baselines.Catalogue(dataset.items, processor.crop),
-    copy_threshold=copy_threshold,
-    seed=seed,
-    during=windows("validation", users_during) if users_during else (),
-    reconstruct=make_reconstruct(model, mesh=mesh),
-    population=population(dataset),
-    warnings=tuple(warnings),
-  )
-
-
-def population(dataset: Dataset) -> str:
-  """Returns whom evaluation is about, to stand after a number.
-
-  A data set with held-out users is evaluated on them; of any other all users
-  are trained on, but for their last items.
-  """
-  held_out = dataset.index.held_out
-  return "held-out users" if held_out else "users' held-out last items"
-
-
-def evaluate_model(
-  draw: Draw,
-  embed: Embed,
-  windows: Sequence[HeldOutBatch],
-  key: jax.Array,
-  *,
-  copy_threshold: float,
-  keep: int = 0,
-  done: Callable[[int], None] = lambda users: None,
-) -> Evaluation:
-  """Draws for every user and scores what was drawn.
-
-  Args:
-    draw: (prompt, key) -> uint8 [P, G, h, w, 3].
-    embed: see `make_embed`.
-    windows: see `windows.prepare`.
-    key: PRNG key; window number i folds i in, so models share their noise.
-    copy_threshold: see `scores.clip_scores`.
-    keep: return the samples of that many users, the first.
-    done: called with the number of users of each window, once it is scored.
-  """
-  found, kept, all_embeds, all_shown = [], [], [], []
-  for index, window in enumerate(windows):
-    images = distributed.to_host(
-      draw(window.batch.prompt, jax.random.fold_in(key, index))
-    )
-    embeds = distributed.to_host(embed.images(images)).astype(np.float32)
-    shown = read_attributes(window, images)
-    found.append(score(window, embeds, shown, copy_threshold))
-    all_embeds.append(embeds[: window.count])
-    if shown is not None:
-      all_shown.append(shown[: window.count])
-    if sum(map(len, kept)) < keep:
-      kept.append(images[: window.count])
-    done(window.count)
-  return Evaluation(
-    concatenate(found),
-    np.concatenate(kept)[:keep] if kept else np.zeros(0),
-    np.concatenate(all_embeds),
-    np.concatenate(all_shown) if all_shown else None,
-  )

@@ -18,10 +18,19 @@ from typing import Any
 import jax
 
 from genrec_jax.core import files
-from genrec_jax.evals import table
+from genrec_jax.evals import curves as curves_lib
 from genrec_jax.evals.curves import Curve, curves_html
 from genrec_jax.evals.examples import User, examples_html
 from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.summary import (
+  Summary,
+  best,
+  columns,
+  model_names,
+  rows,
+  short_name,
+  shown_differences,
+)
 from genrec_jax.html import render
 from genrec_jax.runtime import workdir as workdir_lib
 
@@ -57,7 +66,7 @@ _NOTES = {
 
 
 def page(
-  summary: table.Summary,
+  summary: Summary,
   *,
   title: str,
   stamp: str,
@@ -100,9 +109,7 @@ def page(
   )
 
 
-def write(
-  workdir: str, summary: table.Summary, users: Sequence[User] = ()
-) -> str:
+def write(workdir: str, summary: Summary, users: Sequence[User] = ()) -> str:
   """Writes report.html from a workdir's config.json and metrics.jsonl.
 
   Returns:
@@ -122,21 +129,21 @@ def write(
     ),
     command=shlex.join([os.path.basename(program), *arguments]),
     config=config,
-    curves=table.curves(workdir),
+    curves=curves_lib.read(workdir),
     users=users,
   )
   files.write(path, text)
   return path
 
 
-def _lead(summary: table.Summary) -> str:
+def _lead(summary: Summary) -> str:
   """Returns the result in a sentence, and how to read the table."""
   models, users = summary["models"], summary["users"]
   metric = next(
     (
       m
       for m in ("preference_match", "future_clip_mean")
-      if m in table.columns(summary)
+      if m in columns(summary)
     ),
     None,
   )
@@ -144,7 +151,7 @@ def _lead(summary: table.Summary) -> str:
   if metric:
     steps = " → ".join(
       f"{escape(name)} {values[metric]['mean']:.3f}"
-      for group, name, values in table.rows(summary)
+      for group, name, values in rows(summary)
       if group == "model" and metric in values
     )
     ends = ", ".join(
@@ -164,7 +171,7 @@ def _lead(summary: table.Summary) -> str:
   )
 
 
-def _notes(summary: table.Summary) -> str:
+def _notes(summary: Summary) -> str:
   """Returns what a reader has to know before the numbers, '' if nothing."""
   lines = [f"<b>Warning:</b> {escape(x)}" for x in summary.get("warnings", ())]
   lines += [escape(line) for line in summary.get("verdicts", ())]
@@ -172,9 +179,9 @@ def _notes(summary: table.Summary) -> str:
   return f'<ul class="notes">{items}</ul>' if lines else ""
 
 
-def _differences(summary: table.Summary) -> str:
+def _differences(summary: Summary) -> str:
   """Returns the table of paired differences, '' if there are none."""
-  metrics, names = table.columns(summary), table.steps(summary)
+  metrics, names = columns(summary), shown_differences(summary)
   if not names:
     return ""
   heads = "".join(
@@ -184,7 +191,7 @@ def _differences(summary: table.Summary) -> str:
   for name in names:
     cells = (summary["differences"][name].get(m) for m in metrics)
     lines.append(
-      f'<tr><th scope="row">{escape(table.short(name))}</th>'
+      f'<tr><th scope="row">{escape(short_name(name))}</th>'
       + "".join(
         f"<td><b>{c['mean']:+.3f}</b>"
         f'<span class="span">{c["low"]:+.3f} &ndash; {c["high"]:+.3f}</span>'
@@ -235,14 +242,14 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def _colours(summary: table.Summary) -> dict[str, str]:
+def _colours(summary: Summary) -> dict[str, str]:
   """Returns a CSS colour per model, in the order of the table."""
-  names = [n for group, n, _ in table.rows(summary) if group == "model"]
+  names = model_names(summary)
   return {n: f"var(--row-{min(i, 3)})" for i, n in enumerate(names)}
 
 
-def _table(summary: table.Summary) -> str:
-  metrics, best = table.columns(summary), table.best(summary)
+def _table(summary: Summary) -> str:
+  metrics, winners = columns(summary), best(summary)
   arrows = {1: "↑", -1: "↓", 0: ""}
   heads = "".join(
     f'<th scope="col">{escape(METRICS[m].title)} {arrows[METRICS[m].better]}'
@@ -252,7 +259,7 @@ def _table(summary: table.Summary) -> str:
   scales = {m: _scale(summary, m) for m in metrics}
   colours = _colours(summary)
   bodies: dict[str, list[str]] = {}
-  for group, name, values in table.rows(summary):
+  for group, name, values in rows(summary):
     colour = colours.get(name, "var(--row-baseline)")
     hollow = " hollow" if group == "shuffled" else ""
     note = _NOTES.get(name, "")
@@ -264,7 +271,7 @@ def _table(summary: table.Summary) -> str:
         values.get(m),
         scales[m],
         colour,
-        best=group == "model" and best.get(m) == name,
+        best=group == "model" and winners.get(m) == name,
         hollow=group == "shuffled",
       )
       for m in metrics
@@ -288,7 +295,7 @@ def _table(summary: table.Summary) -> str:
   )
 
 
-def _scale(summary: table.Summary, metric: str) -> tuple[float, float]:
+def _scale(summary: Summary, metric: str) -> tuple[float, float]:
   """Returns the ends of a column's scale.
 
   copy_last is left out: it is 1 or so by construction and would squeeze the
@@ -296,7 +303,7 @@ def _scale(summary: table.Summary, metric: str) -> tuple[float, float]:
   """
   cells = [
     values[metric]
-    for _, name, values in table.rows(summary)
+    for _, name, values in rows(summary)
     if metric in values and name != "copy_last"
   ] or [summary["models"]["copy_last"][metric]]
   low, high = min(c["low"] for c in cells), max(c["high"] for c in cells)
@@ -326,11 +333,11 @@ def _cell(value, scale, colour, *, best, hollow) -> str:
   )
 
 
-def _meaning(summary: table.Summary) -> str:
+def _meaning(summary: Summary) -> str:
   ends = {1: "higher is better", -1: "lower is better", 0: "neither end"}
   items = "".join(
     f"<dt>{escape(METRICS[m].title)}</dt><dd>{escape(METRICS[m].meaning)} "
     f"<i>({ends[METRICS[m].better]})</i></dd>"
-    for m in table.columns(summary)
+    for m in columns(summary)
   )
   return f'<dl class="meaning">{items}</dl>'

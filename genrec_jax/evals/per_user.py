@@ -10,7 +10,7 @@ import numpy as np
 from genrec_jax.core import duckdb_file, files
 from genrec_jax.core.duckdb_file import quoted
 from genrec_jax.core.errors import UserError
-from genrec_jax.evals import scores
+from genrec_jax.evals import intervals
 from genrec_jax.evals.scores import METRICS
 
 FILE = "scores.parquet"
@@ -107,4 +107,4 @@ def paired(
   order = {user: i for i, user in enumerate(users_b)}
   rows = np.asarray([order[user] for user in users_a])
   others = {name: values[rows] for name, values in found_b[row_b].items()}
-  return scores.paired(found_a[row_a], others, seed=seed)
+  return intervals.paired(found_a[row_a], others, seed=seed)

@@ -1,9 +1,16 @@
-"""Where a table shows no result, said in words."""
+"""Notes in words on where a table shows no result, or a bad one."""
 
-from genrec_jax.evals import table
 from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.summary import (
+  SHUFFLED,
+  Summary,
+  columns,
+  difference,
+  rows,
+  sign,
+)
 
-# What says whether an image suits its user.
+# Metrics of whether an image suits its user.
 _FIT = (
   "preference_match",
   "future_clip_mean",
@@ -15,42 +22,40 @@ _FIT = (
 _JUDGED = ("history_clip_mean", "text_clip")
 
 
-def verdicts(summary: table.Summary) -> list[str]:
-  """Returns, in words, where paired intervals show no result or a bad one.
-
-  Args:
-    summary: see `report`.
-  """
-  fit = [metric for metric in _FIT if metric in table.columns(summary)]
+def verdicts(summary: Summary) -> list[str]:
+  """Returns, in words, where paired intervals show no result or a bad one."""
+  fit = [metric for metric in _FIT if metric in columns(summary)]
 
   def where(a, b, *signs, metrics=fit):
-    cells = {m: table.difference(summary, a, b, m) for m in metrics}
+    """Returns the titles of the metrics where row a - row b has such a sign."""
+    cells = {m: difference(summary, a, b, m) for m in metrics}
     return ", ".join(
       METRICS[m].title
       for m, cell in cells.items()
-      if cell and table.sign(cell) in signs
+      if cell and sign(cell) in signs
     )
 
   lines = []
   judged = [metric for metric in _JUDGED if metric in fit]
+  # First: without a judge that can see, no other number means anything.
   if unsure := where("real_next_item", "random_item", -1, 0, metrics=judged):
     lines.append(
       "the judge cannot tell real from random: real_next_item is not above"
       f" random_item in {unsure}"
     )
-  for group, name, _ in table.rows(summary):
+  for group, name, _ in rows(summary):
     if group == "model":
       if below := where(name, "random_item", -1):
         lines.append(f"{name} is below random_item in {below}")
       if level := where(name, "random_item", 0):
         lines.append(f"{name} cannot be told from random_item in {level}")
     if group == "shuffled":
-      if worse := where(name, name + table.SHUFFLED, -1):
+      if worse := where(name, name + SHUFFLED, -1):
         lines.append(
           f"{name} is worse with the user's own history than with another's in"
           f" {worse}"
         )
-      if level := where(name, name + table.SHUFFLED, 0):
+      if level := where(name, name + SHUFFLED, 0):
         lines.append(
           f"{name} is no better with the user's own history than with"
           f" another's in {level}"

@@ -13,8 +13,10 @@ import optax
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree, TrainState
-from genrec_jax.data import stream, synthetic, windows
-from genrec_jax.evals import calibration, lineage, task
+from genrec_jax.data import stream, windows
+from genrec_jax.evals import calibration, lineage, opening, results
+from genrec_jax.evals.evaluator import Evaluator
+from genrec_jax.evals.judge import Judge
 from genrec_jax.hf import load
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
@@ -64,7 +66,7 @@ class Parts(NamedTuple):
   state: TrainState
   frozen: PyTree
   iterator: Any
-  evaluator: task.Evaluator
+  evaluator: Evaluator
   rows: list[tuple[str, Callable[[], PyTree]]]  # models to compare with
 
 
@@ -228,23 +230,8 @@ def build(
   Raises:
     UserError: a checkpoint, data set, batch or mesh that does not fit.
   """
-  # First, as it takes least to open and is most often mistyped.
-  dataset = synthetic.open_or_build(
-    config.data.path,
-    num_users=config.data.num_users,
-    held_out=config.data.held_out,
-    num_events=config.data.num_events,
-    future_horizon=config.data.future_horizon,
-    seed=config.data.seed,
-  )
-  warnings = lineage.warnings(
-    config.model.checkpoint, config.clip.checkpoint, dataset
-  )
-  for line in warnings:
-    distributed.say(f"warning: {line}")
-  compute = {"dtype": config.model.dtype, "remat": config.model.remat}
-  loaded = load.open_generator(config.model.checkpoint, **compute)
-  opened = load.open_clip(config.clip.checkpoint, dtype=config.clip.dtype)
+  inputs = opening.open_inputs(config)
+  dataset, loaded, opened = inputs.dataset, inputs.generator, inputs.clip
   plan = make_plan(
     config, model=loaded.model, rules=loaded.rules, clip=opened.clip
   )
@@ -253,7 +240,7 @@ def build(
     load.resolve(config.eval.base)
   rows = lineage.existing(lineage.trained_from(config.to_dict()))
   layout, types = _shardings(plan.params), _types(plan.params)
-  rows = lineage.open_models(rows, loaded, layout, **compute)
+  rows = lineage.open_models(rows, loaded, layout, **inputs.compute)
   # In the shapes and types of the model that trains, so that what is compiled
   # for it serves them all.
   rows = [
@@ -301,30 +288,17 @@ def build(
     local_rows=distributed.local_rows(spread, config.data.batch_size),
   )
 
-  evaluator = task.build(
-    plan.model,
-    loaded.processor,
-    plan.clip,
-    clip_params,
-    opened.tokenizer,
-    dataset,
-    spec,
-    users=config.eval.users,
-    batch_size=config.eval.batch_size,
-    sample=sample,
-    copy_threshold=copy_threshold,
-    seed=config.seed,
+  evaluator = opening.open_evaluator(
+    config,
+    inputs,
+    Judge(plan.clip, clip_params, opened.tokenizer, copy_threshold, plan.mesh),
+    sampling=sample,
     to_rollout_layout=plan.to_rollout_layout,
-    mesh=plan.mesh,
-    users_during=config.eval.users_during if config.train.eval_every else 0,
-    warnings=warnings,
+    validation_users=(
+      config.eval.users_during if config.train.eval_every else 0
+    ),
   )
-  calibration.report(
-    evaluator,
-    tree.merge(trainable, rest),
-    batch_size=config.eval.batch_size,
-    num_samples=sample.num_samples,
-  )
+  calibration.report(evaluator, tree.merge(trainable, rest))
   return Parts(
     plan=plan,
     state=TrainState(step=step, params=trainable, opt_state=opt_state),
@@ -378,15 +352,7 @@ def train(
     return tree.merge(state.params, frozen["generator"])
 
   def held_out(state, frozen):
-    params = whole(state, frozen)
-    return task.held_out(
-      lambda prompt, key: evaluator.draw(params, prompt, key),
-      evaluator.embed,
-      evaluator.during,
-      task.noise(config.seed),
-      copy_threshold=evaluator.copy_threshold,
-      population=evaluator.population,
-    )
+    return evaluator.midrun(whole(state, frozen))
 
   def finish(state, frozen, workdir):
     # What only training needs makes room for the other models.
@@ -394,7 +360,8 @@ def train(
     for array in jax.tree.leaves([state.opt_state, spare]):
       array.delete()
     own = (config.task, whole(state, frozen))
-    task.finish([*parts.rows, own], evaluator, workdir)
+    comparison = evaluator.compare([*parts.rows, own])
+    results.write(workdir, evaluator, comparison)
 
   loop.run(
     loop.Task(

@@ -5,7 +5,12 @@ from PIL import Image
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.evals import baselines
+from genrec_jax.evals import baselines, held_out
+
+
+@pytest.fixture
+def prepared(batches, judge):
+  return held_out.prepare(batches(known=True), judge.embed_targets, 4)
 
 
 def test_copy_last_takes_the_newest_real_item(batches):
@@ -49,3 +54,54 @@ def test_catalogue_names_an_item_without_a_picture(image):
   pictures = baselines.Catalogue([{"id": b"i7", "image": image}], np.asarray)
   with pytest.raises(UserError, match=r"item 'i7' cannot be decoded"):
     pictures[0]
+
+
+def test_baselines(prepared, judge, catalogue):
+  found = baselines.score_all(
+    judge,
+    prepared,
+    catalogue,
+    num_samples=4,
+    seed=0,
+    reconstruct=lambda images: 255 - images,
+  )
+  assert list(found) == list(baselines.NAMES)
+  np.testing.assert_allclose(
+    found["vq_ceiling"]["text_clip"], -1, atol=1e-5
+  )  # the test's CLIP takes a negative to the other side
+  means = {
+    row: {name: values.mean() for name, values in metrics.items()}
+    for row, metrics in found.items()
+  }
+  assert means["real_next_item"]["text_clip"] == pytest.approx(1)
+  assert means["real_next_item"]["copy_rate"] == 0
+  assert means["copy_last"]["copy_rate"] == 1
+  assert means["copy_last"]["history_clip_max"] == pytest.approx(1)
+  chance = np.mean([1 / 5, 1 / 8, 1 / 4])
+  assert means["random_item"]["preference_match"] == pytest.approx(
+    chance, abs=0.12
+  )
+  assert means["real_next_item"]["preference_match"] > 0.7
+  for metrics in means.values():
+    assert 0 < metrics["diversity"] < 2
+
+
+def test_copy_last_is_undefined_without_a_history(prepared, judge, catalogue):
+  held = prepared[0]
+  mask = held.batch.history_mask.copy()
+  mask[1] = False
+  held = held._replace(
+    batch=held.batch.replace(history_mask=mask),
+    targets=held.targets.replace(history_mask=mask),
+  )
+  found = baselines.score_all(
+    judge,
+    [held],
+    catalogue,
+    num_samples=4,
+    seed=0,
+  )
+  for name in ("text_clip", "preference_match", "copy_rate"):
+    assert np.isnan(found["copy_last"][name][1]), name
+    assert not np.isnan(found["copy_last"][name][0]), name
+  assert not np.isnan(found["real_next_item"]["text_clip"]).any()

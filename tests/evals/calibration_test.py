@@ -10,16 +10,16 @@ def darker(images):
 
 
 @pytest.mark.parametrize("size", [1, 5, 24, 1000])
-def test_cosines_are_those_of_each_item_once(catalogue, embed, size):
+def test_cosines_are_those_of_each_item_once(catalogue, judge, size):
   """Whatever fills up a batch of 3 x 4 is not counted."""
   items = catalogue[:size]
   found = calibration.cosines(
-    items, darker, embed.images, batch_size=3, num_samples=4, seed=0
+    items, darker, judge.embed_images, batch_size=3, num_samples=4, seed=0
   )
   count = min(len(items), calibration.ITEMS)
   chosen = items[np.random.default_rng(0).permutation(len(items))[:count]]
-  a = embed.images(chosen)
-  own = np.sum(a * embed.images(darker(chosen)), -1)
+  a = judge.embed_images(chosen)
+  own = np.sum(a * judge.embed_images(darker(chosen)), -1)
   np.testing.assert_allclose(found.own, own, rtol=1e-5)
   pairs = [a[i] @ a[j] for i in range(count) for j in range(i + 1, count)]
   np.testing.assert_allclose(found.pairs, pairs, atol=1e-5)
@@ -74,8 +74,13 @@ def test_a_threshold_that_does_not_separate_is_warned_of(
   )
 
 
-def test_one_item_has_no_pairs(catalogue, embed):
+def test_one_item_has_no_pairs(catalogue, judge):
   found = calibration.cosines(
-    catalogue[:1], darker, embed.images, batch_size=2, num_samples=2, seed=0
+    catalogue[:1],
+    darker,
+    judge.embed_images,
+    batch_size=2,
+    num_samples=2,
+    seed=0,
   )
   assert len(calibration.describe(found, 0.9)) == 1

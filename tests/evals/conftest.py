@@ -1,4 +1,4 @@
-"""A small evaluation set, and a draw and a CLIP that need no model."""
+"""A small evaluation set, and a generator and a judge that need no model."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from genrec_jax import rewards
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import world
-from genrec_jax.evals.task import Embed
+from genrec_jax.evals.judge import Judge
 
 USERS, SIZE, HISTORY, FUTURE, SAMPLES, WIDTH = 10, 4, 5, 3, 4, 16
 
@@ -41,31 +41,32 @@ def _batches(known):
     yield batch, info
 
 
-def _embed():
+class _Projection(Judge):
   """Embeds images by a fixed random projection to unit vectors."""
-  matrix = np.random.default_rng(0).normal(size=(32 * 32 * 3, WIDTH))
 
-  def images(pixels):
-    flat = np.asarray(pixels).reshape(*pixels.shape[:-3], -1) / 255 - 0.5
+  def __init__(self):
+    super().__init__(None, None, None, copy_threshold=0.95, mesh=None)
+
+  def embed_images(self, images):
+    matrix = np.random.default_rng(0).normal(size=(32 * 32 * 3, WIDTH))
+    flat = np.asarray(images).reshape(*images.shape[:-3], -1) / 255 - 0.5
     embeds = flat @ matrix
     return (embeds / np.linalg.norm(embeds, axis=-1, keepdims=True)).astype(
       np.float32
     )
 
-  def targets(batch):
+  def embed_targets(self, batch):
     return rewards.Targets(
-      text=images(batch.future[:, 0]),
-      history=images(batch.history),
+      text=self.embed_images(batch.future[:, 0]),
+      history=self.embed_images(batch.history),
       history_mask=batch.history_mask,
-      future=images(batch.future),
+      future=self.embed_images(batch.future),
       future_mask=batch.future_mask,
     )
 
-  return Embed(images, targets)
 
-
-def draw(fidelity, prompt, key):
-  """Draws items like the newest in the history; at random for the rest."""
+def generate(fidelity, prompt, key):
+  """Generates items like the newest in the history; at random for the rest."""
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
   shape = (len(prompt.ids), SAMPLES)
   attrs = world.attributes(rng.integers(world.NUM_ITEMS, size=shape))
@@ -83,13 +84,13 @@ def batches():
 
 
 @pytest.fixture
-def embed():
-  return _embed()
+def judge():
+  return _Projection()
 
 
 @pytest.fixture
-def fake_draw():
-  return draw
+def fake_generate():
+  return generate
 
 
 @pytest.fixture

@@ -15,3 +15,15 @@ def test_what_each_reward_contributes_is_shown():
   for name in rewards.NAMES:
     for kind in ("contribution", "weighted mean"):
       assert f"reward: {name} {kind}" in page
+
+
+def test_curves_skip_what_was_not_finite(tmp_path):
+  assert curves.read(str(tmp_path)) == {}
+  (tmp_path / "metrics.jsonl").write_text(
+    '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null, "eval/x": 0.5}\n'
+    '{"step": 3, "loss": 1.0}\n{"step": 4, "lo'
+  )
+  assert curves.read(str(tmp_path)) == {
+    "loss": [(1, 2.0), (3, 1.0)],
+    "eval/x": [(2, 0.5)],
+  }

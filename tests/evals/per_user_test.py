@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.evals import per_user, scores
+from genrec_jax.evals import intervals, per_user
 
 USERS = ["u1", "it's", "3"]
 ROWS = {
@@ -46,7 +46,7 @@ def runs(tmp_path):
 def test_runs_are_compared_user_by_user(runs):
   one, other, a, b = runs
   found = per_user.paired(one, other, "rl", "rl")
-  expected = scores.paired({"text_clip": a}, {"text_clip": b}, seed=0)
+  expected = intervals.paired({"text_clip": a}, {"text_clip": b}, seed=0)
   assert found["text_clip"] == pytest.approx(expected["text_clip"])
   same = per_user.paired(one, other, "rl", "sft")["text_clip"]
   assert same == {"mean": 0.0, "low": 0.0, "high": 0.0}

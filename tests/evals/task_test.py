@@ -12,17 +12,18 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import synthetic, world
-from genrec_jax.data.windows import WindowSpec
-from genrec_jax.evals import evaluator as evaluator_lib
-from genrec_jax.evals import per_user, task
+from genrec_jax.data import world
+from genrec_jax.evals import opening, per_user, task
+from genrec_jax.evals.judge import Judge
+from genrec_jax.hf import load
 from genrec_jax.models.clip import Clip, Tower
 from genrec_jax.models.janus import RULES, Janus
 from genrec_jax.models.llama import Llama
 from genrec_jax.models.siglip import Siglip
 from genrec_jax.models.vqgan import VQGAN
+from genrec_jax.sampling import Sampling
 
 ROOT = pathlib.Path(__file__).parents[2]
 WORDS = ["<s>", "<pad>", "<boi>", "<image>", "on", "<unk>"]
@@ -145,7 +146,7 @@ def checkpoints(monkeypatch):
       read=read,
     )
 
-  def load_clip(path, *, dtype, place=None):
+  def open_clip(path, *, dtype):
     del path, dtype
     clip = Clip(
       vision=Tower(16, 16, 1, 2),
@@ -157,10 +158,16 @@ def checkpoints(monkeypatch):
       max_position_embeddings=12,
       eos_token_id=4,
     )
-    return clip, jax.device_put(_random(clip, seed=9), place), _tokenizer(12)
+    params = _random(clip, seed=9)
+    return SimpleNamespace(
+      clip=clip,
+      tokenizer=_tokenizer(12),
+      shapes=params,
+      read=lambda shardings: jax.device_put(params, shardings),
+    )
 
-  monkeypatch.setattr(task.load, "open_generator", open_generator)
-  monkeypatch.setattr(task.load, "load_clip", load_clip)
+  monkeypatch.setattr(load, "open_generator", open_generator)
+  monkeypatch.setattr(load, "open_clip", open_clip)
   return sizes, others, loaded
 
 
@@ -247,37 +254,35 @@ def test_run_refuses_other_data_than_it_was_trained_on(tmp_path):
   ]
 
 
-def test_mid_run_windows_are_not_those_of_the_end(tmp_path, checkpoints):
+def test_validation_is_not_what_is_reported_at_the_end(
+  tmp_path, monkeypatch, checkpoints
+):
   del checkpoints
-  dataset = synthetic.build(tmp_path / "data", num_users=20, held_out=10)
-  clip, params, tokenizer = task.load.load_clip("", dtype="float32")
-  evaluator = task.build(
-    _janus(),
-    _Processor(),
-    clip,
-    params,
-    tokenizer,
-    dataset_lib.load(dataset),
-    WindowSpec(history_length=2, future_horizon=2),
-    users=8,
-    batch_size=4,
-    sample={"num_samples": 1},
-    copy_threshold=0.9,
-    seed=0,
-    users_during=6,
+  monkeypatch.chdir(tmp_path)
+  config = _config(checkpoint="any")
+  config.data.num_users, config.data.held_out = 20, 10
+  config.data.history_length = config.data.future_horizon = 2
+  config.eval.users, config.eval.batch_size = 8, 4
+  inputs = opening.open_inputs(config)
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  judge = Judge(
+    inputs.clip.clip, inputs.clip.shapes, inputs.clip.tokenizer, 0.9, mesh
   )
-  counts = [[w.count for w in evaluator.windows]]
-  counts.append([w.count for w in evaluator.during])
+  evaluator = opening.open_evaluator(
+    config, inputs, judge, sampling=Sampling(), validation_users=6
+  )
+  counts = [[held.count for held in evaluator.test]]
+  counts.append([held.count for held in evaluator.validation])
   assert counts == [[4, 4], [4, 2]]
 
-  def targets(windows):
+  def targets(batches):
     return {
-      name: window.batch.future[row].tobytes()
-      for window in windows
-      for row, name in enumerate(window.names)
+      name: held.batch.future[row].tobytes()
+      for held in batches
+      for row, name in enumerate(held.names)
     }
 
-  last, middle = targets(evaluator.windows), targets(evaluator.during)
+  last, middle = targets(evaluator.test), targets(evaluator.validation)
   shared = last.keys() & middle.keys()
   assert shared
   assert all(last[name] != middle[name] for name in shared)
@@ -297,4 +302,4 @@ def test_run_refuses_a_batch_the_devices_do_not_divide(tmp_path, checkpoints):
 )
 def test_who_is_evaluated_is_said_as_it_is(held_out, expected):
   dataset = SimpleNamespace(index=SimpleNamespace(held_out=held_out))
-  assert evaluator_lib.population(dataset) == expected
+  assert opening.population(dataset) == expected

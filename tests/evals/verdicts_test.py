@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from genrec_jax.evals import table
+from genrec_jax.evals import summary as summary_lib
 from genrec_jax.evals.verdicts import verdicts
 
 SIZE = 100
@@ -20,7 +20,7 @@ def _scores(**means):
 
 
 def _verdicts(**means):
-  summary = table.summarise(_scores(**means), seed=0, population="users")
+  summary = summary_lib.summarise(_scores(**means), seed=0, population="users")
   return verdicts(summary)
 
 

@@ -1,0 +1,104 @@
+"""Compiled functions of evaluation, over the rows of a batch.
+
+One compilation serves every model of the table: models differ in parameters,
+never in shapes.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+import numpy as np
+
+from genrec_jax.core import sharding
+from genrec_jax.core.types import Prompt, PyTree
+from genrec_jax.models.api import Generator
+from genrec_jax.runtime import compiler, distributed
+from genrec_jax.sampling import (
+  Sampling,
+  decode_images,
+  generate_images,
+  rollout_params,
+)
+
+# (params, prompt of P rows, key) -> uint8 [P, G, h, w, 3]
+Generate = Callable[[PyTree, Prompt, jax.Array], jax.Array]
+# (params, uint8 [P, h, w, 3]) -> the same
+Reconstruct = Callable[[PyTree, np.ndarray], jax.Array]
+
+
+def make_generate(
+  model: Generator,
+  sampling: Sampling,
+  *,
+  mesh: Mesh,
+  to_rollout_layout: Callable[[PyTree], PyTree] = lambda params: params,
+) -> Generate:
+  """Compiles (params, prompt, key) -> samples, uint8 [P, G, h, w, 3].
+
+  Args:
+    model: the generator.
+    sampling: how images are sampled, and how many.
+    mesh: the rows of a prompt are split over it.
+    to_rollout_layout: lays out parameters for the decode loop, in the graph.
+  """
+
+  def generate(params, prompt, key):
+    params = rollout_params(model, params, to_rollout_layout)
+    pixels = generate_images(model, params, prompt, key, sampling)
+    return _to_uint8(pixels)
+
+  return compile_rows(generate, mesh)
+
+
+def make_reconstruct(model: Generator, *, mesh: Mesh) -> Reconstruct:
+  """Compiles (params, uint8 [P, h, w, 3]) -> the images encoded and decoded.
+
+  They go through the model's own image tokenizer, as what it generates does.
+  """
+
+  def reconstruct(params, images):
+    codes = model.encode_pixels(params, images.astype(jnp.float32) / 255)
+    codes = codes[:, None]  # [P, 1, I]
+    pixels = decode_images(model, params, codes)[:, 0]
+    return _to_uint8(pixels)  # [P, h, w, 3]
+
+  return compile_rows(reconstruct, mesh)
+
+
+def compile_rows(function: Callable, mesh: Mesh) -> Callable:
+  """Compiles (params, rows, ...) -> rows, split by rows over a mesh.
+
+  Args:
+    function: its first argument is parameters, its second and its result are
+      trees of arrays [P, ...].
+    mesh: P is split over its axes of examples.
+
+  Returns:
+    The function, which takes rows from the host or from the devices.
+  """
+  options = compiler.options(mesh.devices.flat[0].platform)
+  by_row = NamedSharding(mesh, sharding.BATCH)
+  compiled = jax.jit(
+    sharding.trace_with_mesh(mesh, function),
+    compiler_options=options,
+    # As rows of the host are put, so that a result which is the next
+    # function's argument stays in place and compiles nothing anew.
+    out_shardings=by_row,
+  )
+
+  def put(leaf):
+    if isinstance(leaf, jax.Array):
+      return leaf
+    return distributed.put_global(by_row, leaf)
+
+  def call(params, rows, *rest):
+    return compiled(params, jax.tree.map(put, rows), *rest)
+
+  return call
+
+
+def _to_uint8(pixels: jax.Array) -> jax.Array:
+  """Rounds pixels in [0, 1], which a decoder may leave, to uint8."""
+  return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)

@@ -1,0 +1,84 @@
+"""CLIP as the judge of generated images."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genrec_jax import rewards
+from genrec_jax.core.types import Batch, PyTree
+from genrec_jax.evals import scores
+from genrec_jax.evals.compiled import compile_rows
+from genrec_jax.evals.held_out import HeldOutBatch
+from genrec_jax.models.clip import Clip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judge:
+  """Scores images for held-out users, by CLIP and, where known, by the truth.
+
+  Attributes:
+    clip: the model.
+    params: its parameters, on the devices.
+    tokenizer: of its checkpoint.
+    copy_threshold: the cosine with a history image from which a sample is a
+      copy of it.
+    mesh: the rows of a batch are split over it.
+  """
+
+  clip: Clip
+  params: PyTree
+  tokenizer: Any
+  copy_threshold: float
+  mesh: jax.sharding.Mesh
+
+  def embed_images(self, images: np.ndarray | jax.Array) -> jax.Array:
+    """Returns unit vectors [P, G, E] of images uint8 [P, G, h, w, 3].
+
+    Images that were generated on the devices are read where they lie.
+    """
+    return self._embed_images(self.params, images)
+
+  def embed_targets(self, batch: Batch) -> rewards.Targets:
+    """Returns the embeddings that the samples of a batch are compared with."""
+    return self._embed_targets(self.params, batch)
+
+  def score(
+    self,
+    held: HeldOutBatch,
+    embeds: np.ndarray,
+    attributes: np.ndarray | None,
+  ) -> dict[str, np.ndarray]:
+    """Returns the scores of the samples of one batch: {metric: [count]}.
+
+    Args:
+      held: P users, of whom `count` are scored.
+      embeds: [P, G, E] CLIP embeddings of the samples.
+      attributes: [P, G, 5] of `held_out.read_attributes`.
+    """
+    result = scores.clip_scores(embeds, held.targets, self.copy_threshold)
+    if held.wants is not None:
+      # Its copy rate takes the place of CLIP's: the truth needs no threshold.
+      result |= scores.truth_scores(
+        attributes, held.attributes, held.targets.history_mask, held.wants
+      )
+    return {name: values[: held.count] for name, values in result.items()}
+
+  # Compiled once, whichever of the judge's users comes first.
+
+  @functools.cached_property
+  def _embed_images(self):
+    def embed_images(params, images):
+      return self.clip.embed_images(params, images.astype(jnp.float32) / 255)
+
+    return compile_rows(embed_images, self.mesh)
+
+  @functools.cached_property
+  def _embed_targets(self):
+    def embed_targets(params, batch):
+      return rewards.embed_targets(self.clip, params, batch)
+
+    return compile_rows(embed_targets, self.mesh)

@@ -1,0 +1,122 @@
+"""What every task opens alike: data set, models, and the evaluator of them."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from genrec_jax.core.types import PyTree
+from genrec_jax.data import stream, synthetic
+from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.windows import WindowSpec
+from genrec_jax.evals import baselines, compiled, held_out, lineage
+from genrec_jax.evals.evaluator import Evaluator
+from genrec_jax.evals.judge import Judge
+from genrec_jax.hf import load
+from genrec_jax.runtime import distributed
+from genrec_jax.runtime import workdir as workdir_lib
+from genrec_jax.sampling import Sampling
+
+
+class Inputs(NamedTuple):
+  """Data set and models of a config, opened; no weight is in memory yet."""
+
+  dataset: Dataset
+  generator: load.CheckpointHandle
+  clip: load.ClipHandle
+  compute: Mapping[str, str]  # options that other generators open with, too
+  warnings: tuple[str, ...]  # why the numbers mean nothing, if they do
+
+
+def open_inputs(config) -> Inputs:
+  """Opens what a config names; prints the warnings.
+
+  Raises:
+    UserError: a checkpoint or data set that does not fit.
+  """
+  # First, as it takes least to open and is most often mistyped.
+  dataset = synthetic.open_or_build(
+    config.data.path,
+    **{name: config.data[name] for name in workdir_lib.WORLD_KEYS},
+  )
+  warnings = lineage.warnings(
+    config.model.checkpoint, config.clip.checkpoint, dataset
+  )
+  for line in warnings:
+    distributed.say(f"warning: {line}")
+  # What only training sets, evaluation leaves at its default.
+  compute = {
+    k: config.model[k] for k in ("dtype", "remat") if k in config.model
+  }
+  return Inputs(
+    dataset=dataset,
+    generator=load.open_generator(config.model.checkpoint, **compute),
+    clip=load.open_clip(config.clip.checkpoint, dtype=config.clip.dtype),
+    compute=compute,
+    warnings=tuple(warnings),
+  )
+
+
+def open_evaluator(
+  config,
+  inputs: Inputs,
+  judge: Judge,
+  *,
+  sampling: Sampling,
+  to_rollout_layout: Callable[[PyTree], PyTree] = lambda params: params,
+  validation_users: int = 0,
+) -> Evaluator:
+  """Reads held-out users and compiles what generates for them.
+
+  Args:
+    config: of a run; its sections data and eval.
+    inputs: see `open_inputs`.
+    judge: CLIP, on the devices.
+    sampling: how images are sampled, and how many.
+    to_rollout_layout: lays out parameters for the decode loop, in the graph.
+    validation_users: held-out users of mid-run evaluations, at most.
+  """
+  generator = inputs.generator
+  spec = WindowSpec.from_options(config.data)
+
+  def batches(split, users):
+    found = stream.eval_batches(
+      inputs.dataset,
+      generator.processor,
+      judge.tokenizer,
+      spec,
+      batch_size=config.eval.batch_size,
+      num_users=users,
+      split=split,
+    )
+    return held_out.prepare(found, judge.embed_targets, config.eval.batch_size)
+
+  return Evaluator(
+    generate=compiled.make_generate(
+      generator.model,
+      sampling,
+      mesh=judge.mesh,
+      to_rollout_layout=to_rollout_layout,
+    ),
+    judge=judge,
+    test=batches("test", config.eval.users),
+    catalogue=baselines.Catalogue(
+      inputs.dataset.items, generator.processor.crop
+    ),
+    num_samples=sampling.num_samples,
+    seed=config.seed,
+    validation=(
+      batches("validation", validation_users) if validation_users else ()
+    ),
+    reconstruct=compiled.make_reconstruct(generator.model, mesh=judge.mesh),
+    population=population(inputs.dataset),
+    warnings=inputs.warnings,
+  )
+
+
+def population(dataset: Dataset) -> str:
+  """Returns who is evaluated, to stand after a number.
+
+  A data set with held-out users is evaluated on them; of any other all users
+  are trained on, except for their last items.
+  """
+  held_out_users = dataset.index.held_out
+  return "held-out users" if held_out_users else "users' held-out last items"

@@ -1,0 +1,41 @@
+"""Files of a finished evaluation: summary.json, scores.parquet, report.html."""
+
+from typing import Any
+
+from genrec_jax.evals import page, per_user, summary, table, verdicts
+from genrec_jax.evals.evaluator import Comparison, Evaluator
+from genrec_jax.evals.examples import examples
+from genrec_jax.runtime import distributed
+
+
+def write(
+  workdir: str, evaluator: Evaluator, comparison: Comparison
+) -> dict[str, Any]:
+  """Writes the results into a workdir and prints the table.
+
+  All processes of a run enter it; the first writes and prints. The workdir's
+  config.json and metrics.jsonl, where present, go into the page.
+
+  Args:
+    workdir: an existing folder.
+    evaluator: which made the comparison.
+    comparison: see `Evaluator.compare`.
+
+  Returns:
+    The summary; see `summary`.
+  """
+  found = summary.summarise(
+    comparison.scores,
+    seed=evaluator.seed,
+    population=evaluator.population,
+    warnings=evaluator.warnings,
+  )
+  found["verdicts"] = verdicts.verdicts(found)
+  if distributed.is_first():
+    summary.write(workdir, found)
+    names = [name for held in evaluator.test for name in held.names]
+    per_user.write(workdir, names, comparison.scores)
+    users = examples(evaluator.test, comparison.samples)
+    page.write(workdir, found, users=users)
+    print(table.table(found), flush=True)
+  return found

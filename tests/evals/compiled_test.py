@@ -1,0 +1,111 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrec_jax.core import sharding
+from genrec_jax.evals import compiled, results
+from genrec_jax.evals.evaluator import Evaluator
+from genrec_jax.evals.held_out import prepare
+from genrec_jax.evals.judge import Judge
+from genrec_jax.sampling import Sampling
+
+KEY = jax.random.key(0)
+
+
+class _Clip:
+  """Embeds by two fixed projections; counts how often it is traced."""
+
+  def __init__(self):
+    self.traces = []
+
+  def embed_images(self, params, pixels):
+    self.traces.append(pixels.shape)
+    flat = pixels.reshape(*pixels.shape[:-3], -1)
+    embeds = flat[..., : params["image"].shape[0]] @ params["image"]
+    return embeds / jnp.linalg.norm(embeds, axis=-1, keepdims=True)
+
+  def embed_texts(self, params, ids, mask):
+    del mask
+    embeds = params["text"][ids[:, 0]]
+    return embeds / jnp.linalg.norm(embeds, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_one_compilation_serves_all_rows(
+  devices, batches, catalogue, tmp_path, monkeypatch
+):
+  """Three models, shuffled histories, a short last batch, random items."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+  generated = []
+
+  def generate_images(model, params, prompt, key, sampling):
+    del model
+    generated.append(prompt.ids.shape)
+    # Without it no activation would be pinned to the batch's layout.
+    assert not jax.sharding.get_abstract_mesh().empty
+    shape = (len(prompt.ids), sampling.num_samples, 32, 32, 3)
+    # Beyond [0, 1], as a decoder's output may be.
+    return 2 * jax.random.uniform(key, shape) - params["shift"]
+
+  monkeypatch.setattr(compiled, "generate_images", generate_images)
+  monkeypatch.setattr(
+    compiled, "rollout_params", lambda model, params, layout: params
+  )
+  clip = _Clip()
+  keys = jax.random.split(KEY)
+  clip_params = {
+    "image": jax.random.normal(keys[0], (64, 8)),
+    "text": jax.random.normal(keys[1], (10, 8)),
+  }
+  judge = Judge(clip, clip_params, None, 0.95, mesh)
+  test = prepare(batches(known=True), judge.embed_targets, 4)
+  evaluator = Evaluator(
+    compiled.make_generate(None, Sampling(num_samples=2), mesh=mesh),
+    judge,
+    test,
+    catalogue,
+    num_samples=2,
+    seed=0,
+  )
+  models = [
+    (name, {"shift": jnp.float32(shift)})
+    for name, shift in (("base", 0.0), ("sft", 0.5), ("rl", 1.0))
+  ]
+  with jax.log_compiles():
+    comparison = evaluator.compare(models)
+  summary = results.write(str(tmp_path), evaluator, comparison)
+  assert generated == [(4, 6)]
+  assert clip.traces == [(4, 5 + 3, 32, 32, 3), (4, 2, 32, 32, 3)]
+  assert summary["models"]["real_next_item"]["preference_match"]["mean"] > 0.6
+  pixels = evaluator.generate(models[2][1], test[0].batch.prompt, KEY)
+  assert pixels.dtype == np.uint8
+  assert pixels.shape == (4, 2, 32, 32, 3)
+  assert int(pixels.min()) == 0
+  assert int(pixels.max()) >= 250
+
+
+class _Coarse:
+  """An image tokenizer of three codes an image: its mean colour, in tenths."""
+
+  def encode_pixels(self, params, pixels):
+    assert pixels.dtype == jnp.float32
+    return jnp.round(params["levels"] * pixels.mean((-3, -2))).astype(jnp.int32)
+
+  def decode_pixels(self, params, codes):
+    colour = codes[..., None, None, :] / params["levels"]
+    return jnp.broadcast_to(colour, (*codes.shape[:-1], 32, 32, 3))
+
+
+def test_reconstruct_goes_through_the_models_own_tokenizer():
+  images = np.full((2, 32, 32, 3), 255, np.uint8)
+  images[1] = [0, 100, 200]  # .39 and .78: four and eight tenths
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  reconstruct = compiled.make_reconstruct(_Coarse(), mesh=mesh)
+  found = np.asarray(reconstruct({"levels": 10.0}, images))
+  assert found.dtype == np.uint8
+  assert found.shape == images.shape
+  assert (found[0] == 255).all()
+  assert (found[1] == [0, 102, 204]).all()
+  half = np.asarray(reconstruct({"levels": 1.0}, images))
+  assert (half[1] == [0, 0, 255]).all()
