@@ -25,6 +25,7 @@ from PIL import Image
 from configs import sft as sft_config
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import examples, index, windows
+from genrec_jax.data import records as records_lib
 from genrec_jax.data import stream as stream_lib
 from genrec_jax.hf import load
 from genrec_jax.ingest import job, tfds_builders
@@ -174,7 +175,7 @@ def stages(dataset, processor, tokenizer, number=100):
 
   spent = {}
   records, spent["read records"] = timed(dataset.items.__getitem__, rows)
-  pictures, spent["decode"] = timed(examples.decode_image, records)
+  pictures, spent["decode"] = timed(records_lib.decode_image, records)
   _, spent["resize"] = timed(processor.pixels, pictures)
   del records, pictures
   histories = [found.item_rows(int(n))[0].tolist() for n in numbers]

@@ -15,15 +15,12 @@ import pathlib
 from typing import Any
 
 from array_record.python import array_record_module
-import numpy as np
 import tensorflow_datasets as tfds
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import index as index_lib
-from genrec_jax.data import world
-from genrec_jax.data.histories import History, Splits
+from genrec_jax.data import records, world
 
-PARTS = ("items", "users")
 # Of a file in a fingerprint: so many bytes at so many places, all of a small
 # one, so that 100 GB of images take seconds.
 _PIECE_BYTES, _PIECES = 2**16, 64
@@ -121,7 +118,7 @@ def inspect(root: pathlib.Path) -> tuple[Dataset | None, list[str]]:
 def _folders(root: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
   """Returns the folders of the parts that are there, and what is missing."""
   folders, problems = [], []
-  for part in PARTS:
+  for part in records.PARTS:
     found = sorted(root.glob(f"*/{part}/*/dataset_info.json"))
     folders += [file.parent for file in found[:1]]
     if len(found) != 1:
@@ -191,13 +188,3 @@ def _index_damage(root, sources):
     )
     if part in sources and len(sources[part]) != count
   ]
-
-
-def to_history(record: dict[str, Any]) -> History:
-  """Returns the history in a record of the users data set."""
-  return History(
-    record["id"].decode(),
-    tuple(item.decode() for item in record["items"]),
-    np.asarray(record["timestamps"]),
-    Splits(*(int(record[name]) for name in Splits._fields)),
-  )

@@ -3,37 +3,20 @@
 Records are read when an example needs them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import functools
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt
-from genrec_jax.data import images, titles
-from genrec_jax.data.dataset import Dataset, to_history
+from genrec_jax.data import records, titles
+from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.windows import Windows
 
 _TITLES_KEPT = 2**16  # of those shortened or tokenized last
 _CACHE_BYTES = 256 * 2**20
-
-
-def decode_image(record: Mapping[str, Any]) -> Image.Image:
-  """Returns the image of a record of `Dataset.items`, upright and RGB.
-
-  Raises:
-    UserError: names the item whose bytes are no image.
-  """
-  try:
-    return images.upright(Image.open(io.BytesIO(record["image"])))
-  except Exception as error:  # Pillow raises many kinds
-    raise UserError(
-      f"The image of item {record['id'].decode()!r} cannot be decoded: "
-      f"{error}. Expected PNG or JPEG; prepare the data set again."
-    ) from error
 
 
 class Examples:
@@ -143,7 +126,7 @@ class Examples:
 
   def _read_pixels(self, row):
     """Returns an item's image, padded and cropped."""
-    image = decode_image(self._items[row])
+    image = records.decode_image(self._items[row])
     padded = self._processor.pixels(image)
     if image.width == image.height:  # alike, and kept once
       return padded, padded
@@ -176,7 +159,7 @@ def describe_users(
   for number in numbers:
     user, start, target, end = windows[number]
     record = dataset.users[user]
-    history = to_history(record)
+    history = records.to_history(record)
     info["user"].append(history.user)
     info["target"].append(history.items[target])
     info["history"].append(list(history.items[start:target]))

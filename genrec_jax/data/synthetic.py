@@ -11,7 +11,7 @@ from PIL import Image
 import tensorflow_datasets as tfds
 
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import histories, tfds_writer, world
+from genrec_jax.data import histories, records, tfds_writer, world
 from genrec_jax.runtime import distributed
 
 
@@ -36,8 +36,7 @@ class Synthetic(tfds_writer.Prepared, tfds.core.GeneratorBasedBuilder):
       rows = np.asarray([int(item) for item in history.items], np.int64)
       yield (
         row,
-        tfds_writer.user_record(history, rows)
-        | {"wants": self._wants(history)},
+        records.user_record(history, rows) | {"wants": self._wants(history)},
       )
 
   def _item(self, index):

@@ -15,14 +15,13 @@ import shutil
 import tempfile
 from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data.histories import History, Splits
+from genrec_jax.data import records
 
 _MARKER = "incomplete.json"
 
@@ -32,7 +31,7 @@ class Prepared:
 
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = tuple(
-    tfds.core.BuilderConfig(name=part) for part in dataset_lib.PARTS
+    tfds.core.BuilderConfig(name=part) for part in records.PARTS
   )
   # Nothing is downloaded. Looking for a list of checksums beside the code, as
   # TFDS does otherwise, needs importlib_resources, which it does not declare.
@@ -47,27 +46,13 @@ class Prepared:
     super().__init__(**kwargs)
 
   def _info(self):
-    features = tfds.features
-    common = {
-      "items": {
-        "id": features.Text(),
-        "title": features.Text(),
-        "image": features.Image(shape=(None, None, 3)),
-      },
-      "users": {
-        "id": features.Text(),
-        "items": features.Sequence(features.Text()),
-        # Where the items are in the other data set.
-        "rows": features.Tensor(shape=(None,), dtype=np.int64),
-        "timestamps": features.Tensor(shape=(None,), dtype=np.int64),
-        **dict.fromkeys(Splits._fields, np.int64),
-      },
-    }
     part = self.builder_config.name
     return tfds.core.DatasetInfo(
       builder=self,
       description=type(self).__doc__,
-      features=features.FeaturesDict(common[part] | self.EXTRA[part]),
+      features=tfds.features.FeaturesDict(
+        records.features(part) | self.EXTRA[part]
+      ),
       metadata=tfds.core.MetadataDict(self.settings),
       homepage=self.HOMEPAGE,
       citation=self.CITATION,
@@ -89,22 +74,6 @@ def _canonical(data: bytes) -> bytes:
   """Orders the features of an example, which TFDS leaves to chance."""
   example = tf_example_pb2.Example.FromString(data)
   return example.SerializeToString(deterministic=True)
-
-
-def user_record(history: History, rows: np.ndarray) -> dict[str, Any]:
-  """Returns a record of the users data set.
-
-  Args:
-    history: of the user.
-    rows: where its items are in the other data set, [L] int64.
-  """
-  return {
-    "id": history.user,
-    "items": list(history.items),
-    "rows": rows,
-    "timestamps": history.timestamps,
-    **history.splits._asdict(),
-  }
 
 
 def prepare(
@@ -159,7 +128,7 @@ def _write(folder, target, builder, settings, finish, beam):
   """Writes a data set into a folder that is claimed, and names it `target`."""
   _clear(folder, settings)
   with _no_pattern(folder) as plain:
-    for part in dataset_lib.PARTS:
+    for part in records.PARTS:
       # Users are a table; items are what outgrows a machine.
       _build(
         builder(data_dir=plain, config=part, settings=settings),

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from genrec_jax.core.types import Batch
-from genrec_jax.data import examples
+from genrec_jax.data import records
 from genrec_jax.evals import held_out, scores
 from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.judge import Judge
@@ -76,7 +76,7 @@ class Catalogue(Sequence):
 
   def __getitem__(self, index: int) -> np.ndarray:
     """Returns one image, uint8 [h, w, 3]."""
-    return self._pixels(examples.decode_image(self._items[index]))
+    return self._pixels(records.decode_image(self._items[index]))
 
 
 def score_all(

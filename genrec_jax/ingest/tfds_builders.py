@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import tensorflow_datasets as tfds
 
-from genrec_jax.data import index, tfds_writer
+from genrec_jax.data import index, records, tfds_writer
 from genrec_jax.data.histories import Splits
 from genrec_jax.ingest import job
 from genrec_jax.ingest.readers.source import literal
@@ -176,7 +176,7 @@ def _user_shards(work):
 
   def take(number):
     for row, (history, rows) in itertools.islice(histories, number):
-      yield row, tfds_writer.user_record(history, rows)
+      yield row, records.user_record(history, rows)
 
   size = _EVENT_BYTES * _count(work, job.EVENTS)
   bounds = _bounds(_count(work, job.USERS), size)

@@ -13,7 +13,7 @@ from PIL import Image
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import examples, images
+from genrec_jax.data import images, records
 from genrec_jax.hf.processor import open_image
 from tools import infer_hf
 
@@ -220,7 +220,7 @@ def test_a_file_has_one_colour_wherever_it_is_opened(folder, name):
   with Image.open(path) as image:
     found = {"images": images.upright(image)}
   found |= {
-    "training": examples.decode_image({"id": b"1", "image": content}),
+    "training": records.decode_image({"id": b"1", "image": content}),
     "open_image": open_image(path),
     "infer_hf.py": infer_hf.read_pictures([path])[0],
     "generate.py": seen_by_generate(folder)[name],

@@ -4,8 +4,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import synthetic, world
+from genrec_jax.data import records, synthetic, world
 
 SMALL = {
   "num_users": 30,
@@ -30,7 +29,7 @@ def test_users_are_the_simulated_ones(dataset):
   assert len(dataset.users) == 40
   for row in range(40):
     record = dataset.users[row]
-    history = dataset_lib.to_history(record)
+    history = records.to_history(record)
     assert history.user == f"u{row:06d}"
     assert history.splits == (8 if row < 30 else 0, 8, 10)
     assert [int(item) for item in history.items] == record["rows"].tolist()

@@ -11,7 +11,7 @@ import pytest
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import index
+from genrec_jax.data import index, records
 from genrec_jax.ingest import tfds_builders
 
 LENGTHS = (9, 3, 1, 6)
@@ -50,7 +50,7 @@ def test_records_are_those_of_the_import(stored, work):
   assert len(stored.users) == 4
   for row, (history, rows) in enumerate(work.histories()):
     record = stored.users[row]
-    found = dataset_lib.to_history(record)
+    found = records.to_history(record)
     assert found.user == f"u{row}"
     assert found.items == history.items
     assert len(found.items) == LENGTHS[row]
