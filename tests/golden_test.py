@@ -1,0 +1,102 @@
+"""Golden numbers: two steps and a table of SFT and of RL, as users run them.
+
+Each is `main.py` with configs/sft.py or rl.py on the bundled models, made small
+by the flags below and by nothing else. tests/golden.json holds what it wrote.
+
+    GOLDEN=exact python -m pytest -n 0 tests/golden_test.py   # bit for bit
+    GOLDEN=update python -m pytest -n 0 tests/golden_test.py  # writes the file
+
+'exact' is for one machine before and after a change: another processor sums in
+another order.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILE = pathlib.Path(__file__).with_name("golden.json")
+MODE = os.environ.get("GOLDEN", "")
+FLAGS = [
+  "--config.model.checkpoint=tiny_sft",
+  "--config.train.steps=2",
+  "--config.train.eval_every=0",  # the table at the end reads the last state
+]
+# Float32 sums of some thousand terms are off by 1e-6 of themselves from one
+# processor to another, and the second step's gradient passes through several.
+RTOL = 2e-5
+# What is rounding alone: ratios before an update are 1, and RL's loss there is
+# their mean with weights that sum to 0.
+FLOORS = {"loss": 1e-5, "policy_loss": 1e-5}
+FLOOR = 1e-6
+ADVICE = (
+  "If no number was meant to change, the change is wrong: look for the first"
+  " step's first metric that differs. If one was, or JAX is another version,"
+  " write the new numbers with\n"
+  "  GOLDEN=update python -m pytest -n 0 tests/golden_test.py\n"
+  "and say in the commit which changed, by how much, and why."
+)
+
+
+def run(task, folder):
+  """Returns {name: number} of what a run of two steps writes."""
+  flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+  workdir = folder / task
+  done = subprocess.run(
+    [
+      sys.executable,
+      str(ROOT / "main.py"),
+      f"--config={ROOT}/configs/{task}.py:debug",
+      f"--workdir={workdir}",
+      *FLAGS,
+    ],
+    cwd=folder,
+    env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout[-4000:]
+  rows = (workdir / "metrics.jsonl").read_text().splitlines()
+  table = json.loads((workdir / "summary.json").read_text())
+  found = {}
+  for row in map(json.loads, rows):
+    step = row.pop("step")
+    found |= {f"step {step}: {name}": value for name, value in row.items()}
+  for part in ("models", "shuffled"):
+    for model, values in table[part].items():
+      for name, interval in values.items():
+        found[f"{part}: {model}: {name}"] = interval["mean"]
+  return found
+
+
+def differences(found, golden):
+  """Returns a line for each number that is not as it should be."""
+  lines = [f"{name} is gone" for name in golden if name not in found]
+  lines += [f"{name} is new" for name in found if name not in golden]
+  for name in golden.keys() & found.keys():
+    one, other = found[name], golden[name]
+    floor = FLOORS.get(name.split(": ")[-1], FLOOR)
+    same = one == (
+      other if MODE == "exact" else pytest.approx(other, rel=RTOL, abs=floor)
+    )
+    if not same:
+      lines.append(f"{name}: {other!r} before, {one!r} now")
+  return sorted(lines)
+
+
+@pytest.mark.parametrize("task", ["sft", "rl"])
+def test_two_steps_give_the_numbers_that_they_gave(task, tmp_path):
+  found = run(task, tmp_path)
+  golden = json.loads(FILE.read_text()) if FILE.exists() else {}
+  if MODE == "update":
+    golden[task] = found
+    FILE.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
+    return
+  lines = differences(found, golden[task])
+  assert not lines, "\n".join(["golden numbers differ:", *lines, ADVICE])
