@@ -6,13 +6,13 @@ resize, crop and normalisation of the processor happen in the graph.
 
 import dataclasses
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core.types import PyTree
-from genrec_jax.nn import attention, layers
+from genrec_jax.nn import layers
+from genrec_jax.nn.encoder import EncoderBlock
 
 # Every width must be a multiple of the mesh axis that splits it. Vocabulary
 # and position counts seldom are, so embeddings are split by width.
@@ -63,42 +63,6 @@ class Tower:
       )
     if problems:
       raise ValueError("CLIP tower: " + "; ".join(problems))
-
-
-class Attention(nn.Module):
-  """Multi-head self-attention with biases."""
-
-  tower: Tower
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Maps [B, T, D] to the same shape; mask [B, T, T], True = may be seen."""
-    width = self.tower.width
-    q, k, v = (
-      layers.Linear(width, self.dtype, name=name)(x)
-      for name in ("q_proj", "k_proj", "v_proj")
-    )
-    heads = self.tower.num_heads
-    h = attention.self_attention(q, k, v, heads, mask)
-    return layers.Linear(width, self.dtype, name="out_proj")(h)
-
-
-class Block(nn.Module):
-  """One pre-norm transformer layer."""
-
-  tower: Tower
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Maps [B, T, D] to the same shape; mask [B, T, T], True = may be seen."""
-    t = self.tower
-    h = layers.layer_norm(t.norm_epsilon, self.dtype, "layer_norm1")(x)
-    x += Attention(t, self.dtype, name="self_attn")(h, mask)
-    h = layers.layer_norm(t.norm_epsilon, self.dtype, "layer_norm2")(x)
-    mlp = layers.MLP(t.mlp_width, t.activation, self.dtype, name="mlp")
-    return x + mlp(h)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,11 +227,19 @@ class Clip:
     x = x[jnp.arange(batch), jnp.argmax(score, axis=-1)]
     return self._norm(self.text, params["final_layer_norm"], x)
 
+  def _block(self, tower: Tower) -> EncoderBlock:
+    return EncoderBlock(
+      tower.mlp_width,
+      tower.num_heads,
+      tower.activation,
+      tower.norm_epsilon,
+      self.dtype,
+    )
+
   def _init_layers(self, tower: Tower, key: jax.Array) -> PyTree:
     x = jnp.zeros((1, 1, tower.width))
-    return layers.init_stack(
-      Block(tower, self.dtype), key, tower.num_layers, x, None
-    )
+    block = self._block(tower)
+    return layers.init_stack(block, key, tower.num_layers, x)
 
   def _encode(
     self, tower: Tower, params: PyTree, x: jax.Array, mask: jax.Array | None
@@ -275,7 +247,7 @@ class Clip:
     """Runs a tower's layers; params have a leading axis [L]."""
 
     def step(x, layer):
-      return Block(tower, self.dtype).apply({"params": layer}, x, mask), None
+      return self._block(tower).apply({"params": layer}, x, mask), None
 
     return layers.scan_stack(step, x, params, remat="none")[0]
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core.types import PyTree
-from genrec_jax.nn import attention, layers
+from genrec_jax.nn import layers
+from genrec_jax.nn.encoder import EncoderBlock
 
 # As the language model: 'model' splits heads and MLP width, 'data' the rest.
 RULES = (
@@ -27,38 +28,6 @@ RULES = (
   (r"patch_embedding/bias", P()),
   (r"post_layernorm/(scale|bias)", P()),
 )
-
-
-class Attention(nn.Module):
-  """Self-attention of all patches."""
-
-  config: "Siglip"
-
-  @nn.compact
-  def __call__(self, x):
-    """Maps [B, T, D] to the same shape."""
-    c = self.config
-    q, k, v = (
-      layers.Linear(c.width, c.dtype, c.attention_bias, name=name)(x)
-      for name in ("q_proj", "k_proj", "v_proj")
-    )
-    h = attention.self_attention(q, k, v, c.num_heads)
-    return layers.Linear(c.width, c.dtype, name="projection_layer")(h)
-
-
-class Block(nn.Module):
-  """One pre-norm encoder layer."""
-
-  config: "Siglip"
-
-  @nn.compact
-  def __call__(self, x):
-    """Maps [B, T, D] to the same shape."""
-    c = self.config
-    h = layers.layer_norm(c.norm_epsilon, c.dtype, "layer_norm1")(x)
-    x += Attention(c, name="self_attn")(h)
-    h = layers.layer_norm(c.norm_epsilon, c.dtype, "layer_norm2")(x)
-    return x + layers.MLP(c.mlp_width, c.activation, c.dtype, name="mlp")(h)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +65,7 @@ class Siglip:
     return {
       "patch_embedding": self._patches().init(keys[0], pixels)["params"],
       "position_embedding": {"embedding": table},
-      "layers": layers.init_stack(Block(self), keys[2], self.num_layers, x),
+      "layers": layers.init_stack(self.block(), keys[2], self.num_layers, x),
       "post_layernorm": {
         "scale": jnp.ones(self.width),
         "bias": jnp.zeros(self.width),
@@ -128,11 +97,23 @@ class Siglip:
     x += table.astype(self.dtype)[None]
 
     def step(x, layer):
-      return Block(self).apply({"params": layer}, x), None
+      return self.block().apply({"params": layer}, x), None
 
     x, _ = layers.scan_stack(step, x, params["layers"], self.remat)
     norm = layers.layer_norm(self.norm_epsilon, self.dtype, "post_layernorm")
     return norm.apply({"params": params["post_layernorm"]}, x)
+
+  def block(self) -> EncoderBlock:
+    """Returns one encoder layer, for parameters of one layer."""
+    return EncoderBlock(
+      self.mlp_width,
+      self.num_heads,
+      self.activation,
+      self.norm_epsilon,
+      self.dtype,
+      qkv_bias=self.attention_bias,
+      output_name="projection_layer",
+    )
 
   def _patches(self) -> nn.Conv:
     size = (self.patch_size, self.patch_size)

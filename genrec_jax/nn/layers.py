@@ -125,21 +125,6 @@ class GroupNorm(nn.Module):
     return (h * gain + bias.reshape(1, 1, 1, -1)).astype(self.dtype)
 
 
-class MLP(nn.Module):
-  """Two linear layers with an activation between, as in a vision encoder."""
-
-  width: int  # of the hidden layer
-  activation: str
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [..., D] to the same shape."""
-    h = Linear(self.width, self.dtype, name="fc1")(x)
-    h = ACTIVATIONS[self.activation](h)
-    return Linear(x.shape[-1], self.dtype, name="fc2")(h)
-
-
 def init_stack(
   block: nn.Module, key: jax.Array, num_layers: int, *inputs: PyTree
 ) -> PyTree:

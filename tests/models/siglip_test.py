@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from genrec_jax.core import tree
-from genrec_jax.models import siglip
 from tests import rounding
 from tests.hf import tiny_janus
 
@@ -25,7 +24,7 @@ def test_a_layer_matches(pair):
     layer = theirs.encoder.layers[1]
     expected = layer(torch.tensor(np.asarray(x)), None).numpy()
   layer = jax.tree.map(lambda leaf: leaf[1], params["layers"])
-  found = siglip.Block(ours).apply({"params": layer}, x)
+  found = ours.block().apply({"params": layer}, x)
   rounding.assert_close(found, expected, terms=tiny_janus.VISION_LAYER_TERMS)
 
 
