@@ -3,36 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import transformers
+
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.hf import defaults
 from genrec_jax.hf.rules import Rule, conv, embedding, linear, norm
 from genrec_jax.models.clip import ACTIVATIONS, Clip, Tower
 
 # Buffers that old checkpoints saved; transformers ignores them too.
 IGNORED = (r"(text|vision)_model\.embeddings\.position_ids",)
 
-# Defaults of transformers 5.23, which saved configs may leave out.
-_TEXT = {
-  "vocab_size": 49408,
-  "hidden_size": 512,
-  "intermediate_size": 2048,
-  "num_hidden_layers": 12,
-  "num_attention_heads": 8,
-  "max_position_embeddings": 77,
-  "hidden_act": "quick_gelu",
-  "layer_norm_eps": 1e-5,
-  "eos_token_id": 49407,
-}
-_VISION = {
-  "hidden_size": 768,
-  "intermediate_size": 3072,
-  "num_hidden_layers": 12,
-  "num_attention_heads": 12,
-  "num_channels": 3,
-  "image_size": 224,
-  "patch_size": 32,
-  "hidden_act": "quick_gelu",
-  "layer_norm_eps": 1e-5,
-}
 # Fields of `Tower` by their HF names.
 _TOWER = {
   "hidden_size": "width",
@@ -66,58 +46,45 @@ def config_from_hf(
       " not; give the folder of a CLIP model, such as"
       " openai/clip-vit-large-patch14"
     )
-  text = {**_TEXT, **_section(config, "text")}
-  vision = {**_VISION, **_section(config, "vision")}
-  problems = []
-  for name, section in (("text", text), ("vision", vision)):
-    heads, width = section["num_attention_heads"], section["hidden_size"]
-    if width % heads:
-      problems.append(
-        f"{name}_config: hidden_size {width} is not a multiple of"
-        f" num_attention_heads {heads}"
-      )
-    if section["hidden_act"] not in ACTIVATIONS:
-      problems.append(
-        f"{name}_config: hidden_act is {section['hidden_act']!r}; expected"
-        f" one of {', '.join(ACTIVATIONS)}"
-      )
-  for key in ("image_size", "patch_size"):
-    if not isinstance(vision[key], int):
-      problems.append(
-        f"vision_config: {key} is {vision[key]!r}; expected one integer"
-      )
-  if vision["num_channels"] != 3:
-    problems.append(
-      f"vision_config: num_channels is {vision['num_channels']}; expected 3"
+  whole, problems = defaults.fill(transformers.CLIPConfig, config)
+  text, vision = (
+    whole.get(name) or {} for name in ("text_config", "vision_config")
+  )
+  problems += [
+    f"{name}: hidden_act is {section['hidden_act']!r}; expected one of"
+    f" {', '.join(ACTIVATIONS)}"
+    for name, section in (("text_config", text), ("vision_config", vision))
+    if section.get("hidden_act", ACTIVATIONS[0]) not in ACTIVATIONS
+  ]
+  problems += defaults.mismatches("vision_config", vision, {"num_channels": 3})
+  problems += [
+    f"{name}: {key} is {section[key]!r}; expected one integer"
+    for name, section, key in (
+      ("vision_config", vision, "image_size"),
+      ("vision_config", vision, "patch_size"),
+      ("text_config", text, "eos_token_id"),
     )
-  if not isinstance(text["eos_token_id"], int):
-    problems.append(
-      f"text_config: eos_token_id is {text['eos_token_id']!r}; expected one"
-      " integer"
-    )
-  pixels, more = _preprocessing(preprocessor or {}, vision["image_size"])
+    if not isinstance(section.get(key, 0), int)
+  ]
+  pixels, more = _preprocessing(
+    preprocessor or {}, vision.get("image_size", 224)
+  )
   problems += more
   if problems:
     raise UserError(listed("unsupported CLIP config:", problems))
   return Clip(
     vision=Tower(**{ours: vision[hf] for hf, ours in _TOWER.items()}),
     text=Tower(**{ours: text[hf] for hf, ours in _TOWER.items()}),
-    projection_dim=config.get("projection_dim", 512),
+    projection_dim=whole["projection_dim"],
     image_size=vision["image_size"],
     patch_size=vision["patch_size"],
     vocab_size=text["vocab_size"],
     max_position_embeddings=text["max_position_embeddings"],
     eos_token_id=text["eos_token_id"],
-    logit_scale_init_value=config.get("logit_scale_init_value", 2.6592),
+    logit_scale_init_value=whole["logit_scale_init_value"],
     **pixels,
     **overrides,
   )
-
-
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-  # In old configs `<name>_config_dict`, where given, takes precedence.
-  old = config.get(f"{name}_config_dict")
-  return (config.get(f"{name}_config") or {}) if old is None else old
 
 
 def _preprocessing(

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import transformers
+
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.hf import defaults
 from genrec_jax.hf import vqgan as hf_vqgan
 from genrec_jax.hf.rules import (
   Rule,
@@ -20,44 +23,6 @@ from genrec_jax.nn.layers import ACTIVATIONS
 
 # Buffers that older code saved; transformers computes them anew, too.
 IGNORED = (r".*\.rotary_emb\.inv_freq", r".*\.embeddings\.position_ids")
-
-# Defaults of transformers 5.23, which saved configs may leave out.
-_TEXT = {
-  "model_type": "llama",
-  "vocab_size": 32000,
-  "hidden_size": 4096,
-  "intermediate_size": 11008,
-  "num_hidden_layers": 32,
-  "num_attention_heads": 32,
-  "num_key_value_heads": None,
-  "head_dim": None,
-  "hidden_act": "silu",
-  "rms_norm_eps": 1e-6,
-  "attention_bias": False,
-  "mlp_bias": False,
-}
-_VISION = {
-  "hidden_size": 1024,
-  "num_hidden_layers": 24,
-  "num_attention_heads": 16,
-  "num_channels": 3,
-  "image_size": 384,
-  "patch_size": 16,
-  "hidden_act": "gelu",
-  "layer_norm_eps": 1e-6,
-  "mlp_ratio": 4.0,
-  "attention_bias": True,
-  "projection_dim": 2048,
-  "use_qk_norm": False,
-  "depth": 2,
-  "num_image_tokens": 576,
-}
-_VQ = {
-  "projection_dim": 2048,
-  "image_token_embed_dim": 2048,
-  "num_hidden_layers": 2,
-  "hidden_act": "gelu",
-}
 
 
 def config_from_hf(
@@ -82,14 +47,14 @@ def config_from_hf(
       " 'janus'; give the folder of a Janus model in HF format, such as"
       " deepseek-community/Janus-Pro-1B"
     )
-  text = {**_TEXT, **(config.get("text_config") or {})}
-  vision = {**_VISION, **(config.get("vision_config") or {})}
-  vq = {**_VQ, **(config.get("vq_config") or {})}
-  rope_base, problems = _rope(text)
-  problems += _problems(text, vision, vq)
+  whole, faults = defaults.fill(transformers.JanusConfig, config)
+  text, vision, vq = (
+    whole.get(name) or {}
+    for name in ("text_config", "vision_config", "vq_config")
+  )
+  problems = [*_problems(text, vision, vq), *faults]
   if problems:
     raise UserError(listed("unsupported Janus config:", problems))
-  heads = text["num_attention_heads"]
   try:
     return Janus(
       language=Llama(
@@ -97,12 +62,12 @@ def config_from_hf(
         width=text["hidden_size"],
         mlp_width=text["intermediate_size"],
         num_layers=text["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=text["num_key_value_heads"] or heads,
-        head_width=text["head_dim"] or text["hidden_size"] // heads,
-        rope_base=rope_base,
+        num_heads=text["num_attention_heads"],
+        num_kv_heads=text["num_key_value_heads"],
+        head_width=text["head_dim"],
+        rope_base=float(text["rope_parameters"]["rope_theta"]),
         norm_epsilon=text["rms_norm_eps"],
-        tied=config.get("tie_word_embeddings", True),
+        tied=whole["tie_word_embeddings"],
       ),
       vision=Siglip(
         width=vision["hidden_size"],
@@ -119,7 +84,7 @@ def config_from_hf(
       bos_id=bos_id,
       pad_id=pad_id,
       boi_id=boi_id,
-      image_id=config.get("image_token_id", 100581),
+      image_id=whole["image_token_id"],
       aligner_depth=vision["depth"],
       aligner_activation=vision["hidden_act"],
       image_aligner_depth=vq["num_hidden_layers"],
@@ -129,59 +94,47 @@ def config_from_hf(
     raise UserError(f"unsupported Janus config: {error}") from None
 
 
-def _rope(text: Mapping[str, Any]) -> tuple[float, list[str]]:
-  """Returns the RoPE base, and what of RoPE is not supported."""
-  # transformers 4 had a base and an optional scaling, 5 has both in one.
-  rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-  kind = rope.get("rope_type", rope.get("type", "default"))
-  base = rope.get("rope_theta", text.get("rope_theta", 10000.0))
-  if kind == "default":
-    return float(base), []
-  return base, [f"text_config: rope_type is {kind!r}; expected 'default'"]
-
-
 def _problems(
   text: Mapping[str, Any], vision: Mapping[str, Any], vq: Mapping[str, Any]
 ) -> list[str]:
-  """Says what the model cannot reproduce."""
-  problems = []
-
-  def expect(section, values, key, expected):
-    if values[key] != expected:
-      problems.append(
-        f"{section}: {key} is {values[key]!r}; expected {expected!r}"
-      )
-
-  expect("text_config", text, "model_type", "llama")
-  expect("text_config", text, "hidden_act", "silu")
-  expect("text_config", text, "attention_bias", False)
-  expect("text_config", text, "mlp_bias", False)
-  expect("vision_config", vision, "num_channels", 3)
-  expect("vision_config", vision, "use_qk_norm", False)
-  for section, values in (("vision_config", vision), ("vq_config", vq)):
-    if values["hidden_act"] not in ACTIVATIONS:
-      problems.append(
-        f"{section}: hidden_act is {values['hidden_act']!r}; expected one of"
-        f" {', '.join(ACTIVATIONS)}"
-      )
-    # What the language model reads must have its width.
-    expect(section, values, "projection_dim", text["hidden_size"])
-  expect("vq_config", vq, "image_token_embed_dim", text["hidden_size"])
-  sizes = (vision["image_size"], vision["patch_size"])
-  if not all(isinstance(size, int) for size in sizes):
+  """Returns what the model cannot reproduce; a key left out is no problem."""
+  width = text.get("hidden_size")
+  problems = defaults.mismatches(
+    "text_config",
+    text,
+    {
+      "model_type": "llama",
+      "hidden_act": "silu",
+      "attention_bias": False,
+      "mlp_bias": False,
+    },
+  )
+  rope = (text.get("rope_parameters") or {}).get("rope_type", "default")
+  if rope != "default":
+    problems.append(f"text_config: rope_type is {rope!r}; expected 'default'")
+  # What the language model reads must have its width.
+  expected = {"num_channels": 3, "use_qk_norm": False, "projection_dim": width}
+  sizes = (vision.get("image_size"), vision.get("patch_size"))
+  if all(isinstance(size, int) for size in sizes):
+    expected["num_image_tokens"] = (sizes[0] // sizes[1]) ** 2
+  else:
     problems.append(
       f"vision_config: image_size and patch_size are {sizes}; expected integers"
     )
-  else:
-    expect(
-      "vision_config", vision, "num_image_tokens", (sizes[0] // sizes[1]) ** 2
-    )
-  groups = (
+  problems += defaults.mismatches("vision_config", vision, expected)
+  expected = dict.fromkeys(("projection_dim", "image_token_embed_dim"), width)
+  problems += defaults.mismatches("vq_config", vq, expected)
+  problems += [
+    f"{section}: hidden_act is {values['hidden_act']!r}; expected one of"
+    f" {', '.join(ACTIVATIONS)}"
+    for section, values in (("vision_config", vision), ("vq_config", vq))
+    if values.get("hidden_act", "gelu") not in ACTIVATIONS
+  ]
+  for section, values, part, whole in (
     ("text_config", text, "num_key_value_heads", "num_attention_heads"),
     ("vision_config", vision, "num_attention_heads", "hidden_size"),
-  )
-  for section, values, part, whole in groups:
-    if values[part] and values[whole] % values[part]:
+  ):
+    if values.get(part) and values.get(whole, 0) % values[part]:
       problems.append(
         f"{section}: {whole} {values[whole]} is not a multiple of"
         f" {part} {values[part]}"

@@ -195,7 +195,7 @@ def test_all_that_is_unsupported_in_one_message():
   with pytest.raises(UserError) as error:
     hf_clip.config_from_hf(config, preprocessor)
   for fault in (
-    "hidden_size 50 is not a multiple of num_attention_heads 8",
+    "The hidden size (50) is not a multiple of the number of attention heads",
     "hidden_act is 'relu'",
     "eos_token_id is [1, 2]",
     "num_channels is 1",
