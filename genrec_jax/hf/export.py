@@ -8,7 +8,7 @@ from genrec_jax.core.types import PyTree
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import safetensors_io
 from genrec_jax.hf.load import CheckpointHandle
-from genrec_jax.hf.rules import HFTensor, to_hf
+from genrec_jax.hf.rules import to_hf
 from genrec_jax.models.janus import Janus
 
 
@@ -74,8 +74,7 @@ def _tensors(opened: CheckpointHandle) -> dict[str, Any]:
   for path, stored in opened.stored.items():
     for i, tensor in enumerate(stored.tensors):
       if path in opened.trained:
-        saved = opened.trained[path]
-        tensor = HFTensor(stored.rule, saved, i, tensor.shape, tensor.dtype)
+        tensor = stored.layer_of(opened.trained[path], i)
       tensors[stored.names[i]] = tensor
   return tensors
 

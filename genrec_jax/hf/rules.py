@@ -1,9 +1,8 @@
 """One reversible table per model: names and layouts of HF <-> parameters."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import math
 import re
 from typing import Any
 
@@ -12,12 +11,10 @@ import numpy as np
 
 from genrec_jax.core import tree
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.hf.lazy_array import HFParam, HFTensor
 
-# How much of a tensor is read at once, at least a row: little enough to stay in
-# the cache while it is transposed, four times as fast as 32 MB.
-CHUNK_BYTES = 2**20
 # Axes of ours, in the order in which the HF tensor has them.
-_TO_HF = {
+_TO_HF: dict[str, tuple[int, ...] | None] = {
   "same": None,
   "linear": (1, 0),  # torch [out, in], ours [in, out]
   "conv": (3, 2, 0, 1),  # torch OIHW, ours HWIO
@@ -36,47 +33,27 @@ class Rule:
   ours: str
   kind: str  # 'same', 'linear' (transposed) or 'conv' (OIHW <-> HWIO)
 
+  @property
+  def stacked(self) -> bool:
+    """Whether the parameter's first axis counts layers."""
+    return "{l}" in self.hf
+
+  @property
+  def axes(self) -> tuple[int, ...] | None:
+    """Axes of ours in the tensor's order; None: the same."""
+    return _TO_HF[self.kind]
+
   def names(self, layers: int) -> list[str]:
     """Returns the HF names, one per layer or just one."""
-    if "{l}" not in self.hf:
+    if not self.stacked:
       return [self.hf]
     return [self.hf.replace("{l}", str(i)) for i in range(layers)]
 
-
-@dataclasses.dataclass(frozen=True)
-class HFParam:
-  """A parameter that lies in HF tensors and is read slice by slice."""
-
-  rule: Rule
-  tensors: tuple[Any, ...]  # one per layer, or just one
-  shape: tuple[int, ...]
-
-  @property
-  def names(self) -> list[str]:
-    """The HF names of the tensors."""
-    return self.rule.names(len(self.tensors))
-
-  def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
-    """Reads a slice, and of the tensors not much more than it needs.
-
-    Args:
-      index: a slice of step 1 for each axis of the parameter.
-      dtype: of the result.
-
-    Returns:
-      The values in a new array.
-    """
-    sizes = zip(self.shape, index, strict=True)
-    out = np.empty([len(range(size)[part]) for size, part in sizes], dtype)
-    tensors = self.tensors
-    if "{l}" in self.rule.hf:
-      tensors, index = tensors[index[0]], index[1:]
-    axes = _TO_HF[self.rule.kind]
-    index = tuple(index[a] for a in axes) if axes else index
-    for tensor, part in zip(tensors, _parts(self.rule, out), strict=True):
-      for rows, into in _chunks(tensor, index):
-        part[into] = tensor[rows]
-    return out
+  def layout(self, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """Returns how many tensors a parameter of a shape is, and their shape."""
+    layers, shape = (shape[0], shape[1:]) if self.stacked else (1, shape)
+    axes = self.axes
+    return layers, tuple(shape[a] for a in axes) if axes else tuple(shape)
 
 
 def linear(hf: str, ours: str, bias: bool = True) -> tuple[Rule, ...]:
@@ -139,7 +116,7 @@ def to_params(
   leaves = _leaves(rules, expected)
   problems, used = [], set()
   for rule, leaf in zip(rules, leaves, strict=True):
-    layers, shape = _layout(rule, leaf.shape)
+    layers, shape = rule.layout(leaf.shape)
     for name in rule.names(layers):
       used.add(name)
       tensor = tensors.get(name)
@@ -165,29 +142,15 @@ def to_params(
     )
   flat = {}
   for rule, leaf in zip(rules, leaves, strict=True):
-    names = rule.names(_layout(rule, leaf.shape)[0])
-    found = tuple(tensors[name] for name in names)
-    flat[rule.ours] = HFParam(rule, found, tuple(leaf.shape))
+    names = tuple(rule.names(rule.layout(leaf.shape)[0]))
+    flat[rule.ours] = HFParam(
+      names,
+      tuple(tensors[name] for name in names),
+      tuple(leaf.shape),
+      rule.stacked,
+      rule.axes,
+    )
   return tree.unflatten(flat)
-
-
-@dataclasses.dataclass(frozen=True)
-class HFTensor:
-  """An HF tensor that lies in a parameter; `np.asarray` fetches it."""
-
-  rule: Rule
-  leaf: Any  # numpy or JAX array, or what else has slices that are arrays
-  layer: int
-  shape: tuple[int, ...]
-  dtype: np.dtype
-
-  def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    """Fetches the values of this layer only."""
-    stacked = "{l}" in self.rule.hf
-    array = np.asarray(self.leaf[self.layer] if stacked else self.leaf[...])
-    axes = _TO_HF[self.rule.kind]
-    array = array.transpose(axes) if axes else array
-    return np.asarray(array, self.dtype if dtype is None else dtype)
 
 
 def to_hf(
@@ -200,9 +163,11 @@ def to_hf(
   """
   tensors = {}
   for rule, leaf in zip(rules, _leaves(rules, params), strict=True):
-    layers, shape = _layout(rule, leaf.shape)
+    layers, shape = rule.layout(leaf.shape)
     for i, name in enumerate(rule.names(layers)):
-      tensors[name] = HFTensor(rule, leaf, i, shape, np.dtype(leaf.dtype))
+      index = i if rule.stacked else ...
+      dtype = np.dtype(leaf.dtype)
+      tensors[name] = HFTensor(leaf, index, rule.axes, shape, dtype)
   return tensors
 
 
@@ -218,36 +183,6 @@ def _leaves(rules: Sequence[Rule], params: Mapping[str, Any]) -> list[Any]:
   if problems:
     raise ValueError(listed("rules and parameters differ:", problems))
   return [flat[rule.ours] for rule in rules]
-
-
-def _layout(rule: Rule, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-  """Returns the number of layers (1 if not stacked) and the HF shape."""
-  stacked = "{l}" in rule.hf
-  layers, shape = (shape[0], shape[1:]) if stacked else (1, shape)
-  axes = _TO_HF[rule.kind]
-  return layers, tuple(shape[a] for a in axes) if axes else tuple(shape)
-
-
-def _parts(rule: Rule, array: np.ndarray) -> list[np.ndarray]:
-  """Returns views of a parameter in the HF layout, one per HF tensor."""
-  parts = list(array) if "{l}" in rule.hf else [array]
-  axes = _TO_HF[rule.kind]
-  return [part.transpose(axes) for part in parts] if axes else parts
-
-
-def _chunks(
-  tensor: Any, index: tuple[slice, ...]
-) -> Iterator[tuple[tuple[slice, ...], Any]]:
-  """Cuts a slice of a tensor by rows: yields (where there, where here)."""
-  if not index:
-    yield (), ...
-    return
-  rows, rest = range(tensor.shape[0])[index[0]], index[1:]
-  width = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
-  step = max(1, CHUNK_BYTES // max(1, width))
-  for start in range(0, len(rows), step):
-    chunk = rows[start : start + step]
-    yield (slice(chunk.start, chunk.stop), *rest), slice(start, start + step)
 
 
 def _is_float(dtype: Any) -> bool:

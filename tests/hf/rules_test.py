@@ -5,7 +5,7 @@ import pytest
 
 from genrec_jax.core import tree
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf import rules
+from genrec_jax.hf import lazy_array, rules
 from tests.hf.tiny_janus import values
 
 TABLE = (
@@ -85,7 +85,7 @@ def test_there_and_back_is_bit_identical(dtype):
 
 @pytest.mark.parametrize("rows", [1, 100])
 def test_slices_are_those_of_the_whole(rows, monkeypatch):
-  monkeypatch.setattr(rules, "CHUNK_BYTES", rows)
+  monkeypatch.setattr(lazy_array, "CHUNK_BYTES", rows)
   stored = rules.to_params(TABLE, _tensors(), _expected())
   rng = np.random.default_rng(0)
   for name, leaf in tree.flatten(stored).items():
