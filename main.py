@@ -138,12 +138,12 @@ def add_fingerprints(config) -> None:
     return
   # They import much, for which a workdir that is refused should not wait.
   from genrec_jax.data import dataset
-  from genrec_jax.hf import load
+  from genrec_jax.hf import workdir_model
 
   fingerprints = {
     workdir.DATA_FINGERPRINT: dataset.fingerprint(config.data.path),
-    workdir.FINGERPRINT: load.fingerprint(config.model.checkpoint),
-    workdir.CLIP_FINGERPRINT: load.fingerprint(config.clip.checkpoint),
+    workdir.FINGERPRINT: workdir_model.fingerprint(config.model.checkpoint),
+    workdir.CLIP_FINGERPRINT: workdir_model.fingerprint(config.clip.checkpoint),
   }
   with config.unlocked():
     config.update_from_flattened_dict(fingerprints)

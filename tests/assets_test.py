@@ -11,7 +11,8 @@ from genrec_jax import sampling
 from genrec_jax.core import sharding
 from genrec_jax.core.types import Prompt
 from genrec_jax.data import world
-from genrec_jax.hf.load import ASSETS, load_clip, load_generator
+from genrec_jax.hf.load import load_clip, load_generator
+from genrec_jax.hf.locate import ASSETS
 from genrec_jax.sampling import Sampling
 
 

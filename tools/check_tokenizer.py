@@ -126,12 +126,12 @@ def compare(model, clip, params, clip_params, images):
 
 def report(opened, found, unread: int) -> None:
   """Prints what was found; see `compare`."""
-  from genrec_jax.hf import load
-
   first, second = (codes for codes, _, _ in found.values())
   skipped = f", {unread} more could not be read" if unread else ""
   print(f"{len(first)} images of {_IMAGES.value}{skipped}")
-  print(load.codebook_lengths(opened)[0])
+  from genrec_jax.hf import janus
+
+  print(janus.codebook_lengths(opened.stored)[0])
   print(f"{'codes are the nearest':<32}{'PSNR':>10}{'CLIP cosine':>14}")
   for rule, (_, psnr, cosine) in found.items():
     print(f"{rule:<32}{psnr.mean():>7.2f} dB{cosine.mean():>14.4f}")

@@ -35,12 +35,12 @@ def main() -> None:
   # JAX takes seconds to import: bad flags are told sooner.
   import jax
 
-  from genrec_jax.hf import export, load
+  from genrec_jax.hf import export, load, workdir_model
 
   # Nothing is computed, and an accelerator may have less memory.
   jax.config.update("jax_platforms", "cpu")
   opened = load.open_generator(_WORKDIR.value, dtype="float32")
-  said, instruction = load.sampling_settings(_WORKDIR.value)
+  said, instruction = workdir_model.sampling_settings(_WORKDIR.value)
   export.export_checkpoint(_OUT.value, opened, _DTYPE.value, sampling=said)
   tensors = {path: len(p.tensors) for path, p in opened.stored.items()}
   trained = sum(tensors[path] for path in opened.trained)

@@ -257,9 +257,9 @@ def settings() -> tuple[dict[str, Any], str]:
   As the flags say, else the run or the checkpoint (of images only), else the
   defaults.
   """
-  from genrec_jax.hf import load
+  from genrec_jax.hf import workdir_model
 
-  said, instruction = load.sampling_settings(_MODEL.value)
+  said, instruction = workdir_model.sampling_settings(_MODEL.value)
   theirs = _DEFAULTS | (said if _MODE.value == "image" else {})
   given = {flag.name: flag.value for flag in _SAMPLING}
   chosen = {k: theirs[k] if v is None else v for k, v in given.items()}

@@ -29,11 +29,10 @@ import transformers
 from genrec_jax.core.types import Prompt
 from genrec_jax.data import world
 from genrec_jax.hf import clip as hf_clip
-from genrec_jax.hf import janus as hf_janus
-from genrec_jax.hf import safetensors_io
+from genrec_jax.hf import janus_config, write_model
 from genrec_jax.hf.export import export_generator
+from genrec_jax.hf.janus_processor import CHAT, JanusProcessor
 from genrec_jax.hf.load import load_generator
-from genrec_jax.hf.processor import CHAT, Processor
 from genrec_jax.hf.rules import to_hf
 from genrec_jax.models import llama, siglip
 from genrec_jax.models.clip import Clip, Tower
@@ -376,7 +375,7 @@ def pad_left(
 
 
 def train_base(
-  processor: Processor, vq_params, seed: int, steps: int, batch: int = 48
+  processor: JanusProcessor, vq_params, seed: int, steps: int, batch: int = 48
 ):
   """Trains a Janus that draws from a title and reads an image, no history."""
   tokens = processor.tokenizer
@@ -463,7 +462,7 @@ def write_clip(folder: Path, clip: Clip, params, tokens) -> None:
   with tempfile.TemporaryDirectory() as source:
     tokens.save_pretrained(source)
     write_json(Path(source, "preprocessor_config.json"), preprocessor)
-    safetensors_io.write(
+    write_model.write(
       folder,
       config,
       to_hf(hf_clip.rules(clip), jax.device_get(params)),
@@ -474,7 +473,7 @@ def write_clip(folder: Path, clip: Clip, params, tokens) -> None:
 
 def write_source(folder: Path, model: Janus, tokens) -> None:
   """Writes all of a tiny Janus but its weights."""
-  config, generation = hf_janus.config_to_hf(
+  config, generation = janus_config.config_to_hf(
     model, eos_id=tokens.eos_token_id, max_positions=4096
   )
   side = model.image_size
@@ -546,7 +545,7 @@ def main(argv: list[str]) -> None:
   with tempfile.TemporaryDirectory() as folder:
     source = Path(folder)
     write_source(source, janus(tokens), tokens)
-    processor = Processor.from_pretrained(source)
+    processor = JanusProcessor.from_pretrained(source)
     model, params = train_base(processor, vq_params, seed, 2500)
     export_generator(
       out / "tiny_base", model, jax.device_get(params), source, "bfloat16"

@@ -14,18 +14,12 @@ import jax.numpy as jnp
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt, PyTree
-from genrec_jax.hf import load
+from genrec_jax.hf import families, load
 from genrec_jax.models import clip as clips
-from genrec_jax.models import janus
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.train import rl, setup, sft
 
-# Published sizes, for configs that name no checkpoint, by variant.
-PRESETS = {
-  "janus_pro_1b": janus.janus_pro_1b,
-  "janus_pro_7b": janus.janus_pro_7b,
-}
 # Tokens of a prompt beside its items': BOS, the turns' names, an instruction of
 # a dozen words, begin of image.
 _FRAME = 32
@@ -49,13 +43,14 @@ def plan(config, variant: str, devices: Sequence[Any] | None) -> setup.Plan:
   if config.model.checkpoint:
     opened = load.open_generator(config.model.checkpoint, **compute)
     model, rules = opened.model, opened.rules
-  elif variant in PRESETS:
-    model, rules = PRESETS[variant]().with_compute(**compute), janus.RULES
+  elif variant in families.presets():
+    family, preset = families.presets()[variant]
+    model, rules = preset().with_compute(**compute), family.SHARDING
   else:
     raise UserError(
       "model.checkpoint is not set and the config's variant, "
       f"{variant!r}, is no model of known sizes: give one of"
-      f" {', '.join(PRESETS)}, or --config.model.checkpoint=DIR"
+      f" {', '.join(families.presets())}, or --config.model.checkpoint=DIR"
     )
   dtype = config.clip.dtype
   clip = (

@@ -8,7 +8,7 @@ from typing import Any
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.hf import load
+from genrec_jax.hf import load, locate
 from genrec_jax.runtime import distributed
 from genrec_jax.runtime import workdir as workdir_lib
 
@@ -54,7 +54,7 @@ def existing(models: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
   found = []
   for name, path in models:
     try:
-      load.resolve(path)
+      locate.resolve(path)
       found.append((name, path))
     except UserError as error:
       distributed.say(f"no row {name!r} in the table: {error}")
@@ -115,7 +115,7 @@ def warnings(checkpoint: str, clip: str, dataset: Dataset) -> list[str]:
   if not len(dataset.users) or "wants" in dataset.users[0]:
     return []
   paths = [path for _, path in lineage(checkpoint)] + [clip]
-  tiny = [path for path in dict.fromkeys(paths) if load.is_bundled(path)]
+  tiny = [path for path in dict.fromkeys(paths) if locate.is_bundled(path)]
   if not tiny:
     return []
   return [

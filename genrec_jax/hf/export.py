@@ -1,20 +1,20 @@
-"""Writes a generator as `JanusForConditionalGeneration` loads it."""
+"""Writer of generators as transformers' `from_pretrained` loads them."""
 
 from collections.abc import Mapping
 import os
+from pathlib import Path
 from typing import Any
 
 from genrec_jax.core.types import PyTree
-from genrec_jax.hf import janus as hf_janus
-from genrec_jax.hf import safetensors_io
+from genrec_jax.hf import families, safetensors_io, write_model
 from genrec_jax.hf.load import CheckpointHandle
 from genrec_jax.hf.rules import to_hf
-from genrec_jax.models.janus import Janus
+from genrec_jax.models.api import Generator
 
 
 def export_generator(
   folder: str | os.PathLike[str],
-  model: Janus,
+  model: Generator,
   params: PyTree,
   source: str | os.PathLike[str],
   dtype: str,
@@ -31,8 +31,10 @@ def export_generator(
   Raises:
     UserError: the folder is not empty or cannot be written.
   """
-  tensors = to_hf(hf_janus.rules(model), params)
-  _write(folder, model, tensors, source, dtype)
+  config = safetensors_io.read_config(source)
+  family = families.family_of(Path(source), config)
+  config = family.config_for_export(config, model)
+  _write(folder, config, to_hf(family.rules(model), params), source, dtype)
 
 
 def export_checkpoint(
@@ -50,7 +52,7 @@ def export_checkpoint(
     opened: an HF-format folder or a workdir, see `load.open_generator`.
     dtype: what the weights are stored as; None keeps the types of the
       checkpoint that training began with.
-    sampling: how to sample images, see `load.sampling_settings`.
+    sampling: how to sample images, see `workdir_model.sampling_settings`.
 
   Raises:
     UserError: the folder is not empty or cannot be written.
@@ -64,8 +66,11 @@ def export_checkpoint(
   }
   if "guidance" in sampling:
     generation["guidance_scale"] = sampling["guidance"]
+  config = opened.family.config_for_export(
+    safetensors_io.read_config(opened.source), opened.model
+  )
   tensors = _tensors(opened)
-  _write(folder, opened.model, tensors, opened.source, dtype, generation)
+  _write(folder, config, tensors, opened.source, dtype, generation)
 
 
 def _tensors(opened: CheckpointHandle) -> dict[str, Any]:
@@ -81,22 +86,20 @@ def _tensors(opened: CheckpointHandle) -> dict[str, Any]:
 
 def _write(
   folder: str | os.PathLike[str],
-  model: Janus,
+  config: dict[str, Any],
   tensors: Mapping[str, Any],
   source: str | os.PathLike[str],
   dtype: str | None,
   generation: Mapping[str, Any] | None = None,
 ) -> None:
-  config = safetensors_io.read_config(source)
-  sections = [value for value in config.values() if isinstance(value, dict)]
   if dtype is not None:
+    sections = [value for value in config.values() if isinstance(value, dict)]
     for section in (config, *sections):
       for key in ("dtype", "torch_dtype"):  # of transformers 5 and 4
         if key in section:
           section[key] = dtype
     config["dtype"] = dtype
-  config["tie_word_embeddings"] = model.language.tied
-  safetensors_io.write(
+  write_model.write(
     folder,
     config,
     tensors,

@@ -1,13 +1,11 @@
 """Loads models: HF-format folders, bundled assets, and workdirs of ours."""
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
 import transformers
 
@@ -16,25 +14,23 @@ from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import (
+  families,
   forms,
   locate,
   lora_merge,
   safetensors_io,
   settings,
   sharded_read,
+  workdir_model,
 )
-from genrec_jax.hf import janus as hf_janus
+from genrec_jax.hf.families import Family
+from genrec_jax.hf.lazy_array import HFParam, LazyArray
 from genrec_jax.hf.processor import Processor
-from genrec_jax.hf.rules import HFParam, to_params
+from genrec_jax.hf.rules import to_params
 from genrec_jax.hf.tokenizers import read_tokenizer
-from genrec_jax.models import janus
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
-from genrec_jax.runtime import checkpoint, workdir
-
-ASSETS = Path(__file__).parents[1] / "assets"
-# model_type of config.json -> its config and names in files, its sharding.
-FAMILIES = {"janus": (hf_janus, janus.RULES)}
+from genrec_jax.runtime import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +40,21 @@ class CheckpointHandle:
   model: Generator
   processor: Processor
   source: str  # the HF-format folder of its config and tokenizer
-  rules: sharding.Rules
+  family: Family
   shapes: PyTree  # of its parameters, float32
   stored: dict[str, HFParam]  # path -> its tensors in `source`
   # path -> newer values than those, `checkpoint.SavedParam` or
   # `lora_merge.LoRAParam`
-  trained: dict[str, Any]
+  trained: dict[str, LazyArray]
+
+  @property
+  def rules(self) -> sharding.Rules:
+    """How its parameters are laid out on a mesh."""
+    return self.family.SHARDING
+
+  def warnings(self) -> list[str]:
+    """Returns lines about it that its user should know."""
+    return self.family.warnings(self.stored)
 
   def read(
     self, shardings: PyTree | None = None, param_dtype: Any = "float32"
@@ -102,33 +107,20 @@ def open_generator(
   Raises:
     UserError: says which file is wrong and how.
   """
-  folder = resolve(path)
+  folder = locate.resolve(path)
   if (folder / checkpoint.FOLDER).is_dir():
-    base = open_generator(_base(folder), dtype=dtype, remat=remat)
-    _same_base(folder)
+    base = open_generator(
+      workdir_model.base_of(folder), dtype=dtype, remat=remat
+    )
+    workdir_model.check_base(folder)
     return _overlay(base, folder)
   forms.check(folder)
   config = safetensors_io.read_config(folder)
-  kind = config.get("model_type")
-  if kind not in FAMILIES:
-    raise UserError(
-      f"{folder}/config.json has model_type {kind!r}; expected"
-      f" {' or '.join(map(repr, FAMILIES))}: give the folder of a generator in"
-      " HF format, such as deepseek-community/Janus-Pro-1B"
-    )
-  family, rules = FAMILIES[kind]
-  processor = Processor.from_pretrained(folder)
+  family = families.family_of(folder, config)
+  processor = family.open_processor(folder)
   tensors = safetensors_io.open_tensors(folder)
-  # Configs leave out that the head is not tied, the default being that it is;
-  # as transformers does, believe the weights.
-  tied = config.get("tie_word_embeddings", True)
-  tied = tied and "lm_head.weight" not in tensors
-  model = family.config_from_hf(
-    {**config, "tie_word_embeddings": tied},
-    bos_id=processor.bos_id,
-    pad_id=processor.pad_id,
-    boi_id=processor.boi_id,
-  ).with_compute(dtype=dtype, remat=remat)
+  model = family.model_from_hf(config, processor, tensors)
+  model = model.with_compute(dtype=dtype, remat=remat)
   shapes = _expected(model)
   stored = _stored(
     folder, family.rules(model), tensors, shapes, ignore=family.IGNORED
@@ -137,31 +129,11 @@ def open_generator(
     model,
     processor,
     source=str(folder),
-    rules=rules,
+    family=family,
     shapes=shapes,
     stored=tree.flatten(stored),
     trained={},
   )
-
-
-def codebook_lengths(opened: CheckpointHandle) -> tuple[str, bool]:
-  """Says how long the image tokenizer's codebook vectors are.
-
-  Returns:
-    A line, and whether they differ by more than their file's type rounds: then
-    the nearest code by direction, which is taken here, is not always the
-    nearest by distance, which transformers takes; see `VQGAN.quantize`.
-  """
-  stored = opened.stored["tokenizer/quantizer/embedding"]
-  book = stored.read((slice(None),) * 2, np.float64)
-  lengths = np.linalg.norm(book, axis=-1)
-  low, mean, high = lengths.min(), lengths.mean(), lengths.max()
-  rounding = ml_dtypes.finfo(stored.tensors[0].dtype).eps * mean
-  line = (
-    f"codebook: {len(book):,} vectors of length {low:.4g} to {high:.4g},"
-    f" {mean:.4g} on average"
-  )
-  return line, bool(high - low > rounding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +161,7 @@ def open_clip(path: str | os.PathLike[str], *, dtype: str) -> ClipHandle:
   Raises:
     UserError: says which file is wrong and how.
   """
-  folder = resolve(path)
+  folder = locate.resolve(path)
   forms.check(folder)
   config = safetensors_io.read_config(folder)
   preprocessor = settings.image_settings(folder)
@@ -235,115 +207,6 @@ def load_clip(
   opened = open_clip(path, dtype=dtype)
   params = opened.read(_everywhere(opened.shapes, place))
   return opened.clip, params, opened.tokenizer
-
-
-def sampling_settings(
-  path: str | os.PathLike[str],
-) -> tuple[dict[str, Any], str | None]:
-  """Returns how a model's images are to be sampled: as when it was trained.
-
-  Args:
-    path: see `open_generator`. Of a workdir it is the config that says so, of
-      an HF-format folder generation_config.json, which has no instruction.
-
-  Returns:
-    Those of 'guidance', 'temperature', 'top_k' and 'top_p' that are said, and
-    the instruction after the history, or None.
-
-  Raises:
-    UserError: there is no such model, or its file is damaged.
-  """
-  folder = resolve(path)
-  names = ("guidance", "temperature", "top_k", "top_p")
-  instruction, file = None, folder / "generation_config.json"
-  if (folder / checkpoint.FOLDER).is_dir():
-    config = workdir.read_config(str(folder))
-    said = config.get("sample") or {}
-    instruction = (config.get("data") or {}).get("instruction")
-  else:
-    said = dict(safetensors_io.read_json(file)) if file.exists() else {}
-    said["guidance"] = said.get("guidance_scale")
-  return {k: said[k] for k in names if said.get(k) is not None}, instruction
-
-
-def fingerprint(path: str | os.PathLike[str]) -> str:
-  """Returns a hash of a checkpoint's weights: 16 hexadecimal digits.
-
-  A workdir's is of its newest checkpoint and of what that is laid over.
-
-  Raises:
-    UserError: there is no checkpoint.
-  """
-  folder, whole = resolve(path), hashlib.sha256()
-  if (folder / checkpoint.FOLDER).is_dir():
-    whole.update(fingerprint(_base(folder)).encode())
-    step = checkpoint.saved_step(str(folder))
-    folder = folder / checkpoint.FOLDER / str(step) / "params"
-    files = [file for file in folder.rglob("*") if file.is_file()]
-  else:
-    files = list(folder.glob("*.safetensors"))
-  for file in sorted(files):
-    with open(file, "rb") as opened:
-      whole.update(hashlib.file_digest(opened, "sha256").digest())
-  return whole.hexdigest()[:16]
-
-
-def resolve(path: str | os.PathLike[str]) -> Path:
-  """Returns the folder of a path, a bundled asset's name or a hub name.
-
-  Raises:
-    UserError: there is neither.
-  """
-  folder = Path(path)
-  if folder.is_dir():
-    return folder
-  if (ASSETS / folder.name).is_dir() and str(path) == folder.name:
-    return ASSETS / folder.name
-  if folder.is_file():
-    raise UserError(
-      f"{path} is a file: expected the folder of a model with config.json and"
-      " .safetensors files; .bin and .pt files are pickles, which can run code"
-      " and are never read"
-    )
-  if locate.is_name(path):
-    return locate.download(str(path))
-  names = sorted(p.name for p in ASSETS.glob("*") if p.is_dir())
-  raise UserError(
-    f"no model at {str(path)!r}: expected a folder in HF format, a workdir of"
-    f" a run, or one of the bundled {', '.join(names)}"
-  )
-
-
-def is_bundled(path: str | os.PathLike[str]) -> bool:
-  """Returns whether a path is, or names, one of the bundled tiny models."""
-  folder = Path(path)
-  if not folder.is_dir():
-    return folder.name == str(path) and (ASSETS / folder.name).is_dir()
-  return folder.resolve().parent == ASSETS.resolve()
-
-
-def _base(folder: Path) -> str:
-  """Returns the checkpoint that a workdir's run started from."""
-  try:
-    return workdir.read_config(str(folder))["model"]["checkpoint"]
-  except (UserError, KeyError, TypeError):
-    raise UserError(
-      f"{folder} has {checkpoint.FOLDER}/ but no config.json with the"
-      " model.checkpoint that its run started from; give a whole workdir"
-    ) from None
-
-
-def _same_base(folder: Path) -> None:
-  """Refuses a workdir whose base has other weights than it was trained from."""
-  config = tree.flatten(workdir.read_config(str(folder)), sep=".")
-  then = config.get(workdir.FINGERPRINT)
-  now = then and fingerprint(_base(folder))
-  if then != now:
-    raise UserError(
-      f"{folder} was trained from {_base(folder)} when that had other weights"
-      f" ({workdir.FINGERPRINT} {then} then, {now} now): put those back, or"
-      " train again"
-    )
 
 
 def _expected(model: Generator | Clip) -> PyTree:

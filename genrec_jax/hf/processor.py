@@ -1,248 +1,52 @@
-"""What a Janus checkpoint's tokenizer and image processor do, without torch."""
+"""Processor of a generator: texts to token ids, images to pixels."""
 
-from collections.abc import Mapping, Sequence
-import dataclasses
+from collections.abc import Sequence
 import os
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import jinja2
 import numpy as np
 import PIL.Image
 import transformers
 
-from genrec_jax.core.errors import UserError, listed
+from genrec_jax.core.errors import UserError
 from genrec_jax.data import images
-from genrec_jax.hf import safetensors_io
-from genrec_jax.hf import settings as settings_lib
-from genrec_jax.hf.tokenizers import read_tokenizer
-
-# Fields of `JanusImageProcessor`, transformers 5.23.
-_IMAGES = {
-  "do_resize": True,
-  "do_rescale": True,
-  "do_normalize": True,
-  "do_pad": True,
-  "resample": 3,
-  "min_size": 14,
-  "rescale_factor": 1 / 255,
-  "size": {"height": 384, "width": 384},
-}
-# The names that `JanusProcessor` reads off a tokenizer, and what Janus calls
-# the tokens where a tokenizer does not name them.
-_TOKENS = {
-  "boi_id": ("boi_token", "<begin_of_image>"),
-  "eoi_id": ("eoi_token", "<end_of_image>"),
-  "image_id": ("image_token", "<image_placeholder>"),
-}
-# What published Janus checkpoints make of one user's turn, for those that bring
-# no template of their own.
-CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
-{%- if part['type'] == 'image' -%}
-{{ ('' if loop.first else '\\n') + '<image_placeholder>\\n' }}
-{%- else -%}
-{%- set text = part['text'].lstrip() if loop.first else part['text'] -%}
-{{ text.rstrip() if loop.last else text }}
-{%- endif -%}
-{%- endfor -%}
-{{ '\\n\\n<|Assistant|>:' }}"""
-# Of `JanusProcessor`, put before questions where a checkpoint asks for it.
-_SYSTEM = (
-  "You are a helpful language and vision assistant. You are able to understand"
-  " the visual content that the user provides, and assist the user with a"
-  " variety of tasks using natural language.\n\n"
-)
 
 
-@dataclasses.dataclass(frozen=True)
-class Processor:
-  """Turns titles into prompts and pictures into pixels."""
+class Processor(Protocol):
+  """What data, tools and evaluation ask of the processor of any family."""
 
   tokenizer: transformers.PreTrainedTokenizerBase
   bos_id: int
   pad_id: int
-  boi_id: int  # begin of image
-  eoi_id: int  # end of image
-  image_id: int  # placeholder of one image feature
-  num_image_tokens: int  # placeholders per image
-  image_size: int
   end_ids: tuple[int, ...]  # tokens that end an answer in words
+  image_size: int  # pixels per side of images, read or generated
+  num_image_tokens: int  # placeholders per image of a prompt
   max_positions: int  # tokens that prompt and answer may have together
-  min_size: int = 14  # of the shorter side, before padding
-  system: str = ""  # said before a question
-  # Jinja, as transformers renders it; a dict holds several by name.
-  chat_template: str = CHAT
-
-  @classmethod
-  def from_pretrained(cls, folder: str | os.PathLike[str]) -> "Processor":
-    """Reads the settings of an HF-format folder; no network.
-
-    Raises:
-      UserError: files are missing, or settings are not those of Janus; lists
-        all that is wrong.
-    """
-    folder = Path(folder)
-    config = safetensors_io.read_config(folder)
-    generation = settings_lib.read_optional(folder / "generation_config.json")
-    settings = settings_lib.image_settings(folder)
-    tokenizer = read_tokenizer(folder)
-    text = config.get("text_config") or {}
-    vision = config.get("vision_config") or {}
-    size, patch = vision.get("image_size", 384), vision.get("patch_size", 16)
-    ids, problems = _special_ids(tokenizer, config, generation)
-    if not settings:
-      problems.append(
-        "neither preprocessor_config.json nor an image processor in"
-        " processor_config.json; take that of the same Janus checkpoint"
-      )
-    else:
-      settings = {**_IMAGES, **settings}
-      problems += _image_problems(settings, size)
-    if problems:
-      raise UserError(listed(f"{folder} is no Janus model:", problems))
-    chat = settings_lib.read_optional(folder / settings_lib.PROCESSOR)
-    return cls(
-      tokenizer=tokenizer,
-      num_image_tokens=(size // patch) ** 2,
-      image_size=size,
-      max_positions=text.get("max_position_embeddings", 2048),
-      min_size=settings["min_size"],
-      system=_SYSTEM if chat.get("use_default_system_prompt") else "",
-      chat_template=settings_lib.chat_template(folder, tokenizer.chat_template)
-      or CHAT,
-      **ids,
-    )
 
   def prompt_ids(self, titles: Sequence[str], instruction: str) -> list[int]:
-    """Writes the prompt for drawing an image after a history.
-
-    The chat form of Janus: `<|User|>: `, for each item its title and its image
-    on a line, the instruction, an empty line, `<|Assistant|>:` and begin of
-    image. The k-th image of the prompt is the k-th title's.
+    """Returns the prompt of an image after a history, BOS first.
 
     Args:
-      titles: of the history, oldest first; may be none. Special tokens spelt
-        out in a text are taken out, or they would stand for images.
-      instruction: what to draw.
-
-    Returns:
-      Token ids, BOS first, not padded.
+      titles: of the history, oldest first; the k-th image is the k-th title's.
+      instruction: what to generate.
     """
-    image = self._image()
-    items = "".join(f"{self._plain(title)}{image}\n" for title in titles)
-    text = f"<|User|>: {items}{self._plain(instruction)}\n\n<|Assistant|>:"
-    return self._encode(text + self._token(self.boi_id))
 
   def text_prompt_ids(self, text: str) -> list[int]:
-    """Writes the prompt for drawing what a text says."""
-    return self.prompt_ids([], text.strip())
+    """Returns the prompt of an image of which there is a text only."""
 
   def question_ids(self, titles: Sequence[str], question: str) -> list[int]:
-    """Writes the prompt for an answer in words, about images if there are any.
-
-    What `JanusProcessor` makes of one user's turn by the checkpoint's own chat
-    template: for each item its title, if it has one, and its image, then the
-    question.
+    """Returns the prompt of an answer in words, about images if there are any.
 
     Args:
       titles: one for each image, in their order; '' where one has none.
       question: what to answer.
-
-    Returns:
-      Token ids, BOS first, not padded.
-
-    Raises:
-      UserError: the checkpoint's chat template is wrong or takes no images, or
-        it has several and none is the default; see `settings.chat_template`.
     """
-    parts: list[dict[str, str]] = []
-    for title in map(self._plain, titles):
-      parts += [{"type": "text", "text": title}] if title else []
-      parts.append({"type": "image"})
-    parts.append({"type": "text", "text": self._plain(question)})
-    problem, text = "", ""
-    try:
-      text = self.tokenizer.apply_chat_template(
-        [{"role": "user", "content": parts}],
-        chat_template=self.chat_template,
-        add_generation_prompt=True,
-        tokenize=False,
-      )
-    except (jinja2.TemplateError, TypeError) as error:
-      problem = f"fails: {error}"
-    place = self._token(self.image_id)
-    if not problem and text.count(place) != len(titles):
-      problem = f"has {text.count(place)} places for {len(titles)} images"
-    if problem:
-      raise UserError(
-        f"the chat template of this checkpoint {problem}; take that of"
-        " deepseek-community/Janus-Pro-1B, or none for the same"
-      )
-    text = self.system + text.removeprefix(self._token(self.bos_id))
-    return self._encode(text.replace(place, self._image()))
 
   def pixels(self, image: PIL.Image.Image) -> np.ndarray:
-    """Pads an image to a square as `JanusImageProcessorPil` does.
-
-    What the vision tower sees. The longer side becomes `image_size`, bicubic;
-    the rest is filled with the middle grey, evenly on both sides. Images of
-    other modes than RGB become RGB by `images.upright`. (Where torchvision is
-    installed, transformers prefers it to Pillow: its bicubic differs by at most
-    2 of 255 at 384 pixels, in under 1 % of values.)
-
-    Returns:
-      uint8 [S, S, 3]; the model itself rescales to [-1, 1].
-    """
-    image = images.upright(image)
-    scale = self.image_size / max(image.size)
-    width, height = (max(round(n * scale), self.min_size) for n in image.size)
-    image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
-    side = max(width, height)
-    # int(0.5 * 255), from the mean that normalises.
-    square = np.full((side, side, 3), 127, np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = np.asarray(image)
-    return square
+    """Returns an image as the model reads it: uint8 [S, S, 3]."""
 
   def crop(self, image: PIL.Image.Image) -> np.ndarray:
-    """Takes the centre square of an image, as Janus was trained to draw it.
-
-    The shorter side becomes `image_size`, bicubic, and the middle of the longer
-    one stays (Janus, arXiv 2410.13848, training details): what the image
-    tokenizer encodes, and CLIP compares, of real images.
-
-    Returns:
-      uint8 [S, S, 3].
-    """
-    image = images.upright(image)
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    square = image.resize(
-      (self.image_size, self.image_size),
-      PIL.Image.Resampling.BICUBIC,
-      # Beyond it the filter still sees the image, as if cropped afterwards.
-      box=(left, top, left + side, top + side),
-    )
-    return np.asarray(square)
-
-  def _token(self, index: int) -> str:
-    return self.tokenizer.convert_ids_to_tokens(index)
-
-  def _image(self) -> str:
-    """Returns the tokens that an image takes, spelt out."""
-    places = self._token(self.image_id) * self.num_image_tokens
-    return self._token(self.boi_id) + places + self._token(self.eoi_id)
-
-  def _encode(self, text: str) -> list[int]:
-    # Tokenizers differ in whether they add BOS, or an end token, by themselves.
-    ids = self.tokenizer.encode(text, add_special_tokens=False)
-    return [self.bos_id, *ids]
-
-  def _plain(self, text: str) -> str:
-    for token in self.tokenizer.get_added_vocab():
-      text = text.replace(token, " ")
-    return text
+    """Returns an image as the model generates it: uint8 [S, S, 3]."""
 
 
 def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
@@ -261,81 +65,3 @@ def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
       f"{path} cannot be read as an image ({error}): expected a whole PNG, JPEG"
       " or another format that Pillow opens"
     ) from None
-
-
-def _special_ids(
-  tokenizer: transformers.PreTrainedTokenizerBase,
-  config: Mapping[str, Any],
-  generation: Mapping[str, Any],
-) -> tuple[dict[str, Any], list[str]]:
-  """Returns a checkpoint's special ids by field, and what is wrong with them.
-
-  The order of precedence is that of `generate`: generation_config.json,
-  config.json, tokenizer.
-  """
-  text = config.get("text_config") or {}
-  extra = generation.get("generation_kwargs") or {}
-  vocabulary, problems = tokenizer.get_vocab(), []
-  ids: dict[str, Any] = {}
-  for field, name in {
-    "bos_id": "bos_token_id",
-    "pad_id": "pad_token_id",
-    "end_ids": "eos_token_id",
-  }.items():
-    ids[field] = _first(
-      generation.get(name),
-      config.get(name),
-      text.get(name),
-      getattr(tokenizer, name),
-    )
-    if ids[field] is None:
-      problems.append(
-        f"no {name}: neither generation_config.json, config.json nor the"
-        " tokenizer has it"
-      )
-  named = tokenizer.bos_token_id
-  if named is not None and ids["bos_id"] != named:
-    problems.append(
-      f"bos_token_id is {named} in the tokenizer and {ids['bos_id']} in"
-      " config.json or generation_config.json; get the folder again"
-    )
-  if not isinstance(ids["end_ids"], list):
-    ids["end_ids"] = [ids["end_ids"]]
-  ids["end_ids"] = tuple(ids["end_ids"])
-  told = {
-    "boi_id": _first(extra.get("boi_token_id"), generation.get("boi_token_id")),
-    "image_id": config.get("image_token_id"),
-  }
-  for field, (name, usual) in _TOKENS.items():
-    token = getattr(tokenizer, name, None) or usual
-    ids[field] = vocabulary.get(token)
-    if ids[field] is None:
-      problems.append(
-        f"its tokenizer has no token {token!r}; take the tokenizer files of a"
-        " Janus checkpoint"
-      )
-    elif told.get(field, ids[field]) not in (None, ids[field]):
-      problems.append(
-        f"{token!r} is {ids[field]} in the tokenizer and {told[field]} in"
-        " config.json or generation_config.json; get the folder again"
-      )
-  return ids, problems
-
-
-def _first(*values: Any) -> Any:
-  return next((value for value in values if value is not None), None)
-
-
-def _image_problems(settings: Mapping[str, Any], size: Any) -> list[str]:
-  """Says what `Processor.pixels` and the model's own scaling do not do."""
-  expected = {name: _IMAGES[name] for name in _IMAGES if name != "min_size"}
-  expected |= {
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-    "size": {"height": size, "width": size},
-  }
-  return [
-    f"image processor: {name} is {settings.get(name)}; expected {value}"
-    for name, value in expected.items()
-    if settings.get(name) != value
-  ]

@@ -1,28 +1,23 @@
-"""HF-format folders: config.json and safetensors, never pickle."""
+"""Reader of folders in HF format: config.json and safetensors, never pickle."""
 
-from collections.abc import Iterator, Mapping
 import dataclasses
 import json
 import math
 import os
 from pathlib import Path
-import shutil
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from genrec_jax.core import files
 from genrec_jax.core.errors import UserError, listed
 
 _SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
 CHAT_TEMPLATES = "additional_chat_templates"  # a folder of those with names
 _REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-# What a tokenizer, a processor and generation settings are saved as.
-_COPIED = (".json", ".txt", ".model", ".jinja")
 _DTYPES = {
   "F64": np.float64,
   "F32": np.float32,
@@ -35,7 +30,7 @@ _DTYPES = {
   "U8": np.uint8,
   "BOOL": np.bool_,
 }
-_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +90,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
   Raises:
     UserError: no folder, no config.json, or no JSON object in it.
   """
-  return read_json(_folder(folder) / _CONFIG)
+  return read_json(_folder(folder) / CONFIG)
 
 
 def open_tensors(folder: str | os.PathLike[str]) -> dict[str, SafetensorsView]:
@@ -114,20 +109,20 @@ def open_tensors(folder: str | os.PathLike[str]) -> dict[str, SafetensorsView]:
     if problem:
       raise UserError(f"{folder}: {problem}")
     return tensors
-  if (folder / _INDEX).exists():
+  if (folder / INDEX).exists():
     return _open_shards(folder)
   files = sorted(path.name for path in folder.iterdir())
   pickles = [name for name in files if name.endswith(_REFUSED)]
   shards = [name for name in files if name.endswith(".safetensors")]
   if shards:
     raise UserError(
-      f"{folder} has {', '.join(shards)} but neither {_SINGLE} nor {_INDEX};"
+      f"{folder} has {', '.join(shards)} but neither {_SINGLE} nor {INDEX};"
       " get the folder again, whole"
     )
   if pickles:
     raise UserError(_refusal(f"{folder} has only {', '.join(pickles)}"))
   raise UserError(
-    f"no {_SINGLE} and no {_INDEX} in {folder}; expected a model in HF format"
+    f"no {_SINGLE} and no {INDEX} in {folder}; expected a model in HF format"
   )
 
 
@@ -186,9 +181,9 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _open_shards(folder: Path) -> dict[str, SafetensorsView]:
-  weight_map = read_json(folder / _INDEX).get("weight_map")
+  weight_map = read_json(folder / INDEX).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map:
-    raise UserError(f"{folder / _INDEX} has no weight_map; get it again")
+    raise UserError(f"{folder / INDEX} has no weight_map; get it again")
   tensors, problems = {}, []
   for shard in sorted({str(shard) for shard in weight_map.values()}):
     named = {name for name, file in weight_map.items() if file == shard}
@@ -217,146 +212,3 @@ def _open_shards(folder: Path) -> dict[str, SafetensorsView]:
       )
     )
   return tensors
-
-
-def write(
-  folder: str | os.PathLike[str],
-  config: Mapping[str, Any],
-  tensors: Mapping[str, Any],
-  *,
-  dtype: str | None = None,
-  source: str | os.PathLike[str] | None = None,
-  generation: Mapping[str, Any] | None = None,
-  max_shard_bytes: int = 5 * 10**9,
-) -> None:
-  """Writes a folder that `from_pretrained` loads, all of it or nothing.
-
-  Args:
-    folder: where to; must be absent or empty.
-    config: becomes config.json.
-    tensors: HF name -> array, or anything with a shape, a dtype and
-      `__array__`: one is in memory at a time, in this order.
-    dtype: what to store them as, e.g. 'bfloat16'; None keeps each one's.
-    source: a folder whose tokenizer, processor and generation settings are
-      copied.
-    generation: what to change of its generation_config.json.
-    max_shard_bytes: more than this is split into several files.
-
-  Raises:
-    UserError: the folder is not empty or cannot be written, or the disk has
-      no room.
-  """
-  with files.new_folder(folder) as part:
-    _check_room(part, tensors, dtype)
-    if source is not None:
-      _copy_settings(Path(source), part)
-    if generation:
-      path = part / "generation_config.json"
-      settings = read_json(path) if path.exists() else {}
-      _dump(path, {**settings, **generation})
-    _save(part, tensors, dtype, max_shard_bytes)
-    # Last: without it nothing takes what a killed export left for a model.
-    _dump(part / _CONFIG, config)
-
-
-def _check_room(
-  folder: Path, tensors: Mapping[str, Any], dtype: str | None
-) -> None:
-  need = sum(
-    _size(tensor, _stored(tensor, dtype)) for tensor in tensors.values()
-  )
-  free = shutil.disk_usage(folder).free
-  if need > free:
-    raise UserError(
-      f"the weights take {need / 1e9:.1f} GB and the disk of {folder.parent}"
-      f" has {free / 1e9:.1f} GB left; make room or choose another"
-    )
-
-
-def _copy_settings(source: Path, target: Path) -> None:
-  for path in sorted(source.iterdir()):
-    weights = path.name == _CONFIG or path.name.endswith(".index.json")
-    if path.is_file() and path.suffix in _COPIED and not weights:
-      shutil.copyfile(path, target / path.name)
-  if (source / CHAT_TEMPLATES).is_dir():
-    shutil.copytree(source / CHAT_TEMPLATES, target / CHAT_TEMPLATES)
-
-
-def _save(
-  folder: Path,
-  tensors: Mapping[str, Any],
-  dtype: str | None,
-  max_shard_bytes: int,
-) -> None:
-  dtypes = {name: _stored(tensor, dtype) for name, tensor in tensors.items()}
-  sizes = {name: _size(tensors[name], dtypes[name]) for name in tensors}
-  shards = list(_shards(sizes, max_shard_bytes))
-  weight_map = {}
-  for i, names in enumerate(shards, start=1):
-    file = _SINGLE
-    if len(shards) > 1:
-      file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-    _write_file(
-      folder / file, [(name, tensors[name], dtypes[name]) for name in names]
-    )
-    weight_map.update(dict.fromkeys(names, file))
-  if len(shards) > 1:
-    index = {
-      "metadata": {"total_size": sum(sizes.values())},
-      "weight_map": weight_map,
-    }
-    _dump(folder / _INDEX, index)
-
-
-def _write_file(path: Path, tensors: list[tuple[str, Any, np.dtype]]) -> None:
-  """Writes a safetensors file one tensor at a time.
-
-  `safetensors.numpy.save_file` wants the whole file in memory, twice. Format:
-  https://huggingface.co/docs/safetensors.
-  """
-  # transformers looks for the format in the metadata. A reader may want every
-  # tensor to begin at a multiple of its item's size: the widest come first.
-  tensors = sorted(tensors, key=lambda entry: -entry[2].itemsize)
-  header, end = {"__metadata__": {"format": "pt"}}, 0
-  for name, tensor, dtype in tensors:
-    begin, end = end, end + _size(tensor, dtype)
-    header[name] = {
-      "dtype": _NAMES[dtype],
-      "shape": list(tensor.shape),
-      "data_offsets": [begin, end],
-    }
-  text = json.dumps(header).encode()
-  text += b" " * (-len(text) % 8)
-  with open(path, "wb") as file:
-    file.write(len(text).to_bytes(8, "little") + text)
-    for _, tensor, dtype in tensors:
-      array = np.require(np.asarray(tensor, dtype), None, ["C"])
-      file.write(array.reshape(-1).view(np.uint8).data)
-    # The rename that follows must not reach the disk before the data.
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _stored(tensor: Any, dtype: str | None) -> np.dtype:
-  return np.dtype(tensor.dtype if dtype is None else dtype)
-
-
-def _size(tensor: Any, dtype: np.dtype) -> int:
-  return math.prod(tensor.shape) * dtype.itemsize
-
-
-def _shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
-  """Yields names of tensors that fit one file together, in their order."""
-  names: list[str] = []
-  filled = 0
-  for name, size in sizes.items():
-    if names and filled + size > limit:
-      yield names
-      names, filled = [], 0
-    names.append(name)
-    filled += size
-  yield names
-
-
-def _dump(path: Path, value: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

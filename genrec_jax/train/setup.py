@@ -17,7 +17,7 @@ from genrec_jax.data import stream, windows
 from genrec_jax.evals import calibration, lineage, opening, results
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.evals.judge import Judge
-from genrec_jax.hf import load
+from genrec_jax.hf import locate
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
@@ -237,7 +237,7 @@ def build(
   )
   # Before the run, not after it, is when a row that cannot be must be told.
   if config.eval.get("base"):
-    load.resolve(config.eval.base)
+    locate.resolve(config.eval.base)
   rows = lineage.existing(lineage.trained_from(config.to_dict()))
   layout, types = _shardings(plan.params), _types(plan.params)
   rows = lineage.open_models(rows, loaded, layout, **inputs.compute)
@@ -262,12 +262,8 @@ def build(
   distributed.say(
     f"{config.model.checkpoint}: {total:,} parameters, {trained:,} trained"
   )
-  lengths, uneven = load.codebook_lengths(loaded)
-  if uneven:
-    distributed.say(
-      f"{lengths}: transformers' codes of images differ from those here, which"
-      " are the nearest by direction; see tools/check_tokenizer.py"
-    )
+  for line in loaded.warnings():
+    distributed.say(line)
   start = jax.jit(
     lambda params: (jnp.int32(0), plan.optimizer.init(params)),
     out_shardings=_shardings((plan.state.step, plan.state.opt_state)),

@@ -10,8 +10,8 @@ from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import histories, images, world
 from genrec_jax.data import stream as stream_lib
 from genrec_jax.data import titles as titles_lib
-from genrec_jax.hf.load import ASSETS
-from genrec_jax.hf.processor import Processor
+from genrec_jax.hf.janus_processor import JanusProcessor
+from genrec_jax.hf.locate import ASSETS
 from tests.data.tiny_data import (
   BOI,
   IMAGE,
@@ -37,7 +37,7 @@ def test_posters_are_padded_where_read_and_cropped_where_compared(
     image.paste(colour, (*corner, corner[0] + 40, corner[1] + 40))
     item["image"] = images.encode(_png(image), 384)
   # A real one: what the models of a run are given.
-  processor = Processor.from_pretrained(ASSETS / "tiny_sft")
+  processor = JanusProcessor.from_pretrained(ASSETS / "tiny_sft")
   batch = next(
     iter(
       stream_lib.train_batches(

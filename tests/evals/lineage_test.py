@@ -2,7 +2,7 @@ import json
 from types import SimpleNamespace
 
 from genrec_jax.evals import lineage
-from genrec_jax.hf import load
+from genrec_jax.hf import locate
 
 
 def _workdir(path, **config):
@@ -22,7 +22,7 @@ def test_bundled_models_are_warned_of_where_they_meet_photos(tmp_path):
   for checkpoint, clip, named in (
     ("tiny_sft", real, "tiny_sft:"),
     (real, "tiny_clip", "tiny_clip:"),
-    (str(load.ASSETS / "tiny_sft"), real, str(load.ASSETS / "tiny_sft")),
+    (str(locate.ASSETS / "tiny_sft"), real, str(locate.ASSETS / "tiny_sft")),
     (run, real, "tiny_base:"),  # what a run came from
     ("tiny_sft", "tiny_clip", "tiny_sft, tiny_clip:"),
   ):

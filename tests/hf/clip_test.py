@@ -8,7 +8,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import clip as hf_clip
-from genrec_jax.hf import rules, safetensors_io
+from genrec_jax.hf import rules, safetensors_io, write_model
 from genrec_jax.models import clip
 from tests.hf.tiny_janus import values
 
@@ -131,7 +131,7 @@ def test_transformers_loads_what_is_written(tmp_path):
   (source / "preprocessor_config.json").write_text(json.dumps(preprocessor))
   params = _params(SMALL)
   tensors = rules.to_hf(hf_clip.rules(SMALL), params)
-  safetensors_io.write(tmp_path / "m", config, tensors, source=source)
+  write_model.write(tmp_path / "m", config, tensors, source=source)
   theirs, info = CLIPModel.from_pretrained(
     tmp_path / "m", output_loading_info=True
   )
@@ -151,7 +151,7 @@ def test_save_pretrained_there_and_back_is_bit_identical(tmp_path, dtype):
   expected = jax.eval_shape(model.init, jax.random.key(0))
   params = values(rules.to_params(hf_clip.rules(model), tensors, expected))
   assert {v.dtype for v in jax.tree.leaves(params)} == {np.dtype("float32")}
-  safetensors_io.write(
+  write_model.write(
     tmp_path / "b",
     safetensors_io.read_config(tmp_path / "a"),
     rules.to_hf(hf_clip.rules(model), params),

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf import load
+from genrec_jax.hf import load, locate
 
-SFT, CLIP = load.ASSETS / "tiny_sft", load.ASSETS / "tiny_clip"
+SFT, CLIP = locate.ASSETS / "tiny_sft", locate.ASSETS / "tiny_clip"
 
 
 def config(folder, **values):

@@ -11,7 +11,7 @@ import transformers
 
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf import load, safetensors_io, sharded_read
+from genrec_jax.hf import load, safetensors_io, sharded_read, workdir_model
 from tests.hf import tiny_janus
 
 
@@ -139,12 +139,12 @@ def test_a_workdir_whose_base_has_changed_is_refused(tmp_path):
     tmp_path / "2", first, tree.select(params, ["k_proj"])[0]
   )
   load.open_generator(second, dtype="float32")
-  before = load.fingerprint(second)
+  before = workdir_model.fingerprint(second)
   model = tiny_janus.torch_model()
   with torch.no_grad():
     model.lm_head.weight.add_(1)
   tiny_janus.save(base, model)
-  assert load.fingerprint(second) != before
+  assert workdir_model.fingerprint(second) != before
   for workdir in (first, second):
     with pytest.raises(UserError, match="had other weights"):
       load.open_generator(workdir, dtype="float32")

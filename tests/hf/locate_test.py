@@ -4,7 +4,7 @@ import huggingface_hub
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf import load, locate
+from genrec_jax.hf import locate
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +23,8 @@ def test_a_name_is_asked_for_once_and_without_pickles(place, monkeypatch):
     return str(place)
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-  assert load.resolve("owner/model") == place
-  assert load.resolve("owner/model") == place
+  assert locate.resolve("owner/model") == place
+  assert locate.resolve("owner/model") == place
   ((name, patterns),) = asked
   assert name == "owner/model"
   assert "*.safetensors" in patterns
@@ -38,10 +38,10 @@ def test_what_is_no_name_is_not_asked_for(place, monkeypatch, path):
   (place / "runs").mkdir()
   monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
   with pytest.raises(UserError, match="no model at"):
-    load.resolve(path)
+    locate.resolve(path)
 
 
 def test_without_network_it_says_so(monkeypatch):
   monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
   with pytest.raises(UserError, match=r"no folder 'no/where'.*and a network"):
-    load.resolve("no/where")
+    locate.resolve("no/where")

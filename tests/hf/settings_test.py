@@ -9,8 +9,8 @@ from transformers import CLIPImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf import load, settings
-from genrec_jax.hf.processor import CHAT, Processor
+from genrec_jax.hf import load, locate, settings
+from genrec_jax.hf.janus_processor import CHAT, JanusProcessor
 
 OWN = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
 
@@ -91,7 +91,7 @@ def test_two_answers_that_transformers_refuses_are_refused(tmp_path):
 
 def test_named_templates_of_a_tokenizer(tmp_path):
   folder = tmp_path / "model"
-  shutil.copytree(load.ASSETS / "tiny_sft", folder)
+  shutil.copytree(locate.ASSETS / "tiny_sft", folder)
   (folder / "chat_template.jinja").unlink()
   path = folder / "tokenizer_config.json"
   text = json.loads(path.read_text())
@@ -101,9 +101,9 @@ def test_named_templates_of_a_tokenizer(tmp_path):
       {"name": name, "template": value} for name, value in templates.items()
     ]
     path.write_text(json.dumps(text))
-    return Processor.from_pretrained(folder)
+    return JanusProcessor.from_pretrained(folder)
 
-  whole = Processor.from_pretrained(load.ASSETS / "tiny_sft")
+  whole = JanusProcessor.from_pretrained(locate.ASSETS / "tiny_sft")
   expected = whole.question_ids([""], "what?")
   found = named(default=CHAT, tool_use="{{ tools }}")
   assert found.question_ids([""], "what?") == expected
@@ -114,7 +114,7 @@ def test_named_templates_of_a_tokenizer(tmp_path):
 
 
 def test_clip_takes_mean_and_deviation_of_either_file(tmp_path):
-  source = load.ASSETS / "tiny_clip"
+  source = locate.ASSETS / "tiny_clip"
   shutil.copytree(source, tmp_path / "clip")
   flat = tmp_path / "clip" / settings.PREPROCESSOR
   own = json.loads(flat.read_text()) | OWN

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.hf import janus as hf_janus
-from genrec_jax.hf import rules, safetensors_io
+from genrec_jax.hf import janus_config, rules, write_model
 from genrec_jax.models import llama, siglip, vqgan
 from genrec_jax.models.janus import Janus
 from tests.hf import tiny_janus
@@ -141,14 +141,16 @@ def checkpoint(tmp_path_factory):
   if memory < 14 * GB:
     pytest.skip(f"needs 14 GB of memory, {memory / GB:.1f} are free")
   model, source = big_janus(), root / "source"
-  config, generation = hf_janus.config_to_hf(model, eos_id=1, max_positions=8)
+  config, generation = janus_config.config_to_hf(
+    model, eos_id=1, max_positions=8
+  )
   tiny_janus.save_settings(source, side=model.image_size)
   (source / "generation_config.json").write_text(json.dumps(generation))
   names = rules.to_hf(
     hf_janus.rules(model), jax.eval_shape(model.init, jax.random.key(0))
   )
   tensors = {name: Random(tensor.shape) for name, tensor in names.items()}
-  safetensors_io.write(
+  write_model.write(
     root / "model", config, tensors, source=source, max_shard_bytes=6 * 10**8
   )
   yield root / "model"

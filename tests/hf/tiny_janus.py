@@ -11,7 +11,7 @@ from benchmarks import random_janus, special_tokens
 from benchmarks.special_tokens import BOI, BOS, EOI, IMAGE, PAD
 from genrec_jax.core.types import TrainState
 from genrec_jax.hf import janus as hf_janus
-from genrec_jax.hf import load
+from genrec_jax.hf import janus_config, workdir_model
 from genrec_jax.hf.rules import to_params
 from genrec_jax.runtime import checkpoint
 from genrec_jax.runtime import workdir as workdir_lib
@@ -79,7 +79,7 @@ def torch_model(*, tied=False, text=None, vision=None, vq=None, seed=0):
 
 def ours_of(theirs):
   """Returns our model and its parameters, numpy float32."""
-  model = hf_janus.config_from_hf(
+  model = janus_config.config_from_hf(
     theirs.config.to_dict(), bos_id=BOS, pad_id=PAD, boi_id=BOI
   )
   expected = jax.eval_shape(model.init, jax.random.key(0))
@@ -135,7 +135,7 @@ def make_workdir(path, base, params):
   """Writes what a run leaves."""
   section, key = workdir_lib.FINGERPRINT.split(".")
   config = {
-    section: {"checkpoint": str(base), key: load.fingerprint(base)},
+    section: {"checkpoint": str(base), key: workdir_model.fingerprint(base)},
   }
   path.mkdir(exist_ok=True)
   (path / "config.json").write_text(json.dumps(config))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf import rules, safetensors_io
+from genrec_jax.hf import rules, safetensors_io, write_model
 from genrec_jax.hf import vqgan as hf_vqgan
 from genrec_jax.models.vqgan import VQGAN
 from tests.hf.tiny_janus import values
@@ -45,7 +45,7 @@ def test_written_and_read_under_a_prefix(tmp_path):
   model = hf_vqgan.config_from_hf(SECTION)
   params = {"tokenizer": _params(model)}
   table = rules.prefixed(hf_vqgan.rules(model), "model.vqmodel.", "tokenizer/")
-  safetensors_io.write(tmp_path / "m", {}, rules.to_hf(table, params))
+  write_model.write(tmp_path / "m", {}, rules.to_hf(table, params))
   tensors = safetensors_io.open_tensors(tmp_path / "m")
   assert "model.vqmodel.decoder.up.1.block.0.nin_shortcut.weight" in tensors
   back = values(rules.to_params(table, tensors, params))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import torch
 
 from genrec_jax.data import world
-from genrec_jax.hf import load
+from genrec_jax.hf import janus, load, locate
 from tools import infer_hf
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "check_tokenizer.py"
@@ -24,7 +24,7 @@ TOOL = pathlib.Path(__file__).parents[2] / "tools" / "check_tokenizer.py"
 def uneven(tmp_path_factory):
   """Returns tiny_sft with codebook vectors of 1 to 2 times their length."""
   folder = tmp_path_factory.mktemp("uneven") / "model"
-  shutil.copytree(load.ASSETS / "tiny_sft", folder)
+  shutil.copytree(locate.ASSETS / "tiny_sft", folder)
   tensors = load_file(folder / "model.safetensors")
   book = tensors["model.vqmodel.quantize.embedding.weight"]
   rng = torch.Generator().manual_seed(0)
@@ -99,12 +99,12 @@ def test_what_cannot_be_is_refused(tmp_path):
 
 
 def test_lengths_that_rounding_explains_are_one_length(uneven):
-  line, differ = load.codebook_lengths(
-    load.open_generator("tiny_sft", dtype="float32")
+  line, differ = janus.codebook_lengths(
+    load.open_generator("tiny_sft", dtype="float32").stored
   )
   assert not differ  # bfloat16 alone makes them .9976 to 1.0027
   assert line.startswith("codebook: 512 vectors of length 0.99")
-  _, differ = load.codebook_lengths(
-    load.open_generator(uneven, dtype="float32")
+  _, differ = janus.codebook_lengths(
+    load.open_generator(uneven, dtype="float32").stored
   )
   assert differ

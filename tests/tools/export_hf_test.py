@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 import transformers
 
 from genrec_jax.core import tree
-from genrec_jax.hf import load
+from genrec_jax.hf import load, workdir_model
 from genrec_jax.hf.export import export_checkpoint
 from tests.hf import tiny_janus
 from tests.tools.process import ROOT, run_tool
@@ -89,12 +89,12 @@ def test_a_workdir_becomes_a_folder_of_transformers(workdir, tmp_path):
   args = infer_hf.parse([f"--model={out}", "--prompt=a", f"--out={out}/new"])
   assert infer_hf.sampling_settings(out, args) == SETTINGS["sample"]
   expected = dict(SETTINGS["sample"])
-  assert load.sampling_settings(workdir) == (
+  assert workdir_model.sampling_settings(workdir) == (
     expected,
     SETTINGS["data"]["instruction"],
   )
   del expected["top_k"]  # as where nothing is said
-  assert load.sampling_settings(out) == (expected, None)
+  assert workdir_model.sampling_settings(out) == (expected, None)
   generation = json.loads((out / "generation_config.json").read_text())
   assert generation["bos_token_id"] == tiny_janus.BOS  # the rest stays
 

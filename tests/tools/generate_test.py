@@ -13,8 +13,9 @@ import torch
 import transformers
 
 from genrec_jax.core import tree
+from genrec_jax.hf import janus_processor
 from genrec_jax.hf import processor as processor_lib
-from genrec_jax.hf.processor import Processor
+from genrec_jax.hf.janus_processor import JanusProcessor
 from genrec_jax.html.contact_sheet import Section, contact_sheet
 from tests.hf import tiny_janus
 from tests.tools import bad_flags
@@ -128,7 +129,7 @@ def theirs():
   return transformers.JanusProcessor(
     tiny_janus.image_processor(),
     tiny_janus.tokenizer(),
-    chat_template=processor_lib.CHAT,
+    chat_template=janus_processor.CHAT,
     num_image_tokens=tiny_janus.PATCHES,
   )
 
@@ -158,7 +159,7 @@ def test_a_history_is_drawn_for(results, folder, pictures):
     assert dump[name].shape == shape
     assert dump[name].dtype == dtype
   assert dump["prompt_ids"].dtype == np.int32
-  expected = Processor.from_pretrained(folder).prompt_ids(
+  expected = JanusProcessor.from_pretrained(folder).prompt_ids(
     TITLES, "Draw the next item that this user will like."
   )
   assert dump["prompt_ids"].tolist() == expected

@@ -23,8 +23,8 @@ from benchmarks import special_tokens
 from genrec_jax import sampling
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Prompt
+from genrec_jax.hf.janus_processor import CHAT, JanusProcessor
 from genrec_jax.hf.load import load_generator
-from genrec_jax.hf.processor import CHAT, Processor
 from genrec_jax.sampling import Sampling
 from tests.hf import bad_input_test, tiny_janus
 from tests.tools import bad_flags
@@ -194,7 +194,7 @@ def test_ids_are_taken_where_the_package_takes_them(folder, tmp_path):
       tiny_janus.edit(file, **changes)
     else:
       file.unlink()
-    ours = Processor.from_pretrained(tmp_path)
+    ours = JanusProcessor.from_pretrained(tmp_path)
     theirs = tool.load(tmp_path)[0].generation_config
     assert theirs.bos_token_id == ours.bos_id
     assert theirs.pad_token_id == ours.pad_id
@@ -222,7 +222,7 @@ def test_questions_are_ours_wherever_the_template_is(folder, tmp_path, place):
     tiny_janus.edit(tmp_path / place, chat_template=named)
   elif place == "chat_template.json":
     (tmp_path / place).write_text(json.dumps({"chat_template": other}))
-  ours = Processor.from_pretrained(tmp_path)
+  ours = JanusProcessor.from_pretrained(tmp_path)
   ids = ours.question_ids(["a"], "What?")
   changed = place not in ("default", "none")
   assert ("Somebody" in ours.tokenizer.decode(ids)) == changed
@@ -237,7 +237,7 @@ def test_named_templates_without_a_default_are_named(folder, tmp_path):
   (tmp_path / "chat_template.jinja").unlink()
   named = [{"name": "rag", "template": CHAT}, {"name": "tool", "template": ""}]
   tiny_janus.edit(tmp_path / "tokenizer_config.json", chat_template=named)
-  ours = Processor.from_pretrained(tmp_path)
+  ours = JanusProcessor.from_pretrained(tmp_path)
   assert ours.prompt_ids([], "a")  # which needs no template
   with pytest.raises(UserError, match=r"none of its .* default: rag, tool"):
     ours.question_ids([], "What?")

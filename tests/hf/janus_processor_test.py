@@ -14,9 +14,10 @@ from transformers.models.clip.image_processing_pil_clip import (
 )
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf import processor as processor_lib
-from genrec_jax.hf.load import ASSETS
-from genrec_jax.hf.processor import Processor, open_image
+from genrec_jax.hf import janus_processor
+from genrec_jax.hf.janus_processor import JanusProcessor
+from genrec_jax.hf.locate import ASSETS
+from genrec_jax.hf.processor import open_image
 from tests.hf import tiny_janus
 
 
@@ -27,7 +28,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processor(folder):
-  return Processor.from_pretrained(folder)
+  return JanusProcessor.from_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_begin_of_image_is_found_wherever_it_is(tmp_path, where):
     "tokenizer": {"generation_kwargs": None},
   }[where]
   tiny_janus.edit(folder / "generation_config.json", **place)
-  assert Processor.from_pretrained(folder).boi_id == tiny_janus.BOI
+  assert JanusProcessor.from_pretrained(folder).boi_id == tiny_janus.BOI
 
 
 def test_ids_are_taken_in_the_order_of_transformers(tmp_path):
@@ -90,12 +91,12 @@ def test_ids_are_taken_in_the_order_of_transformers(tmp_path):
   tiny_janus.edit(folder / "tokenizer_config.json", bos_token=None)
   text = config["text_config"] | {"bos_token_id": 72, "pad_token_id": 73}
   tiny_janus.edit(folder / "config.json", text_config=text)
-  processor = Processor.from_pretrained(folder)
+  processor = JanusProcessor.from_pretrained(folder)
   assert processor.pad_id == 70
   assert processor.bos_id == 72
   assert processor.end_ids == (1, 71)
   (folder / "generation_config.json").unlink()
-  processor = Processor.from_pretrained(folder)
+  processor = JanusProcessor.from_pretrained(folder)
   assert processor.pad_id == 73
   assert processor.end_ids == (tiny_janus.EOS,)
   assert processor.max_positions == 256
@@ -108,7 +109,7 @@ def test_ids_that_contradict_each_other_are_refused(tmp_path):
     folder / "generation_config.json", generation_kwargs={"boi_token_id": 8}
   )
   with pytest.raises(UserError) as error:
-    Processor.from_pretrained(folder)
+    JanusProcessor.from_pretrained(folder)
   assert "'<image_placeholder>' is 3 in the tokenizer and 9" in str(error.value)
   assert "'<begin_of_image>' is 4 in the tokenizer and 8" in str(error.value)
 
@@ -130,7 +131,7 @@ def test_a_tokenizer_without_image_tokens_is_refused(tmp_path):
   settings.pop("extra_special_tokens", None)
   (folder / "tokenizer_config.json").write_text(json.dumps(settings))
   with pytest.raises(UserError) as error:
-    Processor.from_pretrained(folder)
+    JanusProcessor.from_pretrained(folder)
   for name in names:
     assert f"its tokenizer has no token {name!r}" in str(error.value)
   assert str(folder) in str(error.value)
@@ -200,7 +201,7 @@ def test_questions_are_written_as_published_checkpoints_do(processor):
 @pytest.mark.parametrize("file", [None, "chat_template.jinja", "json"])
 def test_questions_are_those_of_transformers(tmp_path, file, system):
   folder = tiny_janus.save(tmp_path)
-  template = processor_lib.CHAT
+  template = janus_processor.CHAT
   if file:
     template = (
       "{{ bos_token }}{% for m in messages %}{{ m['role'] }}:"
@@ -237,7 +238,7 @@ def test_questions_are_those_of_transformers(tmp_path, file, system):
     tokenize=True,
     return_dict=True,
   )["input_ids"]
-  processor = Processor.from_pretrained(folder)
+  processor = JanusProcessor.from_pretrained(folder)
   found = processor.question_ids(["red cross", ""], "Which is red? ")
   assert found == list(np.asarray(expected).reshape(-1))
 
@@ -254,7 +255,7 @@ def test_the_bundled_models_prompts_are_those_of_transformers():
   theirs = transformers.JanusProcessor(
     tiny_janus.image_processor(),
     transformers.AutoTokenizer.from_pretrained(folder),
-    chat_template=processor_lib.CHAT,
+    chat_template=janus_processor.CHAT,
     num_image_tokens=16,
   )
   content = [{"type": "text", "text": "large red circle "}]
@@ -262,7 +263,7 @@ def test_the_bundled_models_prompts_are_those_of_transformers():
     [[{"role": "user", "content": content}]], add_generation_prompt=True
   )
   expected = theirs(text=[text], generation_mode="image")["input_ids"][0]
-  ours = Processor.from_pretrained(folder)
+  ours = JanusProcessor.from_pretrained(folder)
   assert ours.text_prompt_ids("large red circle ") == list(expected)
 
 
@@ -376,7 +377,7 @@ def test_settings_that_it_does_not_follow_are_refused(tmp_path):
   (file,) = folder.glob("*processor_config.json")
   tiny_janus.edit(file, image_mean=[0.4, 0.5, 0.5], do_pad=False)
   with pytest.raises(UserError) as error:
-    Processor.from_pretrained(folder)
+    JanusProcessor.from_pretrained(folder)
   assert "image_mean is [0.4, 0.5, 0.5]; expected [0.5" in str(error.value)
   assert "do_pad is False; expected True" in str(error.value)
 
@@ -388,7 +389,7 @@ def test_settings_in_a_processor_config_are_read(tmp_path, theirs):
   theirs.save_pretrained(folder)
   settings = json.loads((folder / "processor_config.json").read_text())
   assert "image_processor" in settings  # transformers 5 puts it here
-  assert Processor.from_pretrained(folder).min_size == 14
+  assert JanusProcessor.from_pretrained(folder).min_size == 14
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path):
@@ -396,7 +397,7 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path):
   for file in folder.glob("tokenizer*"):
     file.unlink()
   with pytest.raises(UserError, match="cannot read the tokenizer"):
-    Processor.from_pretrained(folder)
+    JanusProcessor.from_pretrained(folder)
 
 
 def test_transformers_does_not_say_that_torch_is_absent():

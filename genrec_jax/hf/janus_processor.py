@@ -1,0 +1,228 @@
+"""Processor of Janus, as `JanusProcessor` of transformers; needs no torch."""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import PIL.Image
+import transformers
+
+from genrec_jax.core.errors import UserError, listed
+from genrec_jax.data import images
+from genrec_jax.hf import janus_settings, safetensors_io
+from genrec_jax.hf import settings as settings_files
+from genrec_jax.hf.tokenizers import read_tokenizer
+
+# What published Janus checkpoints make of one user's turn, for those that bring
+# no template of their own.
+CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
+{%- if part['type'] == 'image' -%}
+{{ ('' if loop.first else '\\n') + '<image_placeholder>\\n' }}
+{%- else -%}
+{%- set text = part['text'].lstrip() if loop.first else part['text'] -%}
+{{ text.rstrip() if loop.last else text }}
+{%- endif -%}
+{%- endfor -%}
+{{ '\\n\\n<|Assistant|>:' }}"""
+# Of `JanusProcessor`, put before questions where a checkpoint asks for it.
+_SYSTEM = (
+  "You are a helpful language and vision assistant. You are able to understand"
+  " the visual content that the user provides, and assist the user with a"
+  " variety of tasks using natural language.\n\n"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class JanusProcessor:
+  """Turns titles into prompts and pictures into pixels."""
+
+  tokenizer: transformers.PreTrainedTokenizerBase
+  bos_id: int
+  pad_id: int
+  boi_id: int  # begin of image
+  eoi_id: int  # end of image
+  image_id: int  # placeholder of one image feature
+  num_image_tokens: int  # placeholders per image
+  image_size: int
+  end_ids: tuple[int, ...]  # tokens that end an answer in words
+  max_positions: int  # tokens that prompt and answer may have together
+  min_size: int = 14  # of the shorter side, before padding
+  system: str = ""  # said before a question
+  # Jinja, as transformers renders it; a dict holds several by name.
+  chat_template: str = CHAT
+
+  @classmethod
+  def from_pretrained(cls, folder: str | os.PathLike[str]) -> "JanusProcessor":
+    """Reads the settings of an HF-format folder; no network.
+
+    Raises:
+      UserError: files are missing, or settings are not those of Janus; lists
+        all that is wrong.
+    """
+    folder = Path(folder)
+    config = safetensors_io.read_config(folder)
+    generation = settings_files.read_optional(folder / "generation_config.json")
+    settings = settings_files.image_settings(folder)
+    tokenizer = read_tokenizer(folder)
+    text = config.get("text_config") or {}
+    vision = config.get("vision_config") or {}
+    size, patch = vision.get("image_size", 384), vision.get("patch_size", 16)
+    ids, problems = janus_settings.special_ids(tokenizer, config, generation)
+    if not settings:
+      problems.append(
+        "neither preprocessor_config.json nor an image processor in"
+        " processor_config.json; take that of the same Janus checkpoint"
+      )
+    else:
+      settings = {**janus_settings.IMAGES, **settings}
+      problems += janus_settings.image_problems(settings, size)
+    if problems:
+      raise UserError(listed(f"{folder} is no Janus model:", problems))
+    chat = settings_files.read_optional(folder / settings_files.PROCESSOR)
+    return cls(
+      tokenizer=tokenizer,
+      num_image_tokens=(size // patch) ** 2,
+      image_size=size,
+      max_positions=text.get("max_position_embeddings", 2048),
+      min_size=settings["min_size"],
+      system=_SYSTEM if chat.get("use_default_system_prompt") else "",
+      chat_template=settings_files.chat_template(
+        folder, tokenizer.chat_template
+      )
+      or CHAT,
+      **ids,
+    )
+
+  def prompt_ids(self, titles: Sequence[str], instruction: str) -> list[int]:
+    """Writes the prompt for drawing an image after a history.
+
+    The chat form of Janus: `<|User|>: `, for each item its title and its image
+    on a line, the instruction, an empty line, `<|Assistant|>:` and begin of
+    image. The k-th image of the prompt is the k-th title's.
+
+    Args:
+      titles: of the history, oldest first; may be none. Special tokens spelt
+        out in a text are taken out, or they would stand for images.
+      instruction: what to draw.
+
+    Returns:
+      Token ids, BOS first, not padded.
+    """
+    image = self._image()
+    items = "".join(f"{self._plain(title)}{image}\n" for title in titles)
+    text = f"<|User|>: {items}{self._plain(instruction)}\n\n<|Assistant|>:"
+    return self._encode(text + self._token(self.boi_id))
+
+  def text_prompt_ids(self, text: str) -> list[int]:
+    """Writes the prompt for drawing what a text says."""
+    return self.prompt_ids([], text.strip())
+
+  def question_ids(self, titles: Sequence[str], question: str) -> list[int]:
+    """Writes the prompt for an answer in words, about images if there are any.
+
+    What `JanusProcessor` makes of one user's turn by the checkpoint's own chat
+    template: for each item its title, if it has one, and its image, then the
+    question.
+
+    Args:
+      titles: one for each image, in their order; '' where one has none.
+      question: what to answer.
+
+    Returns:
+      Token ids, BOS first, not padded.
+
+    Raises:
+      UserError: the checkpoint's chat template is wrong or takes no images, or
+        it has several and none is the default; see `settings.chat_template`.
+    """
+    parts: list[dict[str, str]] = []
+    for title in map(self._plain, titles):
+      parts += [{"type": "text", "text": title}] if title else []
+      parts.append({"type": "image"})
+    parts.append({"type": "text", "text": self._plain(question)})
+    problem, text = "", ""
+    try:
+      text = self.tokenizer.apply_chat_template(
+        [{"role": "user", "content": parts}],
+        chat_template=self.chat_template,
+        add_generation_prompt=True,
+        tokenize=False,
+      )
+    except (jinja2.TemplateError, TypeError) as error:
+      problem = f"fails: {error}"
+    place = self._token(self.image_id)
+    if not problem and text.count(place) != len(titles):
+      problem = f"has {text.count(place)} places for {len(titles)} images"
+    if problem:
+      raise UserError(
+        f"the chat template of this checkpoint {problem}; take that of"
+        " deepseek-community/Janus-Pro-1B, or none for the same"
+      )
+    text = self.system + text.removeprefix(self._token(self.bos_id))
+    return self._encode(text.replace(place, self._image()))
+
+  def pixels(self, image: PIL.Image.Image) -> np.ndarray:
+    """Pads an image to a square as `JanusImageProcessorPil` does.
+
+    What the vision tower sees. The longer side becomes `image_size`, bicubic;
+    the rest is filled with the middle grey, evenly on both sides. Images of
+    other modes than RGB become RGB by `images.upright`. (Where torchvision is
+    installed, transformers prefers it to Pillow: its bicubic differs by at most
+    2 of 255 at 384 pixels, in under 1 % of values.)
+
+    Returns:
+      uint8 [S, S, 3]; the model itself rescales to [-1, 1].
+    """
+    image = images.upright(image)
+    scale = self.image_size / max(image.size)
+    width, height = (max(round(n * scale), self.min_size) for n in image.size)
+    image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    side = max(width, height)
+    # int(0.5 * 255), from the mean that normalises.
+    square = np.full((side, side, 3), 127, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = np.asarray(image)
+    return square
+
+  def crop(self, image: PIL.Image.Image) -> np.ndarray:
+    """Takes the centre square of an image, as Janus was trained to draw it.
+
+    The shorter side becomes `image_size`, bicubic, and the middle of the longer
+    one stays (Janus, arXiv 2410.13848, training details): what the image
+    tokenizer encodes, and CLIP compares, of real images.
+
+    Returns:
+      uint8 [S, S, 3].
+    """
+    image = images.upright(image)
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    square = image.resize(
+      (self.image_size, self.image_size),
+      PIL.Image.Resampling.BICUBIC,
+      # Beyond it the filter still sees the image, as if cropped afterwards.
+      box=(left, top, left + side, top + side),
+    )
+    return np.asarray(square)
+
+  def _token(self, index: int) -> str:
+    return self.tokenizer.convert_ids_to_tokens(index)
+
+  def _image(self) -> str:
+    """Returns the tokens that an image takes, spelt out."""
+    places = self._token(self.image_id) * self.num_image_tokens
+    return self._token(self.boi_id) + places + self._token(self.eoi_id)
+
+  def _encode(self, text: str) -> list[int]:
+    # Tokenizers differ in whether they add BOS, or an end token, by themselves.
+    ids = self.tokenizer.encode(text, add_special_tokens=False)
+    return [self.bos_id, *ids]
+
+  def _plain(self, text: str) -> str:
+    for token in self.tokenizer.get_added_vocab():
+      text = text.replace(token, " ")
+    return text

@@ -1,0 +1,86 @@
+"""Trained models: a workdir's newest checkpoint over the base of its run."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from genrec_jax.core import tree
+from genrec_jax.core.errors import UserError
+from genrec_jax.hf import locate, safetensors_io
+from genrec_jax.runtime import checkpoint, workdir
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+  """Returns a hash of a checkpoint's weights: 16 hexadecimal digits.
+
+  A workdir's is of its newest checkpoint and of what that is laid over.
+
+  Raises:
+    UserError: there is no checkpoint.
+  """
+  folder, whole = locate.resolve(path), hashlib.sha256()
+  if (folder / checkpoint.FOLDER).is_dir():
+    whole.update(fingerprint(base_of(folder)).encode())
+    step = checkpoint.saved_step(str(folder))
+    folder = folder / checkpoint.FOLDER / str(step) / "params"
+    files = [file for file in folder.rglob("*") if file.is_file()]
+  else:
+    files = list(folder.glob("*.safetensors"))
+  for file in sorted(files):
+    with open(file, "rb") as opened:
+      whole.update(hashlib.file_digest(opened, "sha256").digest())
+  return whole.hexdigest()[:16]
+
+
+def base_of(folder: Path) -> str:
+  """Returns the checkpoint that a workdir's run started from."""
+  try:
+    return workdir.read_config(str(folder))["model"]["checkpoint"]
+  except (UserError, KeyError, TypeError):
+    raise UserError(
+      f"{folder} has {checkpoint.FOLDER}/ but no config.json with the"
+      " model.checkpoint that its run started from; give a whole workdir"
+    ) from None
+
+
+def check_base(folder: Path) -> None:
+  """Refuses a workdir whose base has other weights than it was trained from."""
+  config = tree.flatten(workdir.read_config(str(folder)), sep=".")
+  then = config.get(workdir.FINGERPRINT)
+  now = then and fingerprint(base_of(folder))
+  if then != now:
+    raise UserError(
+      f"{folder} was trained from {base_of(folder)} when that had other weights"
+      f" ({workdir.FINGERPRINT} {then} then, {now} now): put those back, or"
+      " train again"
+    )
+
+
+def sampling_settings(
+  path: str | os.PathLike[str],
+) -> tuple[dict[str, Any], str | None]:
+  """Returns how a model's images are to be sampled: as when it was trained.
+
+  Args:
+    path: see `open_generator`. Of a workdir it is the config that says so, of
+      an HF-format folder generation_config.json, which has no instruction.
+
+  Returns:
+    Those of 'guidance', 'temperature', 'top_k' and 'top_p' that are said, and
+    the instruction after the history, or None.
+
+  Raises:
+    UserError: there is no such model, or its file is damaged.
+  """
+  folder = locate.resolve(path)
+  names = ("guidance", "temperature", "top_k", "top_p")
+  instruction, file = None, folder / "generation_config.json"
+  if (folder / checkpoint.FOLDER).is_dir():
+    config = workdir.read_config(str(folder))
+    said = config.get("sample") or {}
+    instruction = (config.get("data") or {}).get("instruction")
+  else:
+    said = dict(safetensors_io.read_json(file)) if file.exists() else {}
+    said["guidance"] = said.get("guidance_scale")
+  return {k: said[k] for k in names if said.get(k) is not None}, instruction
