@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
-from tests.hf.streaming_test import GB, available_memory
 import torch
 
 from benchmarks import random_janus
@@ -20,6 +19,7 @@ from genrec_jax.hf import load, safetensors_io
 from genrec_jax.hf.export import export_generator
 from genrec_jax.sampling import Sampling
 from tests.hf import tiny_janus
+from tests.hf.sharded_read_test import GB, available_memory
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "infer_hf.py"
 INSTRUCTION = "Draw the next item."
