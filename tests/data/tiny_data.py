@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import world
+from genrec_jax.data.histories import Splits
 from genrec_jax.data.windows import WindowSpec
 
 INSTRUCTION = "what comes next"
@@ -76,7 +77,7 @@ def fake_dataset(users, num_items=40):
       "items": [b"%d" % row for row in rows],
       "rows": np.asarray(rows),
       "timestamps": np.arange(len(rows)),
-      **splits._asdict(),
+      **Splits(*splits)._asdict(),
     }
     for user, (rows, splits) in enumerate(users)
   ]

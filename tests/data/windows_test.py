@@ -6,7 +6,6 @@ import pytest
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import histories
 from genrec_jax.data import windows as windows_lib
-from genrec_jax.data.histories import Splits
 from genrec_jax.data.windows import WindowSpec, find_windows
 from tests.data.tiny_data import fake_dataset
 
@@ -55,7 +54,7 @@ def test_short_histories_are_padded_or_left_out_and_counted():
 
 def test_without_held_out_users_everybody_is_evaluated():
   splits = histories.split_points(6)
-  dataset = fake_dataset([(range(6), splits), (range(2), Splits(2, 2, 2))])
+  dataset = fake_dataset([(range(6), splits), (range(2), (2, 2, 2))])
   assert _found(dataset, "test") == [(0, 5, 6)]  # two items are too few
   assert _found(dataset, "validation") == [(0, 4, 5)]
   assert _found(dataset, "train") == [
