@@ -33,7 +33,7 @@ def write(
   found["verdicts"] = verdicts.verdicts(found)
   if distributed.is_first():
     summary.write(workdir, found)
-    names = [name for held in evaluator.test for name in held.names]
+    names = [n for held in evaluator.test for n in held.names[: held.count]]
     per_user.write(workdir, names, comparison.scores)
     users = examples(evaluator.test, comparison.samples)
     page.write(workdir, found, users=users)
