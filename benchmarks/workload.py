@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.special_tokens import BOI, BOS, EOI, IMAGE
-
+# As genrec_jax.testing has them, which would bring JAX into torch's processes.
+BOS, _, _, IMAGE, BOI, EOI = range(6)
 HISTORY = 5  # images of a prompt
 FUTURE = 3  # images that the reward looks at
 SAMPLES = 8  # G
@@ -157,7 +157,8 @@ def save(folder: str, size: str | Size) -> None:
     CLIPImageProcessorPil,
   )
 
-  from benchmarks import random_janus
+  from genrec_jax.testing import janus_tokenizer
+  from tests.hf import random_janus
 
   transformers.utils.logging.disable_progress_bar()
   sizes = SIZES[size] if isinstance(size, str) else size
@@ -174,7 +175,7 @@ def save(folder: str, size: str | Size) -> None:
   torch.manual_seed(1)
   clip = transformers.CLIPModel(transformers.CLIPConfig(**sizes.clip))
   clip.save_pretrained(f"{folder}/clip")
-  random_janus.tokenizer().save_pretrained(f"{folder}/clip")
+  janus_tokenizer().save_pretrained(f"{folder}/clip")
   side = sizes.clip["vision_config"]["image_size"]
   CLIPImageProcessorPil(
     size={"shortest_edge": side}, crop_size={"height": side, "width": side}

@@ -13,7 +13,7 @@ FLOORS = (
   {"config"},
   {"evals"},
   {"train"},
-  {"analysis"},
+  {"analysis", "testing"},
 )
 RANKS = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 JIT = {"jit", "pjit", "pmap"}

@@ -15,6 +15,13 @@ import numpy as np
 # 2019, prove bounds of this form.) Products in TF32 or bfloat16, the next worse
 # arithmetic, are off by 2**-11 and more: by 4,000 eps.
 _SAFETY = 4.0
+# Roundings one after the other on the longest way to a code's log-probability
+# in `tiny_janus`, see `bound`: the lengths of the sums over a patch,
+# in SigLIP's layer and the aligner, in two layers of the language model with
+# their norms, in the head and the softmax.
+TINY_JANUS_TERMS = (
+  192 + 84 + 40 + 2 * (24 + 10 + 21 + 60 + 24 + 40) + 5 * 24 + 48 + 16
+)
 
 
 def bound(terms: int, scale: float) -> float:
@@ -27,6 +34,18 @@ def bound(terms: int, scale: float) -> float:
       the value where large numbers cancel.
   """
   return _SAFETY * np.sqrt(terms) * np.finfo(np.float32).eps * scale
+
+
+def score_bound(
+  logprobs, guidance: float = 1.0, terms: int = TINY_JANUS_TERMS
+) -> float:
+  """Returns how far apart two computations of log-probabilities may be.
+
+  Guidance takes w of one branch less w - 1 of the other, which cancel: of their
+  rounding it adds 2 w - 1. Logits are taken to be as large as what they give.
+  """
+  size = max(1.0, float(np.abs(logprobs).max()))
+  return bound(terms, (2 * guidance - 1) * size)
 
 
 def assert_close(found, expected, *, terms, scale=None, err_msg=""):

@@ -6,6 +6,7 @@ import duckdb
 from PIL import Image
 import pytest
 
+from genrec_jax import testing
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import histories, synthetic
 from genrec_jax.data import stream as stream_lib
@@ -15,12 +16,12 @@ from tests.data import tiny_data
 
 @pytest.fixture(scope="session")
 def processor():
-  return tiny_data.FakeProcessor()
+  return testing.TinyProcessor()
 
 
 @pytest.fixture(scope="session")
 def clip_tokenizer():
-  return tiny_data.word_tokenizer(12)
+  return testing.word_tokenizer(12)
 
 
 @pytest.fixture(scope="session")

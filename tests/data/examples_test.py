@@ -12,17 +12,8 @@ from genrec_jax.data import stream as stream_lib
 from genrec_jax.data import titles as titles_lib
 from genrec_jax.hf.janus_processor import JanusProcessor
 from genrec_jax.hf.locate import ASSETS
-from tests.data.tiny_data import (
-  BOI,
-  IMAGE,
-  IMAGE_TOKENS,
-  INSTRUCTION,
-  PAD,
-  SPEC,
-  fake_dataset,
-  take,
-  windows_in,
-)
+from genrec_jax.testing import BOI, IMAGE, IMAGE_TOKENS, INSTRUCTION, PAD
+from tests.data.tiny_data import SPEC, fake_dataset, take, windows_in
 
 
 @pytest.mark.parametrize("size", [(40, 60), (60, 40), (40, 40)])

@@ -196,6 +196,7 @@ def test_worker_processes_change_nothing(dataset, tmp_path):
       import numpy as np
       from genrec_jax.data import dataset as dataset_lib
       from genrec_jax.data import stream
+      from genrec_jax import testing
       from tests.data import tiny_data
 
       def main():
@@ -204,7 +205,7 @@ def test_worker_processes_change_nothing(dataset, tmp_path):
 
         def opened(workers):
           return iter(stream.train_batches(
-            dataset, tiny_data.FakeProcessor(), tiny_data.word_tokenizer(12),
+            dataset, testing.TinyProcessor(), testing.word_tokenizer(12),
             tiny_data.SPEC, batch_size=4, seed=0, workers=workers,
           ))
 

@@ -1,61 +1,17 @@
-"""A tiny data set and a fake processor; readers of batches made of them."""
+"""A tiny data set, and readers of batches made of it."""
 
 import functools
 
 import jax
 import numpy as np
-from PIL import ImageOps
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import world
 from genrec_jax.data.histories import Splits
 from genrec_jax.data.windows import WindowSpec
+from genrec_jax.testing import INSTRUCTION
 
-INSTRUCTION = "what comes next"
 SPEC = WindowSpec(5, 3, instruction=INSTRUCTION)
-BOS, PAD, BOI, EOI, IMAGE, NEWLINE = range(6)
-IMAGE_TOKENS = 4
-
-
-def word_tokenizer(max_length):
-  words = ["<s>", "<pad>", "<boi>", "<eoi>", "<image>", "<n>", "on", "<unk>"]
-  words += [word for words in world.ATTRIBUTES.values() for word in words]
-  words += INSTRUCTION.split()
-  vocabulary = {word: i for i, word in enumerate(words)}
-  model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-  model.pre_tokenizer = pre_tokenizers.Whitespace()
-  return PreTrainedTokenizerFast(
-    tokenizer_object=model,
-    pad_token="<pad>",
-    unk_token="<unk>",
-    model_max_length=max_length,
-  )
-
-
-class FakeProcessor:
-  """The part of hf.processor.Processor that examples need."""
-
-  pad_id, image_size = PAD, 32
-  num_image_tokens, max_positions = IMAGE_TOKENS, 1000
-
-  def __init__(self):
-    self.tokenizer = word_tokenizer(10_000)
-
-  def prompt_ids(self, titles, instruction):
-    ids = [BOS]
-    for title in titles:
-      ids += self.tokenizer(title)["input_ids"]
-      ids += [BOI, *[IMAGE] * IMAGE_TOKENS, EOI, NEWLINE]
-    return [*ids, *self.tokenizer(instruction)["input_ids"], BOI]
-
-  def pixels(self, image):
-    assert image.mode == "RGB"
-    return np.asarray(ImageOps.pad(image, (32, 32), color=(127, 127, 127)))
-
-  def crop(self, image):
-    return np.asarray(ImageOps.fit(image, (32, 32)))
 
 
 @functools.cache

@@ -9,97 +9,22 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
+from genrec_jax import testing
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import world
 from genrec_jax.evals import opening, per_user, task
 from genrec_jax.evals.judge import Judge
 from genrec_jax.hf import load
-from genrec_jax.models.clip import Clip, Tower
-from genrec_jax.models.janus import RULES, Janus
-from genrec_jax.models.llama import Llama
-from genrec_jax.models.siglip import Siglip
-from genrec_jax.models.vqgan import VQGAN
+from genrec_jax.models.janus import RULES
 from genrec_jax.sampling import Sampling
 
 ROOT = pathlib.Path(__file__).parents[2]
-WORDS = ["<s>", "<pad>", "<boi>", "<image>", "on", "<unk>"]
-WORDS += [word for words in world.ATTRIBUTES.values() for word in words]
-
-
-def _tokenizer(length):
-  vocabulary = {word: i for i, word in enumerate(WORDS)}
-  model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-  model.pre_tokenizer = pre_tokenizers.Whitespace()
-  return PreTrainedTokenizerFast(
-    tokenizer_object=model, pad_token="<pad>", model_max_length=length
-  )
-
-
-class _Processor:
-  pad_id, image_size = 1, 32
-  num_image_tokens, max_positions = 4, 1000
-
-  def __init__(self):
-    self.tokenizer = _tokenizer(1000)
-
-  def prompt_ids(self, titles, instruction):
-    del instruction
-    ids = [0]
-    for title in titles:
-      ids += [*self.tokenizer(title)["input_ids"], *[3] * 4]
-    return [*ids, 2]
-
-  def pixels(self, image):
-    return np.asarray(image)
-
-  crop = pixels
+VOCABULARY = len(testing.word_tokenizer())
 
 
 def _janus(width=16):
-  return Janus(
-    language=Llama(
-      vocab_size=len(WORDS),
-      width=width,
-      mlp_width=16,
-      num_layers=1,
-      num_heads=2,
-      num_kv_heads=1,
-      head_width=8,
-    ),
-    vision=Siglip(
-      width=16,
-      mlp_width=16,
-      num_layers=1,
-      num_heads=2,
-      image_size=32,
-      patch_size=16,
-    ),
-    tokenizer=VQGAN(
-      embed_dim=4,
-      num_embeddings=16,
-      latent_channels=32,
-      base_channels=32,
-      channel_multiplier=(1, 1, 1, 1, 1),
-      num_res_blocks=1,
-    ),
-    bos_id=0,
-    pad_id=1,
-    boi_id=2,
-    image_id=3,
-  )
-
-
-def _random(model, seed):
-  """Returns random parameters; `init` would compile each draw."""
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype),
-    jax.eval_shape(model.init, jax.random.key(0)),
-  )
+  return testing.tiny_janus(image_size=32, vocab_size=VOCABULARY, width=width)
 
 
 def _config(**checkpoint):
@@ -129,13 +54,15 @@ def checkpoints(monkeypatch):
   def open_generator(path, *, dtype):
     assert dtype == "float32"
     model = _janus(sizes.get(str(path), 16))
-    processor = _Processor()
+    processor = testing.TinyProcessor()
     if path in others:
       processor.tokenizer.add_tokens(["word"])
 
     def read(shardings):
       loaded.append(str(path))
-      return jax.device_put(_random(model, seed=len(loaded)), shardings)
+      return jax.device_put(
+        testing.random_params(model, len(loaded), 0.1), shardings
+      )
 
     return SimpleNamespace(
       model=model,
@@ -148,20 +75,13 @@ def checkpoints(monkeypatch):
 
   def open_clip(path, *, dtype):
     del path, dtype
-    clip = Clip(
-      vision=Tower(16, 16, 1, 2),
-      text=Tower(16, 16, 1, 2),
-      projection_dim=8,
-      image_size=32,
-      patch_size=16,
-      vocab_size=len(WORDS),
-      max_position_embeddings=12,
-      eos_token_id=4,
+    clip = testing.tiny_clip(
+      image_size=32, vocab_size=VOCABULARY, max_position_embeddings=12
     )
-    params = _random(clip, seed=9)
+    params = testing.random_params(clip, 9, 0.1)
     return SimpleNamespace(
       clip=clip,
-      tokenizer=_tokenizer(12),
+      tokenizer=testing.word_tokenizer(12),
       shapes=params,
       read=lambda shardings: jax.device_put(params, shardings),
     )

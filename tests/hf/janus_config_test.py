@@ -3,6 +3,7 @@
 import pytest
 import transformers
 
+from genrec_jax import testing
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import janus_config
 from genrec_jax.models import janus
@@ -14,7 +15,7 @@ IDS = {"bos_id": 0, "pad_id": 2, "boi_id": 4}
 def test_config_survives_the_way_to_hf_and_back():
   theirs, ours, _ = tiny_janus.pair()
   config, generation = janus_config.config_to_hf(
-    ours, eos_id=tiny_janus.EOS, max_positions=256
+    ours, eos_id=testing.EOS, max_positions=256
   )
   assert janus_config.config_from_hf(config, **IDS) == ours
   # transformers makes the same of it as of the original.

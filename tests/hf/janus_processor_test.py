@@ -13,6 +13,7 @@ from transformers.models.clip.image_processing_pil_clip import (
   CLIPImageProcessorPil,
 )
 
+from genrec_jax import testing
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import janus_processor
 from genrec_jax.hf.janus_processor import JanusProcessor
@@ -35,7 +36,7 @@ def processor(folder):
 def theirs():
   return transformers.JanusProcessor(
     tiny_janus.image_processor(),
-    tiny_janus.tokenizer(),
+    testing.janus_tokenizer(),
     num_image_tokens=tiny_janus.PATCHES,
   )
 
@@ -98,7 +99,7 @@ def test_ids_are_taken_in_the_order_of_transformers(tmp_path):
   (folder / "generation_config.json").unlink()
   processor = JanusProcessor.from_pretrained(folder)
   assert processor.pad_id == 73
-  assert processor.end_ids == (tiny_janus.EOS,)
+  assert processor.end_ids == (testing.EOS,)
   assert processor.max_positions == 256
 
 
@@ -147,7 +148,7 @@ def test_text_prompts_are_those_of_transformers(processor, theirs):
 
 
 def test_prompts_with_a_history_are_those_of_transformers(processor, theirs):
-  placeholder = tiny_janus.TOKENS["image_token"]
+  placeholder = testing.SPECIAL_TOKENS["image_token"]
   expected = theirs(
     text=[
       f"<|User|>: red cross{placeholder}\nblue circle{placeholder}\n"
@@ -218,7 +219,7 @@ def test_questions_are_those_of_transformers(tmp_path, file, system):
   (folder / "processor_config.json").write_text(json.dumps(settings))
   theirs = transformers.JanusProcessor(
     tiny_janus.image_processor(),
-    tiny_janus.tokenizer(),
+    testing.janus_tokenizer(),
     chat_template=template,
     use_default_system_prompt=system,
     num_image_tokens=tiny_janus.PATCHES,

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from genrec_jax import testing
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import load, safetensors_io, sharded_read, workdir_model
@@ -237,12 +238,12 @@ def test_clip_comes_with_its_tokenizer(tmp_path):
     )
   )
   theirs.save_pretrained(tmp_path)
-  tiny_janus.tokenizer().save_pretrained(tmp_path)
+  testing.janus_tokenizer().save_pretrained(tmp_path)
   side = {"size": {"shortest_edge": 16}, "crop_size": 16}
   transformers.CLIPImageProcessorPil(**side).save_pretrained(tmp_path)
   clip, params, tokenizer = load.load_clip(tmp_path, dtype="bfloat16")
   assert clip.dtype == "bfloat16"
-  assert len(tokenizer) == len(tiny_janus.tokenizer())
+  assert len(tokenizer) == len(testing.janus_tokenizer())
   assert tokenizer.model_max_length == 16  # not more than it has positions for
   np.testing.assert_array_equal(
     params["visual_projection"]["kernel"],

@@ -12,13 +12,12 @@ import PIL.Image
 import pytest
 import torch
 
-from benchmarks import random_janus
 from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf import load, safetensors_io
 from genrec_jax.hf.export import export_generator
 from genrec_jax.sampling import Sampling
-from tests.hf import tiny_janus
+from tests.hf import random_janus, tiny_janus
 from tests.hf.sharded_read_test import GB, available_memory
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "infer_hf.py"

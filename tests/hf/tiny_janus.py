@@ -7,24 +7,22 @@ import grain
 import jax
 import numpy as np
 
-from benchmarks import random_janus, special_tokens
-from benchmarks.special_tokens import BOI, BOS, EOI, IMAGE, PAD
 from genrec_jax.core.types import TrainState
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import janus_config, workdir_model
 from genrec_jax.hf.rules import to_params
 from genrec_jax.runtime import checkpoint
 from genrec_jax.runtime import workdir as workdir_lib
+from genrec_jax.testing import BOI, BOS, EOI, IMAGE, PAD, VOCABULARY
+from tests.hf import random_janus
 
-EOS, TOKENS = special_tokens.EOS, special_tokens.TOKENS
-tokenizer = random_janus.tokenizer
 published_config = random_janus.published_config
 SIDE = 20  # pixels
 PATCHES = 25
 CODES = 50
 
 TEXT = {
-  "vocab_size": random_janus.VOCABULARY,
+  "vocab_size": VOCABULARY,
   "hidden_size": 40,
   "intermediate_size": 56,
   "num_hidden_layers": 3,

@@ -8,8 +8,7 @@ from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax import rewards
-from tests import tiny
+from genrec_jax import rewards, testing
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -39,18 +38,18 @@ PIXELS = jax.ShapeDtypeStruct((2, 24, 32, 3), jnp.float32)
 
 
 def test_clip_multiplies_in_float32():
-  clip = tiny.tiny_clip()
+  clip = testing.tiny_clip()
   params = shapes(clip)
   ids = np.ones((2, 5), np.int32)
   assert precisions(clip.embed_images, params, PIXELS) == {HIGHEST}
   assert precisions(clip.embed_texts, params, ids, ids > 0) == {HIGHEST}
-  batch = tiny.random_batch(2)
+  batch = testing.random_batch(2)
   embed = functools.partial(rewards.embed_targets, clip)
   assert precisions(embed, params, batch) == {HIGHEST}
 
 
 def test_clip_in_bfloat16_is_left_alone():
-  clip = dataclasses.replace(tiny.tiny_clip(), dtype="bfloat16")
+  clip = dataclasses.replace(testing.tiny_clip(), dtype="bfloat16")
   found = jax.make_jaxpr(clip.embed_images)(shapes(clip), PIXELS).jaxpr
   asked = [
     equation.params["precision"]
@@ -62,7 +61,7 @@ def test_clip_in_bfloat16_is_left_alone():
 
 
 def test_codes_are_found_in_float32():
-  model = tiny.tiny_janus()
+  model = testing.tiny_janus()
   params = {"tokenizer": shapes(model.tokenizer)}
   pixels = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
   # In a run that computes in bfloat16, too: the tokenizer keeps its type.
@@ -72,7 +71,7 @@ def test_codes_are_found_in_float32():
 
 
 def test_decoding_is_left_at_the_default():
-  model = tiny.tiny_janus()
+  model = testing.tiny_janus()
   params = {"tokenizer": shapes(model.tokenizer)}
   codes = jax.ShapeDtypeStruct((2, 4), jnp.int32)
   assert precisions(model.decode_pixels, params, codes) == {None}

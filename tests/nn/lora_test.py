@@ -14,8 +14,9 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.models import janus
 from genrec_jax.nn import layers, lora
 from genrec_jax.sampling import Sampling
+from genrec_jax.testing import random_batch, tiny_janus
 from tests import rounding
-from tests.tiny import random_batch, score_bound, tiny_janus
+from tests.rounding import score_bound
 
 MODEL = tiny_janus()
 SHAPES = jax.eval_shape(MODEL.init, jax.random.key(0))

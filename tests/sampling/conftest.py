@@ -5,14 +5,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.core.types import Prompt
-from tests.tiny import (
-  BOI,
-  BOS,
-  IMAGE,
-  PAD,
-  amplified,
-  tiny_janus,
-)
+from genrec_jax.testing import BOI, BOS, IMAGE, PAD, amplified, tiny_janus
 
 
 @pytest.fixture(scope="module")

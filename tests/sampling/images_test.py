@@ -9,12 +9,10 @@ import pytest
 
 from genrec_jax import sampling
 from genrec_jax.sampling import Sampling
+from genrec_jax.testing import tiny_janus
 from tests import rounding
 from tests.bandit import Bandit, bandit_batch
-from tests.tiny import (
-  score_bound,
-  tiny_janus,
-)
+from tests.rounding import score_bound
 
 
 def repeated(prompt, times):

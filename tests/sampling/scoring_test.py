@@ -11,12 +11,8 @@ from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
 from genrec_jax.models import janus
 from genrec_jax.sampling import Sampling, scoring
-from tests.tiny import (
-  PAD,
-  TERMS,
-  score_bound,
-  tiny_janus,
-)
+from genrec_jax.testing import PAD, tiny_janus
+from tests.rounding import TINY_JANUS_TERMS, score_bound
 
 
 @pytest.mark.optimised
@@ -47,7 +43,7 @@ def test_scoring_in_chunks_changes_nothing(
   # Scores, and slopes, which a backward pass as long rounds as often again.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(
-      a, b, rtol=0, atol=score_bound(b, 3.0, 2 * TERMS)
+      a, b, rtol=0, atol=score_bound(b, 3.0, 2 * TINY_JANUS_TERMS)
     ),
     run(),
     whole,

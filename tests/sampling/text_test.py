@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_jax import sampling
+from genrec_jax import sampling, testing
 from genrec_jax.core.types import Prompt
 from genrec_jax.sampling import Sampling
 from tests.hf import tiny_janus
@@ -65,13 +65,11 @@ def expected(prompt, end_ids):
 
 def test_greedy_answers_are_those_of_transformers(prompt):
   tokens = np.asarray(
-    compiled(greedy=True, end_ids=(tiny_janus.EOS,))(prompt).tokens
+    compiled(greedy=True, end_ids=(testing.EOS,))(prompt).tokens
   )
   assert tokens.shape == (3, 1, WORDS)
   assert len(np.unique(tokens)) > 6
-  np.testing.assert_array_equal(
-    tokens[:, 0], expected(prompt, (tiny_janus.EOS,))
-  )
+  np.testing.assert_array_equal(tokens[:, 0], expected(prompt, (testing.EOS,)))
   # Tokens that do occur end two of the answers, the second at its first.
   ends = (int(tokens[0, 0, 5]), int(tokens[1, 0, 0]))
   answers = compiled(greedy=True, end_ids=ends)(prompt)

@@ -12,8 +12,8 @@ from configs import rl as rl_config
 from configs import sft as sft_config
 from genrec_jax.analysis import abstract_step, hlo, step_report
 from genrec_jax.models import janus
+from genrec_jax.testing import tiny_clip, tiny_janus
 from genrec_jax.train import setup
-from tests.tiny import tiny_clip, tiny_janus
 from tests.tools.process import ROOT, run_tool
 
 HBM = 16 * step_report.GIB

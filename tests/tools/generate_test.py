@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from genrec_jax import testing
 from genrec_jax.core import tree
 from genrec_jax.hf import janus_processor
 from genrec_jax.hf import processor as processor_lib
@@ -128,7 +129,7 @@ def results(tmp_path_factory, folder, pictures):
 def theirs():
   return transformers.JanusProcessor(
     tiny_janus.image_processor(),
-    tiny_janus.tokenizer(),
+    testing.janus_tokenizer(),
     chat_template=janus_processor.CHAT,
     num_image_tokens=tiny_janus.PATCHES,
   )
@@ -232,7 +233,7 @@ def test_greedy_text_is_that_of_transformers(results, pictures):
       guidance_scale=None,
     )[0, inputs["input_ids"].shape[1] :]
   assert dump["answer_ids"].tolist() == expected.tolist()
-  words = tiny_janus.tokenizer().decode(expected, skip_special_tokens=True)
+  words = testing.janus_tokenizer().decode(expected, skip_special_tokens=True)
   assert (out / "answer.txt").read_text("utf-8") == words.strip() + "\n"
   assert stdout.startswith(words.strip())
   assert [path.name for path in out.iterdir()] == ["answer.txt"]

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 import tokenizers
 import torch
 
-from benchmarks import special_tokens
 from genrec_jax import sampling
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf.janus_processor import CHAT, JanusProcessor
 from genrec_jax.hf.load import load_generator
 from genrec_jax.sampling import Sampling
+from genrec_jax.testing import BOI, BOS, EOS, IMAGE, SPECIAL_TOKENS
 from tests.hf import bad_input_test, tiny_janus
 from tests.tools import bad_flags
 from tests.tools.process import own_words
@@ -63,7 +63,7 @@ def pictures(tmp_path_factory):
 
 # What a tokenizer adds to a text by itself, and changes of its settings.
 BOS_TOKEN, EOS_TOKEN = (
-  special_tokens.TOKENS[name] for name in ("bos_token", "eos_token")
+  SPECIAL_TOKENS[name] for name in ("bos_token", "eos_token")
 )
 TOKENIZERS = {
   "BOS": ("{bos} $A", {}),
@@ -94,8 +94,8 @@ def change_tokenizer(folder, template, settings):
     model.post_processor = tokenizers.processors.TemplateProcessing(
       single=template.format(bos=BOS_TOKEN, eos=EOS_TOKEN),
       special_tokens=[
-        (BOS_TOKEN, special_tokens.BOS),
-        (EOS_TOKEN, special_tokens.EOS),
+        (BOS_TOKEN, BOS),
+        (EOS_TOKEN, EOS),
       ],
     )
   model.save(str(file))
@@ -129,10 +129,10 @@ def test_ids_pixels_and_greedy_codes_are_ours(folder, tmp_path, pictures, kind):
     ours.processor.prompt_ids([], text),
   ]
   for row in rows:
-    assert row.index(special_tokens.BOS) == 0
-    assert row.count(special_tokens.BOS) == 1
-    assert special_tokens.EOS not in row
-    assert row[-1] == special_tokens.BOI
+    assert row.index(BOS) == 0
+    assert row.count(BOS) == 1
+    assert EOS not in row
+    assert row[-1] == BOI
   model, processor = tool.load(tmp_path)
   seen = tool.read_pictures(pictures)
   prompts = [
@@ -186,7 +186,7 @@ def test_ids_are_taken_where_the_package_takes_them(folder, tmp_path):
   shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
   for changes in (
     {"pad_token_id": 70, "eos_token_id": [1, 71], "generation_kwargs": None},
-    {"pad_token_id": None, "boi_token_id": special_tokens.BOI},
+    {"pad_token_id": None, "boi_token_id": BOI},
     None,
   ):
     file = tmp_path / "generation_config.json"
@@ -274,7 +274,7 @@ def test_without_guidance_the_prompt_alone_counts(theirs, pictures):
   features = model.model.get_image_features(
     prompt["pixel_values"], return_dict=True
   ).pooler_output
-  slots = prompt["input_ids"][..., None] == special_tokens.IMAGE
+  slots = prompt["input_ids"][..., None] == IMAGE
   embeds = torch.cat(
     [
       embeds.masked_scatter(slots, features),
@@ -604,6 +604,6 @@ def test_a_damaged_checkpoint_is_one_error(
   assert error.value.code.startswith(f"error: cannot load {folder}: ")
   assert "\n" not in error.value.code
   for part in expected:
-    found = part.format(shard=shard, image_id=special_tokens.IMAGE)
+    found = part.format(shard=shard, image_id=IMAGE)
     assert found in error.value.code
   assert [path.name for path in tmp_path.iterdir()] == ["janus"]

@@ -14,9 +14,9 @@ from genrec_jax import objectives, rewards, sampling
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.sampling import Sampling
+from genrec_jax.testing import tiny_clip, tiny_janus
 from genrec_jax.train import rl, setup, sft
 from tests.bandit import Angles, Bandit, bandit_batch
-from tests.tiny import tiny_clip, tiny_janus
 from tests.train.gradients import KEEP, gradient
 
 MODEL, CLIP, PROMPTS = Bandit(), Angles(), 4

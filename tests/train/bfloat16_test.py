@@ -17,8 +17,8 @@ from genrec_jax.data import stream, synthetic
 from genrec_jax.data.windows import WindowSpec
 from genrec_jax.hf import load
 from genrec_jax.sampling import Sampling
+from genrec_jax.testing import tiny_clip
 from genrec_jax.train import rl
-from tests.tiny import tiny_clip
 from tests.train.gradients import KEEP, gradient
 
 CONFIG = common.base("rl", "janus_pro_1b")  # dtype and guidance of real models

@@ -6,7 +6,7 @@ import optax
 
 from genrec_jax.core import tree
 from tests import rounding
-from tests.tiny import TERMS
+from tests.rounding import TINY_JANUS_TERMS
 
 # In front of an optimizer it keeps the gradient in the state.
 KEEP = optax.trace(0.0)
@@ -29,7 +29,7 @@ def assert_same_gradient(one, two) -> None:
   norms = {path: np.linalg.norm(values) for path, values in two.items()}
   whole = np.linalg.norm(list(norms.values()))
   assert whole > 0
-  bound = rounding.bound(2 * TERMS, 3)  # 6e-5
+  bound = rounding.bound(2 * TINY_JANUS_TERMS, 3)  # 6e-5
   for path, norm in norms.items():
     off = np.linalg.norm(np.asarray(one[path]) - np.asarray(two[path]))
     assert off <= min(bound * whole, 10 * bound * norm), (

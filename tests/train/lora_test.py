@@ -22,15 +22,10 @@ from genrec_jax.hf.export import export_checkpoint
 from genrec_jax.models import janus
 from genrec_jax.nn import lora
 from genrec_jax.sampling import Sampling
+from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.train import loop, rl, setup, sft
 from tests.hf import tiny_janus as saved
-from tests.tiny import (
-  amplified,
-  random_batch,
-  score_bound,
-  tiny_clip,
-  tiny_janus,
-)
+from tests.rounding import score_bound
 from tests.train.gradients import assert_same_gradient
 
 

@@ -14,14 +14,9 @@ from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.sampling import Sampling
+from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.train import rl
-from tests.tiny import (
-  amplified,
-  random_batch,
-  score_bound,
-  tiny_clip,
-  tiny_janus,
-)
+from tests.rounding import score_bound
 from tests.train.gradients import (
   KEEP,
   assert_float32,

@@ -19,9 +19,9 @@ from genrec_jax.models import janus
 from genrec_jax.nn import lora
 from genrec_jax.runtime import checkpoint
 from genrec_jax.sampling import Sampling
+from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.train import rl, setup, sft
 from tests import rounding
-from tests.tiny import amplified, random_batch, tiny_clip, tiny_janus
 
 CLIP = tiny_clip()
 MODEL = tiny_janus().with_compute(dtype="bfloat16", remat="full")

@@ -13,9 +13,10 @@ from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.sampling import Sampling
+from genrec_jax.testing import amplified, random_batch, tiny_janus
 from genrec_jax.train import sft
 from tests import rounding
-from tests.tiny import TERMS, amplified, random_batch, tiny_janus
+from tests.rounding import TINY_JANUS_TERMS
 from tests.train.gradients import (
   KEEP,
   assert_float32,
@@ -78,7 +79,7 @@ def test_loss_is_minus_the_score_of_the_real_codes(params):
   ):
     _, losses, _ = run(params, batch, dropout)
     logprobs, *_ = score(params, prompt, codes[:, None])
-    rounding.assert_close(losses[0], -logprobs.mean(), terms=TERMS)
+    rounding.assert_close(losses[0], -logprobs.mean(), terms=TINY_JANUS_TERMS)
 
 
 def test_it_learns_a_batch_by_heart(params):
@@ -101,7 +102,7 @@ def test_microbatches_equal_the_whole(params, alone):
   state, losses, first = run(
     params, random_batch(8), 0.5, steps=2, microbatches=2
   )
-  rounding.assert_close(losses, alone[1], terms=TERMS)
+  rounding.assert_close(losses, alone[1], terms=TINY_JANUS_TERMS)
   assert_same_gradient(first, alone[2])
   assert_same_params(state, alone[0])
 
@@ -140,7 +141,7 @@ def test_eight_devices_equal_one(params, alone, shape):
   for i, expected in enumerate(alone[1]):
     with jax.transfer_guard("disallow"):
       state, metrics = step(state, frozen, batch)
-    rounding.assert_close(metrics["loss"], expected, terms=TERMS)
+    rounding.assert_close(metrics["loss"], expected, terms=TINY_JANUS_TERMS)
     if i == 0:
       assert_same_gradient(gradient(state), alone[2])
   assert_same_params(state, alone[0])

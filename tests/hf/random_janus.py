@@ -1,18 +1,14 @@
 """Checkpoints of transformers with random weights, as large as one likes."""
 
-import functools
-
-import tokenizers
 import torch
 import transformers
 from transformers.models.janus.image_processing_pil_janus import (
   JanusImageProcessorPil,
 )
 
-from benchmarks.special_tokens import BOI, BOS, EOS, IMAGE, PAD, TOKENS
+from genrec_jax.testing import BOI, BOS, EOS, IMAGE, PAD, janus_tokenizer
 
 TEXT_IDS = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-VOCABULARY = 303  # of the tokenizer
 
 
 def model(*, text, vision, vq, tied=False, seed=0):
@@ -104,35 +100,6 @@ def randomised(model):
   return model.eval()
 
 
-@functools.cache
-def tokenizer():
-  """Returns a byte-level tokenizer with Janus's special tokens."""
-  model = tokenizers.Tokenizer(tokenizers.models.BPE())
-  model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-    add_prefix_space=False
-  )
-  model.decoder = tokenizers.decoders.ByteLevel()
-  trainer = tokenizers.trainers.BpeTrainer(
-    vocab_size=VOCABULARY,
-    special_tokens=list(TOKENS.values()),
-    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    show_progress=False,
-  )
-  texts = ["large red striped circle on sand", "draw the next item: a cross"]
-  model.train_from_iterator(texts * 20, trainer)
-  model.post_processor = tokenizers.processors.TemplateProcessing(
-    single=f"{TOKENS['bos_token']} $A",
-    special_tokens=[(TOKENS["bos_token"], BOS)],
-  )
-  named = ("bos_token", "eos_token", "pad_token")
-  return transformers.PreTrainedTokenizerFast(
-    tokenizer_object=model,
-    padding_side="left",
-    extra_special_tokens={k: v for k, v in TOKENS.items() if k not in named},
-    **{k: v for k, v in TOKENS.items() if k in named},
-  )
-
-
 def image_processor(side):
   """Returns transformers' image processor for images of `side` pixels."""
   return JanusImageProcessorPil(
@@ -144,6 +111,6 @@ def image_processor(side):
 
 def save_settings(folder, side):
   """Writes the tokenizer and the image processor."""
-  tokenizer().save_pretrained(folder)
+  janus_tokenizer().save_pretrained(folder)
   image_processor(side).save_pretrained(folder)
   return folder

@@ -1,0 +1,220 @@
+"""Models, batches, tokenizers and a processor small enough for tests.
+
+What compiles in seconds and still has every part of a real model: groups of
+query heads, heads that are no share of the width, sharded axes that 8 devices
+divide.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+import tokenizers
+import transformers
+
+from genrec_jax.core.types import Batch, Prompt, PyTree
+from genrec_jax.data import world
+from genrec_jax.models import llama, siglip, vqgan
+from genrec_jax.models.clip import Clip, Tower
+from genrec_jax.models.janus import Janus
+
+# Janus's special tokens, which are the first of every vocabulary here.
+SPECIAL_TOKENS = {
+  "bos_token": "<｜begin▁of▁sentence｜>",
+  "eos_token": "<｜end▁of▁sentence｜>",
+  "pad_token": "<｜▁pad▁｜>",
+  "image_token": "<image_placeholder>",
+  "boi_token": "<begin_of_image>",
+  "eoi_token": "<end_of_image>",
+}
+BOS, EOS, PAD, IMAGE, BOI, EOI = range(len(SPECIAL_TOKENS))
+IMAGE_TOKENS = 4  # of `tiny_janus` and `TinyProcessor`
+VOCABULARY = 303  # of `janus_tokenizer`
+INSTRUCTION = "what comes next"
+
+
+def tiny_janus(image_size: int = 16, **language: int) -> Janus:
+  """Returns a Janus that reads and generates images of four codes.
+
+  Args:
+    image_size: pixels, a power of 2.
+    **language: what to change of the `Llama`.
+  """
+  sizes = {
+    "vocab_size": 24,
+    "width": 24,
+    "mlp_width": 40,
+    "num_layers": 2,
+    "num_heads": 6,
+    "num_kv_heads": 2,
+    "head_width": 10,
+  }
+  # Each level but the first halves the side, down to 2 x 2 codes.
+  levels = (image_size // 2).bit_length()
+  return Janus(
+    language=llama.Llama(**(sizes | language)),
+    vision=siglip.Siglip(
+      width=16,
+      mlp_width=24,
+      num_layers=1,
+      num_heads=2,
+      image_size=image_size,
+      patch_size=image_size // 2,
+    ),
+    tokenizer=vqgan.VQGAN(
+      embed_dim=4,
+      num_embeddings=16,
+      latent_channels=32,
+      base_channels=32,
+      channel_multiplier=(1,) * levels,
+      num_res_blocks=1,
+    ),
+    bos_id=BOS,
+    pad_id=PAD,
+    boi_id=BOI,
+    image_id=IMAGE,
+  )
+
+
+def tiny_clip(image_size: int = 16, **changes: int) -> Clip:
+  """Returns a CLIP.
+
+  Args:
+    image_size: pixels, divisible by 2.
+    **changes: of the `Clip`.
+  """
+  sizes = {
+    "projection_dim": 8,
+    "vocab_size": 12,
+    "max_position_embeddings": 6,
+    "eos_token_id": 1,
+  }
+  return Clip(
+    vision=Tower(16, 24, 1, 2),
+    text=Tower(16, 24, 1, 2),
+    image_size=image_size,
+    patch_size=image_size // 2,
+    **(sizes | changes),
+  )
+
+
+def random_params(model: Janus | Clip, seed: int, scale: float) -> PyTree:
+  """Returns normal parameters; `model.init` would compile each leaf's draw."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda leaf: rng.normal(0, scale, leaf.shape).astype(leaf.dtype),
+    jax.eval_shape(model.init, jax.random.key(0)),
+  )
+
+
+def amplified(params: PyTree, factor: float) -> PyTree:
+  """Scales random parameters up, so that no logit is close to uniform."""
+  return jax.tree.map(lambda x: factor * x, params)
+
+
+def random_batch(prompts: int, seed: int = 0) -> Batch:
+  """Returns windows of two history and two future items of random pixels.
+
+  Fits `tiny_janus` and `tiny_clip` of 16 pixels.
+  """
+  rng = np.random.default_rng(seed)
+  image = [BOI, *[IMAGE] * IMAGE_TOKENS, EOI]
+  row = [BOS, 7, *image, 8, *image, 9, BOI]
+  ids = np.tile(np.asarray(row, np.int32), (prompts, 1))  # [P, T]
+  words = (1, 7, 8, 14)
+  ids[:, words] = rng.integers(6, 24, (prompts, len(words)))
+  title = rng.integers(2, 12, (prompts, 5)).astype(np.int32)  # [P, W]
+  title[:, -1] = 1
+
+  def pixels() -> np.ndarray:
+    return rng.integers(0, 256, (prompts, 2, 16, 16, 3), np.uint8)
+
+  history = pixels()
+  return Batch(
+    prompt=Prompt(ids=ids, mask=np.ones(ids.shape, bool), images=history),
+    history=history,
+    history_mask=np.ones((prompts, 2), bool),
+    future=pixels(),
+    future_mask=np.ones((prompts, 2), bool),
+    title_ids=title,
+    title_mask=np.ones(title.shape, bool),
+  )
+
+
+def word_tokenizer(
+  max_length: int = 10_000,
+) -> transformers.PreTrainedTokenizerFast:
+  """Returns a tokenizer of the words of the synthetic world's titles."""
+  words = [*SPECIAL_TOKENS.values(), "<n>", "<unk>", "on"]
+  words += [word for words in world.ATTRIBUTES.values() for word in words]
+  words += INSTRUCTION.split()
+  vocabulary = {word: i for i, word in enumerate(words)}
+  model = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(vocabulary, unk_token="<unk>")
+  )
+  model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=model,
+    pad_token=SPECIAL_TOKENS["pad_token"],
+    unk_token="<unk>",
+    model_max_length=max_length,
+  )
+
+
+class TinyProcessor:
+  """The part of hf.processor.Processor that examples need, for 32 pixels."""
+
+  pad_id, image_size = PAD, 32
+  num_image_tokens, max_positions = IMAGE_TOKENS, 1000
+
+  def __init__(self):
+    self.tokenizer = word_tokenizer()
+    self._newline = self.tokenizer.convert_tokens_to_ids("<n>")
+
+  def prompt_ids(self, titles: Sequence[str], instruction: str) -> list[int]:
+    """Returns a prompt: title and image of each item, and the instruction."""
+    ids = [BOS]
+    for title in titles:
+      ids += self.tokenizer(title)["input_ids"]
+      ids += [BOI, *[IMAGE] * IMAGE_TOKENS, EOI, self._newline]
+    return [*ids, *self.tokenizer(instruction)["input_ids"], BOI]
+
+  def pixels(self, image: Image.Image) -> np.ndarray:
+    """Returns an image as the vision tower reads it: padded to a square."""
+    assert image.mode == "RGB"
+    return np.asarray(ImageOps.pad(image, (32, 32), color=(127, 127, 127)))
+
+  def crop(self, image: Image.Image) -> np.ndarray:
+    """Returns an image as CLIP and the VQ encoder read it: its centre."""
+    return np.asarray(ImageOps.fit(image, (32, 32)))
+
+
+def janus_tokenizer() -> transformers.PreTrainedTokenizerFast:
+  """Returns a byte-level tokenizer with Janus's special tokens."""
+  model = tokenizers.Tokenizer(tokenizers.models.BPE())
+  model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False
+  )
+  model.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=VOCABULARY,
+    special_tokens=list(SPECIAL_TOKENS.values()),
+    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  texts = ["large red striped circle on sand", "draw the next item: a cross"]
+  model.train_from_iterator(texts * 20, trainer)
+  bos = SPECIAL_TOKENS["bos_token"]
+  model.post_processor = tokenizers.processors.TemplateProcessing(
+    single=f"{bos} $A", special_tokens=[(bos, BOS)]
+  )
+  # The rest are not among a tokenizer's own attributes.
+  named = ("bos_token", "eos_token", "pad_token")
+  extra = {k: v for k, v in SPECIAL_TOKENS.items() if k not in named}
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=model,
+    padding_side="left",
+    extra_special_tokens=extra,
+    **{name: SPECIAL_TOKENS[name] for name in named},
+  )
