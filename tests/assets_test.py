@@ -104,7 +104,7 @@ def test_the_base_draws_from_a_title_and_reads_an_image():
   def predict(params, prompt):
     embeds = model.embed(params, prompt)
     hidden = model.hidden_states(params, embeds, prompt.mask)
-    return jnp.argmax(model.text_logits(params, hidden), -1)
+    return jnp.argmax(model.text_vocabulary.logits(params, hidden), -1)
 
   words = predict(loaded.params, Prompt(ids, mask, images))
   assert np.mean(words[:, -length - 1 : -1] == np.asarray(answers)) >= 0.95

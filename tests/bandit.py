@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrec_jax.core.types import Batch, Prefix, Prompt
+from genrec_jax.models.api import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,14 @@ class Bandit:
 
   image_tokens: int = 3
   codebook_size: int = 8
+
+  @property
+  def image_vocabulary(self):
+    return Vocabulary(
+      embed=None,
+      logits=lambda params, hidden: hidden,
+      decode_params=lambda params: params,
+    )
 
   def init(self, key, rows):
     shape = (rows, self.image_tokens * self.codebook_size)
@@ -37,9 +46,6 @@ class Bandit:
   def decode_subtree(self, params):
     return params
 
-  def decode_params(self, params):
-    return params
-
   def prefill(self, params, embeds, mask):
     logits = self._logits(embeds)
     return Prefix(keys=logits, values=(), mask=mask, hidden=logits[:, 0])
@@ -47,19 +53,16 @@ class Bandit:
   def decode_prefix(self, prefix):
     return prefix
 
-  def init_cache(self, prefix, num_samples):
+  def init_cache(self, prefix, num_samples, length):
     return ()
 
-  def decode_step(self, decode_params, prefix, cache, codes, index):
+  def decode_step(self, vocabulary, params, prefix, cache, codes, index):
     logits = prefix.keys[:, index + 1][:, None]
     return jnp.broadcast_to(logits, (*codes.shape, logits.shape[-1])), cache
 
   def teacher_forced_hidden(self, params, embeds, mask, codes):
     logits = self._logits(embeds)[:, None]
     return jnp.broadcast_to(logits, (*codes.shape, logits.shape[-1]))
-
-  def logits(self, params, hidden):
-    return hidden
 
   def decode_pixels(self, params, codes):
     """Draws a pixel for each code."""

@@ -419,14 +419,15 @@ def train_base(
       model.embed(params, model.unconditional(prompt)),
       model.embed(params, prompt),
     )
-    logits = model.code_logits(params, embeds, mask, codes[:, None])[:, 0]
+    hidden = model.teacher_forced_hidden(params, embeds, mask, codes[:, None])
+    logits = model.image_vocabulary.logits(params, hidden)[:, 0]
     cross = optax.softmax_cross_entropy_with_integer_labels
     draw_loss = cross(logits, codes).mean()
 
     ids, mask, answer, images = read
     embeds = model.embed(params, Prompt(ids, mask, images[:, None]))
     hidden = model.hidden_states(params, embeds, mask)
-    logits = model.text_logits(params, hidden[:, :-1])
+    logits = model.text_vocabulary.logits(params, hidden[:, :-1])
     losses = cross(logits, ids[:, 1:])
     read_loss = jnp.sum(losses * answer[:, 1:]) / jnp.sum(answer[:, 1:])
     return draw_loss + 0.5 * read_loss, {"draw": draw_loss, "read": read_loss}

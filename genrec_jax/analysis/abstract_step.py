@@ -130,7 +130,7 @@ def kv_shapes(config, plan: setup.Plan, args: tuple) -> list[Any]:
   def hold(params, prompt):
     embeds = model.embed(params, prompt)
     prefix = model.decode_prefix(model.prefill(params, embeds, prompt.mask))
-    cache = model.init_cache(prefix, sample.num_samples)
+    cache = model.init_cache(prefix, sample.num_samples, model.image_tokens)
     return prefix.keys, prefix.values, cache.keys, cache.values
 
   rows = 1 if sample.guidance == 1 else 2

@@ -1,4 +1,4 @@
-"""What sampling, rewards and training ask of a generator, whatever its family.
+"""Generator: what sampling, rewards and training ask of any model family.
 
 A family (Janus here; Emu3 or Chameleon could follow) is a frozen, hashable
 dataclass of static configuration whose methods take the parameters. Letters:
@@ -6,6 +6,8 @@ P prompts, T prompt tokens, G samples per prompt, I codes per image, C codebook,
 D width, V vocabulary, L layers.
 """
 
+from collections.abc import Callable
+import dataclasses
 from typing import Protocol
 
 import jax
@@ -13,8 +15,27 @@ import jax
 from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree
 
 
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+  """Tokens of one kind that answers are made of: image codes, or words.
+
+  Sampling takes one of a generator's two, and is else the same for both.
+
+  Attributes:
+    embed: maps parameters and tokens [...] to inputs [..., D].
+    logits: maps parameters and states [..., D] to logits [..., C] or [..., V]
+      of the next token, float32.
+    decode_params: lays parameters out for `Generator.decode_step`, once per
+      rollout.
+  """
+
+  embed: Callable[[PyTree, jax.Array], jax.Array]
+  logits: Callable[[PyTree, jax.Array], jax.Array]
+  decode_params: Callable[[PyTree], PyTree]
+
+
 class Generator(Protocol):
-  """An any-to-any model that draws an image code by code."""
+  """An any-to-any model that generates an image code by code."""
 
   @property
   def image_tokens(self) -> int:
@@ -26,7 +47,15 @@ class Generator(Protocol):
 
   @property
   def image_size(self) -> int:
-    """Pixels per side of the images it reads and draws."""
+    """Pixels per side of the images it reads and generates."""
+
+  @property
+  def image_vocabulary(self) -> Vocabulary:
+    """Codes of images, C of them."""
+
+  @property
+  def text_vocabulary(self) -> Vocabulary:
+    """Tokens of texts, V of them."""
 
   @property
   def adaptable(self) -> str:
@@ -35,6 +64,9 @@ class Generator(Protocol):
   @property
   def without_gradient(self) -> str:
     """Regular expression of whole paths that no code's logits depend on."""
+
+  def with_compute(self, *, dtype: str, remat: str = "none") -> "Generator":
+    """Returns the same model with another compute type and remat policy."""
 
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters, a nested dict."""
@@ -51,7 +83,7 @@ class Generator(Protocol):
     """Runs the language model over [P, T, D] embeddings, mask [P, T]."""
 
   def decode_subtree(self, params: PyTree) -> PyTree:
-    """Returns the subtree that `decode_step` reads, in the compute type."""
+    """Returns what `decode_step` of images reads, in the compute type."""
 
   def cast_params(self, params: PyTree) -> PyTree:
     """Returns what every use casts to the compute type, cast.
@@ -59,24 +91,36 @@ class Generator(Protocol):
     Of any part of the parameters; the rest is left out.
     """
 
-  def decode_params(self, params: PyTree) -> PyTree:
-    """Lays parameters out for `decode_step`; call once per rollout."""
-
   def decode_prefix(self, prefix: Prefix) -> Prefix:
     """Lays a prefix out for `decode_step`; call once per rollout."""
 
-  def init_cache(self, prefix: Prefix, num_samples: int) -> KVCache:
-    """Returns an empty cache for G answers of I codes to each prompt."""
+  def init_cache(
+    self, prefix: Prefix, num_samples: int, length: int
+  ) -> KVCache:
+    """Returns an empty cache for G answers of up to `length` tokens."""
 
   def decode_step(
     self,
+    vocabulary: Vocabulary,
     decode_params: PyTree,
     prefix: Prefix,
     cache: KVCache,
-    codes: jax.Array,
+    tokens: jax.Array,
     index: jax.Array,
   ) -> tuple[jax.Array, KVCache]:
-    """Appends code number `index` [P, G]; returns the next logits [P, G, C]."""
+    """Appends token number `index` to each answer.
+
+    Args:
+      vocabulary: of this generator; that of the tokens.
+      decode_params: of `vocabulary.decode_params`.
+      prefix: of `decode_prefix`.
+      cache: with `index` tokens in it.
+      tokens: [P, G] int32.
+      index: [] int32.
+
+    Returns:
+      The next logits [P, G, C] or [P, G, V], and the new cache.
+    """
 
   def teacher_forced_hidden(
     self,
@@ -85,46 +129,20 @@ class Generator(Protocol):
     mask: jax.Array,
     codes: jax.Array,
   ) -> jax.Array:
-    """Teacher-forced states before each of codes [P, G, I]: [P, G, I, D].
+    """Runs prompts and given answers in one pass.
 
-    They follow prompts of embeddings [P, T, D] and mask [P, T].
+    Args:
+      params: of the model.
+      embeds: of the prompts, [P, T, D].
+      mask: [P, T] bool, True = a real token.
+      codes: [P, G, I] int32.
+
+    Returns:
+      The states before each of the codes, [P, G, I, D].
     """
-
-  def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
-    """Returns a code's logits [..., C] float32 of the state before it."""
-
-  def code_logits(
-    self,
-    params: PyTree,
-    embeds: jax.Array,
-    mask: jax.Array,
-    codes: jax.Array,
-  ) -> jax.Array:
-    """Returns `logits` of `teacher_forced_hidden`: [P, G, I, C] float32."""
-
-  def text_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
-    """Returns a token's logits [..., V] float32 of the state before it."""
-
-  def text_decode_params(self, params: PyTree) -> PyTree:
-    """Lays parameters out for `decode_text_step`; call once per answer."""
-
-  def init_text_cache(
-    self, prefix: Prefix, num_samples: int, length: int
-  ) -> KVCache:
-    """Returns an empty cache for G answers of up to `length` tokens."""
-
-  def decode_text_step(
-    self,
-    decode_params: PyTree,
-    prefix: Prefix,
-    cache: KVCache,
-    ids: jax.Array,
-    index: jax.Array,
-  ) -> tuple[jax.Array, KVCache]:
-    """Appends token number `index` [P, G]; returns next logits [P, G, V]."""
 
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""
 
   def decode_pixels(self, params: PyTree, codes: jax.Array) -> jax.Array:
-    """Draws codes [..., I] as float32 images [..., h, w, 3] in [0, 1]."""
+    """Decodes codes [..., I] to float32 images [..., h, w, 3] in [0, 1]."""

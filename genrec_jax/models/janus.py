@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 
 from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree
 from genrec_jax.models import llama, siglip, vqgan
+from genrec_jax.models.api import Vocabulary
 from genrec_jax.nn import layers
 
 RULES = (
@@ -135,6 +136,20 @@ class Janus:
     return self.vision.image_size
 
   @property
+  def image_vocabulary(self) -> Vocabulary:
+    """Codes of images: a table, an aligner and a head of their own."""
+    return Vocabulary(
+      self._embed_codes, self._code_logits, self._image_decode_params
+    )
+
+  @property
+  def text_vocabulary(self) -> Vocabulary:
+    """Tokens of texts: the language model's own table and head."""
+    return Vocabulary(
+      self._embed_words, self._word_logits, self._text_decode_params
+    )
+
+  @property
   def adaptable(self) -> str:
     """Kernels that LoRA adapters may stand beside: all of the layers'."""
     return f"language/{llama.ADAPTABLE}"
@@ -223,10 +238,6 @@ class Janus:
     """Returns hidden states [P, T, D] of all tokens, for text training."""
     return self.language.hidden_states(params["language"], embeds, mask)
 
-  def text_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
-    """Returns the understanding head's logits [..., V] of [..., D]."""
-    return self.language.logits(params["language"], hidden)
-
   def prefill(
     self, params: PyTree, embeds: jax.Array, mask: jax.Array
   ) -> Prefix:
@@ -251,64 +262,31 @@ class Janus:
       {"language": language, "image_head": params["image_head"]}
     )
 
-  def decode_params(self, params: PyTree) -> PyTree:
-    """Lays parameters out for `decode_step`; call once per rollout."""
-    params = self.decode_subtree(params)
-    return params | {
-      "language": self.language.decode_params(params["language"])
-    }
-
   def decode_prefix(self, prefix: Prefix) -> Prefix:
     """Lays a prefix out for `decode_step`; call once per rollout."""
     return llama.split_prefix(prefix)
 
-  def init_cache(self, prefix: Prefix, num_samples: int) -> KVCache:
-    """Returns an empty cache for G answers of I codes to each prompt."""
-    return self.language.init_cache(prefix, num_samples, self.image_tokens)
-
-  def decode_step(
-    self,
-    decode_params: PyTree,
-    prefix: Prefix,
-    cache: KVCache,
-    codes: jax.Array,
-    index: jax.Array,
-  ) -> tuple[jax.Array, KVCache]:
-    """Appends code number `index` [P, G]; returns the next logits [P, G, C]."""
-    embeds = self._embed_codes(decode_params, codes)
-    hidden, cache = self.language.decode_step(
-      decode_params["language"], prefix, cache, embeds, index
-    )
-    return self.logits(decode_params, hidden), cache
-
-  def text_decode_params(self, params: PyTree) -> PyTree:
-    """Lays parameters out for `decode_text_step`; call once per answer."""
-    language = params["language"]
-    names = language.keys() & {"embed_tokens", "lm_head"}
-    ends = {name: language[name] for name in names}
-    ends = jax.tree.map(lambda x: x.astype(self.language.dtype), ends)
-    return {"language": ends | self.language.decode_params(language)}
-
-  def init_text_cache(
+  def init_cache(
     self, prefix: Prefix, num_samples: int, length: int
   ) -> KVCache:
     """Returns an empty cache for G answers of up to `length` tokens."""
     return self.language.init_cache(prefix, num_samples, length)
 
-  def decode_text_step(
+  def decode_step(
     self,
+    vocabulary: Vocabulary,
     decode_params: PyTree,
     prefix: Prefix,
     cache: KVCache,
-    ids: jax.Array,
+    tokens: jax.Array,
     index: jax.Array,
   ) -> tuple[jax.Array, KVCache]:
-    """Appends token number `index` [P, G]; returns next logits [P, G, V]."""
-    params = decode_params["language"]
+    """Appends token number `index` [P, G] to each answer; see `api`."""
+    embeds = vocabulary.embed(decode_params, tokens)  # [P, G, D]
     hidden, cache = self.language.decode_step(
-      params, prefix, cache, self.language.embed(params, ids), index
+      decode_params["language"], prefix, cache, embeds, index
     )
-    return self.language.logits(params, hidden), cache
+    return vocabulary.logits(decode_params, hidden), cache
 
   def teacher_forced_hidden(
     self,
@@ -327,21 +305,6 @@ class Janus:
       params["language"], embeds, mask, answers
     )
 
-  def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
-    """Returns a code's logits [..., C] float32 of the state before it."""
-    return self._head().apply({"params": params["image_head"]["head"]}, hidden)
-
-  def code_logits(
-    self,
-    params: PyTree,
-    embeds: jax.Array,
-    mask: jax.Array,
-    codes: jax.Array,
-  ) -> jax.Array:
-    """Returns `logits` of `teacher_forced_hidden`: [P, G, I, C] float32."""
-    hidden = self.teacher_forced_hidden(params, embeds, mask, codes)
-    return self.logits(params, hidden)
-
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""
     flat = pixels.reshape(-1, *pixels.shape[-3:])
@@ -356,11 +319,32 @@ class Janus:
     pixels = jnp.clip(pixels / 2 + 0.5, 0, 1)
     return pixels.reshape(*codes.shape[:-1], *pixels.shape[1:])
 
-  def _embed_codes(self, params, codes):
-    """Embeds codes [...] as the language model's input [..., D]."""
+  def _embed_codes(self, params: PyTree, codes: jax.Array) -> jax.Array:
     head = params["image_head"]
     vectors = head["embed"]["embedding"][codes].astype(self.language.dtype)
     return self._image_aligner().apply({"params": head["aligner"]}, vectors)
+
+  def _code_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
+    return self._head().apply({"params": params["image_head"]["head"]}, hidden)
+
+  def _image_decode_params(self, params: PyTree) -> PyTree:
+    params = self.decode_subtree(params)
+    language = self.language.decode_params(params["language"])
+    return params | {"language": language}
+
+  def _embed_words(self, params: PyTree, ids: jax.Array) -> jax.Array:
+    return self.language.embed(params["language"], ids)
+
+  def _word_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
+    return self.language.logits(params["language"], hidden)
+
+  def _text_decode_params(self, params: PyTree) -> PyTree:
+    language = params["language"]
+    # A tied head is the table itself.
+    names = language.keys() & {"embed_tokens", "lm_head"}
+    ends = {name: language[name] for name in names}
+    ends = jax.tree.map(lambda x: x.astype(self.language.dtype), ends)
+    return {"language": ends | self.language.decode_params(language)}
 
   def _aligner(self) -> Aligner:
     return Aligner(

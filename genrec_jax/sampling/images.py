@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from genrec_jax.core import tree
 from genrec_jax.core.types import Prompt, PyTree, Rollout
 from genrec_jax.models.api import Generator
-from genrec_jax.sampling import guidance
+from genrec_jax.sampling import decoding
 from genrec_jax.sampling.distribution import Sampling
 
 
@@ -68,35 +68,25 @@ def sample_images(
   Returns:
     Rollout of codes and logprobs, [P, G, I] each.
   """
-  if sampling.guided:
-    embeds, mask = guidance.embed_both(model, params, prompt)  # [P', T, D]
-  else:
-    embeds, mask = model.embed(params, prompt), prompt.mask
-  prefix = model.decode_prefix(model.prefill(params, embeds, mask))
-  decode_params = model.decode_params(params)
-
-  def combine(logits):
-    """Guides logits [P', ..., C]: [P, ..., C]."""
-    if not sampling.guided:
-      return logits
-    return guidance.guide(*guidance.separate(logits), sampling.guidance)
+  logits, cache, step = decoding.start(
+    model,
+    model.image_vocabulary,
+    params,
+    prompt,
+    sampling,
+    length=model.image_tokens,
+  )
 
   def draw(logits, index):
     return sampling.draw(logits, jax.random.fold_in(key, index))
 
   def body(carry, index):
     cache, codes = carry
-    # Both branches read the one code that was sampled from their mixture.
-    rows = guidance.interleave(codes, codes) if sampling.guided else codes
-    logits, cache = model.decode_step(decode_params, prefix, cache, rows, index)
-    codes, logprobs = draw(combine(logits), index + 1)  # [P, G]
+    logits, cache = step(cache, codes, index)
+    codes, logprobs = draw(logits, index + 1)  # [P, G]
     return (cache, codes), (codes, logprobs)
 
-  # The first code of every sample comes from the prompt's last state.
-  logits = combine(model.logits(decode_params, prefix.hidden))[:, None]
-  shape = (logits.shape[0], sampling.num_samples, logits.shape[-1])
-  first = draw(jnp.broadcast_to(logits, shape), jnp.int32(0))  # [P, G]
-  cache = model.init_cache(prefix, sampling.num_samples)
+  first = draw(logits, jnp.int32(0))  # [P, G]
   with jax.named_scope("decode"):
     _, rest = jax.lax.scan(
       body, (cache, first[0]), jnp.arange(model.image_tokens - 1)

@@ -79,9 +79,10 @@ def score_images(
 
   def score(hidden, codes):
     """Scores [P, G, i] codes, i of the I, by the states before them."""
-    each = [model.logits(params, hidden[0])]  # [P, G, i, C]
+    logits_of = model.image_vocabulary.logits
+    each = [logits_of(params, hidden[0])]  # [P, G, i, C]
     if sampling.guided:
-      each.append(model.logits(constant, hidden[1]))
+      each.append(logits_of(constant, hidden[1]))
       logits = guidance.guide(*each, sampling.guidance)
     else:
       logits = each[0]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from genrec_jax.core.types import Prompt, PyTree
 from genrec_jax.models.api import Generator
+from genrec_jax.sampling import decoding
 from genrec_jax.sampling.distribution import Sampling
 
 
@@ -58,9 +59,9 @@ def answer(
       f"guidance={sampling.guidance} of an answer: expected 1, words are"
       " sampled from the prompt's own distribution"
     )
-  prefix = model.prefill(params, model.embed(params, prompt), prompt.mask)
-  prefix = model.decode_prefix(prefix)
-  decode_params = model.text_decode_params(params)
+  logits, cache, step = decoding.start(
+    model, model.text_vocabulary, params, prompt, sampling, length=max_tokens
+  )
   ends = jnp.asarray(tuple(end_ids), jnp.int32).reshape(1, 1, -1)
 
   def unfinished(state):
@@ -78,17 +79,14 @@ def answer(
       Answers(tokens=jnp.where(going, ids, 0), mask=going),
     )
     going &= jnp.all(ids[..., None] != ends, -1)
-    logits, cache = model.decode_text_step(
-      decode_params, prefix, cache, ids, index
-    )
+    logits, cache = step(cache, ids, index)  # [P, G, V]
     return index + 1, cache, logits, going, answers
 
-  logits = model.text_logits(decode_params, prefix.hidden)[:, None]  # [P, 1, V]
-  rows = (logits.shape[0], sampling.num_samples)
+  rows = logits.shape[:2]  # P, G
   state = (
     jnp.int32(0),
-    model.init_text_cache(prefix, sampling.num_samples, max_tokens),
-    jnp.broadcast_to(logits, (*rows, logits.shape[-1])),
+    cache,
+    logits,
     jnp.ones(rows, bool),
     Answers(
       tokens=jnp.zeros((*rows, max_tokens), jnp.int32),

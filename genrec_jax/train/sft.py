@@ -59,7 +59,7 @@ def train_step(
     codes = codes[:, None]
 
     def score(hidden, codes):
-      logits = model.logits(params, hidden)
+      logits = model.image_vocabulary.logits(params, hidden)
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
       return losses, jnp.argmax(logits, -1) == codes
 

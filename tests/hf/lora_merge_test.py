@@ -56,7 +56,9 @@ def logits(model):
     width = model.language.width
     embeds = jax.random.normal(jax.random.key(2), (2, 7, width))
     mask = jnp.ones((2, 7), bool)
-    return model.text_logits(params, model.hidden_states(params, embeds, mask))
+    return model.text_vocabulary.logits(
+      params, model.hidden_states(params, embeds, mask)
+    )
 
   return compute
 

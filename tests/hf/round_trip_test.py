@@ -19,6 +19,7 @@ from genrec_jax.hf.export import export_generator
 from genrec_jax.sampling import Sampling
 from tests.hf import random_janus, tiny_janus
 from tests.hf.sharded_read_test import GB, available_memory
+from tests.logits import code_logits
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "infer_hf.py"
 INSTRUCTION = "Draw the next item."
@@ -170,12 +171,12 @@ def test_janus_pro_1b_in_bfloat16(tmp_path, monkeypatch):
     branches = [prompt]
     if GUIDANCE[kind] != 1:
       branches.append(loaded.model.unconditional(prompt))
-    logits = code_logits(loaded.model, loaded.params)
+    logits = logits_of_one(loaded.model, loaded.params)
     same = np.mean(draw_greedily(logits, branches, GUIDANCE[kind]) == expected)
     # The logits of the same codes, by us, and without rounding.
     ours = logits(prompt, expected)
     del logits
-    truth = code_logits(exact, loaded.params)(prompt, expected)
+    truth = logits_of_one(exact, loaded.params)(prompt, expected)
     scale = np.std(truth)
     error, their_error, apart = (
       np.sqrt(np.mean((a - b) ** 2)) / scale
@@ -230,13 +231,12 @@ def drawn_by_torch(folder, monkeypatch):
   return drawn
 
 
-def code_logits(model, params):
+def logits_of_one(model, params):
   """Returns (prompt, codes [I]) -> the logits [I, C] before each of them."""
 
   @jax.jit
   def run(params, prompt, codes):
-    embeds = model.embed(params, prompt)
-    return model.code_logits(params, embeds, prompt.mask, codes)
+    return code_logits(model, params, prompt, codes)
 
   def logits(prompt, codes):
     codes = jnp.asarray(codes, jnp.int32)[None, None]

@@ -15,6 +15,7 @@ from genrec_jax.models import janus
 from genrec_jax.sampling import Sampling
 from tests import rounding
 from tests.hf import tiny_janus
+from tests.logits import code_logits
 from tools import infer_hf
 
 GUIDANCE = 5.0
@@ -115,7 +116,7 @@ def test_text_training_sees_images_as_transformers_does(pair):
     ).logits.numpy()
   embeds = ours.embed(params, prompt_of(ids, mask, images))
   hidden = ours.hidden_states(params, embeds, mask)
-  found = np.asarray(ours.text_logits(params, hidden))[mask]
+  found = np.asarray(ours.text_vocabulary.logits(params, hidden))[mask]
   np.testing.assert_allclose(found, expected[0], atol=1e-4, rtol=1e-5)
 
 
@@ -140,18 +141,13 @@ def test_image_head_matches(pair):
       inputs_embeds=embeds, attention_mask=torch.tensor(seen)
     ).last_hidden_state
     expected = theirs.model.generation_head(hidden).numpy()
-  found = jax.jit(logits_of, static_argnums=0)(
+  found = jax.jit(code_logits, static_argnums=0)(
     ours, params, prompt_of(ids, mask, images[:, :0]), codes
   )
   length = ids.shape[1]
   np.testing.assert_allclose(
     found[:, 0], expected[:, length - 1 : -1], atol=1e-4
   )
-
-
-def logits_of(model, params, prompt, codes):
-  embeds = model.embed(params, prompt)
-  return model.code_logits(params, embeds, prompt.mask, codes)
 
 
 def test_pixels_and_codes_match(pair):
@@ -209,14 +205,14 @@ def test_padding_changes_nothing(pair):
   _, ours, params = pair
   ids, mask, images = tiny_janus.prompts(with_images=True)
   codes = np.arange(3 * 2 * ours.image_tokens).reshape(3, 2, -1) % 50
-  found = logits_of(ours, params, prompt_of(ids, mask, images), codes)
+  found = code_logits(ours, params, prompt_of(ids, mask, images), codes)
   wider = ((0, 0), (7, 0))
   padded = prompt_of(
     np.pad(ids, wider, constant_values=tiny_janus.PAD),
     np.pad(mask, wider),
     images,
   )
-  again = logits_of(ours, params, padded, codes)
+  again = code_logits(ours, params, padded, codes)
   # And the aligner and the head, of two layers each.
   terms = tiny_janus.LANGUAGE_TERMS + 4 * 40
   rounding.assert_close(found, again, terms=terms)
@@ -228,8 +224,8 @@ def test_bfloat16_gives_float32_logits_and_keeps_the_image_tokenizer(pair):
   assert model.tokenizer == ours.tokenizer
   prompt = prompt_of(*tiny_janus.prompts(with_images=True))
   codes = np.zeros((3, 1, ours.image_tokens), np.int32)
-  exact = logits_of(ours, params, prompt, codes)
-  found = logits_of(model, params, prompt, codes)
+  exact = code_logits(ours, params, prompt, codes)
+  found = code_logits(model, params, prompt, codes)
   assert found.dtype == jnp.float32
   assert np.std(found - exact) < 0.05 * np.std(exact)
 

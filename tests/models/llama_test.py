@@ -104,7 +104,7 @@ def test_text_logits_match(tied):
   hidden = ours.hidden_states(
     params, ours.language.embed(params["language"], ids), ids > 0
   )
-  found = ours.text_logits(params, hidden)
+  found = ours.text_vocabulary.logits(params, hidden)
   assert found.dtype == jnp.float32
   # Logits of a random embedding are sums of 40 products of order one.
   rounding.assert_close(found, expected, terms=tiny_janus.LANGUAGE_TERMS + 40)
@@ -114,7 +114,7 @@ def test_answers_equal_prompt_and_answer_in_one_row(pair):
   _, ours, params = pair
   x, mask = left_padded()
   answers = draw(2, P, G, LENGTH, ours.width)
-  shared = jax.jit(ours.answer)(params, x, mask, answers)
+  shared = jax.jit(ours.forward_shared_prefix)(params, x, mask, answers)
   rows = np.concatenate(
     [np.repeat(x, G, 0), np.reshape(answers, (P * G, LENGTH, -1))], 1
   )
@@ -134,7 +134,9 @@ def test_cached_equals_uncached(pair):
   x, mask = left_padded()
   answers = draw(2, P, G, LENGTH, ours.width)
   prefix = jax.jit(ours.prefill)(params, x, mask)
-  expected = jax.jit(ours.answer)(params, x, mask, answers)[:, :, 1:]
+  expected = jax.jit(ours.forward_shared_prefix)(params, x, mask, answers)[
+    :, :, 1:
+  ]
   _, found = jax.jit(lambda: decode(ours, params, prefix, answers))()
   rounding.assert_close(
     found.transpose(1, 2, 0, 3), expected, terms=tiny_janus.LANGUAGE_TERMS

@@ -12,6 +12,7 @@ from genrec_jax.sampling import Sampling
 from genrec_jax.testing import tiny_janus
 from tests import rounding
 from tests.bandit import Bandit, bandit_batch
+from tests.logits import code_logits
 from tests.rounding import score_bound
 
 
@@ -69,7 +70,7 @@ def test_guidance_of_one_is_the_formula_of_two_branches_at_one(
     )
   )(jax.random.key(1))
   conditional, unconditional = (
-    model.code_logits(params, model.embed(params, one), one.mask, rollout.codes)
+    code_logits(model, params, one, rollout.codes)
     for one in (prompt, model.unconditional(prompt))
   )
   assert np.abs(conditional - unconditional).max() > 0.1
@@ -127,7 +128,7 @@ def test_the_cache_is_written_in_place(model, params, prompt, num_samples):
   )
   prefix = model.prefill(params, model.embed(params, prompt), prompt.mask)
   both = prefix.replace(mask=jnp.repeat(prefix.mask, 2, 0))
-  cache = model.init_cache(both, num_samples)
+  cache = model.init_cache(both, num_samples, model.image_tokens)
   shape = ",".join(map(str, cache.keys[0].shape))
   copies = re.findall(rf" = f32\[{shape}\]\S* copy\(", text)
   # To hand the loop its own is one each; more are made at every code.
@@ -156,7 +157,7 @@ def test_greedy_takes_the_most_likely_code_at_each_step(model, params, prompt):
     )
   )(jax.random.key(0))
   both = [
-    model.code_logits(params, model.embed(params, one), one.mask, rollout.codes)
+    code_logits(model, params, one, rollout.codes)
     for one in (prompt, model.unconditional(prompt))
   ]
   guided = both[1] + 5.0 * (both[0] - both[1])

@@ -96,7 +96,9 @@ def test_sampled_answers_follow_the_distribution(prompt):
     mask = jnp.pad(prompt.mask, ((0, 0), (0, WORDS)), constant_values=True)
     embeds = model.embed(params, prompt.replace(ids=ids, mask=mask))
     hidden = model.hidden_states(params, embeds, mask)[:, -WORDS - 1 : -1]
-    return Sampling(**options).logprobs(model.text_logits(params, hidden))
+    return Sampling(**options).logprobs(
+      model.text_vocabulary.logits(params, hidden)
+    )
 
   # Each token of one sample was possible, in its place ...
   logprobs = np.asarray(score(params, prompt, tokens[:, 7]))

@@ -16,6 +16,7 @@ from genrec_jax.models import janus
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.train import rl
+from tests.logits import code_logits
 from tests.rounding import score_bound
 from tests.train.gradients import (
   KEEP,
@@ -279,7 +280,7 @@ def test_conditional_scoring_leaves_guidance_out(params, clip_params, drawn):
     def score(trainable):
       whole = tree.merge(trainable, rest)
       logits, others = (
-        MODEL.code_logits(whole, MODEL.embed(whole, one), one.mask, drawn.codes)
+        code_logits(MODEL, whole, one, drawn.codes)
         for one in (batch.prompt, MODEL.unconditional(batch.prompt))
       )
       if guidance != 1:
