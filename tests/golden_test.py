@@ -13,6 +13,7 @@ another order.
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -26,13 +27,20 @@ FLAGS = [
   "--config.train.steps=2",
   "--config.train.eval_every=0",  # the table at the end reads the last state
 ]
-# Float32 sums of some thousand terms are off by 1e-6 of themselves from one
-# processor to another, and the second step's gradient passes through several.
+# What another processor may change, by a metric's name. Without XLA's passes,
+# which round otherwise, a fifth of it was measured. Float32 sums of some
+# thousand terms are off by 1e-6 of themselves, which the way back through the
+# model adds up. The floors are absolute, for what is near 0:
 RTOL = 2e-5
-# What is rounding alone: ratios before an update are 1, and RL's loss there is
-# their mean with weights that sum to 0.
-FLOORS = {"loss": 1e-5, "policy_loss": 1e-5}
 FLOOR = 1e-6
+FLOORS = {
+  # Before an update all ratios are 1: its mean, with weights that sum to 0.
+  r"step.*loss": 1e-5,
+  # Rounding and nothing else: between the decode loop and the training pass.
+  r"step.*sampler_mismatch": 5e-4,
+  # One pixel rounds to the next of 256 values.
+  r"(models|shuffled):": 5e-5,
+}
 ADVICE = (
   "If no number was meant to change, the change is wrong: look for the first"
   " step's first metric that differs. If one was, or JAX is another version,"
@@ -44,7 +52,8 @@ ADVICE = (
 
 def run(task, folder):
   """Returns {name: number} of what a run of two steps writes."""
-  flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+  # Neither the devices nor the compiler's flags of tests/conftest.py.
+  users = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
   workdir = folder / task
   done = subprocess.run(
     [
@@ -55,7 +64,7 @@ def run(task, folder):
       *FLAGS,
     ],
     cwd=folder,
-    env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
+    env=os.environ | users | {"PYTHONPATH": str(ROOT)},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -81,7 +90,8 @@ def differences(found, golden):
   lines += [f"{name} is new" for name in found if name not in golden]
   for name in golden.keys() & found.keys():
     one, other = found[name], golden[name]
-    floor = FLOORS.get(name.split(": ")[-1], FLOOR)
+    floors = [f for start, f in FLOORS.items() if re.match(start, name)]
+    floor = max([FLOOR, *floors])
     same = one == (
       other if MODE == "exact" else pytest.approx(other, rel=RTOL, abs=floor)
     )
