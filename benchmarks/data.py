@@ -24,7 +24,16 @@ import numpy as np
 from PIL import Image
 
 from genrec_jax.core import duckdb_file
-from genrec_jax.ingest import clean, drops, image_files, image_store
+from genrec_jax.ingest import (
+  drops,
+  image_files,
+  image_store,
+  k_core,
+  matching,
+  ordering,
+  raw_tables,
+  statistics,
+)
 from genrec_jax.ingest.readers import movielens
 
 _ROWS = flags.DEFINE_integer("rows", 25_000_000, "Interactions.")
@@ -71,16 +80,16 @@ def filter_and_split(
   names = (f"{item}.jpg" for item in range(1, _ITEMS + 1))
   listing = (image_files.File(name, "") for name in names)
   with duckdb_file.connect(work, memory_gb, processes) as db:
-    timed("parse, filter", clean.read_rows, db, tables[0], 1.5, work)
-    timed("titles, files", clean.read_titles, db, tables[1], None, work)
-    timed("titles, files", clean.read_files, db, listing)
-    timed("deduplicate", clean.match, db, folder, False)
-    timed("5-core", clean.shrink_to_core, db, 5)
-    timed("5-core", clean.drop_images, db, {})
-    counts = timed("order, split", clean.write, db, work, 1)
-    timed("report", drops.account, db, [])
-    timed("report", drops.gaps, db)
-  figures["events"] = counts["events"]
+    timed("parse, filter", raw_tables.read_events, db, tables[0], 1.5, work)
+    timed("titles, files", raw_tables.read_titles, db, tables[1], None, work)
+    timed("titles, files", raw_tables.read_files, db, listing)
+    timed("deduplicate", matching.match, db, folder, False)
+    timed("5-core", k_core.shrink, db, 5)
+    timed("5-core", k_core.drop_images, db, {})
+    sizes = timed("order, split", ordering.write, db, work, 1)
+    timed("report", drops.count_drops, db, [])
+    timed("report", statistics.times, db)
+  figures["events"] = sizes.events
   figures["GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
   return figures
 

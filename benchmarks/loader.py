@@ -28,7 +28,7 @@ from genrec_jax.data import examples, index, windows
 from genrec_jax.data import records as records_lib
 from genrec_jax.data import stream as stream_lib
 from genrec_jax.hf import load
-from genrec_jax.ingest import job, tfds_builders
+from genrec_jax.ingest import tfds_builder, work_folder
 from genrec_jax.runtime import cli
 from genrec_jax.sampling import Sampling
 from genrec_jax.train import setup, sft
@@ -48,7 +48,7 @@ SPEC = windows.WindowSpec(
 def generate(folder, users, items, side, distinct=64):
   """Prepares a data set of `distinct` noisy photos under many ids."""
   work = folder / "work"
-  store = work / job.IMAGES
+  store = work / work_folder.IMAGES
   store.mkdir(parents=True)
   rng = np.random.default_rng(0)
   data, places = io.BytesIO(), []
@@ -71,20 +71,20 @@ def generate(folder, users, items, side, distinct=64):
     db.execute(f"""
       COPY (SELECT printf('%08d', i) AS id, 'large red striped circle ' || i
             AS title, '' AS image FROM range({items}) t(i))
-      TO '{work / job.ITEMS}' (FORMAT parquet)""")
+      TO '{work / work_folder.ITEMS}' (FORMAT parquet)""")
     db.execute(f"""
       COPY (SELECT printf('%09d', u) AS id, {EVENTS} * u AS first,
             {EVENTS}::BIGINT AS length, {EVENTS - 2}::BIGINT AS train_end,
             {EVENTS - 2}::BIGINT AS validation_start,
             {EVENTS - 1}::BIGINT AS test_start FROM range({users}) t(u))
-      TO '{work / job.USERS}' (FORMAT parquet)""")
+      TO '{work / work_folder.USERS}' (FORMAT parquet)""")
     db.execute(f"""
       COPY (SELECT e // {EVENTS} AS user_row,
             (7919 * (e // {EVENTS}) + e) % {items} AS item_row,
             1000 * e AS timestamp FROM range({users * EVENTS}) t(e))
-      TO '{work / job.EVENTS}' (FORMAT parquet)""")
-  imported = job.Work(work, {})
-  return tfds_builders.store("generic", imported, folder / "data")
+      TO '{work / work_folder.EVENTS}' (FORMAT parquet)""")
+  imported = work_folder.Work(work, {})
+  return tfds_builder.store("generic", imported, folder / "data")
 
 
 def memory():

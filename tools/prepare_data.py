@@ -1,33 +1,31 @@
-"""Turns a benchmark's raw files and images into a data set to train on.
+"""Turns a data set's raw files and images into a data set to train on.
 
     python tools/prepare_data.py --dataset=movielens --raw=DIR --out=DIR
         [--images=DIR --min_rating=4 --k_core=5 --image_size=384]
 
-`main.py --config.data.path=OUT` trains on it. What was kept and dropped is told
-in a table and, with examples, in OUT/import_report.html; docs/data.md says
-which files each benchmark needs. A stopped run goes on when it is started
-again; OUT appears when it is whole and not before.
+`main.py --config.data.path=OUT` trains on it. What was kept and dropped is
+printed as a table and, with examples, written to OUT/import_report.html;
+docs/data.md says which files each data set needs. A stopped run goes on when it
+is started again; OUT appears when it is whole and not before.
 """
 
-from collections.abc import Iterator
-import contextlib
-import fcntl
+from collections.abc import Mapping
 import functools
 import json
 import math
 import os
 from pathlib import Path
-import shutil
 import sys
+from typing import Any
 
 from absl import flags
 
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.ingest.datasets import DATASETS
 from genrec_jax.runtime import cli
 
-_DATASETS = ("movielens", "amazon", "pixelrec", "microlens", "generic")
 _DATASET = flags.DEFINE_enum(
-  "dataset", None, _DATASETS, "Whose raw files they are.", required=True
+  "dataset", None, list(DATASETS), "Whose raw files they are.", required=True
 )
 _RAW = cli.path_flag("raw", None, "Folder of the raw files.", required=True)
 _OUT = cli.path_flag(
@@ -76,7 +74,7 @@ _PROCESSES = flags.DEFINE_integer(
 _MEMORY = flags.DEFINE_float(
   "memory_gb",
   2,
-  "For tables; what is more goes to disk, beside --out.",
+  "For tables; what is more goes to disk, next to --out.",
   lower_bound=0.2,
 )
 _BEAM = flags.DEFINE_string(
@@ -100,61 +98,48 @@ _COLUMNS = {
     ("timestamp", "timestamp", "column of times: epoch numbers or dates."),
     ("rating", "", "column of ratings, if there are any."),
     ("title", "title", "column of titles."),
-    ("image", "", "column of image paths within --images, beside the titles."),
-    ("title_item", "", "column of item ids beside the titles, if it differs."),
+    ("image", "", "column of image paths within --images, next to the titles."),
+    ("title_item", "", "column of item ids next to the titles, if it differs."),
   )
-}
-_IMAGE_LIST_COLUMNS = {
-  "item": ("item_id", "item", "parent_asin", "asin", "movie_id", "id"),
-  "image": ("path", "image", "file", "filename", "image_path"),
 }
 
 
 def main() -> None:
   """Prepares a data set."""
-  # These take seconds to import: bad flags are told sooner.
-  from genrec_jax.ingest import beam, job, tfds_builders
+  # These take seconds to import: invalid flags are reported sooner.
+  from genrec_jax.ingest import beam, job, tfds_builder, work_folder
   from genrec_jax.ingest import report as report_lib
 
   raw = _raw()
-  settings = job.settings(
-    raw,
-    dataset=_DATASET.value,
-    min_rating=_min_rating(raw.interactions),
-    k_core=_K_CORE.value,
-    future_horizon=_HORIZON.value,
-    image_size=_SIZE.value,
-  )
-  out = _out(raw)
+  settings = _settings(raw)
+  out = _out(raw.images)
   beam_options = beam.parse(_BEAM.value) if _BEAM.value is not None else {}
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     # Refuses anything but this very data set.
-    tfds_builders.store(_DATASET.value, job.Work(out, settings), out)
+    work = work_folder.Work(out, settings)
+    tfds_builder.store(_DATASET.value, work, out)
     print(
-      f"{out} is there already, prepared of files of the same names and sizes;"
-      " delete it to prepare it again"
+      f"{out} is there already, prepared from files of the same names and"
+      " sizes; delete it to prepare it again"
     )
     report = out / report_lib.JSON
     if report.is_file():
       _print_report(json.loads(report.read_text()))
     return
-  with _work_folder(out) as folder:
+  with work_folder.claim(out) as folder:
+    spread = functools.partial(beam.spread, **beam_options)
     work = job.make(
       raw,
       folder,
       settings,
       processes=_PROCESSES.value,
       memory_gb=_MEMORY.value,
-      tell=_tell,
-      **(
-        {"spread": functools.partial(beam.spread, **beam_options)}
-        if beam_options
-        else {}
-      ),
+      spread=spread if beam_options else None,
+      on_step=_print_step,
     )
     _print_report(work.report)
-    _tell("writing records")
-    tfds_builders.store(
+    _print_step("writing records")
+    tfds_builder.store(
       _DATASET.value,
       work,
       out,
@@ -165,55 +150,61 @@ def main() -> None:
 
 
 def _raw():
-  """Returns what the flags say is to be read.
+  """Opens what the flags say is to be read.
 
   Raises:
-    UserError: lists the flags that are wrong; or a file is missing.
+    UserError: lists the flags that are invalid; or a file is missing.
   """
-  from genrec_jax.ingest import job
-  from genrec_jax.ingest.readers import source
+  from genrec_jax.ingest import raw_data
 
-  folder = Path(_RAW.value)
-  _check_flags(folder)
-  reader = _reader()
+  _check_flags()
+  tables: dict[str, Any] = {}
   if _DATASET.value == "generic":
-    interactions, titles = reader.tables(
-      folder,
-      _FILES["interactions"].value,
-      _FILES["titles"].value,
-      {role: flag.value for role, flag in _COLUMNS.items()},
-    )
-  else:
-    interactions, titles = reader.tables(folder)
-  paths = None
-  if _IMAGE_LIST.value:
-    paths = source.find(
-      Path(_IMAGE_LIST.value),
-      _IMAGE_LIST_COLUMNS,
-      required=tuple(_IMAGE_LIST_COLUMNS),
-      advice="Rename them.",
-    )
-  other_ids = None
-  if _DATASET.value == "movielens":
-    other_ids = reader.other_ids(folder)
-  return job.Raw(
-    interactions, titles, _images(folder, reader.IMAGES), paths, other_ids
+    tables = {name: flag.value for name, flag in _FILES.items()}
+    tables["columns"] = {role: flag.value for role, flag in _COLUMNS.items()}
+  return raw_data.open_raw(
+    _DATASET.value,
+    Path(_RAW.value),
+    images=Path(_IMAGES.value) if _IMAGES.value else None,
+    image_list=Path(_IMAGE_LIST.value) if _IMAGE_LIST.value else None,
+    **tables,
   )
 
 
-def _out(raw):
+def _settings(raw) -> dict[str, Any]:
+  """Returns what decides the bytes of the data set."""
+  from genrec_jax.ingest import raw_data
+
+  least = _MIN_RATING.value
+  if least is not None and not raw.interactions.has("rating"):
+    raise UserError(
+      f"--min_rating={least:g}: {raw.interactions.path} has no column of "
+      "ratings. Leave the flag out, or name the column with --rating_column "
+      "where --dataset=generic."
+    )
+  return raw_data.settings(
+    raw,
+    dataset=_DATASET.value,
+    min_rating=DATASETS[_DATASET.value].min_rating if least is None else least,
+    k_core=_K_CORE.value,
+    future_horizon=_HORIZON.value,
+    image_size=_SIZE.value,
+  )
+
+
+def _out(images: Path) -> Path:
   """Returns the folder to write.
 
   Raises:
     UserError: it holds something else, or is among what is read.
   """
-  from genrec_jax.ingest.readers import source
+  from genrec_jax.core import duckdb_file
 
   out = Path(_OUT.value).expanduser().absolute()
-  source.literal(out)  # raises, if its name cannot be
-  if out.resolve().is_relative_to(raw.images):
+  duckdb_file.pattern(out)  # raises, if DuckDB cannot open files in it
+  if out.resolve().is_relative_to(images):
     raise UserError(
-      f"--out={out} is within the images folder {raw.images}, all of which is "
+      f"--out={out} is within the images folder {images}, all of which is "
       "read as images: choose a folder elsewhere"
     )
   other = out.exists() and (not out.is_dir() or any(out.iterdir()))
@@ -225,14 +216,17 @@ def _out(raw):
   return out
 
 
-def _check_flags(folder):
-  """Raises a UserError that lists what is wrong with the flags."""
-  generic, problems = _DATASET.value == "generic", []
+def _check_flags() -> None:
+  """Raises a UserError that lists the invalid flags."""
+  from genrec_jax.ingest import raw_data
+
+  folder, generic = Path(_RAW.value), _DATASET.value == "generic"
+  problems = []
   if folder.is_file():
     problems.append(
       f"--raw={folder} is a file: expected a folder, of the unpacked archive"
     )
-  elif problem := _unreadable(folder):
+  elif problem := raw_data.unreadable(folder):
     problems.append(f"--raw={folder}: expected a folder ({problem})")
   for flag in (*_FILES.values(), *_COLUMNS.values()):
     if not generic and flag.present:
@@ -243,110 +237,22 @@ def _check_flags(folder):
   for flag in (_MIN_RATING, _MEMORY):
     if flag.value is not None and not math.isfinite(flag.value):
       problems.append(f"--{flag.name}={flag.value}: expected a number")
-  if _IMAGE_LIST.value and not Path(_IMAGE_LIST.value).expanduser().exists():
+  if _IMAGE_LIST.value and not Path(_IMAGE_LIST.value).exists():
     problems.append(f"--image_list={_IMAGE_LIST.value}: expected a file")
   if problems:
-    raise UserError(listed("flags to be put right:", problems))
+    raise UserError(listed("invalid flags:", problems))
 
 
-def _reader():
-  """Returns the module that knows the raw files of --dataset."""
-  from genrec_jax.ingest.readers import (
-    amazon,
-    generic,
-    microlens,
-    movielens,
-    pixelrec,
-  )
-
-  readers = (movielens, amazon, pixelrec, microlens, generic)
-  return dict(zip(_DATASETS, readers, strict=True))[_DATASET.value]
-
-
-def _images(raw, names):
-  """Returns the images folder."""
-  given = [_IMAGES.value] if _IMAGES.value else [raw / name for name in names]
-  for path in given:
-    path = Path(path).expanduser()
-    if path.is_file():
-      raise UserError(
-        f"{path} is a file: expected a folder of images (unpack archives)"
-      )
-    if path.is_dir():
-      if problem := _unreadable(path):
-        raise UserError(f"the images folder {path} cannot be read: {problem}")
-      return path.resolve()
-  raise UserError(
-    f"no images folder {' or '.join(map(str, given))}: give one with "
-    "--images=DIR, with a file for each item, named like it"
-  )
-
-
-def _unreadable(folder):
-  """Returns why a folder cannot be listed, '' if it can."""
-  try:
-    with os.scandir(folder) as entries:
-      next(entries, None)
-  except OSError as error:
-    return error.strerror
-  return ""
-
-
-def _min_rating(interactions):
-  least = _MIN_RATING.value
-  if least is None:
-    return _reader().MIN_RATING
-  if not interactions.has("rating"):
-    raise UserError(
-      f"--min_rating={least:g}: {interactions.path} has no column of ratings. "
-      "Leave the flag out, or name the column with --rating_column where "
-      "--dataset=generic."
-    )
-  return least
-
-
-@contextlib.contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-  """Makes a folder beside `out` for this process only; removes it at the end.
-
-  It stays where the import is stopped, to be gone on with.
-  """
-  folder = out.with_name(f".{out.name}.work")
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)
-  except OSError as error:
-    raise UserError(
-      f"--out={out}: cannot write beside it ({error.strerror}): choose another"
-    ) from None
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError:
-    raise UserError(
-      f"another import to {out} is running: wait for it, or choose another"
-      " --out"
-    ) from None
-  try:
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-  except UserError:
-    if not any(folder.glob("*/*.json")):  # nothing that took time
-      shutil.rmtree(folder, ignore_errors=True)
-    raise
-  finally:
-    os.close(lock)
-
-
-def _tell(step):
+def _print_step(step: str) -> None:
   print(f"{step} ...", flush=True)
 
 
-def _print_report(report):
+def _print_report(report: Mapping[str, Any]) -> None:
   """Prints what was kept and dropped, and, apart, what looks wrong."""
   from genrec_jax.ingest import report as report_lib
 
   print(report_lib.table(report), flush=True)
-  for text in report.get("warnings", ()):  # not of older data sets
+  for text in report.get("warnings", ()):  # not in older data sets
     print(f"WARNING: {text}", file=sys.stderr, flush=True)
 
 

@@ -4,10 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import os
 from pathlib import Path
+import re
 import tempfile
 
 import duckdb
 import numpy as np
+
+from genrec_jax.core.errors import UserError
 
 
 @contextlib.contextmanager
@@ -70,5 +73,29 @@ def registered(
 
 
 def quoted(text: object) -> str:
-  """Writes a SQL string."""
+  """Returns a SQL string."""
   return "'" + str(text).replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+  """Returns the SQL name of a column, whatever letters it has."""
+  return '"' + name.replace('"', '""') + '"'
+
+
+def pattern(path: str | os.PathLike) -> str:
+  """Returns the pattern that matches this one file.
+
+  DuckDB takes every path that it reads for a pattern, in which '[', '?' and '*'
+  match other names.
+
+  Raises:
+    UserError: no pattern matches this path.
+  """
+  text = os.path.abspath(path)
+  escaped = re.sub(r"([*?\[])", r"[\1]", text)
+  if escaped != text and "\\" in text:
+    raise UserError(
+      f"{text!r} cannot be opened: DuckDB has no way to write a '\\' next to "
+      "one of '*?['. Rename the folder or the file."
+    )
+  return escaped

@@ -36,8 +36,9 @@ class Prepared:
   # Nothing is downloaded. Looking for a list of checksums beside the code, as
   # TFDS does otherwise, needs importlib_resources, which it does not declare.
   url_infos: ClassVar[dict[str, Any]] = {}
-  HOMEPAGE: ClassVar[str | None] = None
-  CITATION: ClassVar[str | None] = None
+  DESCRIPTION: str | None = None  # None: the class's docstring
+  HOMEPAGE: str | None = None
+  CITATION: str | None = None
   # Features beyond those every data set has.
   EXTRA: ClassVar[dict[str, dict[str, Any]]] = {"items": {}, "users": {}}
 
@@ -49,7 +50,7 @@ class Prepared:
     part = self.builder_config.name
     return tfds.core.DatasetInfo(
       builder=self,
-      description=type(self).__doc__,
+      description=self.DESCRIPTION or type(self).__doc__,
       features=tfds.features.FeaturesDict(
         records.features(part) | self.EXTRA[part]
       ),

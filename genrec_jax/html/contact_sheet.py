@@ -96,7 +96,9 @@ def contact_sheet(title: str, sections: Sequence[Section]) -> Image.Image:
 
 def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
   """Returns the font that has the most letters of a text."""
-  fonts = [ImageFont.load_default(size)]
+  default = ImageFont.load_default(size)
+  assert isinstance(default, ImageFont.FreeTypeFont)  # in all wheels of Pillow
+  fonts = [default]
   for name in _FONTS:
     try:
       fonts.append(ImageFont.truetype(name, size))

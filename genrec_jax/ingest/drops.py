@@ -1,19 +1,19 @@
-"""Where everything raw ended: kept, or dropped for one reason.
+"""Counts of kept and dropped rows, titles and image files, by reason.
 
 Every row of interactions and of titles and every file of the images folder is
 in exactly one bucket, so that the counts add up to what was read.
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from genrec_jax.core import duckdb_file
-from genrec_jax.data import histories, images
-from genrec_jax.ingest.readers.source import Table, lines_of
+from genrec_jax.data import images
+from genrec_jax.ingest.readers.sql import lines_of
+from genrec_jax.ingest.readers.table import Table
 
-# Why interactions, titles and image files are dropped, and what that means.
+# Reasons to drop interactions, titles and image files, with their meaning in
+# the report. Of several that apply the first counts.
 ROWS = {
   "malformed_row": "wrong number of fields, or unreadable",
   "missing_user": "no user id",
@@ -52,48 +52,68 @@ FILES = {
   "unsupported_mode": "floating-point pixels",
   "unreadable_file": "cannot be opened",
 }
-OFFENDERS = 5  # named for each reason
-# Above this share of neighbouring events at equal times, order is mostly that
-# of item ids. Ratings that people enter in one go have a quarter of such.
-TIED = 0.5
-# Times before or after are no times of events: days, years or dates as numbers.
-_YEARS = ("1980", "2100")
-_SHOWN = 160  # letters of a bad row
-_DAY = 24 * 3600 * 1000
-# Times between events of a user, each shorter than so many milliseconds.
-GAPS = (
-  ("tied", 1),
-  ("a minute", 60_000),
-  ("an hour", 3_600_000),
-  ("a day", _DAY),
-  ("a week", 7 * _DAY),
-  ("30 days", 30 * _DAY),
-  ("a year", 365 * _DAY),
+PARTS = (  # of the report: key, name, reasons
+  ("rows", "Interactions", ROWS),
+  ("titles", "Titles", TITLES),
+  ("images", "Image files", FILES),
 )
+NUM_EXAMPLES = 5  # of each reason
+_SHOWN = 160  # letters of a bad row
 
 
-def account(
-  db, k_core: list[str], tables: Mapping[str, Table] | None = None
+class Bucket(NamedTuple):
+  """Counts of one kind of things read, in words."""
+
+  name: str
+  read: int
+  kept: int
+  dropped: list[tuple[str, int, str]]  # (reason, number, meaning)
+
+
+def buckets(report: Mapping[str, Any]) -> list[Bucket]:
+  """Returns the counts of a report as a person reads them."""
+  return [
+    Bucket(
+      name,
+      report[part]["read"],
+      report[part]["kept"],
+      [
+        (words(reason), number, reasons[reason])
+        for reason, number in report[part]["dropped"].items()
+      ],
+    )
+    for part, name, reasons in PARTS
+  ]
+
+
+def words(reason: str) -> str:
+  """Returns a reason as it is shown: 'k_core' is 'k-core'."""
+  return "k-core" if reason == "k_core" else reason.replace("_", " ")
+
+
+def count_drops(
+  db, outside_core: list[str], tables: Mapping[str, Table] | None = None
 ) -> dict[str, Any]:
-  """Counts where every raw row, title and file ended, when `write` has run.
+  """Counts every raw row, title and file, after `ordering.write` has run.
 
   Args:
     db: the database.
-    k_core: offenders, of `shrink_to_core`.
-    tables: that 'raw_rows' and 'raw_titles' were read from, to name the lines
+    outside_core: examples of events that are not in the core; see `k_core`.
+    tables: that 'raw_events' and 'raw_titles' were read from, to name the lines
       of malformed rows.
 
   Returns:
     The parts 'rows', 'titles', 'images' and 'offenders' of the report.
   """
-  _judge_titles(db)
-  _judge_files(db)
-  offenders = dict(
+  _mark_titles(db)
+  _mark_files(db)
+  # The first of each reason, in the order of the raw files.
+  examples = dict(
     db.execute(f"""
-      SELECT reason, arg_min(text, place, {OFFENDERS}) FROM (
+      SELECT reason, arg_min(text, place, {NUM_EXAMPLES}) FROM (
         SELECT reason, coalesce(text, 'user ' || "user" || ', item ' || item)
           AS text, rowid AS place
-        FROM raw_rows WHERE reason IS NOT NULL
+        FROM raw_events WHERE reason IS NOT NULL
         UNION ALL
         SELECT reason, coalesce(text,
           concat_ws(': ', nullif(item, ''), nullif(title, ''))), rowid
@@ -106,139 +126,83 @@ def account(
         WHERE reason IS NOT NULL
       ) GROUP BY reason""").fetchall()
   )
-  offenders["duplicate"] = named(db, "SELECT u, i FROM pairs WHERE n > 1")
-  offenders["k_core"] = k_core
+  examples["duplicate"] = in_words(db, "SELECT u, i FROM events WHERE n > 1")
+  examples["k_core"] = outside_core
+  # DuckDB keeps neither line numbers nor the whole text of a bad row.
   for name, reason in (
-    ("raw_rows", "malformed_row"),
+    ("raw_events", "malformed_row"),
     ("raw_titles", "malformed_title_row"),
   ):
     table = (tables or {}).get(name)
-    if table and reason in offenders:
-      offenders[reason] = _lines(db, name, reason, table)
+    if table and reason in examples:
+      examples[reason] = _lines(db, name, reason, table)
   order = (*ROWS, *TITLES, *FILES)
   return {
     "rows": _row_counts(db),
     "titles": _counts(db, "raw_titles", TITLES),
     "images": _counts(db, "files", FILES),
-    "offenders": {
-      name: offenders[name] for name in order if offenders.get(name)
-    },
+    "offenders": {name: examples[name] for name in order if examples.get(name)},
   }
-
-
-def windows(lengths: Mapping[int, int], future_horizon: int) -> dict[str, int]:
-  """Counts the windows of users of some lengths: {length: users}."""
-  users = np.asarray(list(lengths.values()), np.int64)  # [n]
-  length = np.asarray(list(lengths), np.int64)  # [n]
-  splits = histories.split_points(length, future_horizon)
-  return {
-    split: int(users @ histories.target_ranges(split, length, splits).size)
-    for split in histories.SPLITS
-  }
-
-
-def gaps(db) -> dict[str, Any]:
-  """Returns what the report says of the times between a user's events."""
-  bounds = [bound for _, bound in GAPS]
-  cases = " ".join(
-    f"WHEN gap < {bound} THEN {place}" for place, bound in enumerate(bounds)
-  )
-  # `events` is in order, so that no window has to sort.
-  found = dict(
-    db.execute(f"""
-      SELECT CASE {cases} ELSE {len(bounds)} END AS place, count(*) FROM (
-        SELECT timestamp - lag(timestamp) OVER () AS gap,
-          user_row = lag(user_row) OVER () AS same FROM events
-      ) WHERE same GROUP BY place""").fetchall()
-  )
-  names = [*(name for name, _ in GAPS), "longer"]
-  counts = {name: found.get(place, 0) for place, name in enumerate(names)}
-  one_day = f"""
-    SELECT count(*) FROM (SELECT user_row FROM events GROUP BY user_row
-      HAVING count(*) > 1 AND max(timestamp) - min(timestamp) < {_DAY})"""
-  form = "'%Y-%m-%dT%H:%M:%SZ'"
-  times = db.execute(f"""
-    SELECT strftime(make_timestamp(min(timestamp) * 1000), {form}),
-      strftime(make_timestamp(max(timestamp) * 1000), {form})
-    FROM events""").fetchall()[0]
-  return {
-    "gaps": counts,
-    "tied_share": counts["tied"] / max(sum(counts.values()), 1),
-    "users_of_one_day": duckdb_file.one(db, one_day),
-    "times": dict(zip(("first", "last"), times, strict=True)),
-  }
-
-
-def time_warnings(found: Mapping[str, Any]) -> list[str]:
-  """Returns warnings of what `gaps` found: order or times mean little."""
-  warnings, (first, last) = [], found["times"].values()
-  if found["tied_share"] > TIED:
-    warnings.append(
-      f"{found['tied_share']:.0%} of neighbouring events of a user have the "
-      "same time: item ids order them, so that the next item is mostly "
-      "arbitrary. Perhaps the times have lost their hours."
-    )
-  if first < _YEARS[0] or last >= _YEARS[1]:
-    warnings.append(
-      f"events are from {first} to {last}: perhaps the raw times are days, "
-      "years or dates such as 20200102, which are read as seconds since 1970."
-    )
-  return warnings
 
 
 def _lines(db, name, reason, table):
   """Returns the first rows that could not be read, with their lines."""
   rows = db.execute(f"""
     SELECT rowid FROM {name} WHERE reason = '{reason}'
-    ORDER BY rowid LIMIT {OFFENDERS}""").fetchall()
-  found = lines_of(table, [row for (row,) in rows])
+    ORDER BY rowid LIMIT {NUM_EXAMPLES}""").fetchall()
+  lines = lines_of(table, [row for (row,) in rows])
   return [
     f"line {number} of {table.path.name}: {text[:_SHOWN]}"
-    for _, (number, text) in sorted(found.items())
+    for _, (number, text) in sorted(lines.items())
   ]
 
 
-def named(db, pairs: str) -> list[str]:
-  """Returns the first of a query's pairs (u, i) in words."""
+def in_words(db, events: str) -> list[str]:
+  """Returns the first events (u, i) of a query with their ids, as text."""
   rows = db.execute(f"""
     SELECT 'user ' || users.id || ', item ' || items.id FROM (
-      SELECT u, i FROM ({pairs}) ORDER BY u, i LIMIT {OFFENDERS}
+      SELECT u, i FROM ({events}) ORDER BY u, i LIMIT {NUM_EXAMPLES}
     ) JOIN users USING (u) JOIN items USING (i) ORDER BY u, i""")
   return [text for (text,) in rows.fetchall()]
 
 
 def _row_counts(db):
-  """Returns the bucket of the interactions."""
+  """Returns the bucket of the interactions.
+
+  Some are dropped as raw rows, others with their item, the rest when events of
+  the same user and item become one, or by the core.
+  """
   of_items = dict(
     db.execute("""
-      SELECT reason, count(*) FROM pairs JOIN items USING (i)
+      SELECT reason, count(*) FROM events JOIN items USING (i)
       GROUP BY reason""").fetchall()
   )
   kept = duckdb_file.one(db, "SELECT count(*) FROM core")
   dropped = {
-    **_counts(db, "raw_rows", ROWS)["dropped"],
+    **_counts(db, "raw_events", ROWS)["dropped"],
     "duplicate": duckdb_file.one(
-      db, "SELECT coalesce(sum(n - 1), 0) FROM pairs"
+      db, "SELECT coalesce(sum(n - 1), 0) FROM events"
     ),
     "k_core": of_items.pop(None, 0) - kept,
     **of_items,
   }
-  read = duckdb_file.one(db, "SELECT count(*) FROM raw_rows")
+  read = duckdb_file.one(db, "SELECT count(*) FROM raw_events")
   return _bucket(read, kept, dropped, ROWS)
 
 
 def _counts(db, table, reasons):
   """Returns the bucket of a table whose rows have reasons, NULL if kept."""
-  found = dict(
+  counts = dict(
     db.execute(
       f"SELECT reason, count(*) FROM {table} GROUP BY reason"
     ).fetchall()
   )
-  read = sum(found.values())
-  return _bucket(read, found.pop(None, 0), found, reasons)
+  read = sum(counts.values())
+  return _bucket(read, counts.pop(None, 0), counts, reasons)
 
 
 def _bucket(read, kept, dropped, reasons):
+  """Returns a part of the report; reasons in their order, 0 left out."""
   ordered = {reason: int(dropped.pop(reason, 0)) for reason in reasons}
   if dropped:
     raise AssertionError(f"uncounted: {dropped}")
@@ -249,15 +213,20 @@ def _bucket(read, kept, dropped, reasons):
   }
 
 
-def _judge_titles(db):
+def _mark_titles(db):
+  """Gives each title of no kept item its reason."""
   db.execute("""
     UPDATE raw_titles SET reason = 'unused_title'
     WHERE reason IS NULL AND item NOT IN (
       SELECT id FROM items JOIN kept_items USING (i))""")
 
 
-def _judge_files(db):
-  """Gives each file that is not kept its reason."""
+def _mark_files(db):
+  """Gives each file that is not kept its reason.
+
+  A file may be used by several items, where paths are listed: it is kept if any
+  of them is. `known` are names of items that a file might have been meant for.
+  """
   db.execute("""
     CREATE OR REPLACE TEMP TABLE judged AS
     WITH uses AS (

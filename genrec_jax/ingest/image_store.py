@@ -13,7 +13,6 @@ from pathlib import Path
 import signal
 import threading
 
-import numpy as np
 from PIL import Image
 import tqdm
 
@@ -23,9 +22,6 @@ from genrec_jax.data import images
 from genrec_jax.ingest import image_files
 
 CHUNK = 128  # images in a file of the store
-# Shares of an image that the crop to its centre square takes, as `crop_losses`
-# counts them.
-_LOSSES = (0.1, 0.25, 0.5, 1.0)
 
 
 class Store(Mapping[str, bytes]):
@@ -83,30 +79,6 @@ class Store(Mapping[str, bytes]):
     """Returns start, length and size, or reason and details, by id."""
     rows = json.loads(_chunk(self._folder, chunk, "json").read_text())
     return {item: place for item, *place in rows}
-
-
-def crop_losses(
-  sizes: Iterable[tuple[int, int]],
-) -> dict[str, int | float | dict[str, int]]:
-  """Counts what images of some widths and heights lose to their centre square.
-
-  Returns:
-    'images' and 'cropped', their numbers; 'mean_share', of all images, the mean
-    share of pixels that are lost; 'shares', of those that are cropped, how many
-    lose up to a tenth, a quarter, half and more.
-  """
-  lost = np.asarray([1 - min(size) / max(size) for size in sizes], np.float64)
-  places = np.digitize(lost[lost > 0], _LOSSES[:-1], right=True)
-  counts = np.bincount(places, minlength=len(_LOSSES)).tolist()
-  return {
-    "images": len(lost),
-    "cropped": int((lost > 0).sum()),
-    "mean_share": float(lost.mean()) if len(lost) else 0.0,
-    "shares": {
-      f"up to {share:.0%}": number
-      for share, number in zip(_LOSSES, counts, strict=True)
-    },
-  }
 
 
 def encode_all(
@@ -216,8 +188,10 @@ def _results(work, chunks, processes) -> Iterable[int]:
 
 def _follow_parent():
   """Lets a process end with the one that started it, and not before."""
+  # Ctrl-C reaches every process of a terminal; the parent decides what ends.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
+  assert parent  # this is a process of the pool
 
   def wait():
     parent.join()

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 import pytest
 
 from genrec_jax.data import images
-from tests.data import dirty
+from tests.ingest import dirty
 
 COLOUR = (200, 40, 90)
 

@@ -17,7 +17,7 @@ import pytest
 
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import windows
-from genrec_jax.ingest import job, tfds_builders
+from genrec_jax.ingest import job, raw_data, tfds_builder
 from genrec_jax.ingest.readers import movielens
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -39,8 +39,8 @@ def dataset(tmp_path_factory):
       pixels = rng.integers(0, 256, (4, 3, 3), np.uint8)
       image = Image.fromarray(pixels).resize((24, 32), Image.Resampling.BOX)
       image.save(posters / f"{row['movieId']}.jpg")
-  raw = job.Raw(*movielens.tables(RAW), posters)
-  settings = job.settings(
+  raw = raw_data.Raw(*movielens.tables(RAW), posters)
+  settings = raw_data.settings(
     raw,
     dataset="movielens",
     min_rating=4,
@@ -50,7 +50,7 @@ def dataset(tmp_path_factory):
   )
   work = job.make(raw, folder / "work", settings, processes=1, memory_gb=1)
   return dataset_lib.load(
-    tfds_builders.store("movielens", work, folder / "data")
+    tfds_builder.store("movielens", work, folder / "data")
   )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import dataset
-from genrec_jax.ingest import beam, image_store, tfds_builders
+from genrec_jax.ingest import beam, image_store, tfds_builder
 
 DIRECT = "--runner=FnApiRunner"  # within this process
 
@@ -29,22 +29,22 @@ def test_flags_that_beam_does_not_know(flags):
 def test_beam_writes_what_one_machine_does(make_work, tmp_path, monkeypatch):
   pytest.importorskip("apache_beam", reason="Apache Beam is not installed")
   monkeypatch.setattr(image_store, "CHUNK", 7)
-  monkeypatch.setattr(tfds_builders, "_SHARD_BYTES", 6000)
+  monkeypatch.setattr(tfds_builder, "_SHARD_BYTES", 6000)
   options = beam.parse(DIRECT)
   work = make_work(tmp_path, (9, 3))
-  pictures, here = tmp_path / "pictures", work.folder / "images"
-  (pictures / "003.png").write_bytes(b"")
+  raw_images, here = tmp_path / "raw_images", work.folder / "images"
+  (raw_images / "003.png").write_bytes(b"")
   names = [(f"{item:03d}", f"{item:03d}.png") for item in range(40)]
   there = tmp_path / "there"
   spread = functools.partial(beam.spread, **options)
   image_store.encode_all(
-    pictures, names[:10], there, 32, 1
+    raw_images, names[:10], there, 32, 1
   )  # stopped after that
   (there / "000001.json").unlink()
-  store = image_store.encode_all(pictures, names, there, 32, 1, spread)
+  store = image_store.encode_all(raw_images, names, there, 32, 1, spread)
   assert store.unusable.keys() == {"003"}
   assert len(store) == 39
-  local = image_store.encode_all(pictures, names, tmp_path / "local", 32, 1)
+  local = image_store.encode_all(raw_images, names, tmp_path / "local", 32, 1)
   assert dict(store) == dict(local)
   files = [path.name for path in there.iterdir()]
   assert len(files) == 12  # and not the list of chunks
@@ -53,9 +53,7 @@ def test_beam_writes_what_one_machine_does(make_work, tmp_path, monkeypatch):
   assert here.exists()
 
   paths = [
-    pathlib.Path(
-      tfds_builders.store("generic", work, tmp_path / name, **kwargs)
-    )
+    pathlib.Path(tfds_builder.store("generic", work, tmp_path / name, **kwargs))
     for name, kwargs in (("one", {}), ("many", options))
   ]
   shards = sorted(paths[0].glob("*/items/*/*.array_record*"))

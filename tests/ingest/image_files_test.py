@@ -4,7 +4,7 @@ import pytest
 
 from genrec_jax.data import images
 from genrec_jax.ingest import image_files
-from tests.data import dirty
+from tests.ingest import dirty
 
 
 def test_nothing_outside_the_folder_is_opened(tmp_path):

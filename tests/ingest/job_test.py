@@ -14,16 +14,15 @@ import pytest
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import histories
-from genrec_jax.ingest import image_store, job
+from genrec_jax.ingest import image_store, job, raw_data, work_folder
+from genrec_jax.ingest.datasets import DATASETS
 from genrec_jax.ingest.readers import (
   amazon,
   generic,
-  microlens,
   movielens,
-  pixelrec,
-  source,
 )
-from tests.data import dirty
+from genrec_jax.ingest.readers.table import open_table
+from tests.ingest import dirty
 
 LATIN = "Caf\xe9".encode("latin-1")
 MALFORMED = (b"u1,g0", b"u1,g0,5,1500000000,1,2,3", b'"u1,g0,5,1500000000')
@@ -109,7 +108,11 @@ def _pixelrec(raw):
   dirty.write_csv(
     raw / "item_info.csv", ("item_id", "title", "tag"), _titles(), (b"7",)
   )
-  return pixelrec.tables(raw), rows, {"rows": 2, "titles": 1, "unused": 0}
+  return (
+    DATASETS["pixelrec"].tables(raw),
+    rows,
+    {"rows": 2, "titles": 1, "unused": 0},
+  )
 
 
 def _microlens(raw):
@@ -126,7 +129,11 @@ def _microlens(raw):
     ("item", "title"),
     [row[:2] for row in _titles()],
   )
-  return microlens.tables(raw), rows, {"rows": 0, "titles": 0, "unused": 0}
+  return (
+    DATASETS["microlens"].tables(raw),
+    rows,
+    {"rows": 0, "titles": 0, "unused": 0},
+  )
 
 
 def _generic_parquet(raw):
@@ -180,7 +187,7 @@ def _make(raw, work, processes=1, **kwargs):
   return job.make(
     raw,
     work,
-    job.settings(raw, **chosen),
+    raw_data.settings(raw, **chosen),
     processes=processes,
     memory_gb=0.5,
   )
@@ -192,7 +199,7 @@ def test_every_raw_row_is_in_its_bucket(name, pictures, tmp_path):
   raw_folder.mkdir()
   tables, rows, bad = WRITERS[name](raw_folder)
   folder, bad_files = pictures
-  raw = job.Raw(*tables, folder)
+  raw = raw_data.Raw(*tables, folder)
   work = _make(raw, tmp_path / "work")
   report, kept = work.report, dirty.kept(rows)
 
@@ -247,7 +254,7 @@ def test_every_raw_row_is_in_its_bucket(name, pictures, tmp_path):
 
   again = _make(raw, tmp_path / "again", processes=2)
   assert list(again.items()) == items
-  for file in (job.USERS, job.EVENTS, job.REPORT):
+  for file in (work_folder.USERS, work_folder.EVENTS, work_folder.REPORT):
     first, second = (w.folder / file for w in (work, again))
     assert first.read_bytes() == second.read_bytes()
 
@@ -255,7 +262,7 @@ def test_every_raw_row_is_in_its_bucket(name, pictures, tmp_path):
 def test_images_are_stored_as_documented(pictures, tmp_path):
   (tmp_path / "raw").mkdir()
   tables, *_ = _microlens(tmp_path / "raw")
-  work = _make(job.Raw(*tables, pictures[0]), tmp_path / "work")
+  work = _make(raw_data.Raw(*tables, pictures[0]), tmp_path / "work")
   found = {item.id: Image.open(io.BytesIO(item.image)) for item in work.items()}
   assert {(i.format, i.mode) for i in found.values()} == {("JPEG", "RGB")}
   sizes = {item: image.size for item, image in found.items()}
@@ -268,7 +275,7 @@ def test_images_are_stored_as_documented(pictures, tmp_path):
 def test_a_stopped_import_goes_on(pictures, tmp_path, monkeypatch):
   (tmp_path / "raw").mkdir()
   tables, *_ = _movielens_csv(tmp_path / "raw")
-  raw = job.Raw(*tables, pictures[0])
+  raw = raw_data.Raw(*tables, pictures[0])
   monkeypatch.setattr(image_store, "CHUNK", 4)
   whole = _make(raw, tmp_path / "whole")
 
@@ -283,21 +290,21 @@ def test_a_stopped_import_goes_on(pictures, tmp_path, monkeypatch):
   monkeypatch.setattr(image_store, "encode_chunk", stop_at_second)
   with pytest.raises(KeyboardInterrupt):
     _make(raw, tmp_path / "work")
-  assert not (tmp_path / "work" / job.REPORT).exists()
+  assert not (tmp_path / "work" / work_folder.REPORT).exists()
   work = _make(raw, tmp_path / "work", processes=1)
   assert len(calls) == 2 + 3  # of 4 chunks the first one was there
   assert list(work.items()) == list(whole.items())
   assert work.report == whole.report
-  before = (work.folder / job.EVENTS).stat().st_mtime_ns
+  before = (work.folder / work_folder.EVENTS).stat().st_mtime_ns
   _make(raw, tmp_path / "work")  # is finished
-  assert (work.folder / job.EVENTS).stat().st_mtime_ns == before
+  assert (work.folder / work_folder.EVENTS).stat().st_mtime_ns == before
 
   # Of other images, nothing is used again.
   other = tmp_path / "images"
   other.mkdir()
   for item in dirty.GOOD:
     Image.new("RGB", (9, 9), "red").save(other / f"{item}.png")
-  again = _make(job.Raw(*tables, other), tmp_path / "work")
+  again = _make(raw_data.Raw(*tables, other), tmp_path / "work")
   assert next(again.items()).image != next(whole.items()).image
 
 
@@ -330,7 +337,9 @@ def test_image_paths_that_leave_the_folder_are_counted(pictures, tmp_path):
   tables = generic.tables(
     tmp_path, "events.tsv", "items.csv", dict(zip(names, names, strict=True))
   )
-  report = _make(job.Raw(*tables, root), tmp_path / "work", k_core=1).report
+  report = _make(
+    raw_data.Raw(*tables, root), tmp_path / "work", k_core=1
+  ).report
   dropped = {"image_outside_folder": 4, "no_image": 3}
   assert report["rows"] == {"read": 10, "kept": 3, "dropped": dropped}
   assert report["offenders"]["image_outside_folder"][0] == "item d: ../x.jpg"
@@ -346,8 +355,8 @@ def test_an_image_list_names_the_files(pictures, tmp_path):
   files = {"g0": "g1.jpg", "g1": "g1.jpg", "g2": "../x.jpg"}
   dirty.write_jsonl(log, [{"id": i, "path": p} for i, p in files.items()])
   names = {"item": ("id",), "image": ("path",)}
-  paths = source.find(log, names, required=tuple(names))
-  raw = job.Raw(*tables, pictures[0], paths)
+  paths = open_table(log, names, required=tuple(names))
+  raw = raw_data.Raw(*tables, pictures[0], paths)
   work = _make(raw, tmp_path / "work")
   assert work.item_ids() == ["g0", "g1"]
   assert work.report["images"]["kept"] == 1
@@ -358,7 +367,7 @@ def test_an_image_list_names_the_files(pictures, tmp_path):
 def test_nothing_left_is_an_error_with_the_reasons(pictures, tmp_path):
   (tmp_path / "raw").mkdir()
   tables, *_ = _microlens(tmp_path / "raw")
-  raw = job.Raw(*tables, pictures[0])
+  raw = raw_data.Raw(*tables, pictures[0])
   with pytest.raises(UserError, match=r"(?s)nothing is left.*k_core: "):
     _make(raw, tmp_path / "work", k_core=9)
 
@@ -404,7 +413,7 @@ def test_movielens_counts_are_those_of_plain_python(tmp_path):
       break
     events = core
 
-  raw = job.Raw(*movielens.tables(MOVIES), folder)
+  raw = raw_data.Raw(*movielens.tables(MOVIES), folder)
   work = _make(raw, tmp_path / "work", processes=2, k_core=5)
   report = work.report
   assert report["rows"] == {
@@ -469,7 +478,7 @@ def test_splits_never_leak(events, horizon, few, tmp_path):
     dirty.write_csv(tmp_path / name, header, rows)
   names = {name: name for name in ("user", "item", "timestamp", "title")}
   tables = generic.tables(tmp_path, "events.csv", "items.csv", names)
-  raw = job.Raw(*tables, few)
+  raw = raw_data.Raw(*tables, few)
   expected = {}
   for user, item, time in events:
     if item != "g":

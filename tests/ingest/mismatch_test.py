@@ -6,7 +6,13 @@ from PIL import Image
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.ingest import drops, image_store, job
+from genrec_jax.ingest import (
+  image_store,
+  job,
+  raw_data,
+  statistics,
+  work_folder,
+)
 from genrec_jax.ingest.readers import generic, movielens
 
 SECOND = 1_500_000_000
@@ -29,7 +35,7 @@ def _picture(path, size=(9, 9), colour="red"):
 
 
 def _make(raw, work, k_core=1):
-  settings = job.settings(
+  settings = raw_data.settings(
     raw,
     dataset="generic",
     min_rating=None,
@@ -46,7 +52,7 @@ def _generic(tmp_path, rows, titles, names=NAMES):
   _write(tmp_path / "t.csv", header, titles)
   (tmp_path / "images").mkdir(exist_ok=True)
   tables = generic.tables(tmp_path, "e.csv", "t.csv", names)
-  return job.Raw(*tables, tmp_path / "images")
+  return raw_data.Raw(*tables, tmp_path / "images")
 
 
 def _movies(tmp_path, names):
@@ -58,7 +64,7 @@ def _movies(tmp_path, names):
   _write(tmp_path / "links.csv", ("movieId", "imdbId", "tmdbId"), FILMS)
   for name in names:
     _picture(tmp_path / f"images/{name}.png")
-  return job.Raw(
+  return raw_data.Raw(
     *movielens.tables(tmp_path),
     tmp_path / "images",
     other_ids=movielens.other_ids(tmp_path),
@@ -231,7 +237,7 @@ def test_of_two_files_the_larger_image_is_used(tmp_path):
     "c.png: used is c.bmp",
     "d.bmp: used is d.png",
   ]
-  store = image_store.Store(work.folder / job.IMAGES)
+  store = image_store.Store(work.folder / work_folder.IMAGES)
   assert len(store) == 4
 
 
@@ -269,7 +275,7 @@ def test_malformed_rows_are_named_by_file_and_line(name, tmp_path):
   else:
     tables = generic.tables(tmp_path, name, "t.csv", NAMES)
     titles = ["line 3 of t.csv: bad,x,y"]
-  raw = job.Raw(*tables, tmp_path / "images")
+  raw = raw_data.Raw(*tables, tmp_path / "images")
   offenders = _make(raw, tmp_path / "work").report["offenders"]
   start = len(first) + 3 + (name == "e.txt")
   assert offenders["malformed_row"] == [
@@ -287,7 +293,9 @@ def test_rows_that_python_writes_and_json_does_not_know(tmp_path):
   _write(tmp_path / "t.csv", ("item", "title"), [("i", "One")])
   _picture(tmp_path / "images/i.png")
   tables = generic.tables(tmp_path, "e.jsonl", "t.csv", NAMES)
-  report = _make(job.Raw(*tables, tmp_path / "images"), tmp_path / "w").report
+  report = _make(
+    raw_data.Raw(*tables, tmp_path / "images"), tmp_path / "w"
+  ).report
   if report["rows"]["dropped"]:
     (text,) = report["offenders"]["malformed_row"]
     assert text.startswith('line 2 of e.jsonl: {"user": "v"')
@@ -312,7 +320,7 @@ def test_times_that_mean_little_are_warned_of(times, words, tmp_path):
   assert len(report["warnings"]) == len(words)
   for word, warning in zip(words, report["warnings"], strict=True):
     assert word in warning
-  assert drops.TIED == 0.5
+  assert statistics.TIED == 0.5
   if times[0] == SECOND:
     assert report["times"]["first"] == "2017-07-14T02:40:00Z"
   assert report["users_of_one_day"] == 1

@@ -17,7 +17,7 @@ from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import windows
 from genrec_jax.ingest import drops
 from genrec_jax.ingest import report as report_lib
-from tests.data import dirty
+from tests.ingest import dirty
 from tests.tools.process import own_words
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -153,7 +153,7 @@ def test_a_data_set_that_is_there_is_kept_or_refused(raw, prepared):
   assert before == after
 
 
-def test_wrong_flags_are_told_in_words(raw, tmp_path):
+def test_invalid_flags_are_listed(raw, tmp_path):
   done = _run(
     "--dataset=movielens",
     f"--raw={tmp_path / 'absent'}",
@@ -219,7 +219,7 @@ def test_nothing_that_is_there_is_touched(raw, tmp_path):
   for out, message in (
     (other, "holds something that is no data set"),
     (raw / "images" / "data", "is within the images folder"),
-    (other / "mine.txt" / "data", "cannot write beside it"),
+    (other / "mine.txt" / "data", "cannot write next to it"),
   ):
     done = _run("--dataset=movielens", f"--raw={raw}", f"--out={out}")
     assert done.returncode == 1

@@ -1,1 +1,1 @@
-"""One module per raw format, each to the same tables; may import core."""
+"""The raw files of each data set as tables: what its columns are called."""

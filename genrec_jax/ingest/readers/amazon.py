@@ -3,16 +3,14 @@
 from pathlib import Path
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.ingest.readers import opening
-from genrec_jax.ingest.readers.source import Table, find
+from genrec_jax.ingest.readers import text_file
+from genrec_jax.ingest.readers.table import Table, open_table
 
-MIN_RATING = None
-IMAGES = ("images",)
-_ITEM = ("parent_asin", "asin")
-_FORMS = tuple(
-  form + ending
-  for form in (".jsonl", ".csv")
-  for ending in ("", *opening.ENDINGS)
+_ITEM = ("parent_asin", "asin")  # variants of a product share the first
+_SUFFIXES = tuple(
+  suffix + compressed
+  for suffix in (".jsonl", ".csv")
+  for compressed in ("", *text_file.SUFFIXES)
 )
 
 
@@ -23,15 +21,15 @@ def tables(raw: Path) -> tuple[Table, Table]:
     UserError: not exactly one category, or a column is missing.
   """
   metas = {
-    path.name.removeprefix("meta_").removesuffix(form): path
-    for form in _FORMS
-    for path in sorted(raw.glob(f"meta_*{form}"))
+    path.name.removeprefix("meta_").removesuffix(suffix): path
+    for suffix in _SUFFIXES
+    for path in sorted(raw.glob(f"meta_*{suffix}"))
   }
   reviews = {
     category: path
     for category in metas
-    for form in _FORMS  # the last one found counts: csv is smaller
-    if (path := raw / f"{category}{form}").is_file()
+    for suffix in _SUFFIXES  # the last one counts: csv is smaller
+    if (path := raw / f"{category}{suffix}").is_file()
   }
   if len(reviews) != 1:
     raise UserError(
@@ -40,7 +38,7 @@ def tables(raw: Path) -> tuple[Table, Table]:
       "CATEGORY.jsonl or CATEGORY.csv with meta_CATEGORY.jsonl, each also .gz."
     )
   (category, path), *_ = reviews.items()
-  interactions = find(
+  interactions = open_table(
     path,
     {
       "user": ("user_id",),
@@ -50,7 +48,7 @@ def tables(raw: Path) -> tuple[Table, Table]:
     },
     required=("user", "item", "timestamp"),
   )
-  titles = find(
+  titles = open_table(
     metas[category],
     {"item": _ITEM, "title": ("title",)},
     required=("item", "title"),

@@ -1,10 +1,11 @@
-"""Delimited text, row by row: what DuckDB can read as it is, and what not.
+"""Delimited text, row by row: which files DuckDB reads as they are, and a form
+that it reads of the others.
 
-DuckDB reads fields fast, but one bad quote makes its CSV reader swallow the
+DuckDB splits fields fast, but one bad quote makes its CSV reader swallow the
 lines that follow, or stop. So a file that has quotes, other bytes than UTF-8,
-odd line ends or a packing that DuckDB lacks is first rewritten: a row a line,
-fields parted by `SEPARATOR`, every bad row as one field, which is how it is
-told apart.
+odd line ends or a compression that DuckDB lacks is first rewritten: a row a
+line, fields separated by `SEPARATOR`. A bad row becomes a single field, which
+marks it as bad.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ import itertools
 import os
 import re
 
-from genrec_jax.ingest.readers import opening
+from genrec_jax.ingest.readers import text_file
 
 SEPARATOR = "\x1f"
 _LONGEST = 1 << 20  # bytes of a line; DuckDB refuses lines of 2 MB
@@ -26,21 +27,25 @@ _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\r\n]+")
 def is_plain(
   path: str | os.PathLike, quotes: bool = True, header: bool = True
 ) -> bool:
-  """Says whether splitting lines at the delimiter reads a file right.
+  """Returns whether splitting lines at the delimiter reads a file right.
 
   Args:
-    path: of the file; not packed, or with gzip.
+    path: of the file; not compressed, or with gzip.
     quotes: whether '"' means anything in it.
     header: whether the first line is one, which DuckDB skips.
   """
-  packing, encoding = opening.form(path)
+  compression, encoding = text_file.detect(path)
   marked = encoding == "utf-8-sig" and not header
-  if packing not in ("", "gzip") or not encoding.startswith("utf-8") or marked:
+  if (
+    compression not in ("", "gzip")
+    or not encoding.startswith("utf-8")
+    or marked
+  ):
     return False
   unfit = re.compile(
     rb'["\x00\x1f]|\r(?!\n)' if quotes else rb"[\x00\x1f]|\r(?!\n)"
   )
-  with opening.lines(path) as file:
+  with text_file.lines(path) as file:
     while lines := list(itertools.islice(file, _BLOCK)):
       block = b"".join(lines)
       if max(map(len, lines)) > _LONGEST or unfit.search(block):
@@ -72,7 +77,7 @@ def rewrite(
     header: whether the first row is one, which is left out.
   """
   with (
-    opening.lines(path) as source,
+    text_file.lines(path) as source,
     open(target, "w", encoding="utf-8") as out,
   ):
     found = rows(decoded(source), delimiter, quotes)
@@ -83,7 +88,7 @@ def rewrite(
 
 
 def decoded(lines: Iterable[bytes]) -> Iterator[str]:
-  """Decodes lines from UTF-8; those that are none, from Latin-1.
+  """Decodes lines from UTF-8; lines that are not UTF-8, from Latin-1.
 
   The byte order mark is dropped, and line ends may be of any system.
   """

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.ingest.readers.source import EXPECTED, Table, find, form_of
+from genrec_jax.ingest.readers.table import (
+  EXPECTED,
+  Table,
+  format_of,
+  open_table,
+)
 
-MIN_RATING = None
-IMAGES = ("images",)
-_ITEMS = ("item", "title", "image")
+_EVENT_ROLES = ("user", "item", "timestamp", "rating")
+_ITEM_ROLES = ("item", "title", "image")
 _ADVICE = "Give the names as flags, such as --user_column."
 
 
@@ -31,27 +35,17 @@ def tables(
   for name in (interactions, titles):
     if not (raw / name).exists():
       raise UserError(f"{raw / name} is not there: expected a file in --raw.")
-    if form_of(raw / name) == "dat":
+    if format_of(raw / name) == "dat":
       raise UserError(
         f"{raw / name} is no table: {EXPECTED.replace(' .dat,', '')}."
       )
   given = {role: (name,) for role, name in columns.items() if name}
-  item = given.get("title_item", given["item"])
-  first = [
-    role for role in ("user", "item", "timestamp", "rating") if role in given
-  ]
-  second = [role for role in _ITEMS if role in given]
+  events = {role: given[role] for role in _EVENT_ROLES if role in given}
+  items = {role: given[role] for role in _ITEM_ROLES if role in given}
+  items["item"] = given.get("title_item", given["item"])
   return (
-    find(
-      raw / interactions,
-      {r: given[r] for r in first},
-      required=first,
-      advice=_ADVICE,
+    open_table(
+      raw / interactions, events, required=tuple(events), advice=_ADVICE
     ),
-    find(
-      raw / titles,
-      {r: item if r == "item" else given[r] for r in second},
-      required=second,
-      advice=_ADVICE,
-    ),
+    open_table(raw / titles, items, required=tuple(items), advice=_ADVICE),
   )

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.ingest.readers.source import Table, find, packed
+from genrec_jax.ingest.readers.table import Table, find_file, open_table
 
-MIN_RATING = 4.0
-IMAGES = ("images", "posters")
-OTHER_IDS = ("imdbId", "tmdbId")  # columns of links.csv
+_OTHER_IDS = ("imdbId", "tmdbId")  # columns of links.csv
 _RATINGS = ("UserID", "MovieID", "Rating", "Timestamp")
 _MOVIES = ("MovieID", "Title", "Genres")
 _ITEM = ("movieId", "id")
@@ -19,14 +17,15 @@ def tables(raw: Path) -> tuple[Table, Table]:
   Raises:
     UserError: a file or a column is missing.
   """
-  for suffix, ratings, movies in (
-    (".csv", None, None),
+  for suffix, rating_columns, movie_columns in (
+    (".csv", None, None),  # has a header
     (".dat", _RATINGS, _MOVIES),
   ):
-    paths = packed(raw / f"ratings{suffix}"), packed(raw / f"movies{suffix}")
-    if all(paths):
-      interactions = find(
-        paths[0],
+    ratings_path = find_file(raw / f"ratings{suffix}")
+    movies_path = find_file(raw / f"movies{suffix}")
+    if ratings_path and movies_path:
+      interactions = open_table(
+        ratings_path,
         {
           "user": ("userId", "user"),
           "item": _ITEM,
@@ -34,13 +33,13 @@ def tables(raw: Path) -> tuple[Table, Table]:
           "timestamp": ("timestamp",),
         },
         required=("user", "item", "rating", "timestamp"),
-        columns=ratings,
+        columns=rating_columns,
       )
-      titles = find(
-        paths[1],
+      titles = open_table(
+        movies_path,
         {"item": _ITEM, "title": ("title",)},
         required=("item", "title"),
-        columns=movies,
+        columns=movie_columns,
       )
       return interactions, titles
   raise UserError(
@@ -51,8 +50,8 @@ def tables(raw: Path) -> tuple[Table, Table]:
 
 def other_ids(raw: Path) -> Table | None:
   """Returns the table of the films' ids elsewhere, if it is in the folder."""
-  path = packed(raw / "links.csv")
+  path = find_file(raw / "links.csv")
   if path is None:
     return None
-  names = {"item": _ITEM, **{name: (name,) for name in OTHER_IDS}}
-  return find(path, names, required=("item",))
+  names = {"item": _ITEM, **{name: (name,) for name in _OTHER_IDS}}
+  return open_table(path, names, required=("item",))

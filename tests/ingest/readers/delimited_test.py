@@ -8,7 +8,8 @@ from hypothesis import given, settings, strategies
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.ingest.readers import delimited, source
+from genrec_jax.ingest.readers import delimited
+from genrec_jax.ingest.readers.table import open_table
 
 
 def _rows(text, delimiter=",", quotes=True):
@@ -88,16 +89,16 @@ def test_columns_are_found_by_any_usual_name(tmp_path):
   path = tmp_path / "a.csv"
   names = {"user": ("user_id", "user"), "item": ("parent_asin",)}
   path.write_text('"User ID";Parent-Asin;user\n')
-  table = source.find(path, names, required=("user", "item"))
+  table = open_table(path, names, required=("user", "item"))
   assert table.delimiter == ";"
   assert table.roles == {"user": "User ID", "item": "Parent-Asin"}
   path.write_text("userId,asin\n")
   with pytest.raises(UserError, match=r"no column for item .*'userId', 'asin'"):
-    source.find(path, names, required=("user", "item"))
+    open_table(path, names, required=("user", "item"))
   for name, text in (("b.xlsx", ""), ("b.parquet", "x")):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=r"(?s)b\.\w+.*expected \.csv"):
-      source.find(tmp_path / name, names, required=("user",))
+      open_table(tmp_path / name, names, required=("user",))
 
 
 def test_rewritten_rows_have_no_quotes_left(tmp_path):

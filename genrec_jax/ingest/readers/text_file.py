@@ -1,7 +1,7 @@
-"""Raw text files as lines of UTF-8, however they are packed and encoded.
+"""Raw text files as lines of UTF-8, however they are compressed and encoded.
 
-The content says how, not the name: servers unpack files that are called .gz and
-browsers take the suffix away.
+The content says how, not the name: servers decompress files that are called .gz
+and browsers take the suffix away.
 """
 
 import bz2
@@ -17,19 +17,19 @@ import zlib
 
 from genrec_jax.core.errors import UserError
 
-# What reading a file that is damaged, cut or not to be opened raises.
+# Raised by reading a file that is damaged, cut or cannot be opened.
 ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
-# Endings of names that say how a file is packed; 'zst' and 'zip' are refused
-# with a message that says so.
-ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# Suffixes of compressed files; .zst and .zip are refused with a message that
+# says so.
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _UNPACK = "unpack it, or pack it with gzip"
 _EXPORT = "export it as CSV or Parquet"
-_PACKINGS = (
+_COMPRESSIONS = (
   (b"\x1f\x8b", "gzip", gzip.open),
   (b"BZh", "bzip2", bz2.open),
   (b"\xfd7zXZ\0", "xz", lzma.open),
 )
-# What is often taken for a table: how it begins, what it is, what to do.
+# Often taken for a table: how it begins, what it is, what to do.
 _OTHERS = (
   (b"PK\x03\x04", "a ZIP archive or an Excel file", f"{_UNPACK}, or {_EXPORT}"),
   (b"\x28\xb5\x2f\xfd", "packed with zstd", _UNPACK),
@@ -44,7 +44,7 @@ _OTHERS = (
   (b"<!doctype html", "a web page", "fetch the file that the page is about"),
   (b"<html", "a web page", "fetch the file that the page is about"),
 )
-_MARKS = (  # of bytes' order; those of 4 bytes begin with those of 2
+_MARKS = (  # byte order marks; those of 4 bytes begin with those of 2
   (b"\xef\xbb\xbf", "utf-8-sig"),
   (b"\xff\xfe\0\0", "utf-32"),
   (b"\0\0\xfe\xff", "utf-32"),
@@ -54,25 +54,27 @@ _MARKS = (  # of bytes' order; those of 4 bytes begin with those of 2
 _HEAD = 512  # bytes: a tar archive says so at 257
 
 
-class Form(NamedTuple):
-  """How a file is packed and encoded."""
+class Format(NamedTuple):
+  """How a file is compressed and encoded."""
 
-  packing: str  # '', 'gzip', 'bzip2' or 'xz'
+  compression: str  # '', 'gzip', 'bzip2' or 'xz'
   encoding: str  # 'utf-8', where nothing says otherwise
 
 
-def form(path: str | os.PathLike) -> Form:
-  """Returns how a file is packed and encoded, from its first bytes.
+def detect(path: str | os.PathLike) -> Format:
+  """Returns how a file is compressed and encoded, from its first bytes.
 
   Raises:
-    UserError: it is no text, says what it is.
+    UserError: it is not text; the message says what it is.
     OSError, EOFError, ...: see `ERRORS`.
   """
   with open(path, "rb") as file:
     head = file.read(_HEAD)
-  packing = next((name for m, name, _ in _PACKINGS if head.startswith(m)), "")
-  if packing:
-    with _unpacked(path, packing) as file:
+  compression = next(
+    (name for m, name, _ in _COMPRESSIONS if head.startswith(m)), ""
+  )
+  if compression:
+    with _decompressed(path, compression) as file:
       head = file.read(_HEAD)
   for mark, kind, advice in _OTHERS:
     text = mark.startswith(b"<")
@@ -80,20 +82,20 @@ def form(path: str | os.PathLike) -> Form:
       raise UserError(f"{path} is {kind}: {advice}")
   if head[257:262] == b"ustar":
     raise UserError(f"{path} is a tar archive: {_UNPACK}")
-  return Form(packing, _encoding(head))
+  return Format(compression, _encoding(head))
 
 
 @contextlib.contextmanager
 def lines(path: str | os.PathLike) -> Iterator[Iterable[bytes]]:
   """Opens a file as lines of bytes; of UTF-16 and UTF-32, recoded as UTF-8.
 
-  Other encodings are left as they are, as is the mark at UTF-8's begin.
+  Other encodings are left as they are, as is a byte order mark of UTF-8.
 
   Raises:
-    see `form`; also while lines are read.
+    see `detect`; also while lines are read.
   """
-  packing, encoding = form(path)
-  with _unpacked(path, packing) as file:
+  compression, encoding = detect(path)
+  with _decompressed(path, compression) as file:
     if encoding.startswith("utf-8"):
       yield file
     else:
@@ -101,34 +103,38 @@ def lines(path: str | os.PathLike) -> Iterator[Iterable[bytes]]:
         yield (line.encode() for line in text)
 
 
-def check_sums(path: str | os.PathLike) -> None:
-  """Reads a packed file to its end, which compares its check sums.
+def verify_checksums(path: str | os.PathLike) -> None:
+  """Reads a compressed file to its end, which compares its checksums.
 
-  DuckDB does not: of a damaged gzip file it reads rows that never were.
+  DuckDB does not: from a damaged gzip file it reads rows that never were.
+
+  Raises:
+    OSError, EOFError, ...: see `ERRORS`.
   """
-  with _unpacked(path, form(path).packing) as file:
+  with _decompressed(path, detect(path).compression) as file:
     while file.read(1 << 20):
       pass
 
 
-def copy(path: str | os.PathLike, target: Path) -> Path:
-  """Writes a file unpacked, in UTF-8 and without mark; returns `target`."""
+def write_plain(path: str | os.PathLike, target: Path) -> Path:
+  """Writes a file decompressed, as UTF-8 without a mark; returns `target`."""
   with lines(path) as source, target.open("wb") as file:
     for number, line in enumerate(source):
       file.write(line if number else line.removeprefix(b"\xef\xbb\xbf"))
   return target
 
 
-def _unpacked(path, packing):
-  openers = {name: opener for _, name, opener in _PACKINGS}
-  return openers.get(packing, open)(path, "rb")
+def _decompressed(path, compression):
+  openers = {name: opener for _, name, opener in _COMPRESSIONS}
+  return openers.get(compression, open)(path, "rb")
 
 
 def _encoding(head):
   for mark, encoding in _MARKS:
     if head.startswith(mark):
       return encoding
-  # Without a mark, every other byte of Latin letters is zero.
+  # Windows tools write UTF-16 without a mark, too: every other byte of Latin
+  # letters is zero then.
   start = head[: min(len(head), 16) // 2 * 2]
   if start and not any(start[1::2]) and all(start[::2]):
     return "utf-16-le"

@@ -16,16 +16,17 @@ import duckdb
 from PIL import Image
 import pytest
 
+from genrec_jax.core import duckdb_file
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import dataset
-from genrec_jax.ingest import clean, job, tfds_builders
+from genrec_jax.ingest import job, raw_data, raw_tables, tfds_builder
+from genrec_jax.ingest.datasets import DATASETS
 from genrec_jax.ingest.readers import (
   amazon,
   generic,
-  microlens,
   movielens,
-  source,
 )
+from genrec_jax.ingest.readers.table import open_table
 
 NAMES = {name: name for name in ("user", "item", "timestamp", "title")}
 ROWS = [(f"u{u}", f"é{i}", 1_600_000_000 + i) for u in "ab" for i in (0, 1)]
@@ -49,8 +50,8 @@ def raw(tmp_path):
 
 
 def _make(tables, raw, work, **kwargs):
-  found = job.Raw(*tables, raw / "images", **kwargs)
-  settings = job.settings(
+  found = raw_data.Raw(*tables, raw / "images", **kwargs)
+  settings = raw_data.settings(
     found,
     dataset="generic",
     min_rating=None,
@@ -360,9 +361,9 @@ def zone(request, monkeypatch):
 
 def _times(table, work):
   work.mkdir(exist_ok=True)
-  with clean.database.connect(work, 0.5, 1) as db:
-    clean.read_rows(db, table, None, work)
-    rows = db.execute('SELECT "user", ms, reason FROM raw_rows').fetchall()
+  with duckdb_file.connect(work, 0.5, 1) as db:
+    raw_tables.read_events(db, table, None, work)
+    rows = db.execute('SELECT "user", ms, reason FROM raw_events').fetchall()
   return {user: (ms, reason) for user, ms, reason in rows}
 
 
@@ -387,7 +388,7 @@ def test_an_instant_is_the_same_however_it_is_written(form, zone, tmp_path):
     values = ", ".join(f"('{n}', 'i', '{text}')" for n, text in rows)
     _parquet(f'FROM (VALUES {values}) t("user", item, timestamp)', path)
   names = {name: (name,) for name in ("user", "item", "timestamp")}
-  table = source.find(
+  table = open_table(
     path,
     names,
     required=tuple(names),
@@ -416,7 +417,7 @@ def test_an_instant_of_any_type_of_column(value, zone, tmp_path):
   path = tmp_path / "e.parquet"
   _parquet(f"SELECT '0' AS \"user\", 'i' AS item, {value} AS timestamp", path)
   names = {name: (name,) for name in ("user", "item", "timestamp")}
-  table = source.find(path, names, required=tuple(names))
+  table = open_table(path, names, required=tuple(names))
   assert _times(table, tmp_path / "work") == {"0": (MS, None)}
 
 
@@ -458,7 +459,7 @@ def test_names_of_folders_are_no_patterns(name, form, tmp_path):
   work = _make(tables, raw, raw / "work")
   out = raw / "out"
   if form == "csv":
-    tfds_builders.store("generic", work, out)
+    tfds_builder.store("generic", work, out)
     users = [record["id"].decode() for record in dataset.load(out).users]
     assert not (out / "downloads").exists()
   else:
@@ -468,7 +469,7 @@ def test_names_of_folders_are_no_patterns(name, form, tmp_path):
 
 def test_a_name_that_no_pattern_can_mean_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"a.*\\.*Rename the folder"):
-    source.literal(tmp_path / "a\\[b]")
+    duckdb_file.pattern(tmp_path / "a\\[b]")
 
 
 def test_benchmarks_are_found_packed(tmp_path):
@@ -482,7 +483,7 @@ def test_benchmarks_are_found_packed(tmp_path):
     bz2.compress(b"user,item,timestamp\n")
   )
   with pytest.raises(UserError, match=r"interactions: .*ratings\.csv\.xz"):
-    microlens.tables(tmp_path)
+    DATASETS["microlens"].tables(tmp_path)
   meta = gzip.compress(b'{"parent_asin": "1", "title": "x"}\n')
   (tmp_path / "meta_Books.jsonl.gz").write_bytes(meta)
   (tmp_path / "Books.csv.zst").write_bytes(b"\x28\xb5\x2f\xfd")

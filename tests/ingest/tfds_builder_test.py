@@ -12,7 +12,8 @@ import pytest
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import index, records
-from genrec_jax.ingest import tfds_builders
+from genrec_jax.ingest import tfds_builder
+from genrec_jax.ingest.datasets import DATASETS
 
 LENGTHS = (9, 3, 1, 6)
 
@@ -25,7 +26,7 @@ def work(tmp_path_factory, make_work):
 @pytest.fixture(scope="module")
 def stored(work, tmp_path_factory):
   path = tmp_path_factory.mktemp("stored") / "data"
-  return dataset_lib.load(tfds_builders.store("movielens", work, path))
+  return dataset_lib.load(tfds_builder.store("movielens", work, path))
 
 
 def _bytes(root):
@@ -74,11 +75,11 @@ def test_the_index_is_that_of_the_records(stored, monkeypatch):
 def test_many_shards_are_one_data_set_and_the_same_bytes(
   work, stored, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(tfds_builders, "_SHARD_BYTES", 6000)
-  monkeypatch.setattr(tfds_builders, "_EVENT_BYTES", 800)
-  monkeypatch.setattr(tfds_builders, "_USERS", 3)
+  monkeypatch.setattr(tfds_builder, "_SHARD_BYTES", 6000)
+  monkeypatch.setattr(tfds_builder, "_EVENT_BYTES", 800)
+  monkeypatch.setattr(tfds_builder, "_USERS", 3)
   many = [
-    dataset_lib.load(tfds_builders.store("generic", work, tmp_path / name))
+    dataset_lib.load(tfds_builder.store("generic", work, tmp_path / name))
     for name in ("a", "b")
   ]
   assert len(list(tmp_path.glob("a/generic/items/*/*.array_record*"))) > 2
@@ -93,7 +94,7 @@ def test_many_shards_are_one_data_set_and_the_same_bytes(
   np.testing.assert_array_equal(many[0].index.starts, stored.index.starts)
 
 
-@pytest.mark.parametrize("dataset", sorted(tfds_builders.BUILDERS))
+@pytest.mark.parametrize("dataset", sorted(DATASETS))
 def test_every_benchmark_has_a_builder(work, tmp_path, dataset):
   added = []
 
@@ -102,14 +103,14 @@ def test_every_benchmark_has_a_builder(work, tmp_path, dataset):
     (folder / "report.json").write_text("{}")
     added.append(folder)
 
-  path = tfds_builders.store(dataset, work, tmp_path / "data", finish=finish)
+  path = tfds_builder.store(dataset, work, tmp_path / "data", finish=finish)
   assert dataset_lib.load(path).settings["dataset"] == dataset
   assert (tmp_path / "data" / "report.json").exists()
-  tfds_builders.store(dataset, work, tmp_path / "data", finish=finish)
+  tfds_builder.store(dataset, work, tmp_path / "data", finish=finish)
   assert len(added) == 1
-  other = next(name for name in tfds_builders.BUILDERS if name != dataset)
+  other = next(name for name in DATASETS if name != dataset)
   with pytest.raises(UserError, match=f"dataset: '{dataset}' there"):
-    tfds_builders.store(other, work, tmp_path / "data")
+    tfds_builder.store(other, work, tmp_path / "data")
 
 
 def test_a_build_that_failed_goes_on(work, tmp_path):
@@ -117,13 +118,13 @@ def test_a_build_that_failed_goes_on(work, tmp_path):
     raise RuntimeError("no report")
 
   with pytest.raises(RuntimeError, match="no report"):
-    tfds_builders.store("pixelrec", work, tmp_path / "data", finish=fail)
+    tfds_builder.store("pixelrec", work, tmp_path / "data", finish=fail)
   with pytest.raises(UserError):
     dataset_lib.load(tmp_path / "data")
   (left,) = tmp_path.iterdir()
   file = next(left.glob("*/items/*/*.array_record*"))
   os.utime(file, ns=(1, 1))
-  path = tfds_builders.store("pixelrec", work, tmp_path / "data")
+  path = tfds_builder.store("pixelrec", work, tmp_path / "data")
   file = next(pathlib.Path(path).glob("*/items/*/*.array_record*"))
   assert file.stat().st_mtime_ns == 1
   assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -131,7 +132,7 @@ def test_a_build_that_failed_goes_on(work, tmp_path):
 
 @pytest.mark.parametrize("name", ["rows", "titles", "splits", "starts"])
 def test_a_damaged_index_is_refused(work, tmp_path, name):
-  path = pathlib.Path(tfds_builders.store("generic", work, tmp_path / "data"))
+  path = pathlib.Path(tfds_builder.store("generic", work, tmp_path / "data"))
   file = path / "index" / f"{name}.bin"
   file.write_bytes(file.read_bytes()[:-24])
   with pytest.raises(UserError, match=r"no whole prepared data set[^$]*index"):
@@ -144,10 +145,11 @@ def test_a_damaged_index_is_refused(work, tmp_path, name):
 def test_building_never_imports_tensorflow(work, tmp_path):
   code = f"""
     import pathlib, sys
-    from genrec_jax.data import benchmarks, builders, prepared
-    work = prepared.Work(pathlib.Path({str(work.folder)!r}), {{}})
-    path = benchmarks.store("amazon", work, {str(tmp_path / "data")!r})
-    builders.load(path).items[0]
+    from genrec_jax.data import dataset
+    from genrec_jax.ingest import tfds_builder, work_folder
+    work = work_folder.Work(pathlib.Path({str(work.folder)!r}), {{}})
+    path = tfds_builder.store("amazon", work, {str(tmp_path / "data")!r})
+    dataset.load(path).items[0]
     assert not {{"tensorflow", "torch", "apache_beam"}} & set(sys.modules)
   """
   run = subprocess.run(
