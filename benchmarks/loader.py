@@ -158,13 +158,13 @@ def consume(path):
 
 def stages(dataset, processor, tokenizer, number=100):
   """Returns the milliseconds of each stage of one window, cold."""
-  found = windows.find_windows(dataset, "train", SPEC)
-  made = examples.Examples(dataset, found, processor, tokenizer)
-  numbers = np.random.default_rng(1).integers(len(found), size=number)
+  train_windows = windows.find_windows(dataset, "train", SPEC)
+  made = examples.Examples(dataset, train_windows, processor, tokenizer)
+  numbers = np.random.default_rng(1).integers(len(train_windows), size=number)
   rows = [
     int(row)
     for n in numbers
-    for part in found.item_rows(int(n))
+    for part in train_windows.item_rows(int(n))
     for row in part
   ]
 
@@ -178,14 +178,14 @@ def stages(dataset, processor, tokenizer, number=100):
   pictures, spent["decode"] = timed(records_lib.decode_image, records)
   _, spent["resize"] = timed(processor.pixels, pictures)
   del records, pictures
-  histories = [found.item_rows(int(n))[0].tolist() for n in numbers]
+  histories = [train_windows.item_rows(int(n))[0].tolist() for n in numbers]
   _, spent["prompt"] = timed(made._prompt, histories)
   made_now, _ = timed(made.__getitem__, numbers.tolist())
   # The last ones: their pixels are still at hand, those of the first no more.
   _, again = timed(made.__getitem__, numbers[-32:].tolist())
   spent["the rest"] = max(again * number / 32 - spent["prompt"], 0)
   batches = [made_now[:32], made_now[32:64], made_now[64:96]]
-  _, stacked = timed(stream_lib._stack, batches)
+  _, stacked = timed(examples.stack, batches)
   spent["stack"] = stacked * number / 96
   return spent
 

@@ -5,58 +5,85 @@ Records are read when an example needs them.
 
 from collections.abc import Sequence
 import functools
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import numpy as np
+from PIL import Image
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import records, titles
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.data.windows import Windows
+from genrec_jax.data.windows import Windows, WindowSpec
 
-_TITLES_KEPT = 2**16  # of those shortened or tokenized last
-_CACHE_BYTES = 256 * 2**20
+_TITLES_KEPT = 2**16  # in each cache of titles
+_IMAGE_CACHE_BYTES = 256 * 2**20
+
+
+class Processor(Protocol):
+  """Prompts and pixels as a generator takes them; see `hf.processor`."""
+
+  tokenizer: Any  # a fast one of transformers
+
+  @property
+  def pad_id(self) -> int:
+    """Token that fills prompts up on the left."""
+
+  @property
+  def image_size(self) -> int:
+    """Pixels of a side, h = w."""
+
+  @property
+  def num_image_tokens(self) -> int:
+    """Tokens of one generated image, I."""
+
+  @property
+  def max_positions(self) -> int:
+    """Tokens that the model was made for, prompt and answer together."""
+
+  def prompt_ids(self, titles: Sequence[str], instruction: str) -> Any:
+    """Returns the prompt's tokens, up to where the image begins."""
+
+  def pixels(self, image: Image.Image) -> np.ndarray:
+    """Returns an image padded to a square, uint8 [h, w, 3]."""
+
+  def crop(self, image: Image.Image) -> np.ndarray:
+    """Returns the centre square of an image, uint8 [h, w, 3]."""
 
 
 class Examples:
   """Examples of all windows of a split, made when indexed.
 
-  An example is a Batch without its axis P.
+  An example is a Batch without its axis P. All have the same shapes: T, the
+  tokens of the longest prompt, and W, those of the longest title in CLIP, are
+  found from the data set's longest titles.
   """
 
-  def __init__(self, dataset, windows, processor, clip_tokenizer):
-    spec = windows.spec
+  def __init__(
+    self,
+    dataset: Dataset,
+    windows: Windows,
+    processor: Processor,
+    clip_tokenizer: Any,
+  ):
     self._items, self._windows = dataset.items, windows
-    self._processor, self._spec = processor, spec
-    self._clip_tokenizer = clip_tokenizer
-    long = titles.long_titles(dataset.index)
-    self._title_tokens, longest = titles.longest(long, processor.tokenizer)
-    # Tokens can merge with their surroundings, so the longest title alone does
-    # not always make the longest prompt; a few of the longest do.
-    self._prompt_tokens = max(
-      len(processor.prompt_ids([title] * spec.history_length, spec.instruction))
-      for title in longest
+    self._processor, self._clip_tokenizer = processor, clip_tokenizer
+    candidates = titles.candidates(dataset.index)
+    self._title_tokens, longest = titles.longest(
+      candidates, processor.tokenizer
     )
-    total = self._prompt_tokens + processor.num_image_tokens
-    if total > processor.max_positions:
-      raise UserError(
-        f"data.history_length={spec.history_length} makes prompts and answers "
-        f"of up to {total} tokens: expected at most {processor.max_positions}, "
-        "which this model was made for; give a smaller one."
-      )
-    self._clip_tokens = clip_tokenizer.model_max_length
-    self._clip_tokens = max(
-      len(ids) for ids in self._clip_ids(long)["input_ids"]
-    )
-    self._remember()
+    self._prompt_tokens = _prompt_tokens(processor, windows.spec, longest)  # T
+    self._clip_tokens = clip_tokenizer.model_max_length  # cuts the next line's
+    self._clip_tokens = max(map(len, self._clip_ids(candidates)))  # W
+    self._make_caches()
 
-  def _remember(self):
+  def _make_caches(self) -> None:
     """Keeps what was made last: users share items, and windows overlap."""
     side = self._processor.image_size
-    self._pixels = functools.lru_cache(_CACHE_BYTES // (6 * side * side))(
-      self._read_pixels
-    )
+    # Two images an item, padded and cropped, of 3 bytes a pixel.
+    images = _IMAGE_CACHE_BYTES // (2 * 3 * side * side)
+    self._pixels = functools.lru_cache(images)(self._read_pixels)
     self._title = functools.lru_cache(_TITLES_KEPT)(self._read_title)
     self._title_ids = functools.lru_cache(_TITLES_KEPT)(self._read_title_ids)
 
@@ -64,75 +91,81 @@ class Examples:
     """Returns the number of windows."""
     return len(self._windows)
 
-  def __getstate__(self):
-    """Leaves the caches out: each process fills its own."""
-    kept = {"_pixels", "_title", "_title_ids"}
-    return {k: v for k, v in self.__dict__.items() if k not in kept}
+  def __getstate__(self) -> dict[str, Any]:
+    """Leaves the caches out: each worker process fills its own."""
+    caches = {"_pixels", "_title", "_title_ids"}
+    return {k: v for k, v in self.__dict__.items() if k not in caches}
 
-  def __setstate__(self, state):
+  def __setstate__(self, state: dict[str, Any]) -> None:
     """Starts with empty caches."""
     self.__dict__.update(state)
-    self._remember()
+    self._make_caches()
 
   def __getitem__(self, number: int) -> Batch:
     """Returns the example of a window, by its number in the split."""
-    history, future = self._windows.item_rows(number)
-    history, future = history.tolist(), future.tolist()
-    ids = self._prompt(history)
-    while len(ids) > self._prompt_tokens:  # the oldest item has to go
+    spec = self._windows.spec
+    history_rows, future_rows = self._windows.item_rows(number)
+    history, future = history_rows.tolist(), future_rows.tolist()
+    prompt = self._prompt(history)
+    while len(prompt) > self._prompt_tokens:
+      # A title that is longer than the candidates': the oldest item has to go.
       history = history[1:]
-      ids = self._prompt(history)
-    missing = self._prompt_tokens - len(ids)
-    seen, cropped, history_mask = self._images(
-      history, self._spec.history_length
+      prompt = self._prompt(history)
+    padded, history_images, history_mask = self._images(
+      history, spec.history_length
     )
-    _, future_images, future_mask = self._images(
-      future, self._spec.future_horizon
-    )
-    title_ids = self._title_ids(future[0])
-    width = self._clip_tokens
+    _, future_images, future_mask = self._images(future, spec.future_horizon)
+    # Prompts are padded on the left, so that all answers begin at one place.
+    pads = self._prompt_tokens - len(prompt)
+    # Any: a batch is numpy on the host, and arrays of JAX in a step.
+    ids: Any = np.asarray([self._processor.pad_id] * pads + prompt, np.int32)
+    mask: Any = np.arange(self._prompt_tokens) >= pads  # [T]
+    title_ids, title_mask = self._clip_title(future[0])  # [W] both
     return Batch(
-      prompt=Prompt(
-        ids=np.asarray([self._processor.pad_id] * missing + ids, np.int32),
-        mask=np.arange(self._prompt_tokens) >= missing,
-        images=seen,
-      ),
-      history=cropped,
+      prompt=Prompt(ids=ids, mask=mask, images=padded),
+      history=history_images,
       history_mask=history_mask,
       future=future_images,
       future_mask=future_mask,
-      title_ids=np.asarray(
-        title_ids
-        + [self._clip_tokenizer.pad_token_id] * (width - len(title_ids)),
-        np.int32,
-      ),
-      title_mask=np.arange(width) < len(title_ids),
+      title_ids=title_ids,
+      title_mask=title_mask,
     )
 
-  def _prompt(self, rows):
-    titles = [self._title(row) for row in rows]
-    return list(self._processor.prompt_ids(titles, self._spec.instruction))
+  def _prompt(self, rows: Sequence[int]) -> list[int]:
+    """Returns the tokens of a prompt with the items in some rows."""
+    names = [self._title(row) for row in rows]
+    instruction = self._windows.spec.instruction
+    return list(self._processor.prompt_ids(names, instruction))
 
-  def _images(self, rows, length):
-    """Returns padded and cropped images [length, h, w, 3] and their mask.
+  def _images(self, rows: Sequence[int], length: int) -> tuple[Any, Any, Any]:
+    """Returns items' images, padded and cropped, and which are real.
 
-    The real ones come first.
+    Both uint8 [length, h, w, 3], the real ones first, then black; the mask is
+    bool [length].
     """
     side = self._processor.image_size
     pixels = np.zeros((2, length, side, side, 3), np.uint8)
     for place, row in enumerate(rows):
       pixels[:, place] = self._pixels(row)
-    return *pixels, np.arange(length) < len(rows)
+    return pixels[0], pixels[1], np.arange(length) < len(rows)
 
-  def _read_pixels(self, row):
-    """Returns an item's image, padded and cropped."""
+  def _clip_title(self, row: int) -> tuple[Any, Any]:
+    """Returns an item's title for CLIP: ids [W] int32, mask [W] bool."""
+    ids, pad = self._title_ids(row), self._clip_tokenizer.pad_token_id
+    pads = self._clip_tokens - len(ids)
+    real = np.arange(self._clip_tokens) < len(ids)
+    return np.asarray(ids + [pad] * pads, np.int32), real
+
+  def _read_pixels(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an item's image, padded and cropped: uint8 [h, w, 3] both."""
     image = records.decode_image(self._items[row])
     padded = self._processor.pixels(image)
     if image.width == image.height:  # alike, and kept once
       return padded, padded
     return padded, self._processor.crop(image)
 
-  def _read_title(self, row):
+  def _read_title(self, row: int) -> str:
+    """Returns an item's title, cut for the prompt."""
     (short,), _ = titles.shorten(
       [self._windows.index.title(row)],
       self._processor.tokenizer,
@@ -140,21 +173,51 @@ class Examples:
     )
     return short
 
-  def _read_title_ids(self, row):
-    return self._clip_ids([self._windows.index.title(row)])["input_ids"][0]
+  def _read_title_ids(self, row: int) -> list[int]:
+    """Returns the CLIP tokens of an item's title, at most W."""
+    return self._clip_ids([self._windows.index.title(row)])[0]
 
-  def _clip_ids(self, titles):
+  def _clip_ids(self, texts: Sequence[str]) -> list[list[int]]:
     return self._clip_tokenizer(
-      titles, truncation=True, max_length=self._clip_tokens
+      texts, truncation=True, max_length=self._clip_tokens
+    )["input_ids"]
+
+
+def stack(examples: Sequence[Batch]) -> Batch:
+  """Stacks examples to a batch with a leading axis P."""
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+
+
+def _prompt_tokens(
+  processor: Processor, spec: WindowSpec, longest: Sequence[str]
+) -> int:
+  """Returns T, the tokens of the longest prompt.
+
+  Raises:
+    UserError: it and the answer are longer than the model was made for.
+  """
+  # Tokens can merge with their surroundings, so the longest title alone does
+  # not always make the longest prompt; one of a few of the longest does.
+  tokens = max(
+    len(processor.prompt_ids([title] * spec.history_length, spec.instruction))
+    for title in longest
+  )
+  total = tokens + processor.num_image_tokens
+  if total > processor.max_positions:
+    raise UserError(
+      f"data.history_length={spec.history_length} makes prompts and answers "
+      f"of up to {total} tokens: expected at most {processor.max_positions}, "
+      "which this model was made for; give a smaller one."
     )
+  return tokens
 
 
-def describe_users(
+def window_info(
   dataset: Dataset, windows: Windows, numbers: Sequence[int]
 ) -> dict[str, Any]:
   """Returns ids and titles of some windows; see `stream.EvalBatch.info`."""
   names = ("user", "target", "history", "future", "titles", "history_titles")
-  info = {name: [] for name in names}
+  info: dict[str, Any] = {name: [] for name in names}
   wants = []
   for number in numbers:
     user, start, target, end = windows[number]
@@ -164,9 +227,11 @@ def describe_users(
     info["target"].append(history.items[target])
     info["history"].append(list(history.items[start:target]))
     info["future"].append(list(history.items[target:end]))
-    before, after = windows.item_rows(number)
-    info["titles"].append(dataset.index.title(after[0]))
-    info["history_titles"].append([dataset.index.title(row) for row in before])
-    if "wants" in record:
-      wants.append(record["wants"][target])
+    history_rows, future_rows = windows.item_rows(number)
+    info["titles"].append(dataset.index.title(future_rows[0]))
+    info["history_titles"].append(
+      [dataset.index.title(row) for row in history_rows]
+    )
+    if "wants" in record:  # of the synthetic world
+      wants.append(record["wants"][target])  # [3]
   return info | ({"wants": np.stack(wants)} if wants else {})

@@ -1,4 +1,4 @@
-"""Batches of examples, to train on without end and to evaluate on in order.
+"""Batches of examples: an endless stream to train on, a list to evaluate on.
 
 Every array of a batch has the same shape in every batch, so that a step is
 compiled once: prompts are left-padded to the longest there can be, histories
@@ -10,20 +10,20 @@ import functools
 from typing import Any, NamedTuple
 
 import grain
-import jax
 import numpy as np
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.data.examples import Examples, describe_users
+from genrec_jax.data.examples import Examples, Processor, stack, window_info
 from genrec_jax.data.windows import WindowSpec, find_windows
 
 _PREFETCH = 4  # batches
+_ROWS = 2**40  # of a stream: without end, for any run
 
 
 class EvalBatch(NamedTuple):
-  """A batch of evaluation windows and what is known of its P users."""
+  """A batch of evaluation windows, and ids and titles of its P users."""
 
   batch: Batch
   # 'user', 'target': P ids; 'history', 'future': P lists of ids; 'titles',
@@ -34,8 +34,8 @@ class EvalBatch(NamedTuple):
 
 def train_batches(
   dataset: Dataset,
-  processor,
-  clip_tokenizer,
+  processor: Processor,
+  clip_tokenizer: Any,
   spec: WindowSpec,
   *,
   batch_size: int,
@@ -52,7 +52,7 @@ def train_batches(
 
   Args:
     dataset: see `dataset.load`.
-    processor: of the generator, see `hf.processor`.
+    processor: of the generator.
     clip_tokenizer: of the reward model; titles are cut to its
       `model_max_length` and padded to the data set's longest.
     spec: of the windows and the prompt.
@@ -74,17 +74,19 @@ def train_batches(
       " data, a smaller future_horizon when preparing it, or"
       " data.short_histories=pad."
     )
-  # Without end, for any run; grain's own number for it overflows in slices.
-  stream = grain.MapDataset.range(len(examples)).seed(seed).shuffle()
-  stream = stream.repeat(2**40 // len(examples) + 1).batch(batch_size)
+  # Not `repeat()` without a number: what grain takes then overflows in slices.
+  epochs = _ROWS // len(examples) + 1
+  numbers = grain.MapDataset.range(len(examples)).seed(seed).shuffle()
+  numbers = numbers.repeat(epochs).batch(batch_size)  # of windows, [P] each
   rows = np.arange(batch_size) if local_rows is None else np.asarray(local_rows)
-  return _Stream(stream.map(functools.partial(_batch, examples, rows)), workers)
+  batches = numbers.map(functools.partial(_batch, examples, rows))
+  return _Stream(batches, workers)
 
 
 def eval_batches(
   dataset: Dataset,
-  processor,
-  clip_tokenizer,
+  processor: Processor,
+  clip_tokenizer: Any,
   spec: WindowSpec,
   *,
   batch_size: int,
@@ -97,8 +99,8 @@ def eval_batches(
 
   Args:
     dataset: see `dataset.load`.
-    processor: see `train_batches`, as for those not named here.
-    clip_tokenizer: of the reward model.
+    processor: of the generator.
+    clip_tokenizer: of the reward model, as in training.
     spec: as in training.
     batch_size: P.
     split: 'validation' or 'test'.
@@ -116,19 +118,21 @@ def eval_batches(
       " data.short_histories=pad."
     )
   examples = Examples(dataset, windows, processor, clip_tokenizer)
-  number = min(num_users or len(examples), len(examples))
-  chosen = np.arange(number) * len(examples) // number
+  users = min(num_users or len(examples), len(examples))
+  # A split of evaluation has one window a user.
+  chosen = np.arange(users) * len(examples) // users  # [users]
 
-  def batch_of(indices):
+  def batch_of(numbers: list[int]) -> EvalBatch:
     return EvalBatch(
-      _stack([examples[index] for index in indices]),
-      describe_users(dataset, windows, indices),
+      stack([examples[number] for number in numbers]),
+      window_info(dataset, windows, numbers),
     )
 
-  batches = [
-    chosen[start : start + batch_size] for start in range(0, number, batch_size)
+  numbers = [
+    chosen[start : start + batch_size].tolist()
+    for start in range(0, users, batch_size)
   ]
-  return grain.MapDataset.source(batches).map(batch_of)
+  return grain.MapDataset.source(numbers).map(batch_of)
 
 
 class _Stream(grain.IterDataset):
@@ -138,7 +142,7 @@ class _Stream(grain.IterDataset):
     super().__init__(batches)
     self._workers = workers
 
-  def __iter__(self):
+  def __iter__(self) -> "_StreamIterator":
     return _StreamIterator(self._parent, self._workers)
 
 
@@ -149,57 +153,53 @@ class _StreamIterator(grain.DatasetIterator):
   reading anew, at any batch.
   """
 
-  def __init__(self, batches, workers):
+  def __init__(self, batches: grain.MapDataset, workers: int):
     super().__init__()
     self._batches, self._workers = batches, workers
-    self._next, self._opened = 0, None
+    self._next = 0
+    self._opened: Any = None  # grain's own iterator, once there is one
 
-  def __next__(self):
+  def __next__(self) -> Batch:
     self._assert_not_closed()
-    if self._opened is None:
-      self._opened = self._open()
-    batch = next(self._opened)
+    batch = next(self._open())
     self._next += 1
     return batch
 
-  def get_state(self):
+  def get_state(self) -> dict[str, int]:
     return {"next_index": self._next}
 
-  def set_state(self, state):
-    self._stop()
+  def set_state(self, state: dict[str, int]) -> None:
+    self._stop()  # what is read ahead is of the old place
     self._next = state["next_index"]
 
-  def close(self):
+  def close(self) -> None:
     super().close()
     self._stop()
 
-  def start_prefetch(self):
+  def start_prefetch(self) -> None:
+    self._open().start_prefetch()
+
+  def _open(self) -> Any:
+    """Returns the iterator that reads ahead from the next batch on."""
     if self._opened is None:
-      self._opened = self._open()
-    self._opened.start_prefetch()
-
-  def _open(self):
-    threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
-    stream = self._batches[self._next :].to_iter_dataset(threads)
-    if self._workers:
-      stream = stream.mp_prefetch(
-        grain.MultiprocessingOptions(
-          num_workers=self._workers, per_worker_buffer_size=_PREFETCH
+      # One thread reads ahead; more processes are what `workers` is for.
+      threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
+      batches = self._batches[self._next :].to_iter_dataset(threads)
+      if self._workers:
+        batches = batches.mp_prefetch(
+          grain.MultiprocessingOptions(
+            num_workers=self._workers, per_worker_buffer_size=_PREFETCH
+          )
         )
-      )
-    return iter(stream)
+      self._opened = iter(batches)
+    return self._opened
 
-  def _stop(self):
+  def _stop(self) -> None:
     if self._opened is not None:
       self._opened.close()
       self._opened = None
 
 
-def _batch(examples, rows, numbers):
-  """Makes some rows of a batch of numbered windows."""
-  return _stack([examples[int(number)] for number in numbers[rows]])
-
-
-def _stack(rows):
-  """Stacks windows to a Batch with a leading axis P."""
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+def _batch(examples: Examples, rows: np.ndarray, numbers: np.ndarray) -> Batch:
+  """Returns some rows of the batch of numbered windows [P]."""
+  return stack([examples[int(number)] for number in numbers[rows]])

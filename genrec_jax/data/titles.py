@@ -1,4 +1,4 @@
-"""Titles cut to a number of tokens, and the longest of a data set."""
+"""Titles of items: the longest of a data set, and cut to a number of tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,44 +7,52 @@ import numpy as np
 
 from genrec_jax.data.index import Index
 
-# Of a title in the prompt: enough to name an item, and one page-long title
-# cannot make every prompt of the data set long.
-TITLE_TOKENS = 64
-# How many titles are tokenized to find the longest: those of most bytes. In a
+# Tokens of a title in the prompt, at most: enough to name an item, and one
+# page-long title cannot make every prompt of the data set long.
+_MAX_TOKENS = 64
+# Titles tokenized to find the longest, at most: those of most bytes. In a
 # larger catalogue one of fewer bytes may have more tokens; it is cut to fit.
-_TITLES_READ = 4096
+_CANDIDATES = 4096
 
 
-def long_titles(index: Index) -> list[str]:
+def candidates(index: Index) -> list[str]:
   """Returns the titles of most bytes, in the order of items."""
-  lengths = np.diff(index.title_starts)
+  lengths = np.diff(index.title_starts)  # [I] bytes
   rows = np.arange(len(lengths))
-  if len(rows) > _TITLES_READ:
-    rows = np.sort(np.argpartition(lengths, -_TITLES_READ)[-_TITLES_READ:])
-  return [index.title(row) for row in rows]
+  if len(rows) > _CANDIDATES:
+    # A partition, not a sort: catalogues have millions of titles.
+    rows = np.sort(np.argpartition(lengths, -_CANDIDATES)[-_CANDIDATES:])
+  return [index.title(int(row)) for row in rows]
 
 
 def longest(
-  titles: Sequence[str], tokenizer: Any, sample: int = 32
+  titles: Sequence[str], tokenizer: Any, number: int = 32
 ) -> tuple[int, list[str]]:
-  """Returns how many tokens a title has at most, and the longest titles."""
-  short, lengths = shorten(titles, tokenizer, TITLE_TOKENS)
-  order = sorted(range(len(titles)), key=lambda i: -lengths[i])[:sample]
+  """Returns the most tokens that a title has, and the longest titles.
+
+  Args:
+    titles: of any length; cut here to what a prompt takes.
+    tokenizer: a fast one of transformers.
+    number: of titles to return, at most.
+  """
+  short, lengths = shorten(titles, tokenizer, _MAX_TOKENS)
+  order = sorted(range(len(titles)), key=lambda i: -lengths[i])[:number]
   return lengths[order[0]], [short[i] for i in order]
 
 
 def shorten(
   titles: Sequence[str], tokenizer: Any, most: int
 ) -> tuple[list[str], list[int]]:
-  """Cuts titles to `most` tokens; returns them and their numbers of tokens."""
+  """Returns titles cut to `most` tokens, and their numbers of tokens."""
   # Not by `truncation`, a state of the tokenizer: another stream's thread may
   # be encoding prompts with it now, and would get them cut.
   tokens = tokenizer(
     titles, add_special_tokens=False, return_offsets_mapping=True
   )
-  cut = [offsets[:most] for offsets in tokens["offset_mapping"]]
+  # Per title, the (start, end) of each token in its letters.
+  offsets = [pairs[:most] for pairs in tokens["offset_mapping"]]
   short = [
-    title[: offsets[-1][1]] if offsets else title
-    for title, offsets in zip(titles, cut, strict=True)
+    title[: pairs[-1][1]] if pairs else title
+    for title, pairs in zip(titles, offsets, strict=True)
   ]
-  return short, [len(offsets) for offsets in cut]
+  return short, [len(pairs) for pairs in offsets]

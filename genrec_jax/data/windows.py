@@ -121,7 +121,7 @@ class Windows:
     of the future.
     """
     user, start, target, end = self[number]
-    rows = self.index.user_rows(user)  # [L]
+    rows = self.index.history(user)  # [L]
     return rows[start:target], rows[target:end]
 
   def counts(self) -> WindowCounts:
@@ -176,9 +176,10 @@ def _targets(
   users: int | slice = slice(None),
 ) -> TargetRange:
   """Returns the targets of one user or of all, [] or [U] int."""
-  lengths = index.starts[1:][users] - index.starts[:-1][users]
   splits = index.splits_of(users)
-  first, stop, end = histories.target_ranges(split, lengths, splits)
+  first, stop, end = histories.target_ranges(
+    split, index.lengths_of(users), splits
+  )
   train = split == "train"
   if not train and index.held_out:
     # Only held-out users are evaluated: the others' items were trained on.

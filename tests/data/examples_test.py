@@ -114,7 +114,7 @@ def test_histories_of_twenty_items(stream):
 def test_starting_reads_no_record_and_few_titles(
   dataset, processor, clip_tokenizer, monkeypatch
 ):
-  monkeypatch.setattr(titles_lib, "_TITLES_READ", 1)
+  monkeypatch.setattr(titles_lib, "_CANDIDATES", 1)
   read = []
 
   class Items:
@@ -133,7 +133,7 @@ def test_starting_reads_no_record_and_few_titles(
   known = dataclasses.replace(
     dataset.index,
     title_starts=np.concatenate([[0], np.cumsum(lengths)]),
-    titles=np.frombuffer("".join(titles).encode(), np.uint8),
+    title_bytes=np.frombuffer("".join(titles).encode(), np.uint8),
   )
   counted = dataset_lib.Dataset("counted", Items(), dataset.users, {})
   counted.__dict__["index"] = known

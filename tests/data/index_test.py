@@ -14,19 +14,21 @@ def test_an_index_in_files_serves_as_one_from_records(
   dataset, processor, clip_tokenizer, stream, tmp_path
 ):
   known = dataset.index
-  lengths = np.diff(known.starts)
-  half = int(known.starts[20])
+  lengths = np.diff(known.history_starts)
+  half = int(known.history_starts[20])
   titles = [known.title(row) for row in range(len(dataset.items))]
   index.write(
     tmp_path,
     [
-      (lengths[:20], known.splits[:20], known.rows[:half]),
-      (lengths[20:], known.splits[20:], known.rows[half:]),
+      (lengths[:20], known.splits[:20], known.item_rows[:half]),
+      (lengths[20:], known.splits[20:], known.item_rows[half:]),
     ],
     [titles[:1000], [], titles[1000:]],
   )
   read = index.read(tmp_path)
-  for name in ("starts", "rows", "splits", "title_starts", "titles"):
+  for name in (
+    *("history_starts", "item_rows", "splits", "title_starts", "title_bytes"),
+  ):
     np.testing.assert_array_equal(getattr(read, name), getattr(known, name))
   assert read.title(1234) == titles[1234]
   again = pickle.loads(pickle.dumps(read))
@@ -48,6 +50,6 @@ def test_an_index_in_files_serves_as_one_from_records(
   )
   assert_equal(take(iter(stream_of(mapped)), 3), take(iter(stream()), 3))
 
-  (tmp_path / "rows.bin").write_bytes(known.rows[:-1].tobytes())
+  (tmp_path / "rows.bin").write_bytes(known.item_rows[:-1].tobytes())
   with pytest.raises(ValueError, match="cut"):
     index.read(tmp_path)

@@ -65,7 +65,9 @@ def test_records_are_those_of_the_import(stored, work):
 def test_the_index_is_that_of_the_records(stored, monkeypatch):
   assert stored.index.folder == os.path.join(stored.path, index.FOLDER)
   expected = index.of_records(stored.items, stored.users)
-  names = ("starts", "rows", "splits", "title_starts", "titles")
+  names = (
+    *("history_starts", "item_rows", "splits", "title_starts", "title_bytes"),
+  )
   for name in names:
     np.testing.assert_array_equal(
       getattr(stored.index, name), getattr(expected, name)
@@ -90,8 +92,10 @@ def test_many_shards_are_one_data_set_and_the_same_bytes(
     assert len(found) == len(expected)
     for row in range(len(found)):
       np.testing.assert_equal(found[row], expected[row])
-  np.testing.assert_array_equal(many[0].index.rows, stored.index.rows)
-  np.testing.assert_array_equal(many[0].index.starts, stored.index.starts)
+  np.testing.assert_array_equal(many[0].index.item_rows, stored.index.item_rows)
+  np.testing.assert_array_equal(
+    many[0].index.history_starts, stored.index.history_starts
+  )
 
 
 @pytest.mark.parametrize("dataset", sorted(DATASETS))
