@@ -26,22 +26,26 @@ def get_config(variant: str = "") -> ConfigDict:
   # on the drawing should not change how histories are seen.
   config.model.trainable = ("^language/", "^image_head/")
 
-  config.reward = ConfigDict()
-  config.reward.history_pool = "recency"  # mean | max | recency; wants drift
-  config.reward.recency_decay = 0.8  # weight per newer item
-  config.reward.future_pool = "mean"  # mean | max | first; mean has least noise
-  config.reward.copy_threshold = common.copy_threshold(variant)
-
-  config.weights = ConfigDict()
-  config.weights.text = 0.5  # one title: a noisy sign of the want
-  config.weights.history = 0.5  # helps early; alone it is won by copying
-  config.weights.future = 1.0  # the aim itself
-  config.weights.copy = 1.0  # against what history alone would reward
+  # A section for each reward that is computed and logged, with its weight, 0
+  # for one that does not train, and its options; genrec_jax/rewards.py.
+  config.rewards = ConfigDict()
+  config.rewards.text = ConfigDict()
+  config.rewards.text.weight = 0.5  # one title: a noisy sign of the want
+  config.rewards.history = ConfigDict()
+  config.rewards.history.weight = 0.5  # helps early; alone it is won by copying
+  config.rewards.history.pool = "recency"  # mean | max | recency; wants drift
+  config.rewards.history.recency_decay = 0.8  # weight per newer item
+  config.rewards.future = ConfigDict()
+  config.rewards.future.weight = 1.0  # the aim itself
+  config.rewards.future.pool = "mean"  # mean | max | first; mean: least noise
+  config.rewards.copy = ConfigDict()
+  config.rewards.copy.weight = 1.0  # against what history alone would reward
+  config.rewards.copy.threshold = common.copy_threshold(variant)
 
   config.rl = ConfigDict()
   config.rl.advantage = "grpo"  # grpo | dr_grpo | rloo | reinforce
   # group | batch | none: rewards have unlike spreads. What group goes with and
-  # what each of them is: genrec_jax/rewards.py:advantages.
+  # what each of them is: genrec_jax/objectives/advantages.py.
   config.rl.normalise = "group"
   config.rl.scoring = "guided"  # guided | conditional; what was sampled from
   config.rl.stop_unconditional_gradient = False  # the true gradient

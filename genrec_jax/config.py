@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 import math
 from typing import Any, NamedTuple
 
-from genrec_jax import objectives, rewards
+from genrec_jax import rewards
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
 from genrec_jax.data.histories import SHORT_HISTORIES
 from genrec_jax.nn.layers import REMAT_POLICIES
+from genrec_jax.objectives import advantages, kl, policy
 
 TASKS = {
   "sft": "genrec_jax.train.sft",
@@ -25,15 +26,15 @@ NAMES: Mapping[str, Collection[str]] = {
   "model.remat": ("none", *REMAT_POLICIES),
   "clip.dtype": _DTYPES,
   "data.short_histories": SHORT_HISTORIES,
-  "reward.history_pool": rewards.HISTORY_POOLS,
-  "reward.future_pool": rewards.FUTURE_POOLS,
-  "rl.advantage": objectives.ADVANTAGES,
-  "rl.normalise": rewards.NORMALISATIONS,
-  "rl.scoring": objectives.SCORINGS,
-  "rl.kl_of": objectives.KL_OF,
-  "objective.ratio": objectives.RATIOS,
-  "objective.kl": objectives.KLS,
-  "objective.aggregation": objectives.AGGREGATIONS,
+  "rewards.history.pool": rewards.HISTORY_POOLS,
+  "rewards.future.pool": rewards.FUTURE_POOLS,
+  "rl.advantage": advantages.ADVANTAGES,
+  "rl.normalise": advantages.NORMALISATIONS,
+  "rl.scoring": policy.SCORINGS,
+  "rl.kl_of": policy.KL_OF,
+  "objective.ratio": policy.RATIOS,
+  "objective.kl": kl.KLS,
+  "objective.aggregation": policy.AGGREGATIONS,
 }
 
 
@@ -96,13 +97,13 @@ NUMBERS: Mapping[str, Numbers] = {
   "sft.condition_dropout": Numbers(
     _DECAY.expected + ", which would hide every history", _DECAY.allow
   ),
-  "reward.recency_decay": _SHARE,
-  "reward.copy_threshold": _COSINE,
+  "rewards.history.recency_decay": _SHARE,
+  "rewards.copy.threshold": _COSINE,
   **{
-    f"weights.{name}": Numbers(
+    f"rewards.{name}.weight": Numbers(
       "at least 0; 0 leaves a reward out", lambda value: value >= 0
     )
-    for name in rewards.NAMES
+    for name in rewards.REWARDS
   },
   "rl.inner_epochs": _at_least(1),
   "rl.sampler_weight_cap": _at_least(0),
@@ -148,6 +149,13 @@ def check(config: Any) -> None:
     if key in values
     and not (math.isfinite(values[key]) and numbers.allow(values[key]))
   ]
+  sections = config.get("rewards", {})
+  problems += [
+    f"rewards.{problem}"
+    for problem in rewards.problems(
+      {name: dict(options) for name, options in sections.items()}
+    )
+  ]
   # What follows reads several values, each of which must make sense by itself.
   problems = problems or _contradictions(values)
   if problems[1:]:
@@ -171,7 +179,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     return problems
   problems += [
     f"rl.{problem}"
-    for problem in rewards.contradictions(
+    for problem in advantages.contradictions(
       advantage=values["rl.advantage"],
       normalise=values["rl.normalise"],
       num_samples=values["sample.num_samples"],
@@ -195,15 +203,20 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
       " rl.scoring='conditional': expected 0, the sampler's distribution is the"
       " guided one"
     )
-  weights = {name: values[f"weights.{name}"] for name in rewards.NAMES}
+  weights = {
+    key.split(".")[1]: value
+    for key, value in values.items()
+    if key.startswith("rewards.") and key.endswith(".weight")
+  }
   if not any(weights.values()):
     problems.append(
-      f"weights of {', '.join(weights)} are all 0: expected one above 0;"
-      " without a reward the policy stays where it starts, whatever the KL"
+      f"the weights of the rewards {', '.join(weights)} are all 0: expected one"
+      " above 0; without a reward the policy stays where it starts, whatever"
+      " the KL"
     )
-  elif weights["copy"] and values["reward.copy_threshold"] == 1:
+  elif weights.get("copy") and values["rewards.copy.threshold"] == 1:
     problems.append(
-      "reward.copy_threshold is 1: no cosine is above it, so that weights.copy"
-      " penalises nothing; lower it, or give --config.weights.copy=0"
+      "rewards.copy.threshold is 1: no cosine is above it, so that this reward"
+      " penalises nothing; lower it, or give --config.rewards.copy.weight=0"
     )
   return problems

@@ -1,5 +1,10 @@
 """The one exception that means: the user can put this right."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class UserError(Exception):
   """Says what is wrong, what was expected and what to do; ends main.py."""
@@ -17,3 +22,14 @@ def one_line(error: BaseException, limit: int = 300) -> str:
   """Returns the first line of an error's text; its kind if it has none."""
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[0][:limit]
+
+
+def lookup(what: str, table: Mapping[str, T], name: str) -> T:
+  """Returns what a table holds under a name that a user chose.
+
+  Raises:
+    UserError: lists the names that there are.
+  """
+  if name not in table:
+    raise UserError(f"{what}={name!r}: expected one of {', '.join(table)}")
+  return table[name]

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from genrec_jax import rewards
 from genrec_jax.core.types import Batch
 from genrec_jax.data import world
 from genrec_jax.runtime.distributed import to_host
+from genrec_jax.targets import Targets
 
 
 class HeldOutBatch(NamedTuple):
@@ -23,7 +23,7 @@ class HeldOutBatch(NamedTuple):
   batch: Batch
   count: int  # rows that are users, the first ones; the others repeat the first
   names: tuple[str, ...]  # [count]
-  targets: rewards.Targets  # CLIP embeddings of the batch
+  targets: Targets  # CLIP embeddings of the batch
   wants: np.ndarray | None  # [P, 3] int, what the user wants; None: unknown
   attributes: np.ndarray | None  # [P, N, 5] int, of the history; or None
   titles: tuple[str, ...] = ()  # [count], of the real next items, if known
@@ -37,7 +37,7 @@ class HeldOutBatch(NamedTuple):
 
 def prepare(
   batches: Iterable[Any],
-  embed_targets: Callable[[Batch], rewards.Targets],
+  embed_targets: Callable[[Batch], Targets],
   batch_size: int,
 ) -> list[HeldOutBatch]:
   """Reads evaluation batches into memory and embeds their targets once.

@@ -217,9 +217,10 @@ def _facts(config: Mapping[str, Any]) -> str:
     if flat.get(key) not in (None, ""):
       found.append((label, flat[key]))
   weights = {
-    key.rsplit(".", 1)[-1]: value
+    match[1] or match[2]: value
     for key, value in flat.items()
-    if re.fullmatch(r"weights\.\w+", key)
+    # The second: of runs made before each reward had a section.
+    if (match := re.fullmatch(r"rewards\.(\w+)\.weight|weights\.(\w+)", key))
   }
   if weights:
     found.append(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genrec_jax.core.chunks import map_chunks
 from genrec_jax.core.types import Prompt, PyTree
 from genrec_jax.models.api import Generator
 from genrec_jax.sampling import guidance
@@ -114,23 +115,11 @@ def map_logits(
   Returns:
     The results for all I codes.
   """
+  # The backward pass computes each chunk's logits again: all of them at once
+  # are what would not fit.
+  remat = jax.checkpoint(function, prevent_cse=False)
   chunks = _num_chunks(model)
-  if chunks == 1:
-    return function(*inputs)
-
-  def split(x):
-    parts = x.reshape(*x.shape[:2], chunks, -1, *x.shape[3:])
-    return jnp.moveaxis(parts, 2, 0)
-
-  def join(parts):
-    x = jnp.moveaxis(parts, 0, 2)
-    return x.reshape(*x.shape[:2], -1, *x.shape[4:])
-
-  parts = jax.lax.map(
-    jax.checkpoint(lambda part: function(*part), prevent_cse=False),
-    jax.tree.map(split, inputs),
-  )
-  return jax.tree.map(join, parts)
+  return map_chunks(function if chunks == 1 else remat, chunks, *inputs, axis=2)
 
 
 def _num_chunks(model: Generator) -> int:

@@ -1,18 +1,22 @@
-"""Large batches in little memory: P prompts, P / M of them at a time."""
+"""Microbatches: large batches in little memory, P / M prompts at a time.
+
+Every M-th prompt is in a microbatch, so each device goes on working on the
+prompts that it holds. Letters: P prompts, M microbatches.
+"""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from genrec_jax.core import chunks
 from genrec_jax.core.types import PyTree
 
 
-def each(
+def map_prompts(
   function: Callable[..., PyTree], parts: int, *inputs: PyTree
 ) -> PyTree:
-  """Maps a function of prompts over M parts of them, one after another.
+  """Maps a function of prompts over M microbatches, one after another.
 
   Args:
     function: of trees of arrays [P / M, ...], to another such tree.
@@ -22,11 +26,7 @@ def each(
   Returns:
     The results for all P prompts, in their order.
   """
-  if parts == 1:
-    return function(*inputs)
-  return jax.tree.map(
-    _join, jax.lax.map(lambda part: function(*part), _split(parts, inputs))
-  )
+  return chunks.map_chunks(function, parts, *inputs, strided=True)
 
 
 def value_and_grad(
@@ -35,7 +35,7 @@ def value_and_grad(
   params: PyTree,
   *inputs: PyTree,
 ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], PyTree]:
-  """Differentiates a mean over P prompts in M parts, one after another.
+  """Differentiates a mean over P prompts by gradient accumulation.
 
   Args:
     loss_fn: maps params and trees of arrays [P / M, ...] to a loss that is a
@@ -56,29 +56,18 @@ def value_and_grad(
     return (loss, jax.tree.map(jnp.atleast_1d, metrics)), grads
 
   def step(total, part):
-    found, grads = differentiate(params, *part)
-    return jax.tree.map(jnp.add, total, grads), found
+    aux, grads = differentiate(params, *part)
+    return jax.tree.map(jnp.add, total, grads), aux
 
+  split = jax.tree.map(
+    lambda x: chunks.split_chunks(x, parts, strided=True), inputs
+  )  # [M, P / M, ...]
   start = jax.tree.map(jnp.zeros_like, params)
-  total, (losses, metrics) = jax.lax.scan(step, start, _split(parts, inputs))
+  total, (losses, metrics) = jax.lax.scan(step, start, split)
   grads = jax.tree.map(lambda x: x / parts, total)
-  left = {k: x if x.ndim == 1 else _join(x) for k, x in metrics.items()}
-  return (losses.mean(), left), grads
-
-
-def _split(parts: int, inputs: Any) -> Any:
-  """Splits [P, ...] into [M, P / M, ...], every M-th prompt in a part.
-
-  So each device goes on working on the prompts that it holds.
-  """
-
-  def split(x):
-    shape = (x.shape[0] // parts, parts, *x.shape[1:])
-    return x.reshape(shape).swapaxes(0, 1)
-
-  return jax.tree.map(split, inputs)
-
-
-def _join(x: jax.Array) -> jax.Array:
-  """Undoes `_split` for one array: [M, P / M, ...] to [P, ...]."""
-  return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+  # A metric [] has become [M]; anything larger is of prompts.
+  metrics = {
+    name: x if x.ndim == 1 else chunks.join_chunks(x, strided=True)
+    for name, x in metrics.items()
+  }
+  return (losses.mean(), metrics), grads

@@ -6,24 +6,28 @@
 `train_step` is one function for `jax.jit`: nothing of a rollout leaves the
 device, and a group's samples share the prefix of their prompt in sampling, in
 the policy pass and in the reference pass.
+
+Letters: P prompts, G samples per prompt, I codes per image, h w pixels, E the
+width of CLIP's common space.
 """
 
-from collections.abc import Callable, Mapping
-import dataclasses
+from collections.abc import Callable
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from genrec_jax import objectives, rewards, sampling
+from genrec_jax import rewards, sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import Batch, PyTree, TrainState
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.nn import lora
-from genrec_jax.train import microbatch, setup
+from genrec_jax.objectives import Objective, advantages
+from genrec_jax.targets import Targets, embed_targets
+from genrec_jax.train import policy_update, setup
+from genrec_jax.train.rl_options import RLOptions
 
 
 def train_step(
@@ -35,183 +39,88 @@ def train_step(
   clip: Clip,
   optimizer: optax.GradientTransformation,
   to_rollout_layout: Callable[[PyTree], PyTree],
-  seed: int,
-  microbatches: int,
-  sample: sampling.Sampling,
-  reward: Mapping[str, Any],
-  weights: Mapping[str, float],
-  normalise: str,
-  objective: Mapping[str, Any],
-  advantage: str,
-  scoring: str,
-  stop_unconditional_gradient: bool,
-  inner_epochs: int,
-  sampler_weight_cap: float,
-  kl_of: str,
+  options: RLOptions,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """Takes one on-policy step.
+  """Takes one on-policy step: rollout, rewards, update.
 
   Args:
     state: trainable parameters, optimizer state, step; donated by the caller.
-    frozen: 'generator' (the rest of its parameters), 'clip', and with a KL
-      term 'reference' (see `reference`).
+    frozen: 'generator_rest' (the generator's other parameters), 'clip', and
+      with a KL term 'reference' (see `reference`).
     batch: P windows.
     model: the generator.
     clip: the reward model.
     optimizer: of the trainable parameters.
     to_rollout_layout: lays out parameters for the decode loop.
-    seed: of the run; the step's key is folded from it.
-    microbatches: equal parts of the P that the passes over given codes, whose
-      gradients need the memory, take one after another.
-    sample: how images are sampled.
-    reward: options of `rewards.score`.
-    weights: of each reward, by name.
-    normalise: see `rewards.advantages`.
-    objective: options of `objectives.policy_loss`.
-    advantage: see `objectives.advantages`.
-    scoring: 'guided', the distribution sampled from; 'conditional' leaves
-      guidance out of ratio and KL, as T2I-R1 does.
-    stop_unconditional_gradient: see `sampling.score_images`.
-    inner_epochs: updates on one rollout, >= 1. The old policy of all of them
-      is what the first one's own pass scores: in bfloat16 the decode loop
-      rounds otherwise, and guidance multiplies the difference, so its numbers
-      are watched and never the ratio's denominator.
-    sampler_weight_cap: see `objectives.truncated_weights`; 0: no such weights.
-      Only with guided scoring, that of the sampler.
-    kl_of: 'scored', the distribution that is scored; 'branches', each of
-      guidance's two by itself. The first has a null space: a drift of the
-      unconditional branch u by d and of the conditional one c by
-      d (guidance - 1) / guidance leaves u + guidance (c - u) as it was.
+    options: how the step samples, rewards and updates.
 
   Returns:
     The next state, and metrics: float32 scalars.
-
-  Raises:
-    ValueError: an unknown `scoring` or `kl_of`, or one that does not go with
-      the other options.
   """
-  if scoring not in objectives.SCORINGS:
-    raise ValueError(
-      f"scoring={scoring!r}: expected one of {', '.join(objectives.SCORINGS)}"
-    )
-  guided = scoring == "guided"
-  if sampler_weight_cap and not guided:
-    raise ValueError(
-      f"sampler_weight_cap={sampler_weight_cap} with scoring='conditional':"
-      " expected 0, the sampler's distribution is another"
-    )
-  if kl_of not in objectives.KL_OF:
-    raise ValueError(
-      f"kl_of={kl_of!r}: expected one of {', '.join(objectives.KL_OF)}"
-    )
-  if kl_of == "branches" and (not guided or not sample.guided):
-    raise ValueError(
-      "kl_of='branches' scores both branches of guidance: expected"
-      " scoring='guided' and a guidance other than 1"
-    )
-  key = jax.random.fold_in(jax.random.key(seed), state.step)
-  rest = frozen["generator"]
-  params = tree.merge(state.params, rest)
+  key = jax.random.fold_in(jax.random.key(options.seed), state.step)
+  params = tree.merge(state.params, frozen["generator_rest"])
   rollout = sampling.sample_images(
     model,
     sampling.rollout_params(model, params, to_rollout_layout),
     batch.prompt,
     key,
-    sample,
-  )
+    options.sample,
+  )  # codes and logprobs [P, G, I]
   pixels = sampling.decode_images(model, params, rollout.codes)
-  raw = rewards.score(
-    clip.embed_images(frozen["clip"], pixels),
-    rewards.embed_targets(clip, frozen["clip"], batch),
-    **reward,
+  samples = clip.embed_images(frozen["clip"], pixels)  # [P, G, E]
+  targets = embed_targets(clip, frozen["clip"], batch)
+  values, reward_metrics = reward_samples(samples, targets, options)
+  state, metrics = policy_update.update_policy(
+    state,
+    frozen,
+    policy_update.Experience(
+      batch.prompt, rollout.codes, rollout.logprobs, values
+    ),
+    model=model,
+    optimizer=optimizer,
+    options=options,
   )
-  advantages, contributions = rewards.advantages(
-    raw, weights, normalise=normalise, advantage=advantage
+  return state, metrics | reward_metrics
+
+
+def reward_samples(
+  samples: jax.Array, targets: Targets, options: RLOptions
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns the advantage of each sample, and metrics.
+
+  Args:
+    samples: [P, G, E] CLIP embeddings of the generated images.
+    targets: what the P prompts' samples are compared with.
+    options: rewards with their weights, how they are normalised, and the
+      advantage.
+
+  Returns:
+    Advantages [P, G] float32, and metrics [], among them `reward`: the mean of
+    the weighted sum of raw rewards.
+  """
+  raw = rewards.score(samples, targets, options.rewards)  # name -> [P, G]
+  values, contributions = advantages.combine(
+    raw,
+    options.weights,
+    normalise=options.normalise,
+    advantage=options.advantage,
   )
-
-  # Without guidance ratio and KL are of the conditional branch alone.
-  scored = sample if guided else dataclasses.replace(sample, guidance=1.0)
-
-  def score(trainable, prompt, codes):
-    return sampling.score_images(
-      model,
-      tree.merge(trainable, rest),
-      prompt,
-      codes,
-      scored,
-      stop_unconditional_gradient=stop_unconditional_gradient,
-      branches=bool(objective["kl_weight"]),
-    )
-
-  given, reference = {"advantages": advantages, "reference": None}, None
-  if objective["kl_weight"]:
-    given["reference"], _, reference = microbatch.each(
-      functools.partial(score, frozen["reference"]),
-      microbatches,
-      batch.prompt,
-      rollout.codes,
-    )
-
-  def update(carry, epoch):
-    params, opt_state, behaviour = carry
-
-    def loss_fn(trainable, prompt, codes, behaviour, sampled, given, reference):
-      logprobs, entropy, branches = score(trainable, prompt, codes)
-      old = jnp.where(epoch == 0, jax.lax.stop_gradient(logprobs), behaviour)
-      weights = None
-      if sampler_weight_cap:
-        weights = objectives.truncated_weights(old, sampled, sampler_weight_cap)
-      drift = None if branches is None else (branches, reference)
-      loss, metrics = objectives.policy_loss(
-        logprobs,
-        old,
-        **given,
-        **objective,
-        weights=weights,
-        branches=drift if kl_of == "branches" else None,
-      )
-      metrics |= {"entropy": entropy.mean(), "behaviour": old}
-      if drift:
-        metrics["kl_conditional"] = objectives.kl(
-          "k3", *(jax.lax.stop_gradient(x[..., 0]) for x in drift)
-        ).mean()
-      return loss, metrics
-
-    (loss, metrics), grads = microbatch.value_and_grad(
-      loss_fn,
-      microbatches,
-      params,
-      batch.prompt,
-      rollout.codes,
-      behaviour,
-      rollout.logprobs,
-      given,
-      reference,
-    )
-    behaviour = metrics.pop("behaviour")
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-    params = optax.apply_updates(params, updates)
-    return (params, opt_state, behaviour), metrics
-
-  (params, opt_state, behaviour), epochs = jax.lax.scan(
-    update,
-    (state.params, state.opt_state, jnp.zeros_like(rollout.logprobs)),
-    jnp.arange(inner_epochs),
+  total = sum(
+    weight * raw[name].mean() for name, weight in options.weights.items()
   )
-  metrics = {name: values.mean() for name, values in epochs.items()}
-  metrics["ratio_max_deviation"] = epochs["ratio_max_deviation"].max()
-  if guided:  # otherwise another distribution is scored than was sampled from
-    metrics |= objectives.sampler_mismatch(
-      behaviour,
-      rollout.logprobs,
-      **{k: objective[k] for k in ("ratio", "clip_low", "clip_high")},
-    )
-  metrics["reward"] = sum(
-    weight * raw[name].mean() for name, weight in weights.items()
+  return values, {"reward": total} | rewards.statistics(raw) | contributions
+
+
+def make_options(config) -> RLOptions:
+  """Returns the options of a config's step."""
+  return RLOptions(
+    seed=config.seed,
+    microbatches=config.data.microbatches,
+    sample=sampling.Sampling(**config.sample),
+    rewards=rewards.from_options(config.rewards.to_dict()),
+    objective=Objective(**config.objective),
+    **config.rl,
   )
-  metrics |= rewards.statistics(raw) | contributions
-  return TrainState(state.step + 1, params, opt_state), metrics
 
 
 def make_step(config, plan: setup.Plan):
@@ -222,13 +131,7 @@ def make_step(config, plan: setup.Plan):
     clip=plan.clip,
     optimizer=plan.optimizer,
     to_rollout_layout=plan.to_rollout_layout,
-    seed=config.seed,
-    microbatches=config.data.microbatches,
-    sample=sampling.Sampling(**config.sample),
-    reward=dict(config.reward),
-    weights=dict(config.weights),
-    objective=dict(config.objective),
-    **config.rl,
+    options=make_options(config),
   )
 
 
@@ -262,7 +165,7 @@ def run(config, workdir: str) -> None:
     sample=sampling.Sampling(
       **dict(config.sample, num_samples=config.eval.samples)
     ),
-    copy_threshold=config.reward.copy_threshold,
+    copy_threshold=config.rewards.copy.threshold,
   )
   frozen, kept = parts.frozen, reference(config, parts.plan)
   if kept:

@@ -1,5 +1,10 @@
-"""Supervised fine-tuning: history -> codes of the real next item."""
+"""Supervised fine-tuning: history -> codes of the real next item.
 
+Letters: P prompts, T prompt tokens, I codes per image, C codebook, D width,
+h w pixels.
+"""
+
+import dataclasses
 import functools
 
 import jax
@@ -8,9 +13,26 @@ import optax
 
 from genrec_jax import sampling
 from genrec_jax.core import tree
-from genrec_jax.core.types import Batch, PyTree, TrainState
+from genrec_jax.core.types import Batch, Prompt, PyTree, TrainState
 from genrec_jax.models.api import Generator
 from genrec_jax.train import microbatch, setup
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTOptions:
+  """Options of `train_step`; configs/sft.py gives each value its reason.
+
+  Attributes:
+    seed: of the run; the step's key is folded from it.
+    microbatches: equal parts of the P prompts that memory holds one of at a
+      time.
+    condition_dropout: share of prompts replaced by the unconditional one, so
+      that guidance has a branch to push away from.
+  """
+
+  seed: int
+  microbatches: int
+  condition_dropout: float
 
 
 def train_step(
@@ -20,9 +42,7 @@ def train_step(
   *,
   model: Generator,
   optimizer: optax.GradientTransformation,
-  seed: int,
-  microbatches: int,
-  condition_dropout: float,
+  options: SFTOptions,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one step on the next items' image codes.
 
@@ -31,44 +51,30 @@ def train_step(
 
   Args:
     state: trainable parameters, optimizer state, step; donated by the caller.
-    frozen: 'generator', the rest of its parameters.
+    frozen: 'generator_rest', the generator's other parameters.
     batch: P windows.
     model: the generator.
     optimizer: of the trainable parameters.
-    seed: of the run; the step's key is folded from it.
-    microbatches: equal parts of the P that memory holds one of at a time.
-    condition_dropout: share of prompts replaced by the unconditional one, so
-      that guidance has a branch to push away from.
+    options: see `SFTOptions`.
 
   Returns:
     The next state, and metrics: float32 scalars.
   """
-  key = jax.random.fold_in(jax.random.key(seed), state.step)
-  prompt, rest = batch.prompt, frozen["generator"]
-  dropped = jax.random.bernoulli(key, condition_dropout, prompt.ids.shape[:1])
-  pixels = batch.future[:, 0].astype(jnp.float32) / 255
-  codes = model.encode_pixels(rest, pixels)
+  key = jax.random.fold_in(jax.random.key(options.seed), state.step)
+  prompt, rest = batch.prompt, frozen["generator_rest"]
+  dropped = jax.random.bernoulli(
+    key, options.condition_dropout, prompt.ids.shape[:1]
+  )  # [P] bool, True = without its condition
+  pixels = batch.future[:, 0].astype(jnp.float32) / 255  # [P, h, w, 3]
+  codes = model.encode_pixels(rest, pixels)  # [P, I]
 
   def loss_fn(trainable, prompt, dropped, codes):
     params = tree.merge(trainable, rest)
-    embeds = jnp.where(
-      dropped[:, None, None],
-      model.embed(params, model.unconditional(prompt)),
-      model.embed(params, prompt),
-    )
-    codes = codes[:, None]
-
-    def score(hidden, codes):
-      logits = model.image_vocabulary.logits(params, hidden)
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
-      return losses, jnp.argmax(logits, -1) == codes
-
-    hidden = model.teacher_forced_hidden(params, embeds, prompt.mask, codes)
-    losses, right = sampling.map_logits(model, score, hidden, codes)
-    return losses.mean(), {"code_accuracy": right.mean()}
+    embeds = embed_with_dropout(model, params, prompt, dropped)
+    return code_loss(model, params, embeds, prompt.mask, codes)
 
   (loss, metrics), grads = microbatch.value_and_grad(
-    loss_fn, microbatches, state.params, prompt, dropped, codes
+    loss_fn, options.microbatches, state.params, prompt, dropped, codes
   )
   metrics = {name: values.mean() for name, values in metrics.items()}
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -77,15 +83,64 @@ def train_step(
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
+def embed_with_dropout(
+  model: Generator, params: PyTree, prompt: Prompt, dropped: jax.Array
+) -> jax.Array:
+  """Returns embeddings [P, T, D], the unconditional ones where `dropped` [P].
+
+  Both are computed and one is taken: which rows are dropped is not known when
+  the step is compiled.
+  """
+  return jnp.where(
+    dropped[:, None, None],
+    model.embed(params, model.unconditional(prompt)),
+    model.embed(params, prompt),
+  )
+
+
+def code_loss(
+  model: Generator,
+  params: PyTree,
+  embeds: jax.Array,
+  mask: jax.Array,
+  codes: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns the mean negative log-likelihood [] of codes, in nats.
+
+  Args:
+    model: the generator.
+    params: its parameters.
+    embeds: [P, T, D] of the prompts.
+    mask: [P, T] bool, True = a real token.
+    codes: [P, I] int32.
+
+  Returns:
+    The loss, and `code_accuracy` []: the share of codes that are the likeliest
+    given those before them.
+  """
+  codes = codes[:, None]  # [P, 1, I]: a group of one
+
+  def score(hidden, codes):
+    logits = model.image_vocabulary.logits(params, hidden)  # [P, 1, i, C]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
+    return losses, jnp.argmax(logits, -1) == codes
+
+  hidden = model.teacher_forced_hidden(params, embeds, mask, codes)
+  losses, right = sampling.map_logits(model, score, hidden, codes)  # [P, 1, I]
+  return losses.mean(), {"code_accuracy": right.mean()}
+
+
 def make_step(config, plan: setup.Plan):
   """Returns the step of a config: (state, frozen, batch) -> ..."""
   return functools.partial(
     train_step,
     model=plan.model,
     optimizer=plan.optimizer,
-    seed=config.seed,
-    microbatches=config.data.microbatches,
-    **config.sft,
+    options=SFTOptions(
+      seed=config.seed,
+      microbatches=config.data.microbatches,
+      **config.sft,
+    ),
   )
 
 

@@ -1,0 +1,260 @@
+"""Advantages: from raw rewards [P, G] to one number per sample.
+
+    advantage = estimate(sum over rewards of weight * reward / unit)
+
+Letters: P prompts, G samples per prompt.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genrec_jax.core.errors import UserError, listed, lookup
+from genrec_jax.groups import (
+  FLOOR,
+  at_least_float32,
+  deviation,
+  subtract_group_mean,
+)
+
+
+def _leave_one_out(rewards: jax.Array) -> jax.Array:
+  samples = rewards.shape[1]
+  if samples < 2:
+    raise UserError(
+      f"advantage 'rloo' with {samples} sample per prompt: expected at least"
+      " 2, the others are the baseline; raise num_samples or use 'reinforce'"
+    )
+  # r_i - mean of the others = G / (G - 1) (r_i - mean of all)
+  return subtract_group_mean(rewards) * (samples / (samples - 1))
+
+
+class Advantage(NamedTuple):
+  """How an advantage is made of rewards [P, G]."""
+
+  relative: Callable[[jax.Array], jax.Array]  # subtracts the baseline; linear
+  standardised: bool  # then divides by the group's deviation
+
+
+ADVANTAGES: Mapping[str, Advantage] = {
+  "grpo": Advantage(subtract_group_mean, True),
+  "dr_grpo": Advantage(subtract_group_mean, False),
+  "rloo": Advantage(_leave_one_out, False),
+  "reinforce": Advantage(at_least_float32, False),
+}
+
+
+def estimate(
+  name: str,
+  rewards: jax.Array,
+  *,
+  floor: float | jax.Array = FLOOR,
+  of: jax.Array | None = None,
+) -> jax.Array:
+  """Turns rewards into advantages, which are constants to the gradient.
+
+  - grpo: (r - mean) / std of the group. arXiv 2402.03300, section 4.1.2. The
+    deviation is the population's, so the mean square of a group is 1 for any G,
+    and at least `floor`: below it the advantage falls with the spread. Common
+    implementations add a constant to the deviation to the same end.
+  - dr_grpo: r - mean. arXiv 2503.20783: dividing by the deviation weighs up
+    prompts on which all samples are about equal.
+  - rloo: r - mean of the group's other samples, the unbiased baseline.
+    arXiv 2402.14740.
+  - reinforce: r, no baseline. Williams 1992.
+
+  A group of equal rewards has advantage exactly 0 but under `reinforce`.
+
+  Args:
+    name: one of the above.
+    rewards: [P, G], any float type.
+    floor: the smallest deviation that grpo divides by, > 0, in the unit of the
+      rewards; a number or [P, 1].
+    of: [P, G], a term of `rewards`: returns the term's part of the advantages.
+      The parts of all terms add up to the advantages.
+
+  Returns:
+    [P, G] float32.
+
+  Raises:
+    UserError: an unknown name, or rloo with one sample per prompt.
+  """
+  how = lookup("advantage", ADVANTAGES, name)
+  values = how.relative(rewards if of is None else of)
+  if how.standardised:
+    values = values / jnp.maximum(deviation(rewards), floor)
+  return jax.lax.stop_gradient(values)
+
+
+def _one(values: jax.Array) -> jax.Array:
+  return jnp.ones((1, 1), values.dtype)
+
+
+def _group_deviation(values: jax.Array) -> jax.Array:
+  return jnp.maximum(deviation(values), FLOOR)
+
+
+def _batch_deviation(values: jax.Array) -> jax.Array:
+  return jnp.maximum(deviation(values).mean(keepdims=True), FLOOR)
+
+
+# The unit that a reward [P, G] is divided by, [P, 1] or [1, 1].
+NORMALISATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+  "group": _group_deviation,
+  "batch": _batch_deviation,
+  "none": _one,
+}
+
+
+def contradictions(
+  *, advantage: str, normalise: str, num_samples: int
+) -> list[str]:
+  """Returns what is wrong with a choice of advantages, a line for each.
+
+  Refused are:
+
+  - unknown names;
+  - normalise 'group' with any advantage but 'grpo': when each reward is divided
+    by its group's deviation, dr_grpo and reinforce are equal, rloo is G / (G -
+    1) times them, and none is what its name says;
+  - one sample per prompt with any advantage but 'reinforce': it is its own
+    baseline, and every advantage is 0;
+  - one sample per prompt with any normalise but 'none': there is no deviation.
+  """
+  tables = {"advantage": ADVANTAGES, "normalise": NORMALISATIONS}
+  chosen = {"advantage": advantage, "normalise": normalise}
+  problems = [
+    f"{key}={name!r}: expected one of {', '.join(tables[key])}"
+    for key, name in chosen.items()
+    if name not in tables[key]
+  ]
+  if problems:
+    return problems
+  if normalise == "group" and advantage != "grpo":
+    problems.append(
+      f"normalise='group' with advantage={advantage!r}: dividing by each"
+      " group's deviation makes dr_grpo, rloo and reinforce one algorithm; use"
+      f" normalise='batch' with {advantage!r}, or advantage='grpo'"
+    )
+  if num_samples < 2 and advantage != "reinforce":
+    problems.append(
+      f"advantage={advantage!r} with num_samples={num_samples}: a lone sample"
+      " is its own baseline and teaches nothing; raise num_samples, or use"
+      " advantage='reinforce' with normalise='none'"
+    )
+  elif num_samples < 2 and normalise != "none":
+    problems.append(
+      f"normalise={normalise!r} with num_samples={num_samples}: a lone sample"
+      " has no deviation to divide by; raise num_samples, or use"
+      " normalise='none'"
+    )
+  return problems
+
+
+def combine(
+  rewards: Mapping[str, jax.Array],
+  weights: Mapping[str, float],
+  *,
+  normalise: str,
+  advantage: str,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Turns several raw rewards into one advantage per sample.
+
+  Each reward is divided by a unit, weighted and summed; the sum goes through
+  `estimate`. The unit is, by `normalise`:
+
+  - group: the reward's deviation within the sample's group, so that a weight
+    means the same whatever a reward's spread, in every group. GDPO, arXiv
+    2601.05242, section 3. With `grpo` only.
+  - batch: the mean over the groups of the whole batch of that deviation. A
+    weight means the same on average, but a group that spreads twice as far
+    counts twice as much.
+  - none: 1, raw cosines.
+
+  A deviation is taken to be at least `groups.FLOOR`, 0.01. So the penalty of a
+  copy grows in proportion to its excess over the threshold until the group's
+  deviation is 0.01 (an excess of 0.03 where one of 8 samples is a copy).
+  Without a floor the only sample of a group above the threshold has the
+  standardised penalty -sqrt(G - 1), whatever its excess. The deviation of the
+  sum, which grpo divides by, has the same floor in the sum's own unit: the
+  largest weight over the largest unit.
+
+  Args:
+    rewards: name -> [P, G], of all prompts of the step, on all devices.
+    weights: name -> weight, the same names; a reward of weight 0 is left out.
+    normalise: see above.
+    advantage: see `estimate`.
+
+  Returns:
+    The advantages, [P, G] float32, constants to the gradient; and metrics, see
+    `_contributions`.
+
+  Raises:
+    UserError: names that differ, or choices that mean nothing together, see
+      `contradictions`; all are listed.
+  """
+  if set(rewards) != set(weights):
+    raise UserError(
+      f"weights of {sorted(weights)}: expected one for each reward,"
+      f" {sorted(rewards)}; give 0 to leave one out"
+    )
+  shape = next(iter(rewards.values())).shape  # [P, G]
+  problems = contradictions(
+    advantage=advantage, normalise=normalise, num_samples=shape[1]
+  )
+  if problems:
+    raise UserError(listed("invalid advantages:", problems))
+  # A reward of weight 0 may be nan: 0 * nan would spoil the sum.
+  used = {k: at_least_float32(rewards[k]) for k, w in weights.items() if w}
+  units = {k: NORMALISATIONS[normalise](v) for k, v in used.items()}
+  terms = {k: weights[k] * v / units[k] for k, v in used.items()}  # [P, G]
+  total = sum(terms.values(), jnp.zeros(shape, jnp.float32))
+  floor: float | jax.Array = FLOOR
+  if used:
+    largest = functools.reduce(jnp.maximum, units.values())
+    floor = FLOOR * max(abs(weights[k]) for k in used) / largest
+  whole = estimate(advantage, total, floor=floor)
+  parts = {
+    name: estimate(advantage, total, floor=floor, of=term)
+    for name, term in terms.items()
+  }
+  return whole, _contributions(rewards, weights, whole, parts)
+
+
+def _contributions(
+  rewards: Mapping[str, jax.Array],
+  weights: Mapping[str, float],
+  whole: jax.Array,
+  parts: Mapping[str, jax.Array],
+) -> dict[str, jax.Array]:
+  """Returns two metrics [] of each reward, constants to the gradient.
+
+  `reward/NAME_weighted_mean`, weight times raw mean; `reward/NAME_contribution`
+  the reward's share of the advantages: the mean product of its part and the
+  whole, over the whole's mean square. Shares add up to 1, or are all 0 where
+  the advantages are; one that the others outvote is negative.
+
+  Args:
+    rewards: name -> [P, G], raw.
+    weights: name -> weight.
+    whole: [P, G], the advantages.
+    parts: name -> [P, G], of the rewards that have a weight; their sum is
+      `whole`.
+  """
+  square = jnp.mean(whole * whole)
+  metrics = {}
+  for name, values in rewards.items():
+    share = jnp.zeros((), jnp.float32)
+    if name in parts:
+      # An all-zero batch has no shares: 0 / 1, not 0 / 0.
+      share = jnp.mean(parts[name] * whole) / jnp.where(
+        square == 0, 1.0, square
+      )
+    metrics[f"reward/{name}_weighted_mean"] = (
+      weights[name] * at_least_float32(values).mean()
+    )
+    metrics[f"reward/{name}_contribution"] = share
+  return jax.lax.stop_gradient(metrics)

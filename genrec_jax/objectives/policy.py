@@ -1,0 +1,245 @@
+"""Policy loss: ratio, clip and aggregation, each choice named by a function.
+
+    loss = -aggregate(clipped_surrogate(ratio, advantages)) + kl_weight * kl
+
+Images have a fixed number of codes, so no function here takes a mask or knows
+an end token. Everything is computed in float32 or wider, whatever the inputs.
+Letters: P prompts, G samples per prompt, I codes per image, B branches.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from genrec_jax.core.errors import UserError, lookup
+from genrec_jax.groups import at_least_float32
+from genrec_jax.objectives import kl as kl_lib
+
+# The distributions that ratio and KL may be of: the one that was sampled from,
+# or the one without guidance.
+SCORINGS = ("guided", "conditional")
+# What the KL in the loss is of: the distribution that is scored, or each of the
+# branches that guidance is made of.
+KL_OF = ("scored", "branches")
+
+
+def _sequence_mean(values: jax.Array) -> jax.Array:
+  return jnp.broadcast_to(values.mean(-1, keepdims=True), values.shape)
+
+
+RATIOS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+  "token": lambda values: values,
+  "sequence": _sequence_mean,
+}
+AGGREGATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+  "token": jnp.mean,
+  "sequence": lambda values: values.sum(-1).mean(),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+  """The loss of a policy; config's section `objective`.
+
+  Attributes:
+    ratio: see `log_ratio`.
+    clip_low: see `clipped_surrogate`.
+    clip_high: see `clipped_surrogate`.
+    kl: see `kl.estimate`.
+    kl_weight: of the KL in the loss, >= 0; 0: no reference is needed.
+    aggregation: see `aggregate`; of surrogate and KL alike.
+  """
+
+  ratio: str
+  clip_low: float
+  clip_high: float
+  kl: str
+  kl_weight: float
+  aggregation: str
+
+
+def log_ratio(
+  name: str, logprobs: jax.Array, old_logprobs: jax.Array
+) -> jax.Array:
+  """Returns the log of the importance ratio policy / old policy.
+
+  - token: of each code by itself.
+  - sequence: the mean over the image's codes, the same for each of them, so
+    the ratio is the sequence's, normalised by its length. GSPO, arXiv
+    2507.18071, equation 7. With one advantage per image its gradient is that of
+    GSPO-token (equations 11 and 18 there).
+
+  Differences are limited to [-20, 20].
+
+  Args:
+    name: one of the above.
+    logprobs: [P, G, I] under the policy; the gradient flows here.
+    old_logprobs: [P, G, I] under the policy that sampled; a constant.
+
+  Returns:
+    [P, G, I] float32.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  apart = kl_lib.difference(logprobs, old_logprobs)
+  return lookup("ratio", RATIOS, name)(apart)
+
+
+def clipped_surrogate(
+  ratio: jax.Array,
+  advantages: jax.Array,
+  clip_low: float,
+  clip_high: float,
+) -> jax.Array:
+  """Returns min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), to be maximised.
+
+  Sources: PPO, arXiv 1707.06347, equation 7; two bounds as in DAPO's clip
+  higher, arXiv 2503.14476, section 3.1. GSPO clips far tighter (3e-4, 4e-4).
+
+  Args:
+    ratio: [P, G, I], positive.
+    advantages: [P, G], one for all codes of an image.
+    clip_low: how far below 1 a ratio may pay off, in (0, 1].
+    clip_high: how far above 1 a ratio may pay off, > 0; inf never clips.
+
+  Returns:
+    [P, G, I] float32.
+
+  Raises:
+    UserError: a bound outside its range.
+  """
+  if not 0 < clip_low <= 1 or not clip_high > 0:
+    raise UserError(
+      f"clip_low={clip_low}, clip_high={clip_high}: expected 0 < clip_low <= 1"
+      " and clip_high > 0; published values are 0.2 and 0.28"
+    )
+  ratio = at_least_float32(ratio)
+  each = at_least_float32(advantages)[..., None]  # [P, G, 1]
+  clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+  return jnp.minimum(ratio * each, clipped * each)
+
+
+def aggregate(name: str, values: jax.Array) -> jax.Array:
+  """Returns one number for the values of all codes.
+
+  - token: the mean over all codes. Images have equal lengths, so GRPO's mean
+    of means (arXiv 2402.03300) and DAPO's mean over tokens (arXiv 2503.14476)
+    are both this. With the sequence ratio it is GSPO's objective.
+  - sequence: the sum over an image's codes, then the mean over images. Of log
+    probabilities times rewards it is the REINFORCE estimate of the expected
+    reward's gradient, I times the other.
+
+  Args:
+    name: one of the above.
+    values: [P, G, I].
+
+  Returns:
+    [] float32.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  return lookup("aggregation", AGGREGATIONS, name)(at_least_float32(values))
+
+
+def policy_loss(
+  objective: Objective,
+  logprobs: jax.Array,
+  old_logprobs: jax.Array,
+  ref_logprobs: jax.Array | None,
+  advantages: jax.Array,
+  *,
+  weights: jax.Array | None = None,
+  branches: tuple[jax.Array, jax.Array] | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns the loss to minimise and its metrics.
+
+  Args:
+    objective: ratio, clip, KL and aggregation.
+    logprobs: [P, G, I] under the policy; the only input with a gradient.
+    old_logprobs: [P, G, I] under the policy that sampled.
+    ref_logprobs: [P, G, I] under the frozen reference; None with kl_weight 0.
+    advantages: [P, G].
+    weights: [P, G, I], constant factors of the surrogate, see
+      `mismatch.truncated_weights`; None: 1.
+    branches: two [P, G, I, B], log-probabilities of the codes in each of the B
+      branches that guidance is made of, under policy and reference; the KL in
+      the loss is then the sum of theirs. They are estimated at codes of the
+      guided distribution: 0 where nothing drifts, else not exact.
+
+  Returns:
+    The loss [] and metrics [], float32: `policy_loss` without the KL;
+    `ratio_mean`; `ratio_max_deviation`, the largest |ratio - 1|;
+    `clip_fraction`, the share of codes whose gradient the clip stopped; and,
+    with a reference, `kl`, the mean k3 per code whatever estimator trains.
+
+  Raises:
+    UserError: an unknown name or a value outside its range.
+    ValueError: shapes that do not belong together.
+  """
+  _check_shapes(logprobs, old_logprobs, ref_logprobs, advantages)
+  kl_weight = objective.kl_weight
+  if not kl_weight >= 0 or (kl_weight and ref_logprobs is None):
+    given = "no" if ref_logprobs is None else "a"
+    raise UserError(
+      f"kl_weight={kl_weight} with {given} reference: expected >= 0, and a"
+      " reference where it is positive"
+    )
+  estimator = lookup("kl", kl_lib.KLS, objective.kl)
+  clip_low, clip_high = objective.clip_low, objective.clip_high
+  advantages = jax.lax.stop_gradient(at_least_float32(advantages))
+  ratios = jnp.exp(log_ratio(objective.ratio, logprobs, old_logprobs))
+  surrogate = clipped_surrogate(ratios, advantages, clip_low, clip_high)
+  if weights is not None:
+    surrogate *= jax.lax.stop_gradient(at_least_float32(weights))
+  loss = policy = -aggregate(objective.aggregation, surrogate)
+  metrics = {
+    "policy_loss": policy,
+    "ratio_mean": ratios.mean(),
+    "ratio_max_deviation": jnp.abs(ratios - 1).max(),
+    "clip_fraction": _stopped(ratios, advantages, clip_low, clip_high),
+  }
+  if ref_logprobs is not None:
+    apart = kl_lib.difference(logprobs, ref_logprobs)  # [P, G, I]
+    metrics["kl"] = kl_lib.k3(apart).mean()
+    if kl_weight:
+      if branches is None:
+        penalty = estimator(apart)
+      else:
+        penalty = estimator(kl_lib.difference(*branches)).sum(-1)
+      loss = loss + kl_weight * aggregate(objective.aggregation, penalty)
+  return loss, jax.lax.stop_gradient(metrics)
+
+
+def _stopped(
+  ratios: jax.Array, advantages: jax.Array, clip_low: float, clip_high: float
+) -> jax.Array:
+  """Returns the share [] of codes whose gradient the clip stops.
+
+  A clip stops only what would move the ratio further out: upwards where the
+  advantage is positive, downwards where it is negative.
+  """
+  each = advantages[..., None]  # [P, G, 1]
+  stopped = ((each > 0) & (ratios > 1 + clip_high)) | (
+    (each < 0) & (ratios < 1 - clip_low)
+  )
+  return stopped.mean(dtype=ratios.dtype)
+
+
+def _check_shapes(logprobs, old_logprobs, ref_logprobs, advantages) -> None:
+  """Raises a ValueError that lists every shape that does not fit."""
+  expected = {"logprobs": (logprobs, "[P, G, I]", logprobs.shape)}
+  expected["old_logprobs"] = (old_logprobs, "[P, G, I]", logprobs.shape)
+  if ref_logprobs is not None:
+    expected["ref_logprobs"] = (ref_logprobs, "[P, G, I]", logprobs.shape)
+  expected["advantages"] = (advantages, "[P, G]", logprobs.shape[:2])
+  wrong = [
+    f"{name} {array.shape}, expected {letters} = {shape}"
+    for name, (array, letters, shape) in expected.items()
+    if array.shape != shape or array.ndim != letters.count(",") + 1
+  ]
+  if wrong:
+    raise ValueError("policy_loss: " + "; ".join(wrong))

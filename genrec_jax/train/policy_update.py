@@ -1,0 +1,180 @@
+"""Policy update: gradient steps on one rollout, and its distance from the
+reference.
+
+Letters: P prompts, G samples per prompt, I codes per image, B branches of
+guidance.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from genrec_jax import objectives, sampling
+from genrec_jax.core import tree
+from genrec_jax.core.types import Prompt, PyTree, TrainState
+from genrec_jax.models.api import Generator
+from genrec_jax.objectives import kl, mismatch
+from genrec_jax.sampling.scoring import Scores
+from genrec_jax.train import microbatch
+from genrec_jax.train.rl_options import RLOptions
+
+# (trainable parameters, prompts, codes) -> their scores
+Score = Callable[[PyTree, Prompt, jax.Array], Scores]
+Metrics = dict[str, jax.Array]
+
+
+class Experience(NamedTuple):
+  """What a rollout leaves to learn from; constants to the gradient."""
+
+  prompt: Prompt  # P prompts
+  codes: jax.Array  # [P, G, I] int32
+  sampled: jax.Array  # [P, G, I] log-probabilities that the sampler reported
+  advantages: jax.Array  # [P, G]
+
+
+class RefScores(NamedTuple):
+  """What the frozen reference says of the codes."""
+
+  logprobs: jax.Array  # [P, G, I]
+  branches: jax.Array  # [P, G, I, B]
+
+
+def update_policy(
+  state: TrainState,
+  frozen: PyTree,
+  experience: Experience,
+  *,
+  model: Generator,
+  optimizer: optax.GradientTransformation,
+  options: RLOptions,
+) -> tuple[TrainState, Metrics]:
+  """Takes `inner_epochs` optimizer updates on one rollout.
+
+  Args:
+    state: trainable parameters, optimizer state, step.
+    frozen: 'generator_rest', and 'reference' where the objective has a KL.
+    experience: of P prompts.
+    model: the generator.
+    optimizer: of the trainable parameters.
+    options: see `RLOptions`.
+
+  Returns:
+    The next state, and metrics [] float32: means over epochs and microbatches.
+  """
+
+  def score(trainable, prompt, codes):
+    return sampling.score_images(
+      model,
+      tree.merge(trainable, frozen["generator_rest"]),
+      prompt,
+      codes,
+      options.scored,
+      stop_unconditional_gradient=options.stop_unconditional_gradient,
+      branches=bool(options.objective.kl_weight),
+    )
+
+  ref = None
+  if options.objective.kl_weight:
+    ref = score_reference(score, frozen["reference"], experience, options)
+
+  def epoch(carry, index):
+    params, opt_state, old_logprobs = carry
+    loss_fn = functools.partial(
+      epoch_loss, score=score, epoch=index, options=options
+    )
+    (loss, metrics), grads = microbatch.value_and_grad(
+      loss_fn, options.microbatches, params, experience, old_logprobs, ref
+    )
+    old_logprobs = metrics.pop("old_logprobs")
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    params = optax.apply_updates(params, updates)
+    return (params, opt_state, old_logprobs), metrics
+
+  unknown = jnp.zeros_like(experience.sampled)  # until the first epoch scores
+  (params, opt_state, old_logprobs), epochs = jax.lax.scan(
+    epoch,
+    (state.params, state.opt_state, unknown),
+    jnp.arange(options.inner_epochs),
+  )  # each metric [inner_epochs, microbatches]
+  metrics = {name: values.mean() for name, values in epochs.items()}
+  metrics["ratio_max_deviation"] = epochs["ratio_max_deviation"].max()
+  # Conditional scores are of another distribution than was sampled from.
+  if options.scoring == "guided":
+    metrics |= mismatch.sampler_mismatch(
+      options.objective, old_logprobs, experience.sampled
+    )
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def score_reference(
+  score: Score, reference: PyTree, experience: Experience, options: RLOptions
+) -> RefScores:
+  """Scores the rollout's codes under the frozen reference."""
+  scores = microbatch.map_prompts(
+    functools.partial(score, reference),
+    options.microbatches,
+    experience.prompt,
+    experience.codes,
+  )
+  return RefScores(scores.logprobs, scores.branches)
+
+
+def epoch_loss(
+  trainable: PyTree,
+  experience: Experience,
+  old_logprobs: jax.Array,
+  ref: RefScores | None,
+  *,
+  score: Score,
+  epoch: jax.Array,
+  options: RLOptions,
+) -> tuple[jax.Array, Metrics]:
+  """Returns the loss of one epoch and its metrics.
+
+  The old policy of all epochs is what the first one's own pass scores: in
+  bfloat16 the decode loop rounds otherwise, and guidance multiplies the
+  difference, so the sampler's numbers are watched and never the ratio's
+  denominator.
+
+  Args:
+    trainable: parameters that the gradient is of.
+    experience: of P prompts.
+    old_logprobs: [P, G, I] of the first epoch; in that itself not looked at.
+    ref: of the reference; None without a KL.
+    score: of the policy.
+    epoch: [] int, 0 for the first.
+    options: see `RLOptions`.
+
+  Returns:
+    The loss [] and metrics [], with `old_logprobs` [P, G, I] among them.
+  """
+  scores = score(trainable, experience.prompt, experience.codes)
+  old_logprobs = jnp.where(
+    epoch == 0, jax.lax.stop_gradient(scores.logprobs), old_logprobs
+  )
+  weights = None
+  if options.sampler_weight_cap:
+    weights = mismatch.truncated_weights(
+      old_logprobs, experience.sampled, options.sampler_weight_cap
+    )
+  drift = None if ref is None else (scores.branches, ref.branches)
+  loss, metrics = objectives.policy_loss(
+    options.objective,
+    scores.logprobs,
+    old_logprobs,
+    None if ref is None else ref.logprobs,
+    experience.advantages,
+    weights=weights,
+    branches=drift if options.kl_of == "branches" else None,
+  )
+  metrics |= {"entropy": scores.entropy.mean(), "old_logprobs": old_logprobs}
+  if drift is not None:
+    # The conditional branch is the first of B.
+    conditional = (jax.lax.stop_gradient(x[..., 0]) for x in drift)
+    metrics["kl_conditional"] = kl.estimate("k3", *conditional).mean()
+  return loss, metrics

@@ -1,0 +1,82 @@
+"""RL options: how a step samples, rewards and updates, as one frozen value."""
+
+from collections.abc import Mapping
+import dataclasses
+
+from genrec_jax.objectives import Objective
+from genrec_jax.objectives.policy import KL_OF, SCORINGS
+from genrec_jax.rewards import Reward
+from genrec_jax.sampling import Sampling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLOptions:
+  """Options of `rl.train_step`; configs/rl.py gives each value its reason.
+
+  Attributes:
+    seed: of the run; the step's key is folded from it.
+    microbatches: equal parts of the P prompts that the passes over given codes,
+      whose gradients need the memory, take one after another.
+    sample: how images are sampled.
+    rewards: by name, each with its weight.
+    objective: the loss.
+    advantage: see `advantages.estimate`.
+    normalise: see `advantages.combine`.
+    scoring: 'guided', the distribution sampled from; 'conditional' leaves
+      guidance out of ratio and KL, as T2I-R1 does.
+    stop_unconditional_gradient: see `sampling.score_images`.
+    inner_epochs: updates on one rollout, >= 1.
+    sampler_weight_cap: see `mismatch.truncated_weights`; 0: no such weights.
+      Only with guided scoring, that of the sampler.
+    kl_of: 'scored', the distribution that is scored; 'branches', each of
+      guidance's two by itself. The first has a null space: a drift of the
+      unconditional branch u by d and of the conditional one c by
+      d (guidance - 1) / guidance leaves u + guidance (c - u) as it was.
+
+  Raises:
+    ValueError: an unknown name, or values that do not go together.
+  """
+
+  seed: int
+  microbatches: int
+  sample: Sampling
+  rewards: Mapping[str, Reward]
+  objective: Objective
+  advantage: str
+  normalise: str
+  scoring: str
+  stop_unconditional_gradient: bool
+  inner_epochs: int
+  sampler_weight_cap: float
+  kl_of: str
+
+  def __post_init__(self) -> None:
+    """Checks what a step cannot do; values of a config are checked before."""
+    for key, names in (("scoring", SCORINGS), ("kl_of", KL_OF)):
+      if getattr(self, key) not in names:
+        raise ValueError(
+          f"{key}={getattr(self, key)!r}: expected one of {', '.join(names)}"
+        )
+    if self.sampler_weight_cap and self.scoring != "guided":
+      raise ValueError(
+        f"sampler_weight_cap={self.sampler_weight_cap} with"
+        " scoring='conditional': expected 0, the sampler's distribution is"
+        " another"
+      )
+    if self.kl_of == "branches" and not self.scored.guided:
+      raise ValueError(
+        "kl_of='branches' scores both branches of guidance: expected"
+        " scoring='guided' and a guidance other than 1"
+      )
+
+  @property
+  def scored(self) -> Sampling:
+    """The distribution that ratio and KL are of."""
+    if self.scoring == "guided":
+      return self.sample
+    return dataclasses.replace(self.sample, guidance=1.0)
+
+  @property
+  def weights(self) -> dict[str, float]:
+    """The rewards' weights, by name."""
+    return {name: reward.weight for name, reward in self.rewards.items()}
