@@ -66,7 +66,7 @@ def measure(folder, size, repeats, *, samples, history, prompts):
       sampling=sampling.Sampling(num_samples=samples, **jax_loop.SAMPLE),
     )
   )
-  params = tree.merge(side.state.params, side.frozen["generator"])
+  params = tree.merge(side.state.params, side.frozen["generator_rest"])
   inputs = params, side.batch.prompt, jax.random.key(0)
   drawing = sides.median(lambda: jax.block_until_ready(draw(*inputs)), repeats)
   flops = hlo_cost.flops(program)

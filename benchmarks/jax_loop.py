@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import workload
-from genrec_jax import sampling
+from genrec_jax import rewards, sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import Batch, Prompt, TrainState
 from genrec_jax.hf import load
+from genrec_jax.objectives import Objective
 from genrec_jax.train import optimizers, rl, sft
+from genrec_jax.train.rl_options import RLOptions
 
 SEED = 0
 SAMPLE = {"guidance": workload.GUIDANCE}
@@ -139,7 +141,7 @@ class RL(_Trained):
     trained, rest = split(params, workload.GENERATES)
     self.state = _state(trained, chain)
     self.frozen = {
-      "generator": rest,
+      "generator_rest": rest,
       "clip": clip_params,
       "reference": jax.tree.map(jnp.copy, trained),
     }
@@ -150,33 +152,44 @@ class RL(_Trained):
       clip=clip,
       optimizer=chain,
       to_rollout_layout=lambda params: params,
-      seed=SEED,
-      microbatches=1,
-      sample=sampling.Sampling(num_samples=samples, **SAMPLE),
-      reward={
-        "history_pool": "mean",
-        "future_pool": "mean",
-        "copy_threshold": workload.COPY_THRESHOLD,
-        "recency_decay": 1.0,
-      },
-      weights=workload.WEIGHTS,
-      normalise="group",
-      objective={
-        "ratio": "token",
-        "clip_low": low,
-        "clip_high": high,
-        "kl": "k3",
-        "kl_weight": workload.KL_WEIGHT,
-        "aggregation": "token",
-      },
-      advantage="grpo",
-      scoring="guided" if guided else "conditional",
-      stop_unconditional_gradient=False,
-      inner_epochs=1,
-      sampler_weight_cap=0.0,
-      kl_of="scored",
+      options=RLOptions(
+        seed=SEED,
+        microbatches=1,
+        sample=sampling.Sampling(num_samples=samples, **SAMPLE),
+        rewards=_rewards(),
+        objective=Objective(
+          ratio="token",
+          clip_low=low,
+          clip_high=high,
+          kl="k3",
+          kl_weight=workload.KL_WEIGHT,
+          aggregation="token",
+        ),
+        advantage="grpo",
+        normalise="group",
+        scoring="guided" if guided else "conditional",
+        stop_unconditional_gradient=False,
+        inner_epochs=1,
+        sampler_weight_cap=0.0,
+        kl_of="scored",
+      ),
     )
     self.run = jax.jit(step, donate_argnums=0)
+
+
+def _rewards():
+  options = {
+    "text": {},
+    "history": {"pool": "mean", "recency_decay": 1.0},
+    "future": {"pool": "mean"},
+    "copy": {"threshold": workload.COPY_THRESHOLD},
+  }
+  return rewards.from_options(
+    {
+      name: {"weight": weight} | options[name]
+      for name, weight in workload.WEIGHTS.items()
+    }
+  )
 
 
 class SFT(_Trained):
@@ -189,14 +202,12 @@ class SFT(_Trained):
     patterns = f"{workload.GENERATES}|{workload.READS}"
     trained, rest = split(params, patterns)
     self.state = _state(trained, chain)
-    self.frozen = {"generator": rest}
+    self.frozen = {"generator_rest": rest}
     step = functools.partial(
       sft.train_step,
       model=self.model,
       optimizer=chain,
-      seed=SEED,
-      microbatches=1,
-      condition_dropout=0.0,
+      options=sft.SFTOptions(seed=SEED, microbatches=1, condition_dropout=0.0),
     )
     self.run = jax.jit(step, donate_argnums=0)
 

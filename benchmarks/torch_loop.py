@@ -19,7 +19,7 @@ import transformers
 from benchmarks import workload
 from tools import infer_hf
 
-# The smallest deviation that is divided by, `objectives.FLOOR`.
+# The smallest deviation that is divided by, `groups.FLOOR`.
 FLOOR = 0.01
 
 
@@ -179,7 +179,7 @@ def rewards(clip, batch, pixels):
 def centred(values):
   """Subtracts the mean of values [R].
 
-  Equal within rounding counts as equal, as in `objectives.zero_spread`.
+  Equal within rounding counts as equal, as in `groups.zero_spread`.
   """
   spread = values.max() - values.min()
   if spread <= 2e-6 * values.abs().max().clamp(min=1):
@@ -193,7 +193,7 @@ def deviation(values, floor=FLOOR):
 
 
 def advantages(raw):
-  """Returns [R] of raw rewards [R], as `rewards.advantages` for one prompt."""
+  """Returns [R] of raw rewards [R], as `advantages.combine` for one prompt."""
   weights = workload.WEIGHTS
   units = {name: deviation(raw[name]) for name in weights}
   total = sum(w * raw[name] / units[name] for name, w in weights.items())

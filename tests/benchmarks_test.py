@@ -88,7 +88,7 @@ def test_rl_steps_are_the_same(folder, size, guided):
 
 def drawn(side):
   """Returns the codes [G, I] that the next step will draw."""
-  params = jax_loop.tree.merge(side.state.params, side.frozen["generator"])
+  params = jax_loop.tree.merge(side.state.params, side.frozen["generator_rest"])
   key = jax.random.fold_in(jax.random.key(jax_loop.SEED), side.state.step)
   rollout = jax.jit(
     lambda params, key: sampling.sample_images(

@@ -6,9 +6,10 @@ import re
 import pytest
 
 from genrec_jax import config as config_lib
-from genrec_jax import objectives, rewards
+from genrec_jax import rewards
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.tree import flatten
+from genrec_jax.objectives import advantages, kl, policy
 from tests.configs_test import TASKS, VARIANTS, load
 
 # 0 means something for these: none, off, or the first.
@@ -25,11 +26,11 @@ ZERO_IS_MEANT = {
   "optim.warmup_steps",
   "optim.decay_steps",
   "sft.condition_dropout",
-  "reward.copy_threshold",
-  "weights.text",
-  "weights.history",
-  "weights.future",
-  "weights.copy",
+  "rewards.copy.threshold",
+  "rewards.text.weight",
+  "rewards.history.weight",
+  "rewards.future.weight",
+  "rewards.copy.weight",
   "rl.sampler_weight_cap",
   "objective.kl_weight",
   "train.eval_every",
@@ -39,7 +40,7 @@ ZERO_IS_MEANT = {
 # So does -1: a cosine, and whatever other axes leave.
 MINUS_ONE_IS_MEANT = {
   "mesh.data",
-  "reward.copy_threshold",
+  "rewards.copy.threshold",
   "eval.copy_threshold",
 }
 
@@ -105,8 +106,8 @@ def test_no_range_is_of_a_key_that_is_gone():
     ("sample.top_p", 1.0, 1.01),
     ("sample.guidance", 0.5, -0.5),
     ("optim.b2", 0.999, 1.0),
-    ("reward.recency_decay", 1.0, 1.1),
-    ("reward.copy_threshold", 0.99, 90.0),
+    ("rewards.history.recency_decay", 1.0, 1.1),
+    ("rewards.copy.threshold", 0.99, 90.0),
     ("objective.clip_low", 1.0, 1.5),
     ("objective.clip_high", 1e9, -0.1),
     ("seed", 2**32 - 1, 2**32),
@@ -123,15 +124,15 @@ def test_the_ends_of_ranges(key, good, bad):
 
 def test_names_are_those_of_the_functions_themselves():
   for key, table in (
-    ("rl.advantage", objectives.ADVANTAGES),
-    ("rl.normalise", rewards.NORMALISATIONS),
-    ("rl.scoring", objectives.SCORINGS),
-    ("rl.kl_of", objectives.KL_OF),
-    ("objective.ratio", objectives.RATIOS),
-    ("objective.kl", objectives.KLS),
-    ("objective.aggregation", objectives.AGGREGATIONS),
-    ("reward.history_pool", rewards.HISTORY_POOLS),
-    ("reward.future_pool", rewards.FUTURE_POOLS),
+    ("rl.advantage", advantages.ADVANTAGES),
+    ("rl.normalise", advantages.NORMALISATIONS),
+    ("rl.scoring", policy.SCORINGS),
+    ("rl.kl_of", policy.KL_OF),
+    ("objective.ratio", policy.RATIOS),
+    ("objective.kl", kl.KLS),
+    ("objective.aggregation", policy.AGGREGATIONS),
+    ("rewards.history.pool", rewards.HISTORY_POOLS),
+    ("rewards.future.pool", rewards.FUTURE_POOLS),
   ):
     assert config_lib.NAMES[key] is table
 
@@ -146,6 +147,18 @@ def test_an_unknown_name_is_refused_and_every_known_one_is_not(key):
       # Batch goes with every advantage, and grpo with every normalisation.
       other = {} if key == "rl.normalise" else {"rl.normalise": "batch"}
       assert not said(get_config(other | {key: name}))
+
+
+def test_rewards_have_the_options_of_their_functions():
+  config = get_config()
+  with config.unlocked():
+    config.rewards.novelty = {"weight": 1.0}
+    config.rewards.future.decay = 0.5
+  found = said(config)
+  assert "rewards.novelty: expected one of text, history, future, copy" in found
+  assert (
+    "rewards.future has options decay, pool, weight: expected weight, pool"
+  ) in found
 
 
 # --- what does not go together --------------------------------------------
@@ -176,9 +189,10 @@ def test_an_unknown_name_is_refused_and_every_known_one_is_not(key):
       " to divide by; raise num_samples, or use normalise='none'",
     ),
     (
-      dict.fromkeys(map("weights.{}".format, rewards.NAMES), 0.0),
-      "weights of text, history, future, copy are all 0: expected one above 0;"
-      " without a reward the policy stays where it starts, whatever the KL",
+      dict.fromkeys(map("rewards.{}.weight".format, rewards.REWARDS), 0.0),
+      "the weights of the rewards copy, future, history, text are all 0:"
+      " expected one above 0; without a reward the policy stays where it"
+      " starts, whatever the KL",
     ),
     (
       {"sample.top_k": 1},
@@ -196,9 +210,9 @@ def test_an_unknown_name_is_refused_and_every_known_one_is_not(key):
       " sample.guidance other than 1, else only one branch is scored",
     ),
     (
-      {"reward.copy_threshold": 1.0},
-      "reward.copy_threshold is 1: no cosine is above it, so that weights.copy"
-      " penalises nothing; lower it, or give --config.weights.copy=0",
+      {"rewards.copy.threshold": 1.0},
+      "rewards.copy.threshold is 1: no cosine is above it, so that this reward"
+      " penalises nothing; lower it, or give --config.rewards.copy.weight=0",
     ),
     (
       {"model.trainable": ()},
@@ -217,7 +231,7 @@ def test_what_evaluates_needs_no_group():
     assert not said(get_config(values, task))
   alone = {"rl.advantage": "reinforce", "rl.normalise": "none"}
   assert not said(get_config(alone | {"sample.num_samples": 1}))
-  lone = {"reward.copy_threshold": 1.0, "weights.copy": 0.0}
+  lone = {"rewards.copy.threshold": 1.0, "rewards.copy.weight": 0.0}
   assert not said(get_config(lone))
 
 

@@ -7,9 +7,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A package imports from lower floors only, and nothing else of its own floor.
 FLOORS = (
   {"core"},
-  {"runtime", "html", "nn", "objectives"},
-  {"models", "data"},
-  {"hf", "ingest", "sampling", "rewards"},
+  {"runtime", "html", "nn", "groups"},
+  {"models", "data", "objectives"},
+  {"hf", "ingest", "sampling", "targets"},
+  {"rewards"},
   {"config"},
   {"evals"},
   {"train"},

@@ -1,9 +1,7 @@
 """Rewards against values worked out by hand, and what must never count."""
 
-import itertools
 import math
 
-from flax import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
@@ -11,28 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrec_jax import objectives, rewards
+from genrec_jax import rewards
 from genrec_jax.core.errors import UserError
-from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.models.clip import Clip, Tower
+from genrec_jax.objectives import advantages
+from genrec_jax.targets import Targets, embed_targets
+from tests.targets_test import batch
 
 OPTIONS = {
-  "history_pool": "mean",
-  "future_pool": "mean",
-  "copy_threshold": 0.9,
-  "recency_decay": 0.5,
+  "text": {"weight": 1.0},
+  "history": {"weight": 1.0, "pool": "mean", "recency_decay": 0.5},
+  "future": {"weight": 1.0, "pool": "mean"},
+  "copy": {"weight": 1.0, "threshold": 0.9},
 }
+
+
 POOLS = [
   (history, future)
   for history in ("mean", "max", "recency")
   for future in ("mean", "max", "first")
 ]
 
-# What may be chosen together: all but 'group' with another than 'grpo'.
-CHOICES = [
-  ("group", "grpo"),
-  *itertools.product(("batch", "none"), objectives.ADVANTAGES),
-]
 
 many = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -47,8 +44,12 @@ def at(*degrees):
 # first): 1, 1/2, 0 and 1/2, 1, cos 30. With the future (30, 180): cos 30, -1
 # and cos 30, -1/2.
 C30 = math.sqrt(3) / 2
+
+
 IMAGES = at(0, 60)[None]
-TARGETS = rewards.Targets(
+
+
+TARGETS = Targets(
   text=at(60),
   history=at(0, 60, 90)[None],
   history_mask=jnp.ones((1, 3), bool),
@@ -58,14 +59,22 @@ TARGETS = rewards.Targets(
 
 
 def score(images=IMAGES, targets=TARGETS, **changes):
-  return rewards.score(images, targets, **OPTIONS | changes)
+  """Returns all rewards; changes are options of one, as history_pool."""
+  options = {name: dict(section) for name, section in OPTIONS.items()}
+  sections = {
+    "history_pool": "history",
+    "recency_decay": "history",
+    "future_pool": "future",
+    "copy_threshold": "copy",
+  }
+  for key, value in changes.items():
+    section = sections[key]
+    options[section][key.removeprefix(f"{section}_")] = value
+  return rewards.score(images, targets, rewards.from_options(options))
 
 
 def assert_rewards(got, expected):
   np.testing.assert_allclose(got, [expected], rtol=1e-6, atol=1e-7)
-
-
-# --- each reward by hand --------------------------------------------------
 
 
 def test_text_by_hand():
@@ -142,9 +151,6 @@ def test_recency_without_decay_is_the_mean():
   )
 
 
-# --- masks ----------------------------------------------------------------
-
-
 def random_problem(seed, seen, ahead, width=6):
   """Returns images and targets with the given masks, unit vectors."""
   rng = np.random.default_rng(seed)
@@ -155,7 +161,7 @@ def random_problem(seed, seen, ahead, width=6):
 
   seen, ahead = np.atleast_2d(seen), np.atleast_2d(ahead)
   prompts = len(seen)
-  return unit(prompts, 4), rewards.Targets(
+  return unit(prompts, 4), Targets(
     text=unit(prompts),
     history=unit(prompts, seen.shape[1]),
     history_mask=seen,
@@ -243,8 +249,8 @@ def test_a_user_without_items_teaches_nothing(
   for name in ("history", "future", "copy"):
     np.testing.assert_array_equal(raw[name], np.zeros((1, 4)))
   weights = {"text": 0.0, "history": 1.0, "future": 1.0, "copy": 1.0}
-  for normalise, name in CHOICES:
-    values, _ = rewards.advantages(
+  for normalise, name in [("group", "grpo"), ("none", "dr_grpo")]:
+    values, _ = advantages.combine(
       raw, weights, normalise=normalise, advantage=name
     )
     np.testing.assert_array_equal(values, np.zeros((1, 4)))
@@ -262,9 +268,6 @@ def test_prompts_do_not_mix():
       np.testing.assert_allclose(values[0], together[name][p], atol=1e-6)
 
 
-# --- numbers --------------------------------------------------------------
-
-
 def test_bfloat16_is_computed_in_float32():
   images, targets = random_problem(1, [True] * 3, [True] * 2, width=64)
   half, half_targets = jax.tree.map(
@@ -279,380 +282,74 @@ def test_bfloat16_is_computed_in_float32():
   for name, values in low.items():
     assert values.dtype == jnp.float32
     np.testing.assert_array_equal(values, high[name])
-    found = rewards.advantages(
-      {name: values.astype(jnp.bfloat16)},
-      {name: 2.0},
-      normalise="none",
-      advantage="dr_grpo",
-    )
-    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
 
 
 def test_cosines_ask_for_full_precision():
   """A TPU multiplies float32 in bfloat16 unless told otherwise."""
   graph = str(jax.make_jaxpr(score)(IMAGES, TARGETS))
-  assert graph.count("dot_general") == 3  # text, history, future
-  assert graph.count("Precision.HIGHEST") >= 3
+  assert graph.count("dot_general") == 4  # one for each reward
+  assert graph.count("Precision.HIGHEST") >= 4
 
 
-# --- advantages -----------------------------------------------------------
-
-# Deviations within the groups: 1, 0 and 0.1, 0.2.
-RAW = {
-  "text": jnp.array([[1.0, 3.0], [5.0, 5.0]]),
-  "copy": jnp.array([[0.0, -0.2], [0.0, -0.4]]),
-}
-WEIGHTS = {"text": 2.0, "copy": 0.5}
-
-
-def advantages(normalise, advantage, raw=RAW, weights=WEIGHTS):
-  return rewards.advantages(
-    raw, weights, normalise=normalise, advantage=advantage
-  )[0]
-
-
-# The sums before the baseline: of raw rewards; of rewards over the means of the
-# deviations, 0.5 and 0.15.
-SUMS = {
-  "none": [[2, 5.9], [10, 9.8]],
-  "batch": [[4, 12 - 0.1 / 0.15], [20, 20 - 0.2 / 0.15]],
-}
-HALF = {"none": [1.95, -0.1], "batch": [4 - 0.05 / 0.15, -0.1 / 0.15]}
-
-
-@pytest.mark.parametrize("normalise", ["none", "batch"])
-def test_advantages_by_hand(normalise):
-  def check(name, expected):
-    np.testing.assert_allclose(
-      advantages(normalise, name), expected, rtol=2e-6, err_msg=name
-    )
-
-  (a, b), sums = HALF[normalise], SUMS[normalise]
-  check("reinforce", sums)
-  check("dr_grpo", [[-a, a], [-b, b]])
-  check("rloo", [[-2 * a, 2 * a], [-2 * b, 2 * b]])
-  check("grpo", [[-1, 1], [1, -1]])
-
-
-def test_group_advantages_by_hand():
-  """Standardised, text is [-1, 1] | [0, 0] and copy is [1, -1] | [1, -1]."""
-  raw = {k: jnp.concatenate([v, v[:, :1]], 1) for k, v in RAW.items()}
-  # With a third sample like the first: [-1, 2, -1] and [1, -2, 1], each over
-  # the root of 2. Of the sum only the sign of the larger weight is left.
-  for weights, sign in (
-    ({"text": 2.0, "copy": 0.5}, 1),
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
     (
-      {"text": 0.5, "copy": 2.0},
-      -1,
+      {"history_pool": "median"},
+      "'median': expected one of mean, max, recency",
     ),
-  ):
-    np.testing.assert_allclose(
-      advantages("group", "grpo", raw, weights) * np.sqrt(2),
-      [[-sign, 2 * sign, -sign], [1, -2, 1]],
-      rtol=1e-5,
-    )
-  # Two rewards that are not of one mind: [1, 0, -1] and [1, -2, 1] standardised
-  # are these, and their sum has a mean square of 2.
-  x, y = np.array([1, 0, -1]) * np.sqrt(1.5), np.array([1, -2, 1]) / np.sqrt(2)
-  raw = {
-    "text": jnp.array([[0.3, 0.2, 0.1]]),
-    "copy": jnp.array([[-0.1, -0.7, -0.1]]),
-  }
-  np.testing.assert_allclose(
-    advantages("group", "grpo", raw, {"text": 1.0, "copy": 1.0}),
-    [(x + y) / np.sqrt(2)],
-    rtol=1e-5,
-  )
-
-
-def random_rewards(seed=0, prompts=8, samples=4):
-  """Returns rewards of unlike spreads, and groups of unlike spreads."""
-  rng = np.random.default_rng(seed)
-  groups = np.linspace(0.2, 2, prompts)[:, None]
-  return {
-    name: np.float32(0.3 + scale * groups * rng.normal(size=(prompts, samples)))
-    for name, scale in zip(rewards.NAMES, (0.2, 0.05, 0.1, 0.02), strict=True)
-  }
-
-
-ONES = dict.fromkeys(rewards.NAMES, 1.0)
-
-
-@pytest.mark.parametrize("normalise", ["batch", "none"])
-def test_the_four_advantages_are_four(normalise):
-  """No two point the same way: GRPO weighs groups, REINFORCE has no baseline.
-
-  RLOO is Dr. GRPO times G / (G - 1), as it should be, and nothing else.
-  """
-  raw = random_rewards()
-  found = {
-    name: np.float64(advantages(normalise, name, raw, ONES)).ravel()
-    for name in objectives.ADVANTAGES
-  }
-  np.testing.assert_allclose(found["rloo"], found["dr_grpo"] * 4 / 3, rtol=1e-5)
-  for one, other in itertools.combinations(("grpo", "dr_grpo", "reinforce"), 2):
-    a, b = found[one], found[other]
-    assert abs(a @ b) < 0.95 * np.linalg.norm(a) * np.linalg.norm(b), one
-
-
-@pytest.mark.parametrize("normalise", ["group", "batch"])
-def test_a_weight_means_the_same_whatever_the_spread(normalise):
-  raw = random_rewards()
-  values = advantages(normalise, "grpo", raw, ONES)
-  scaled = raw | {"text": 3 * raw["text"], "history": raw["history"] - 0.2}
-  np.testing.assert_allclose(
-    advantages(normalise, "grpo", scaled, ONES), values, atol=1e-4
-  )
-  other = advantages("none", "grpo", scaled, ONES)
-  assert np.abs(other - advantages("none", "grpo", raw, ONES)).max() > 0.1
-
-
-def test_dr_grpo_keeps_how_far_groups_spread():
-  """Twice the spread, twice the advantage; under GRPO the same."""
-  narrow = np.float32([[0.1, 0.3, 0.2, 0.4]])
-  raw = {"text": np.concatenate([narrow, 2 * narrow])}
-  for normalise, advantage, factor in (
-    ("batch", "dr_grpo", 2),
-    ("none", "dr_grpo", 2),
-    ("batch", "grpo", 1),
-    ("group", "grpo", 1),
-  ):
-    a, b = advantages(normalise, advantage, raw, {"text": 1.0})
-    np.testing.assert_allclose(b, factor * a, rtol=1e-5)
-
-
-def test_the_batch_is_that_of_all_devices():
-  """Half of the devices hold groups that spread by a tenth."""
-  raw = random_rewards(prompts=16)
-  raw = {k: v * np.repeat([0.1, 1], 8)[:, None] for k, v in raw.items()}
-  raw = jax.tree.map(np.float32, raw)
-  mesh = jax.make_mesh((8,), ("data",))
-  spread = jax.device_put(raw, jax.NamedSharding(mesh, jax.P("data")))
-  run = jax.jit(
-    lambda raw: rewards.advantages(
-      raw, ONES, normalise="batch", advantage="dr_grpo"
-    )
-  )
-  whole = rewards.advantages(raw, ONES, normalise="batch", advantage="dr_grpo")
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-    run(spread),
-    whole,
-  )
-
-
-# --- the penalty of a copy ------------------------------------------------
-
-EXCESSES = np.float32([0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1])
-
-
-def penalised(excess, samples=8, others=1.0):
-  """Returns rewards of a batch in which one sample is too near the history."""
-  raw = random_rewards(prompts=2, samples=samples)
-  raw = {k: np.float32(others * v) for k, v in raw.items()}
-  raw["copy"] = np.zeros_like(raw["copy"])
-  raw["copy"][0, 0] = -excess
-  return raw
-
-
-@pytest.mark.parametrize(("normalise", "advantage"), CHOICES)
-@pytest.mark.parametrize("others", [1.0, 0.0])
-def test_the_penalty_is_no_cliff(normalise, advantage, others):
-  """What an excess costs rises with it, from nothing, without a jump.
-
-  Also where no other reward has any spread, so that the penalty is all there
-  is.
-  """
-  cost = []
-  for excess in EXCESSES:
-    raw = penalised(excess, others=others)
-    clean = penalised(0.0, others=others)
-    cost.append(
-      advantages(normalise, advantage, clean, ONES)[0, 0]
-      - advantages(normalise, advantage, raw, ONES)[0, 0]
-    )
-  assert cost[0] == 0
-  assert (np.diff(cost) > -1e-6).all()
-  assert cost[2] < 0.01  # of 1e-5: next to nothing
-  assert cost[-1] > 5 * cost[4] > 0  # 0.1 costs far more than 0.001
-
-
-@pytest.mark.parametrize(
-  ("excess", "penalty"),
-  [
-    # 7/8 of the excess over 0.01, until the deviation sqrt(7)/8 of the excess
-    # is 0.01: from 0.0302 on it is the standardised -sqrt(7).
-    (1e-5, -7 / 8 * 1e-3),
-    (1e-3, -7 / 8 * 0.1),
-    (0.02, -7 / 8 * 2),
-    (0.05, -math.sqrt(7)),
+    ({"future_pool": "last"}, "'last': expected one of mean, max, first"),
+    ({"copy_threshold": 90}, "threshold=90: expected a cosine"),
+    ({"recency_decay": 0.0}, r"recency_decay=0.0: expected in \(0, 1\]"),
   ],
 )
-def test_the_penalty_by_hand(excess, penalty):
-  """Of a sum that has no other part."""
-  values = advantages(
-    "group",
-    "grpo",
-    penalised(excess),
-    ONES | {"text": 0.0, "history": 0.0, "future": 0.0},
-  )
-  np.testing.assert_allclose(values[0, 0], penalty, rtol=1e-4)
-  np.testing.assert_allclose(values[0, 1:], -penalty / 7, rtol=1e-4)
-  np.testing.assert_array_equal(values[1], np.zeros(8))
-
-
-# --- what each reward contributes -----------------------------------------
-
-
-@pytest.mark.parametrize(("normalise", "advantage"), CHOICES)
-def test_contributions_are_shares(normalise, advantage):
-  raw = random_rewards()
-  weights = ONES | {"history": 0.0, "copy": 0.3}
-  values, metrics = rewards.advantages(
-    raw, weights, normalise=normalise, advantage=advantage
-  )
-  shares = {k: metrics[f"reward/{k}_contribution"] for k in raw}
-  np.testing.assert_allclose(sum(shares.values()), 1, rtol=1e-5)
-  assert shares["history"] == 0
-  # Without a reward's term the advantage, divided as before, lacks its part.
-  if advantage != "grpo":
-    units = {
-      k: rewards.NORMALISATIONS[normalise](jnp.asarray(v))
-      for k, v in raw.items()
-    }
-    rest = objectives.advantages(
-      advantage,
-      sum(weights[k] * raw[k] / units[k] for k in raw if k != "text"),
-    )
-    square = np.mean(values**2)
-    np.testing.assert_allclose(
-      shares["text"], np.mean((values - rest) * values) / square, rtol=1e-4
-    )
-
-
-def test_contributions_by_hand():
-  """Text is worth +-2, copy -+0.5 and -+0.5, of +-1.5 and -+0.5."""
-  _, metrics = rewards.advantages(
-    {"text": RAW["text"], "copy": RAW["copy"].at[0, 1].set(-0.4)},
-    {"text": 2.0, "copy": 2.5},
-    normalise="none",
-    advantage="dr_grpo",
-  )
-  expected = {
-    "reward/text_weighted_mean": 2 * 14 / 4,
-    "reward/copy_weighted_mean": -2.5 * 0.8 / 4,
-    # Parts: text 2 and 0, copy -0.5 and -0.5; whole 1.5 and -0.5.
-    "reward/text_contribution": (2 * 1.5) / (1.5**2 + 0.5**2),
-    "reward/copy_contribution": (-0.5 * 1.5 + 0.5**2) / (1.5**2 + 0.5**2),
-  }
-  assert set(metrics) == set(expected)
-  for name, value in expected.items():
-    np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
-    assert metrics[name].shape == ()
-
-
-def test_contributions_of_nothing_are_nothing():
-  for weights in (ONES, dict.fromkeys(ONES, 0.0)):
-    values, metrics = rewards.advantages(
-      dict.fromkeys(ONES, jnp.full((2, 3), 0.3)),
-      weights,
-      normalise="group",
-      advantage="grpo",
-    )
-    np.testing.assert_array_equal(values, np.zeros((2, 3)))
-    for name in ONES:
-      assert metrics[f"reward/{name}_contribution"] == 0
-
-
-# --- what is refused ------------------------------------------------------
-
-
-def test_a_reward_of_weight_zero_is_left_out():
-  broken = RAW | {"text": jnp.full((2, 2), jnp.nan)}
-  weights = {"text": 0.0, "copy": 1.0}
-  for normalise, advantage in CHOICES:
-    np.testing.assert_array_equal(
-      advantages(normalise, advantage, broken, weights),
-      advantages(normalise, advantage, {"copy": RAW["copy"]}, {"copy": 1.0}),
-    )
-  np.testing.assert_array_equal(
-    advantages("none", "reinforce", broken, weights), RAW["copy"]
-  )
-
-
-def test_a_bad_reward_is_not_hidden():
-  broken = RAW | {"copy": RAW["copy"].at[0, 0].set(jnp.nan)}
-  for normalise, advantage in CHOICES:
-    values = advantages(normalise, advantage, broken)
-    assert not np.isfinite(values[0]).all()
-
-
-def test_rewards_that_cancel_leave_no_noise():
-  """History max and copy may be exact opposites: nothing is to be learned."""
-  seen = np.float32([[0.913, 0.9271, 0.9502, 0.9913]])
-  raw = {"history": seen, "copy": np.float32(0.9) - seen}
-  for normalise in ("group", "batch", "none"):
-    np.testing.assert_array_equal(
-      advantages(normalise, "grpo", raw, {"history": 1.0, "copy": 1.0}),
-      np.zeros((1, 4)),
-    )
-
-
-@pytest.mark.parametrize(
-  ("normalise", "advantage", "samples", "message"),
-  [
-    ("group", "dr_grpo", 4, "normalise='batch' with 'dr_grpo', or advantage="),
-    ("group", "rloo", 4, "normalise='batch' with 'rloo', or advantage="),
-    ("group", "reinforce", 4, "normalise='batch' with 'reinforce', or"),
-    ("group", "grpo", 1, "advantage='reinforce' with normalise='none'"),
-    ("none", "grpo", 1, "advantage='reinforce' with normalise='none'"),
-    ("batch", "dr_grpo", 1, "advantage='reinforce' with normalise='none'"),
-    ("none", "rloo", 1, "advantage='reinforce' with normalise='none'"),
-    ("batch", "reinforce", 1, "use normalise='none'"),
-    ("std", "grpo", 4, "normalise='std': expected one of group, batch, none"),
-    ("none", "ppo", 4, "'ppo': expected one of grpo, dr_grpo, rloo, reinforce"),
-  ],
-)
-def test_what_means_nothing_is_refused(normalise, advantage, samples, message):
+def test_an_option_out_of_range_is_refused(change, message):
   with pytest.raises(UserError, match=message):
-    advantages(
-      normalise, advantage, {"text": jnp.ones((2, samples))}, {"text": 1.0}
-    )
+    score(**change)
 
 
-def test_everything_else_is_allowed():
-  for normalise, advantage in [*CHOICES, ("none", "reinforce")]:
-    for samples in (2, 8):
-      assert not rewards.contradictions(
-        advantage=advantage, normalise=normalise, num_samples=samples
-      )
-  assert not rewards.contradictions(
-    advantage="reinforce", normalise="none", num_samples=1
-  )
-
-
-def test_each_reward_has_one_weight():
-  with pytest.raises(UserError, match=r"\['copy', 'text'\]"):
-    advantages("none", "grpo", RAW, {"text": 1.0})
-  with pytest.raises(UserError, match="novelty"):
-    advantages("none", "grpo", RAW, {"text": 1.0, "copy": 1.0, "novelty": 1.0})
-  assert set(score()) == set(rewards.NAMES)
-
-
-def test_score_lists_every_bad_option():
+def test_options_are_those_of_the_function():
   with pytest.raises(UserError) as error:
-    score(
-      history_pool="median",
-      future_pool="last",
-      copy_threshold=90,
-      recency_decay=0.0,
+    rewards.from_options(
+      OPTIONS | {"novelty": {}, "copy": {"weight": 1.0, "pool": "max"}}
     )
-  for part in ("median", "last", "copy_threshold=90", "recency_decay=0.0"):
-    assert part in str(error.value)
+  for line in (
+    "novelty: expected one of text, history, future, copy",
+    "copy has options pool, weight: expected weight, threshold",
+  ):
+    assert line in str(error.value)
+
+
+def test_a_reward_that_is_added_is_scored(monkeypatch):
+  """One function, one entry of the table, one section of the config."""
+
+  def novelty(images, targets, *, scale):
+    del targets
+    return scale * images[..., 0]
+
+  monkeypatch.setattr(
+    rewards, "REWARDS", rewards.REWARDS | {"novelty": novelty}
+  )
+  found = rewards.from_options(
+    {"novelty": {"weight": 0.5, "scale": 2.0}, "text": {"weight": 1.0}}
+  )
+  assert {k: one.weight for k, one in found.items()} == {
+    "novelty": 0.5,
+    "text": 1.0,
+  }
+  raw = rewards.score(IMAGES, TARGETS, found)
+  assert_rewards(raw["novelty"], [2.0, 1.0])
+  assert_rewards(raw["text"], [0.5, 1.0])
 
 
 def test_statistics_by_hand():
-  metrics = rewards.statistics(RAW)
+  # Deviations within the groups: 1, 0 and 0.1, 0.2.
+  metrics = rewards.statistics(
+    {
+      "text": jnp.array([[1.0, 3.0], [5.0, 5.0]]),
+      "copy": jnp.array([[0.0, -0.2], [0.0, -0.4]]),
+    }
+  )
   expected = {
     "reward/text_mean": 14 / 4,
     "reward/text_std": (1 + 0) / 2,
@@ -665,71 +362,6 @@ def test_statistics_by_hand():
   for name, value in expected.items():
     np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
     assert metrics[name].shape == ()
-
-
-# --- targets --------------------------------------------------------------
-
-
-def batch(prompts=2, items=3, ahead=2, size=8):
-  rng = np.random.default_rng(0)
-
-  def images(n):
-    return rng.integers(0, 256, (prompts, n, size, size, 3), np.uint8)
-
-  return Batch(
-    prompt=Prompt(
-      ids=np.zeros((prompts, 4), np.int32),
-      mask=np.ones((prompts, 4), bool),
-      images=np.zeros((prompts, items, size, size, 3), np.uint8),
-    ),
-    history=images(items),
-    history_mask=np.array([[True, True, False]] * prompts),
-    future=images(ahead),
-    future_mask=np.array([[True, False]] * prompts),
-    title_ids=np.tile(np.array([1, 5, 9, 7], np.int32), (prompts, 1)),
-    title_mask=np.tile(np.array([True, True, True, False]), (prompts, 1)),
-  )
-
-
-@struct.dataclass
-class MeanColour:
-  """A reward model that embeds an image as its mean colour."""
-
-  def embed_images(self, params, pixels):
-    assert pixels.dtype == jnp.float32
-    return (params * pixels.mean((-3, -2))).astype(jnp.bfloat16)
-
-  def embed_texts(self, params, ids, mask):
-    total = jnp.where(mask, ids, 0).sum(-1)
-    return jnp.stack([total] * 3, -1).astype(jnp.bfloat16)
-
-
-def test_targets_are_each_image_in_its_place():
-  given_batch = batch()
-  targets = rewards.embed_targets(MeanColour(), 1.0, given_batch)
-  for name, images in (
-    ("history", given_batch.history),
-    ("future", given_batch.future),
-  ):
-    got = getattr(targets, name)
-    assert got.dtype == jnp.float32
-    np.testing.assert_allclose(got, (images / 255.0).mean((-3, -2)), rtol=1e-2)
-  np.testing.assert_array_equal(targets.text, np.full((2, 3), 15.0))
-  np.testing.assert_array_equal(targets.history_mask, given_batch.history_mask)
-  np.testing.assert_array_equal(targets.future_mask, given_batch.future_mask)
-
-
-def test_targets_are_constants():
-  @struct.dataclass
-  class Learned(MeanColour):
-    def embed_texts(self, params, ids, mask):
-      return params * super().embed_texts(params, ids, mask)
-
-  def total(scale):
-    targets = rewards.embed_targets(Learned(), scale, batch())
-    return targets.history.sum() + targets.future.sum() + targets.text.sum()
-
-  assert jax.grad(total)(1.0) == 0
 
 
 def test_with_a_real_clip_a_copy_is_found():
@@ -750,12 +382,18 @@ def test_with_a_real_clip_a_copy_is_found():
 
   @jax.jit
   def run(params, batch):
-    targets = rewards.embed_targets(clip, params, batch)
+    targets = embed_targets(clip, params, batch)
     drawn = batch.history[:, :2].astype(jnp.float32) / 255
     return targets, rewards.score(
       clip.embed_images(params, drawn),
       targets,
-      **OPTIONS | {"history_pool": "max", "copy_threshold": 0.95},
+      rewards.from_options(
+        OPTIONS
+        | {
+          "history": {"weight": 1.0, "pool": "max", "recency_decay": 1.0},
+          "copy": {"weight": 1.0, "threshold": 0.95},
+        }
+      ),
     )
 
   targets, raw = run(params, given_batch)

@@ -70,7 +70,9 @@ def report(config, plan: setup.Plan, title_tokens: int, hbm: int) -> Report:
     hbm=hbm,
     memory={
       "trained": abstract_step.nbytes(state.params),
-      "frozen": abstract_step.nbytes((frozen["generator"], frozen["clip"])),
+      "frozen": abstract_step.nbytes(
+        (frozen["generator_rest"], frozen["clip"])
+      ),
       "reference": abstract_step.nbytes(frozen.get("reference", ())),
       "optimizer": abstract_step.nbytes(state.opt_state),
       "batch": abstract_step.nbytes(batch),

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax import rewards
+from genrec_jax import targets as targets_lib
 from genrec_jax.core.types import Batch, PyTree
 from genrec_jax.evals import scores
 from genrec_jax.evals.compiled import compile_rows
 from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.models.clip import Clip
+from genrec_jax.targets import Targets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Judge:
     """
     return self._embed_images(self.params, images)
 
-  def embed_targets(self, batch: Batch) -> rewards.Targets:
+  def embed_targets(self, batch: Batch) -> Targets:
     """Returns the embeddings that the samples of a batch are compared with."""
     return self._embed_targets(self.params, batch)
 
@@ -79,6 +80,6 @@ class Judge:
   @functools.cached_property
   def _embed_targets(self):
     def embed_targets(params, batch):
-      return rewards.embed_targets(self.clip, params, batch)
+      return targets_lib.embed_targets(self.clip, params, batch)
 
     return compile_rows(embed_targets, self.mesh)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genrec_jax.data import world
-from genrec_jax.rewards import Targets
+from genrec_jax.targets import Targets
 
 
 class Metric(NamedTuple):

@@ -145,7 +145,7 @@ def make_plan(
     ),
     state=_abstract(mesh, state, sharding.specs_like_params(trained, state)),
     frozen={
-      "generator": _abstract(mesh, rest, still),
+      "generator_rest": _abstract(mesh, rest, still),
       "clip": _abstract(
         mesh, judge, sharding.divided(mesh, judge_specs, judge)
       ),
@@ -249,7 +249,7 @@ def build(
   if plan.adapters:
     rows = [(name, functools.partial(_unadapted, plan, r)) for name, r in rows]
   clip_params = opened.read(_shardings(plan.frozen["clip"]))
-  still = plan.frozen["generator"]
+  still = plan.frozen["generator_rest"]
   rest = loaded.read(_shardings(still), _types(still))
   layout = _shardings(plan.state.params)
   if plan.adapters:
@@ -298,7 +298,7 @@ def build(
   return Parts(
     plan=plan,
     state=TrainState(step=step, params=trainable, opt_state=opt_state),
-    frozen={"generator": rest, "clip": clip_params},
+    frozen={"generator_rest": rest, "clip": clip_params},
     iterator=iter(batches),
     evaluator=evaluator,
     rows=rows,
@@ -345,7 +345,7 @@ def train(
   evaluator = parts.evaluator
 
   def whole(state, frozen):
-    return tree.merge(state.params, frozen["generator"])
+    return tree.merge(state.params, frozen["generator_rest"])
 
   def held_out(state, frozen):
     return evaluator.midrun(whole(state, frozen))

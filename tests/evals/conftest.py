@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from genrec_jax import rewards
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import world
 from genrec_jax.evals.judge import Judge
+from genrec_jax.targets import Targets
 
 USERS, SIZE, HISTORY, FUTURE, SAMPLES, WIDTH = 10, 4, 5, 3, 4, 16
 
@@ -56,7 +56,7 @@ class _Projection(Judge):
     )
 
   def embed_targets(self, batch):
-    return rewards.Targets(
+    return Targets(
       text=self.embed_images(batch.future[:, 0]),
       history=self.embed_images(batch.history),
       history_mask=batch.history_mask,

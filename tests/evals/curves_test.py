@@ -2,17 +2,18 @@ import jax.numpy as jnp
 
 from genrec_jax import rewards
 from genrec_jax.evals import curves
+from genrec_jax.objectives import advantages
 
 
 def test_what_each_reward_contributes_is_shown():
-  raw = {name: jnp.array([[0.1, 0.2]]) for name in rewards.NAMES}
-  weights = dict.fromkeys(rewards.NAMES, 1.0)
-  _, metrics = rewards.advantages(
+  raw = {name: jnp.array([[0.1, 0.2]]) for name in rewards.REWARDS}
+  weights = dict.fromkeys(rewards.REWARDS, 1.0)
+  _, metrics = advantages.combine(
     raw, weights, normalise="batch", advantage="dr_grpo"
   )
   points = {name: [(0, 0.1), (10, 0.3)] for name in metrics}
   page = curves.curves_html(points, {"models": {}})
-  for name in rewards.NAMES:
+  for name in rewards.REWARDS:
     for kind in ("contribution", "weighted mean"):
       assert f"reward: {name} {kind}" in page
 

@@ -8,7 +8,8 @@ from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax import rewards, testing
+from genrec_jax import testing
+from genrec_jax.targets import embed_targets
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -44,7 +45,7 @@ def test_clip_multiplies_in_float32():
   assert precisions(clip.embed_images, params, PIXELS) == {HIGHEST}
   assert precisions(clip.embed_texts, params, ids, ids > 0) == {HIGHEST}
   batch = testing.random_batch(2)
-  embed = functools.partial(rewards.embed_targets, clip)
+  embed = functools.partial(embed_targets, clip)
   assert precisions(embed, params, batch) == {HIGHEST}
 
 

@@ -13,45 +13,51 @@ from configs import rl as rl_config
 from genrec_jax import objectives, rewards, sampling
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
+from genrec_jax.objectives import Objective
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import tiny_clip, tiny_janus
+from genrec_jax.targets import embed_targets
 from genrec_jax.train import rl, setup, sft
+from genrec_jax.train.rl_options import RLOptions
 from tests.bandit import Angles, Bandit, bandit_batch
 from tests.train.gradients import KEEP, gradient
 
 MODEL, CLIP, PROMPTS = Bandit(), Angles(), 4
 SAMPLE = Sampling(num_samples=5, guidance=2.0)
-OPTIONS = {
+STEP = {
   "model": MODEL,
   "clip": CLIP,
   "optimizer": optax.chain(KEEP, optax.sgd(0.0)),
   "to_rollout_layout": lambda params: params,
-  "seed": 3,
-  "microbatches": 1,
-  "sample": SAMPLE,
-  "reward": {
-    "history_pool": "mean",
-    "future_pool": "mean",
-    "recency_decay": 0.8,
-    "copy_threshold": 0.9,
-  },
-  "weights": {"text": 1.0, "history": 0.5, "future": 1.0, "copy": 0.0},
-  "normalise": "none",
-  "objective": {
-    "ratio": "token",
-    "clip_low": 0.2,
-    "clip_high": 0.28,
-    "kl": "k3",
-    "kl_weight": 0.0,
-    "aggregation": "token",
-  },
-  "advantage": "dr_grpo",
-  "scoring": "guided",
-  "stop_unconditional_gradient": False,
-  "inner_epochs": 1,
-  "sampler_weight_cap": 0.0,
-  "kl_of": "scored",
 }
+OPTIONS = RLOptions(
+  seed=3,
+  microbatches=1,
+  sample=SAMPLE,
+  rewards=rewards.from_options(
+    {
+      "text": {"weight": 1.0},
+      "history": {"weight": 0.5, "pool": "mean", "recency_decay": 0.8},
+      "future": {"weight": 1.0, "pool": "mean"},
+      "copy": {"weight": 0.0, "threshold": 0.9},
+    }
+  ),
+  normalise="none",
+  objective=Objective(
+    ratio="token",
+    clip_low=0.2,
+    clip_high=0.28,
+    kl="k3",
+    kl_weight=0.0,
+    aggregation="token",
+  ),
+  advantage="dr_grpo",
+  scoring="guided",
+  stop_unconditional_gradient=False,
+  inner_epochs=1,
+  sampler_weight_cap=0.0,
+  kl_of="scored",
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +71,20 @@ def begin(params, optimizer, step=0):
 
 def run(params, step=0, reference=None, **options):
   """Takes one step, number `step`."""
-  options = OPTIONS | options
-  frozen = {"generator": {}, "clip": {}, "reference": reference}
-  batch = bandit_batch(PROMPTS, options["model"])
-  state = begin(params, options["optimizer"], step)
-  state, metrics = jax.jit(functools.partial(rl.train_step, **options))(
-    state, frozen, batch
+  made_of = STEP | {key: options.pop(key) for key in STEP.keys() & options}
+  frozen = {"generator_rest": {}, "clip": {}, "reference": reference}
+  batch = bandit_batch(PROMPTS, made_of["model"])
+  state = begin(params, made_of["optimizer"], step)
+  one = functools.partial(
+    rl.train_step, **made_of, options=dataclasses.replace(OPTIONS, **options)
   )
+  state, metrics = jax.jit(one)(state, frozen, batch)
   return state, jax.device_get(metrics)
 
 
 def sampled(params, **sample):
   """Samples what the first step samples."""
-  key = jax.random.fold_in(jax.random.key(OPTIONS["seed"]), 0)
+  key = jax.random.fold_in(jax.random.key(OPTIONS.seed), 0)
   prompt = bandit_batch(PROMPTS).prompt
   return sampling.sample_images(
     MODEL, params, prompt, key, dataclasses.replace(SAMPLE, **sample)
@@ -95,10 +102,8 @@ def log_probs(params, codes, guidance):
 def advantages(codes):
   batch = bandit_batch(PROMPTS)
   images = CLIP.embed_images({}, MODEL.decode_pixels({}, codes))
-  raw = rewards.score(
-    images, rewards.embed_targets(CLIP, {}, batch), **OPTIONS["reward"]
-  )
-  total = sum(OPTIONS["weights"][name] * raw[name] for name in raw)
+  raw = rewards.score(images, embed_targets(CLIP, {}, batch), OPTIONS.rewards)
+  total = sum(OPTIONS.weights[name] * raw[name] for name in raw)
   return total - total.mean(1, keepdims=True)
 
 
@@ -113,11 +118,7 @@ def test_inner_epochs_by_hand(params, scoring):
 
   def loss(params):
     return objectives.policy_loss(
-      log_probs(params, codes, guidance),
-      old,
-      None,
-      given,
-      **OPTIONS["objective"],
+      OPTIONS.objective, log_probs(params, codes, guidance), old, None, given
     )[0]
 
   expected, opt_state = params, optimizer.init(params)
@@ -215,7 +216,7 @@ def drifted(params, drift):
 def test_guidance_hides_a_drift_that_the_branches_show(params):
   drift = 2 * jax.random.normal(jax.random.key(8), (3 * 8,))
   before = drifted(params, drift)
-  objective = OPTIONS["objective"] | {"kl_weight": 0.5}
+  objective = dataclasses.replace(OPTIONS.objective, kl_weight=0.5)
   found = {}
   for kl_of in ("scored", "branches"):
     state, metrics = run(
@@ -223,7 +224,9 @@ def test_guidance_hides_a_drift_that_the_branches_show(params):
       reference=before,
       objective=objective,
       kl_of=kl_of,
-      weights=dict.fromkeys(OPTIONS["weights"], 0.0),
+      rewards={
+        name: one._replace(weight=0.0) for name, one in OPTIONS.rewards.items()
+      },
     )
     (slopes,) = gradient(state).values()
     found[kl_of] = metrics["loss"], slopes
@@ -285,20 +288,20 @@ def test_the_learning_rate_counts_steps_not_updates():
 def test_sft_leaves_out_other_rows_in_every_step():
   prompts = 16
   params = MODEL.init(jax.random.key(1), prompts + 1)
-  batch, optimizer = bandit_batch(prompts), OPTIONS["optimizer"]
+  batch, optimizer = bandit_batch(prompts), STEP["optimizer"]
   step = jax.jit(
     functools.partial(
       sft.train_step,
       model=MODEL,
       optimizer=optimizer,
-      seed=0,
-      microbatches=1,
-      condition_dropout=0.5,
+      options=sft.SFTOptions(seed=0, microbatches=1, condition_dropout=0.5),
     )
   )
 
   def kept(number):
-    state, _ = step(begin(params, optimizer, number), {"generator": {}}, batch)
+    state, _ = step(
+      begin(params, optimizer, number), {"generator_rest": {}}, batch
+    )
     rows = gradient(state)["table/embedding"][1:]
     return tuple(np.any(rows, 1))
 

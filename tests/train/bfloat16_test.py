@@ -9,16 +9,18 @@ import optax
 import pytest
 
 from configs import common
-from genrec_jax import sampling
+from genrec_jax import rewards, sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import stream, synthetic
 from genrec_jax.data.windows import WindowSpec
 from genrec_jax.hf import load
+from genrec_jax.objectives import Objective
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import tiny_clip
 from genrec_jax.train import rl
+from genrec_jax.train.rl_options import RLOptions
 from tests.train.gradients import KEEP, gradient
 
 CONFIG = common.base("rl", "janus_pro_1b")  # dtype and guidance of real models
@@ -91,33 +93,34 @@ def take(loaded, batch, rollout):
       clip=clip,
       optimizer=optimizer,
       to_rollout_layout=lambda params: params,
-      seed=0,
-      sample=SAMPLE,
-      reward={
-        "history_pool": "mean",
-        "future_pool": "mean",
-        "recency_decay": 0.8,
-        "copy_threshold": 0.9,
-      },
-      weights={"text": 0.0, "history": 0.5, "future": 1.0, "copy": 0.0},
-      objective=objective,
-      **{
-        "microbatches": 1,
-        "normalise": "group",
-        "advantage": "grpo",
-        "scoring": "guided",
-        "stop_unconditional_gradient": False,
-        "inner_epochs": 1,
-        "sampler_weight_cap": 0.0,
-        "kl_of": "scored",
-      }
-      | options,
+      options=RLOptions(
+        seed=0,
+        sample=SAMPLE,
+        rewards=rewards.from_options(
+          {
+            "history": {"weight": 0.5, "pool": "mean", "recency_decay": 0.8},
+            "future": {"weight": 1.0, "pool": "mean"},
+          }
+        ),
+        objective=Objective(**objective),
+        **{
+          "microbatches": 1,
+          "normalise": "group",
+          "advantage": "grpo",
+          "scoring": "guided",
+          "stop_unconditional_gradient": False,
+          "inner_epochs": 1,
+          "sampler_weight_cap": 0.0,
+          "kl_of": "scored",
+        }
+        | options,
+      ),
     )
     state = TrainState(jnp.int32(0), trainable, optimizer.init(trainable))
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(sampling, "sample_images", lambda *_, **__: rollout)
       state, metrics = jax.jit(step)(
-        state, {"generator": rest, "clip": clip_params}, batch
+        state, {"generator_rest": rest, "clip": clip_params}, batch
       )
     slopes = np.concatenate([x.ravel() for x in gradient(state).values()])
     return jax.device_get(metrics), slopes

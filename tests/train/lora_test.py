@@ -139,7 +139,7 @@ def test_rl_goes_on_from_a_run_with_adapters_with_its_own(tuned, monkeypatch):
   def spy(config, workdir, parts, given, *args, **options):
     frozen.update(given)
     # One copy of the weights: without adapters they are the reference.
-    assert frozen.keys() == {"generator", "clip", "reference"}
+    assert frozen.keys() == {"generator_rest", "clip", "reference"}
     assert not jax.tree.leaves(given["reference"])
     return train(config, workdir, parts, given, *args, **options)
 
@@ -197,11 +197,9 @@ def test_no_kernel_has_a_gradient():
       sft.train_step,
       model=model,
       optimizer=optimizer,
-      seed=0,
-      microbatches=1,
-      condition_dropout=0.0,
+      options=sft.SFTOptions(seed=0, microbatches=1, condition_dropout=0.0),
     )
-    return jax.jit(step).lower(state, {"generator": rest}, batch)
+    return jax.jit(step).lower(state, {"generator_rest": rest}, batch)
 
   full = lowered(*tree.select(shapes, patterns))
   some = lowered(adapters, shapes)
@@ -247,7 +245,7 @@ def test_a_plan_splits_adapters_and_halves_what_is_frozen():
   moments = {leaf.shape for leaf in jax.tree.leaves(plan.state.opt_state)}
   assert moments == shapes | {()}
   assert {leaf.dtype for leaf in trained.values()} == {jnp.dtype("float32")}
-  frozen = tree.flatten(plan.frozen["generator"])
+  frozen = tree.flatten(plan.frozen["generator_rest"])
   assert frozen.keys() == tree.flatten(plan.params).keys()
   assert frozen[f"{path}/kernel"].dtype == jnp.bfloat16
   for name, leaf in frozen.items():

@@ -1,5 +1,6 @@
 """The RL step: on policy, one compilation, the same on any mesh."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,16 +9,18 @@ import numpy as np
 import optax
 import pytest
 
-from genrec_jax import sampling
+from genrec_jax import rewards, sampling
 from genrec_jax.analysis import hlo
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
+from genrec_jax.objectives import Objective
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.train import rl
 from tests.logits import code_logits
 from tests.rounding import score_bound
+from genrec_jax.train.rl_options import RLOptions
 from tests.train.gradients import (
   KEEP,
   assert_float32,
@@ -30,43 +33,46 @@ MODEL, CLIP = tiny_janus(), tiny_clip()
 # steps: at 0.1 the first alone moved the policy by a KL of 2, and the second
 # multiplied the rounding of the first.
 OPTIMIZER = optax.chain(KEEP, optax.sgd(0.01))
-OPTIONS = {
+STEP = {
   "model": MODEL,
   "clip": CLIP,
   "optimizer": OPTIMIZER,
   "to_rollout_layout": lambda params: params,
-  "seed": 3,
-  "microbatches": 1,
-  "sample": Sampling(num_samples=4, guidance=2.0),
-  "reward": {
-    "history_pool": "mean",
-    "future_pool": "mean",
-    "recency_decay": 0.8,
-    "copy_threshold": 0.9,
-  },
-  "weights": {"text": 1.0, "history": 0.5, "future": 1.0, "copy": 1.0},
+}
+OPTIONS = RLOptions(
+  seed=3,
+  microbatches=1,
+  sample=Sampling(num_samples=4, guidance=2.0),
+  rewards=rewards.from_options(
+    {
+      "text": {"weight": 1.0},
+      "history": {"weight": 0.5, "pool": "mean", "recency_decay": 0.8},
+      "future": {"weight": 1.0, "pool": "mean"},
+      "copy": {"weight": 1.0, "threshold": 0.9},
+    }
+  ),
   # Not divided by a group's spread: that of random rewards is so small that
   # their rounding would be seen in the gradient.
-  "normalise": "none",
-  "objective": {
-    "ratio": "token",
-    "clip_low": 0.2,
-    "clip_high": 0.28,
-    "kl": "k3",
-    "kl_weight": 0.1,
-    "aggregation": "token",
-  },
-  "advantage": "dr_grpo",
-  "scoring": "guided",
-  "stop_unconditional_gradient": False,
-  "inner_epochs": 1,
-  "sampler_weight_cap": 0.0,
-  "kl_of": "scored",
-}
+  normalise="none",
+  objective=Objective(
+    ratio="token",
+    clip_low=0.2,
+    clip_high=0.28,
+    kl="k3",
+    kl_weight=0.1,
+    aggregation="token",
+  ),
+  advantage="dr_grpo",
+  scoring="guided",
+  stop_unconditional_gradient=False,
+  inner_epochs=1,
+  sampler_weight_cap=0.0,
+  kl_of="scored",
+)
 TRAINABLE = ("^language/", "^image_head/")
 # How far apart two computations of a log-probability may be: of 16 codes that
 # are about as likely, guided by 2.
-SAME = score_bound(np.log(16), OPTIONS["sample"].guidance)
+SAME = score_bound(np.log(16), OPTIONS.sample.guidance)
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2)]  # data, model, slices
 
 
@@ -86,18 +92,25 @@ def parts(params, clip_params, reference=1.0, optimizer=OPTIMIZER):
   trainable, rest = tree.select(params, TRAINABLE)
   state = TrainState(jnp.int32(0), trainable, optimizer.init(trainable))
   frozen = {
-    "generator": rest,
+    "generator_rest": rest,
     "clip": clip_params,
     "reference": jax.tree.map(lambda x: reference * x, trainable),
   }
   return state, frozen
 
 
+def without_weights(rewards):
+  return {name: one._replace(weight=0.0) for name, one in rewards.items()}
+
+
 def run(params, clip_params, steps, reference=1.0, **options):
   """Returns the last state and each step's metrics and gradient."""
-  options = OPTIONS | options
-  step = jax.jit(functools.partial(rl.train_step, **options), donate_argnums=0)
-  state, frozen = parts(params, clip_params, reference, options["optimizer"])
+  made_of = STEP | {key: options.pop(key) for key in STEP.keys() & options}
+  step = functools.partial(
+    rl.train_step, **made_of, options=dataclasses.replace(OPTIONS, **options)
+  )
+  step = jax.jit(step, donate_argnums=0)
+  state, frozen = parts(params, clip_params, reference, made_of["optimizer"])
   found = []
   for i in range(steps):
     batch = jax.device_put(random_batch(8, seed=i))
@@ -126,7 +139,7 @@ def test_the_step_is_on_policy_and_moves_away_from_the_reference(
     assert all(np.isfinite(v) and np.ndim(v) == 0 for v in scalars)
   assert metrics[0]["kl"] < SAME**2  # half the square of such a difference
   assert metrics[1]["kl"] > metrics[0]["kl"]
-  weights = OPTIONS["weights"]
+  weights = OPTIONS.weights
   total = sum(w * metrics[0][f"reward/{k}_mean"] for k, w in weights.items())
   np.testing.assert_allclose(metrics[0]["reward"], total, rtol=1e-5)
   before = tree.flatten(params)
@@ -141,8 +154,8 @@ def test_the_step_is_on_policy_and_moves_away_from_the_reference(
 def draw(params, prompt, gather=lambda params: params):
   """Draws what the first step draws."""
   params = sampling.rollout_params(MODEL, params, gather)
-  key = jax.random.fold_in(jax.random.key(OPTIONS["seed"]), 0)
-  return sampling.sample_images(MODEL, params, prompt, key, OPTIONS["sample"])
+  key = jax.random.fold_in(jax.random.key(OPTIONS.seed), 0)
+  return sampling.sample_images(MODEL, params, prompt, key, OPTIONS.sample)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +200,9 @@ def test_eight_devices_step_as_one(params, clip_params, single, shape):
     sharding.trace_with_mesh(
       mesh,
       functools.partial(
-        rl.train_step, **(OPTIONS | {"to_rollout_layout": gather})
+        rl.train_step,
+        **STEP | {"to_rollout_layout": gather},
+        options=OPTIONS,
       ),
     ),
     donate_argnums=0,
@@ -303,10 +318,10 @@ def test_conditional_scoring_leaves_guidance_out(params, clip_params, drawn):
     1,
     reference=scale,
     scoring="conditional",
-    weights=dict.fromkeys(OPTIONS["weights"], 0.0),
+    rewards=without_weights(OPTIONS.rewards),
   )
   np.testing.assert_allclose(metrics["kl"], expected, rtol=1e-5)
-  weight = OPTIONS["objective"]["kl_weight"]
+  weight = OPTIONS.objective.kl_weight
   assert_same_gradient(
     metrics["gradient"],
     {path: weight * slope for path, slope in tree.flatten(slopes).items()},

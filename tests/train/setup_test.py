@@ -20,6 +20,7 @@ from genrec_jax.nn import lora
 from genrec_jax.runtime import checkpoint
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
+from genrec_jax.targets import embed_targets
 from genrec_jax.train import rl, setup, sft
 from tests import rounding
 
@@ -62,10 +63,10 @@ def test_all_that_is_trained_has_a_gradient(params, clip_params, task):
   assert HEAD in flat
   trainable, rest = (
     tree.unflatten({path: flat[path] for path in tree.flatten(part)})
-    for part in (plan.state.params, plan.frozen["generator"])
+    for part in (plan.state.params, plan.frozen["generator_rest"])
   )
   assert HEAD in tree.flatten(rest)
-  frozen = {"generator": rest, "clip": clip_params, "reference": trainable}
+  frozen = {"generator_rest": rest, "clip": clip_params, "reference": trainable}
   state = TrainState(jnp.int32(0), trainable, plan.optimizer.init(trainable))
   step = jax.jit(task.make_step(config, plan))
   state, metrics = step(state, frozen, random_batch(8))
@@ -164,11 +165,15 @@ def test_clip_is_laid_out_by_its_rules_and_rewards_the_same(clip_params, shape):
     images = batch.future.astype(jnp.float32) / 255
     return rewards.score(
       CLIP.embed_images(clip_params, images),
-      rewards.embed_targets(CLIP, clip_params, batch),
-      history_pool="recency",
-      future_pool="mean",
-      copy_threshold=0.5,
-      recency_decay=0.8,
+      embed_targets(CLIP, clip_params, batch),
+      rewards.from_options(
+        {
+          "text": {"weight": 1.0},
+          "history": {"weight": 1.0, "pool": "recency", "recency_decay": 0.8},
+          "future": {"weight": 1.0, "pool": "mean"},
+          "copy": {"weight": 1.0, "threshold": 0.5},
+        }
+      ),
     )
 
   batch = random_batch(8)

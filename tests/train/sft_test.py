@@ -47,7 +47,7 @@ def make(params, dropout, **options):
     sft.train_step, seed=0, condition_dropout=dropout, **options
   )
   state = TrainState(jnp.int32(0), trainable, opt_state)
-  return step, state, {"generator": rest}
+  return step, state, {"generator_rest": rest}
 
 
 def run(params, batch, dropout, steps=1, **options):
