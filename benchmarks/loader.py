@@ -31,7 +31,8 @@ from genrec_jax.hf import load
 from genrec_jax.ingest import tfds_builder, work_folder
 from genrec_jax.runtime import cli
 from genrec_jax.sampling import Sampling
-from genrec_jax.train import setup, sft
+from genrec_jax.train import sft
+from genrec_jax.train.build import build
 
 _USERS = flags.DEFINE_integer("users", 200_000, "Of the large data set.")
 _ITEMS = flags.DEFINE_integer("items", 20_000, "Of the large data set.")
@@ -136,7 +137,7 @@ def consume(path):
   config = sft_config.get_config("debug")
   config.data.path, config.data.batch_size = path, 32
   config.optim.decay_steps = 0
-  parts = setup.build(
+  parts = build(
     config,
     sample=Sampling(**config.sample),
     copy_threshold=config.eval.copy_threshold,

@@ -23,7 +23,6 @@ import pytest
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import checkpoint, cli, distributed, launch, metrics
-from genrec_jax.train import loop
 from tests.train import toy
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -52,7 +51,7 @@ def program(workdir, spec, misfortunes):
     mesh = sharding.make_mesh()
     rows = distributed.local_rows(jax.NamedSharding(mesh, sharding.BATCH), 8)
     iterator = Stumbling(rows, **json.loads(misfortunes))
-    loop.run(toy.make_task(mesh, iterator=iterator), workdir=workdir, **toy.RUN)
+    toy.run(workdir, toy.make_inputs(mesh, iterator=iterator))
 
 
 def start(folder, name, number, *command):
@@ -142,7 +141,7 @@ def rows_close(ours, theirs, tolerance):
 def alone(tmp_path_factory):
   """An undisturbed toy run of one process."""
   workdir = tmp_path_factory.mktemp("alone") / "run"
-  loop.run(toy.make_task(sharding.make_mesh()), workdir=str(workdir), **toy.RUN)
+  toy.run(workdir, toy.make_inputs(sharding.make_mesh()))
   return workdir
 
 
@@ -175,9 +174,7 @@ def test_stopped_killed_and_resumed_processes_end_as_one_alone(tmp_path, alone):
   assert "same command: it resumes" in errors(outputs)[0][0]
 
   # One machine is left, with all devices.
-  state = loop.run(
-    toy.make_task(sharding.make_mesh()), workdir=str(workdir), **toy.RUN
-  )
+  state = toy.run(workdir, toy.make_inputs(sharding.make_mesh()))
   assert int(state.step) == 12
   rows_close(metrics.read(str(workdir)), metrics.read(str(alone)), 1e-5)
   jax.tree.map(

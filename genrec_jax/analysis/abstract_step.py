@@ -1,7 +1,7 @@
 """Compiles a config's step from shapes alone: no weights, no data, no device.
 
 What is compiled is what a run compiles: the models, the layout and the step
-come from `train.setup`, `train.sft` and `train.rl`.
+come from `train.plan`, `train.sft` and `train.rl`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from genrec_jax.hf import families, load
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
-from genrec_jax.train import rl, setup, sft
+from genrec_jax.train import rl, sft
+from genrec_jax.train.plan import Plan, make_plan
 
 # Tokens of a prompt beside its items': BOS, the turns' names, an instruction of
 # a dozen words, begin of image.
@@ -27,7 +28,7 @@ _FRAME = 32
 _ITEM = 3
 
 
-def plan(config, variant: str, devices: Sequence[Any] | None) -> setup.Plan:
+def plan(config, variant: str, devices: Sequence[Any] | None) -> Plan:
   """Lays out the models of a config on devices, real or only described.
 
   Args:
@@ -58,9 +59,7 @@ def plan(config, variant: str, devices: Sequence[Any] | None) -> setup.Plan:
     if config.clip.checkpoint
     else clips.vit_l_14(dtype=dtype)
   )
-  return setup.make_plan(
-    config, model=model, rules=rules, clip=clip, devices=devices
-  )
+  return make_plan(config, model=model, rules=rules, clip=clip, devices=devices)
 
 
 def prompt_tokens(config, model: Generator, title_tokens: int) -> int:
@@ -104,7 +103,7 @@ def batch(config, model: Generator, clip: Clip, title_tokens: int) -> Batch:
   )
 
 
-def arguments(config, plan: setup.Plan, title_tokens: int) -> tuple:
+def arguments(config, plan: Plan, title_tokens: int) -> tuple:
   """Returns (state, frozen, batch) as shapes, types and shardings."""
   frozen = plan.frozen
   if config.task == "rl":
@@ -117,13 +116,13 @@ def arguments(config, plan: setup.Plan, title_tokens: int) -> tuple:
   return plan.state, frozen, rows
 
 
-def lower(config, plan: setup.Plan, args: tuple) -> jax.stages.Lowered:
+def lower(config, plan: Plan, args: tuple) -> jax.stages.Lowered:
   """Traces the step of a config, ready to be compiled."""
   make_step = {"sft": sft.make_step, "rl": rl.make_step}[config.task]
   return plan.jit(make_step(config, plan)).lower(*args)
 
 
-def kv_shapes(config, plan: setup.Plan, args: tuple) -> list[Any]:
+def kv_shapes(config, plan: Plan, args: tuple) -> list[Any]:
   """Returns the whole arrays of keys and values that a rollout holds."""
   model, sample = plan.model, config.sample
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from genrec_jax.analysis import abstract_step, hlo, hlo_cost
-from genrec_jax.train import setup
+from genrec_jax.train.plan import Plan
 
 GIB = 2**30
 DECODE = "decode"  # the named scope of the loop in `sampling.sample_images`
@@ -52,7 +52,7 @@ class Report:
     return not self.problem and self.total <= self.hbm
 
 
-def report(config, plan: setup.Plan, title_tokens: int, hbm: int) -> Report:
+def report(config, plan: Plan, title_tokens: int, hbm: int) -> Report:
   """Compiles a config's step and reads what came out.
 
   Args:
@@ -103,7 +103,7 @@ def _needed(problem: str, resident: int) -> int:
   return size if used[1] == "Used " else size + resident
 
 
-def _settings(config, plan: setup.Plan, batch) -> dict[str, Any]:
+def _settings(config, plan: Plan, batch) -> dict[str, Any]:
   settings = {
     "task": config.task,
     "prompts": config.data.batch_size,
@@ -119,7 +119,7 @@ def _settings(config, plan: setup.Plan, batch) -> dict[str, Any]:
   return settings
 
 
-def _read(found: Report, config, plan: setup.Plan, args, compiled) -> None:
+def _read(found: Report, config, plan: Plan, args, compiled) -> None:
   """Fills in what a compiled step tells."""
   stats = compiled.memory_analysis()
   comes = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes

@@ -1,4 +1,4 @@
-"""The loop that SFT and RL share.
+"""Training loop of SFT and RL.
 
     restore -> [evaluate -> save -> next batch -> step -> write the metrics of
     the step before] ...
@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -28,7 +28,7 @@ Metrics = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class LoopInputs:
   """What to train; all functions take arrays that are already on devices.
 
   Attributes:
@@ -56,32 +56,56 @@ class Task:
   population: str = "held-out users"
 
 
-def run(
-  task: Task,
-  *,
-  workdir: str,
-  config_json: str,
-  steps: int,
-  log_every: int,
-  eval_every: int,
-  checkpoint_every: int,
-  keep: int,
-) -> TrainState:
-  """Trains until `steps` updates are done, resuming what `workdir` holds.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+  """When a run does what; config's section `train`.
 
-  A run that is stopped at any moment and started again ends in the same
-  parameters and the same metrics.jsonl, bit for bit, as one that is not.
-
-  Args:
-    task: what to train.
-    workdir: folder of the run; made if absent.
-    config_json: the whole config; a workdir of another is refused.
+  Attributes:
     steps: updates in all, over all resumptions.
     log_every: steps between rows of metrics.jsonl.
     eval_every: steps between evaluations; 0 for none. The first is before
       training, the last at the end.
     checkpoint_every: steps between checkpoints; 0 for one at the end only.
     keep: newest checkpoints kept.
+  """
+
+  steps: int
+  log_every: int
+  eval_every: int
+  checkpoint_every: int
+  keep: int
+
+  def logs(self, step: int) -> bool:
+    """True where metrics.jsonl gets a row: also of the first and the last."""
+    return step % self.log_every == 0 or step in (1, self.steps)
+
+  def evaluates(self, step: int) -> bool:
+    """True where held-out users are evaluated."""
+    return self.eval_every > 0 and self._due(step, self.eval_every)
+
+  def saves(self, step: int) -> bool:
+    """True where a checkpoint is saved: in any case at the end."""
+    if self.checkpoint_every == 0:
+      return step == self.steps
+    return self._due(step, self.checkpoint_every)
+
+  def _due(self, step: int, every: int) -> bool:
+    return step % every == 0 or step == self.steps
+
+
+def run(
+  inputs: LoopInputs, schedule: Schedule, *, workdir: str, config_json: str
+) -> TrainState:
+  """Trains until the schedule's steps are done, resuming what `workdir` holds.
+
+  A run that is stopped at any moment and started again ends in the same
+  parameters and the same metrics.jsonl, bit for bit, as one that is not.
+
+  Args:
+    inputs: what to train.
+    schedule: how long, and when to log, evaluate and save.
+    workdir: folder of the run; made if absent.
+    config_json: the whole config; a workdir of another is refused.
 
   Returns:
     The last state.
@@ -92,142 +116,141 @@ def run(
       finite.
   """
   workdir_lib.claim(workdir, config_json)
-  manager = checkpoint.open_manager(workdir, keep)
+  manager = checkpoint.open_manager(workdir, schedule.keep)
   with checkpoint.closing(manager):
-    state = checkpoint.restore(manager, task.state, task.iterator)
+    state = checkpoint.restore(manager, inputs.state, inputs.iterator)
     begun = manager.latest_step()
     writer = metrics.Writer(workdir, begun)
-    progress = metrics.Progress(begun or 0, steps, then="evaluation")
+    progress = metrics.Progress(begun or 0, schedule.steps, then="evaluation")
+    loop = _Loop(inputs, schedule, manager, writer, progress)
     try:
-      state = _steps(
-        task,
-        task.state if state is None else state,
-        manager,
-        writer,
-        progress,
-        begun=begun,
-        steps=steps,
-        log_every=log_every,
-        eval_every=eval_every,
-        checkpoint_every=checkpoint_every,
-      )
+      state = loop.run(inputs.state if state is None else state, begun)
     finally:
       progress.close()
       writer.close()
-  task.finish(state, task.frozen, workdir)
+  inputs.finish(state, inputs.frozen, workdir)
   return state
 
 
-def _steps(
-  task: Task,
-  state: TrainState,
-  manager: Any,
-  writer: metrics.Writer,
-  progress: metrics.Progress,
-  *,
-  begun: int | None,
-  steps: int,
-  log_every: int,
-  eval_every: int,
-  checkpoint_every: int,
-) -> TrainState:
-  start = begun or 0
-  if begun is not None:
-    progress.say(f"resumed at step {begun} of {steps}")
+@dataclasses.dataclass
+class _Loop:
+  """The loop's open files and the metrics that it has not written yet."""
+
+  inputs: LoopInputs
+  schedule: Schedule
+  manager: Any  # of checkpoints
+  writer: metrics.Writer
+  progress: metrics.Progress
+  # Step and metrics of the step just dispatched, still on the device.
   pending: tuple[int, Metrics] | None = None
 
-  def settle() -> None:
-    """Writes the metrics of the last step taken, once it is done."""
-    nonlocal pending
-    if pending is None:
-      return
-    (step, values), pending = pending, None
-    values = {k: float(v) for k, v in jax.device_get(values).items()}
-    for name in ("loss", "grad_norm", task.headline):
-      if not math.isfinite(values.get(name, 0.0)):
-        _refuse(manager, f"{name} is {values[name]} at step {step}")
-    rate = progress.step(step, task.headline, values[task.headline])
-    if step % log_every == 0 or step in (1, steps):
-      writer.scalars(step, values)
-      if rate is not None:
-        writer.board(step, {"steps_per_second": rate})
+  def run(self, state: TrainState, begun: int | None) -> TrainState:
+    """Takes the steps after `begun`; None: nothing was saved before."""
+    start, steps = begun or 0, self.schedule.steps
+    if begun is not None:
+      self.progress.say(f"resumed at step {begun} of {steps}")
+    # A checkpoint is saved after its step's evaluation, so a run that resumes
+    # from one has that evaluation behind it.
+    if begun is None and self.schedule.evaluates(start):
+      self.evaluate(start, state)
+    with contextlib.ExitStack() as stack:
+      for step in range(start + 1, steps + 1):
+        batch = self.next_batch(step)
+        # What moves to the host here would wait for the device.
+        with jax.transfer_guard("disallow"):
+          state, values = self.inputs.step(state, self.inputs.frozen, batch)
+        if step == start + 1:  # until it was compiled, nothing was to be saved
+          stack.enter_context(launch.deferring_sigterm())
+        self.write_pending()
+        checkpoint.check_saving(self.manager)
+        self.pending = (step, values)
+        # Of several processes all learn here that one was sent SIGTERM.
+        stopping = multihost_utils.reached_preemption_sync_point(step)
+        if self.schedule.evaluates(step):
+          self.evaluate(step, state)
+        if stopping or self.schedule.saves(step):
+          self.save(step, state)
+        self.stop_if(stopping, step)
+      if start < steps:
+        checkpoint.wait(self.manager)
+        # What came in the last evaluation is not for the reports to swallow.
+        last = multihost_utils.reached_preemption_sync_point(steps + 1)
+        self.stop_if(last, steps)
+    return state
 
-  def evaluate(step: int) -> None:
-    settle()
-    progress.say(f"step {step}/{steps}  evaluating {task.population} ...")
-    values, grid = task.evaluate(state, task.frozen)
-    values = {f"eval/{k}": float(v) for k, v in values.items()}
-    writer.scalars(step, values)
-    writer.image(step, grid)
-
-  def stop_if(asked: bool, step: int) -> None:
-    if asked:
-      checkpoint.wait(manager)
+  def next_batch(self, step: int) -> PyTree:
+    """Returns the next batch, on the devices."""
+    try:
+      return self.inputs.put(next(self.inputs.iterator))
+    except StopIteration:
       raise UserError(
-        f"asked to stop (SIGTERM): step {step} of {steps} is saved;"
-        f" {distributed.RESUME}"
+        f"the data ended after {step - 1} of {self.schedule.steps} steps:"
+        " expected an iterator that repeats; prepare more users or lower"
+        " train.steps"
+      ) from None
+
+  def write_pending(self) -> None:
+    """Writes the metrics of the last step taken, once it is done."""
+    if self.pending is None:
+      return
+    (step, on_device), self.pending = self.pending, None
+    headline = self.inputs.headline
+    values = {k: float(v) for k, v in jax.device_get(on_device).items()}
+    for name in ("loss", "grad_norm", headline):
+      if not math.isfinite(values.get(name, 0.0)):
+        self.refuse(f"{name} is {values[name]} at step {step}")
+    rate = self.progress.step(step, headline, values[headline])
+    if self.schedule.logs(step):
+      self.writer.scalars(step, values)
+      if rate is not None:
+        self.writer.board(step, {"steps_per_second": rate})
+
+  def evaluate(self, step: int, state: TrainState) -> None:
+    """Evaluates held-out users and writes their metrics and images."""
+    self.write_pending()
+    self.progress.say(
+      f"step {step}/{self.schedule.steps}  evaluating"
+      f" {self.inputs.population} ..."
+    )
+    values, grid = self.inputs.evaluate(state, self.inputs.frozen)
+    values = {f"eval/{k}": float(v) for k, v in values.items()}
+    self.writer.scalars(step, values)
+    self.writer.image(step, grid)
+
+  def save(self, step: int, state: TrainState) -> None:
+    """Starts to save a checkpoint, after the metrics up to it are on disk."""
+    self.write_pending()
+    if not _finite(state.params):
+      self.refuse(f"parameters are not finite after step {step}")
+    self.writer.sync()
+    checkpoint.save(self.manager, state, self.inputs.iterator)
+
+  def stop_if(self, asked: bool, step: int) -> None:
+    """Ends the run after a checkpoint if SIGTERM asked for it."""
+    if asked:
+      checkpoint.wait(self.manager)
+      raise UserError(
+        f"asked to stop (SIGTERM): step {step} of {self.schedule.steps} is"
+        f" saved; {distributed.RESUME}"
       )
 
-  # A checkpoint is saved after its step's evaluation, so a run that resumes
-  # from one has that evaluation behind it.
-  if begun is None and _due(start, eval_every, steps):
-    evaluate(start)
-  with contextlib.ExitStack() as stack:
-    for step in range(start + 1, steps + 1):
-      try:
-        batch = task.put(next(task.iterator))
-      except StopIteration:
-        raise UserError(
-          f"the data ended after {step - 1} of {steps} steps: expected an"
-          " iterator that repeats; prepare more users or lower train.steps"
-        ) from None
-      with jax.transfer_guard("disallow"):
-        state, values = task.step(state, task.frozen, batch)
-      if step == start + 1:  # until it was compiled, nothing was to be saved
-        stack.enter_context(launch.deferring_sigterm())
-      settle()
-      checkpoint.check_saving(manager)
-      pending = (step, values)
-      # Of several processes all learn here that one was sent SIGTERM.
-      stopping = multihost_utils.reached_preemption_sync_point(step)
-      if _due(step, eval_every, steps):
-        evaluate(step)
-      if stopping or _due(step, checkpoint_every, steps, last=True):
-        settle()
-        if not _finite(state.params):
-          _refuse(manager, f"parameters are not finite after step {step}")
-        writer.sync()
-        checkpoint.save(manager, state, task.iterator)
-      stop_if(stopping, step)
-    if start < steps:
-      checkpoint.wait(manager)
-      # What came in the last evaluation is not for the reports to swallow.
-      last = multihost_utils.reached_preemption_sync_point(steps + 1)
-      stop_if(last, steps)
-  return state
-
-
-def _due(step: int, every: int, steps: int, last: bool = False) -> bool:
-  if every == 0:
-    return last and step == steps
-  return step % every == 0 or step == steps
+  def refuse(self, problem: str) -> NoReturn:
+    """Ends a run that has become useless; names its last good checkpoint."""
+    checkpoint.wait(self.manager)
+    good = self.manager.latest_step()
+    folder = os.fspath(self.manager.directory)
+    kept = (
+      "no checkpoint was saved before it"
+      if good is None
+      else f"the last good checkpoint is {folder}/{good}"
+    )
+    raise UserError(
+      f"{problem}: training stopped and {kept}; try a lower optim.lr or"
+      " optim.grad_norm, in another workdir"
+    )
 
 
 @jax.jit
 def _finite(params: PyTree) -> jax.Array:
   leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
   return jnp.stack(leaves).all()
-
-
-def _refuse(manager: Any, problem: str) -> None:
-  checkpoint.wait(manager)
-  good = manager.latest_step()
-  kept = (
-    "no checkpoint was saved before it"
-    if good is None
-    else f"the last good checkpoint is {os.fspath(manager.directory)}/{good}"
-  )
-  raise UserError(
-    f"{problem}: training stopped and {kept}; try a lower optim.lr or"
-    " optim.grad_norm, in another workdir"
-  )

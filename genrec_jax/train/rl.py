@@ -26,8 +26,11 @@ from genrec_jax.models.clip import Clip
 from genrec_jax.nn import lora
 from genrec_jax.objectives import Objective, advantages
 from genrec_jax.targets import Targets, embed_targets
-from genrec_jax.train import policy_update, setup
+from genrec_jax.train import policy_update, trainable
+from genrec_jax.train.build import build
+from genrec_jax.train.plan import Plan, shardings_of
 from genrec_jax.train.rl_options import RLOptions
+from genrec_jax.train.run import train
 
 
 def train_step(
@@ -123,7 +126,7 @@ def make_options(config) -> RLOptions:
   )
 
 
-def make_step(config, plan: setup.Plan):
+def make_step(config, plan: Plan):
   """Returns the step of a config: (state, frozen, batch) -> ..."""
   return functools.partial(
     train_step,
@@ -135,7 +138,7 @@ def make_step(config, plan: setup.Plan):
   )
 
 
-def reference(config, plan: setup.Plan) -> dict[str, PyTree]:
+def reference(config, plan: Plan) -> dict[str, PyTree]:
   """Returns shapes, types and shardings of the KL's reference, by its name.
 
   It is what is trained as it starts, in the type that every use casts to.
@@ -146,43 +149,47 @@ def reference(config, plan: setup.Plan) -> dict[str, PyTree]:
   if not config.objective.kl_weight:
     return {}
   start = lora.without(plan.state.params)
-  types = jax.eval_shape(functools.partial(setup.as_used, plan.model), start)
+  cast = jax.eval_shape(
+    functools.partial(trainable.cast_frozen, plan.model), start
+  )
   return {
     "reference": jax.tree.map(
       lambda x, used: jax.ShapeDtypeStruct(
         x.shape, used.dtype, sharding=x.sharding
       ),
       start,
-      types,
+      cast,
     )
   }
 
 
+def copy_reference(config, plan: Plan, params: PyTree) -> dict[str, PyTree]:
+  """Returns `reference` with the values of trainable parameters at the start.
+
+  Copied also where types are equal: a step gives its parameters away.
+  """
+  kept = reference(config, plan)
+  if not kept:
+    return {}
+  copy = jax.jit(
+    lambda params: trainable.cast_frozen(
+      plan.model, jax.tree.map(jnp.copy, params)
+    ),
+    out_shardings=shardings_of(kept["reference"]),
+  )
+  return {"reference": copy(lora.without(params))}
+
+
 def run(config, workdir: str) -> None:
   """Trains with RL from `config.model.checkpoint`; see configs/rl.py."""
-  parts = setup.build(
+  parts = build(
     config,
     sample=sampling.Sampling(
       **dict(config.sample, num_samples=config.eval.samples)
     ),
     copy_threshold=config.rewards.copy.threshold,
   )
-  frozen, kept = parts.frozen, reference(config, parts.plan)
-  if kept:
-    # Copied also where types are equal: a step gives its parameters away.
-    copy = jax.jit(
-      lambda params: setup.as_used(
-        parts.plan.model, jax.tree.map(jnp.copy, params)
-      ),
-      out_shardings=jax.tree.map(lambda x: x.sharding, kept["reference"]),
-    )
-    kept = {"reference": copy(lora.without(parts.state.params))}
-  frozen = frozen | kept
-  setup.train(
-    config,
-    workdir,
-    parts,
-    frozen,
-    make_step(config, parts.plan),
-    headline="reward",
-  )
+  kept = copy_reference(config, parts.plan, parts.state.params)
+  parts = parts._replace(frozen=parts.frozen | kept)
+  step = make_step(config, parts.plan)
+  train(config, workdir, parts, step, headline="reward")

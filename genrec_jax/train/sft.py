@@ -15,7 +15,10 @@ from genrec_jax import sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import Batch, Prompt, PyTree, TrainState
 from genrec_jax.models.api import Generator
-from genrec_jax.train import microbatch, setup
+from genrec_jax.train import microbatch
+from genrec_jax.train.build import build
+from genrec_jax.train.plan import Plan
+from genrec_jax.train.run import train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +133,7 @@ def code_loss(
   return losses.mean(), {"code_accuracy": right.mean()}
 
 
-def make_step(config, plan: setup.Plan):
+def make_step(config, plan: Plan):
   """Returns the step of a config: (state, frozen, batch) -> ..."""
   return functools.partial(
     train_step,
@@ -146,16 +149,10 @@ def make_step(config, plan: setup.Plan):
 
 def run(config, workdir: str) -> None:
   """Fine-tunes `config.model.checkpoint`; see configs/sft.py."""
-  parts = setup.build(
+  parts = build(
     config,
     sample=sampling.Sampling(**config.sample),
     copy_threshold=config.eval.copy_threshold,
   )
-  setup.train(
-    config,
-    workdir,
-    parts,
-    parts.frozen,
-    make_step(config, parts.plan),
-    headline="loss",
-  )
+  step = make_step(config, parts.plan)
+  train(config, workdir, parts, step, headline="loss")

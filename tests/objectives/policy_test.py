@@ -444,7 +444,9 @@ def test_an_unknown_kl_is_an_error_even_with_weight_zero():
 
 
 def test_all_wrong_shapes_are_listed():
-  with pytest.raises(ValueError, match=r"old_logprobs.*reference.*advantages"):
+  with pytest.raises(
+    ValueError, match=r"old_logprobs.*ref_logprobs.*advantages"
+  ):
     objectives.policy_loss(
       Objective(**PLAIN),
       LOGPROBS,

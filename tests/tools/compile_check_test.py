@@ -13,7 +13,7 @@ from configs import sft as sft_config
 from genrec_jax.analysis import abstract_step, hlo, step_report
 from genrec_jax.models import janus
 from genrec_jax.testing import tiny_clip, tiny_janus
-from genrec_jax.train import setup
+from genrec_jax.train.plan import make_plan
 from tests.tools.process import ROOT, run_tool
 
 HBM = 16 * step_report.GIB
@@ -24,7 +24,7 @@ run = functools.partial(run_tool, "compile_check.py")
 def tiny_plan(config, devices=None):
   """Lays the tests' smallest models out over 8 devices, FSDP."""
   config.data.history_length = 2
-  return setup.make_plan(
+  return make_plan(
     config,
     model=tiny_janus(),
     rules=janus.RULES,

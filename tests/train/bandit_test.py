@@ -17,7 +17,8 @@ from genrec_jax.objectives import Objective
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import tiny_clip, tiny_janus
 from genrec_jax.targets import embed_targets
-from genrec_jax.train import rl, setup, sft
+from genrec_jax.train import rl, sft
+from genrec_jax.train.plan import make_plan
 from genrec_jax.train.rl_options import RLOptions
 from tests.bandit import Angles, Bandit, bandit_batch
 from tests.train.gradients import KEEP, gradient
@@ -266,7 +267,7 @@ def test_the_learning_rate_counts_steps_not_updates():
   config.optim.decay_steps = config.train.steps = 4
   config.optim.warmup_steps = 0
   config.rl.inner_epochs = 2
-  plan = setup.make_plan(
+  plan = make_plan(
     config,
     model=tiny_janus(),
     rules=janus.RULES,

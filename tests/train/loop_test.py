@@ -19,29 +19,22 @@ import pytest
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import checkpoint, launch, metrics
-from genrec_jax.train import loop
 from tests.hf import tiny_janus
 from tests.train import toy
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def train(workdir, task=None, **changes):
-  return loop.run(
-    task or toy.make_task(), workdir=str(workdir), **toy.RUN | changes
-  )
-
-
-def stopping_at(step, task=None):
-  """Returns a task that is interrupted when it asks for batch `step` + 1."""
-  task, count = task or toy.make_task(), iter(range(step + 1))
+def stopping_at(step, inputs=None):
+  """Returns a inputs that is interrupted when it asks for batch `step` + 1."""
+  inputs, count = inputs or toy.make_inputs(), iter(range(step + 1))
 
   def put(batch):
     if next(count) == step:
       raise KeyboardInterrupt
-    return task.put(batch)
+    return inputs.put(batch)
 
-  return dataclasses.replace(task, put=put)
+  return dataclasses.replace(inputs, put=put)
 
 
 def contents(workdir):
@@ -64,7 +57,7 @@ def assert_same_state(a, b):
 def whole(tmp_path_factory):
   """An uninterrupted run: its workdir and its state."""
   workdir = tmp_path_factory.mktemp("whole")
-  return workdir, train(workdir)
+  return workdir, toy.run(workdir)
 
 
 def test_learns_and_leaves_what_it_promises(whole):
@@ -87,26 +80,26 @@ def test_learns_and_leaves_what_it_promises(whole):
 @pytest.mark.parametrize("step", [0, 2, 3, 4, 7, 11])
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path, whole, step):
   with pytest.raises(KeyboardInterrupt):
-    train(tmp_path, stopping_at(step))
-  assert_same_state(train(tmp_path), whole[1])
+    toy.run(tmp_path, stopping_at(step))
+  assert_same_state(toy.run(tmp_path), whole[1])
   assert contents(tmp_path) == contents(whole[0])
 
 
 def test_stopping_thrice_changes_nothing(tmp_path, whole):
   for steps in (5, 4, 2):
     with pytest.raises(KeyboardInterrupt):
-      train(tmp_path, stopping_at(steps))
-  assert_same_state(train(tmp_path), whole[1])
+      toy.run(tmp_path, stopping_at(steps))
+  assert_same_state(toy.run(tmp_path), whole[1])
   assert contents(tmp_path) == contents(whole[0])
 
 
 def test_running_a_finished_run_again_only_finishes(tmp_path, whole):
-  train(tmp_path)
+  toy.run(tmp_path)
   finished = []
-  task = toy.make_task(
+  inputs = toy.make_inputs(
     step=None, finish=lambda state, frozen, workdir: finished.append(workdir)
   )
-  assert_same_state(train(tmp_path, task), whole[1])
+  assert_same_state(toy.run(tmp_path, inputs), whole[1])
   assert finished == [str(tmp_path)]
   assert contents(tmp_path) == contents(whole[0])
 
@@ -120,22 +113,22 @@ def test_a_run_that_is_asked_to_stop_saves(
     return step == told
 
   finished = []
-  task = toy.make_task(finish=lambda *_: finished.append(True))
+  inputs = toy.make_inputs(finish=lambda *_: finished.append(True))
   with monkeypatch.context() as patch:
     patch.setattr(multihost_utils, "reached_preemption_sync_point", asked)
     with pytest.raises(UserError) as error:
-      train(tmp_path, task)
+      toy.run(tmp_path, inputs)
   assert f"(SIGTERM): step {saved} of 12 is saved" in str(error.value)
   assert not finished
   assert checkpoint.latest_step(str(tmp_path)) == saved
-  assert_same_state(train(tmp_path), whole[1])
+  assert_same_state(toy.run(tmp_path), whole[1])
   assert contents(tmp_path) == contents(whole[0])
 
 
 def test_sigterm_waits_only_while_there_is_something_to_save(
   tmp_path, monkeypatch
 ):
-  events, task = [], toy.make_task()
+  events, inputs = [], toy.make_inputs()
 
   def noted(name, function):
     return lambda *args: (events.append(name), function(*args))[1]
@@ -148,8 +141,8 @@ def test_sigterm_waits_only_while_there_is_something_to_save(
 
   monkeypatch.setattr(launch, "deferring_sigterm", deferring)
   names = ("evaluate", "step", "finish")
-  watched = {name: noted(name, getattr(task, name)) for name in names}
-  train(tmp_path, dataclasses.replace(task, **watched), steps=2)
+  watched = {name: noted(name, getattr(inputs, name)) for name in names}
+  toy.run(tmp_path, dataclasses.replace(inputs, **watched), steps=2)
   assert events == [
     "evaluate",
     "step",
@@ -188,10 +181,10 @@ def test_sigkill_while_saving_resumes_bit_for_bit(tmp_path):
 
 def test_a_torn_last_row_is_dropped(tmp_path, whole):
   with pytest.raises(KeyboardInterrupt):
-    train(tmp_path, stopping_at(7))
+    toy.run(tmp_path, stopping_at(7))
   with open(tmp_path / metrics.FILE, "a") as file:
     file.write('{"step": 7, "lo')
-  train(tmp_path)
+  toy.run(tmp_path)
   assert contents(tmp_path) == contents(whole[0])
 
 
@@ -199,23 +192,23 @@ def test_compiles_its_step_once(tmp_path):
   # One executable serves a fresh and a resumed run, before and after
   # evaluations and saves.
   toy.compiled.cache_clear()
-  task = toy.make_task()
+  inputs = toy.make_inputs()
   with pytest.raises(KeyboardInterrupt):
-    train(tmp_path, stopping_at(7, task))
-  train(tmp_path)
-  assert task.step._cache_size() == 1
+    toy.run(tmp_path, stopping_at(7, inputs))
+  toy.run(tmp_path)
+  assert inputs.step._cache_size() == 1
 
 
 def test_a_checkpoint_of_donated_arrays_is_sound(tmp_path):
   # Saves overlap with steps that reuse the buffers being saved.
-  task, seen = toy.make_task(ballast=20_000), {}
+  inputs, seen = toy.make_inputs(ballast=20_000), {}
 
   def evaluate(state, frozen):
     seen[int(state.step)] = jax.tree.map(np.array, state.params)
-    return task.evaluate(state, frozen)
+    return inputs.evaluate(state, frozen)
 
-  watched = dataclasses.replace(task, evaluate=evaluate)
-  train(tmp_path, watched, eval_every=1, checkpoint_every=1, keep=12)
+  watched = dataclasses.replace(inputs, evaluate=evaluate)
+  toy.run(tmp_path, watched, eval_every=1, checkpoint_every=1, keep=12)
   for step in range(1, 13):
     assert_same_state(tiny_janus.read_params(str(tmp_path), step), seen[step])
 
@@ -223,13 +216,13 @@ def test_a_checkpoint_of_donated_arrays_is_sound(tmp_path):
 def test_resumes_on_another_mesh(tmp_path, whole):
   assert jax.device_count() == 8, "tests/conftest.py fakes 8 devices"
   with pytest.raises(KeyboardInterrupt):
-    train(tmp_path, stopping_at(7))
+    toy.run(tmp_path, stopping_at(7))
   mesh = sharding.make_mesh(data=4, model=2)
   toy.compiled.cache_clear()
-  task = toy.make_task(mesh)
-  state = train(tmp_path, task)
+  inputs = toy.make_inputs(mesh)
+  state = toy.run(tmp_path, inputs)
   # One executable, right after the restore and after the evaluation of step 8.
-  assert task.step._cache_size() == 1
+  assert inputs.step._cache_size() == 1
   kernel = state.params["fit"]["kernel"]
   moment = state.opt_state[1][0].mu["fit"]["kernel"]
   assert kernel.sharding == moment.sharding
@@ -242,11 +235,11 @@ def test_resumes_on_another_mesh(tmp_path, whole):
 
 
 def test_refuses_a_workdir_of_another_config(tmp_path):
-  train(tmp_path, steps=3)
+  toy.run(tmp_path, steps=3)
   before = contents(tmp_path)
   other = '{"seed": 1, "optim": {"lr": 0.1, "b1": 0.9}, "workdir": "elsewhere"}'
   with pytest.raises(UserError) as error:
-    train(tmp_path, config_json=other)
+    toy.run(tmp_path, config_json=other)
   lines = str(error.value).splitlines()
   assert str(tmp_path) in lines[0]
   assert [line.strip() for line in lines[1:]] == [
@@ -260,22 +253,22 @@ def test_refuses_a_workdir_of_another_config(tmp_path):
 def test_refuses_a_workdir_that_cannot_be_written(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match=r"cannot be written.*--workdir"):
-    train(tmp_path / "file" / "run")
+    toy.run(tmp_path / "file" / "run")
 
 
 def test_refuses_a_checkpoint_of_other_parameters(tmp_path):
-  train(tmp_path, steps=3)
+  toy.run(tmp_path, steps=3)
   with pytest.raises(UserError, match="missing ballast/kernel: expected float"):
-    train(tmp_path, toy.make_task(ballast=8))
+    toy.run(tmp_path, toy.make_inputs(ballast=8))
 
 
 def poisoned(step, what):
-  """Returns a task whose step number `step` gives a NaN."""
-  task = toy.make_task()
+  """Returns a inputs whose step number `step` gives a NaN."""
+  inputs = toy.make_inputs()
 
   def poison(state, frozen, batch):
     bad = int(state.step) + 1 == step
-    state, values = task.step(state, frozen, batch)
+    state, values = inputs.step(state, frozen, batch)
     if bad and what == "loss":
       values["loss"] = jnp.float32(jnp.nan)
     if bad and what == "parameters":
@@ -288,7 +281,7 @@ def poisoned(step, what):
     with jax.transfer_guard("allow"):
       return poison(*args)
 
-  return dataclasses.replace(task, step=step_fn)
+  return dataclasses.replace(inputs, step=step_fn)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +295,7 @@ def poisoned(step, what):
 )
 def test_stops_at_a_nan(tmp_path, what, step, message, good):
   with pytest.raises(UserError, match=message) as error:
-    train(tmp_path, poisoned(step, what))
+    toy.run(tmp_path, poisoned(step, what))
   assert checkpoint.latest_step(str(tmp_path)) == good
   if good:
     assert f"last good checkpoint is {tmp_path}/checkpoints/{good}" in str(
@@ -326,25 +319,25 @@ def files_of_at_most(size):
 
 def test_stops_at_once_when_a_checkpoint_cannot_be_written(tmp_path):
   # Saving goes on beside later steps: its failure must not wait for the next.
-  task, taken = toy.make_task(ballast=20_000), []
+  inputs, taken = toy.make_inputs(ballast=20_000), []
 
   def put(batch):
     taken.append(batch)
     time.sleep(0.02)
-    return task.put(batch)
+    return inputs.put(batch)
 
-  slow = dataclasses.replace(task, put=put)
-  train(tmp_path, slow, steps=3)
+  slow = dataclasses.replace(inputs, put=put)
+  toy.run(tmp_path, slow, steps=3)
   taken.clear()
   with (
     files_of_at_most(200_000),
     pytest.raises(UserError, match="cannot save a checkpoint") as error,
   ):
-    train(tmp_path, slow, steps=1003, eval_every=0, checkpoint_every=6)
+    toy.run(tmp_path, slow, steps=1003, eval_every=0, checkpoint_every=6)
   assert len(taken) < 1000
   assert "\n" not in str(error.value)
   assert f"the last whole one is {tmp_path}/checkpoints/3" in str(error.value)
-  train(tmp_path, task, steps=6)
+  toy.run(tmp_path, inputs, steps=6)
   assert checkpoint.latest_step(str(tmp_path)) == 6
 
 
@@ -353,23 +346,23 @@ def test_metrics_that_cannot_be_written_stop_it_too(tmp_path):
     files_of_at_most(300),
     pytest.raises(UserError, match="cannot write metrics into"),
   ):
-    train(tmp_path, checkpoint_every=0)
+    toy.run(tmp_path, checkpoint_every=0)
 
 
 def test_says_when_the_data_ends(tmp_path):
-  task = toy.make_task(iterator=toy.batches(num_rows=40))
+  inputs = toy.make_inputs(iterator=toy.batches(num_rows=40))
   with pytest.raises(UserError, match="data ended after 5 of 12 steps"):
-    train(tmp_path, task)
+    toy.run(tmp_path, inputs)
 
 
 def test_forbids_transfers_in_a_step(tmp_path):
-  task = toy.make_task(put=lambda batch: batch)
+  inputs = toy.make_inputs(put=lambda batch: batch)
   with pytest.raises(Exception, match="Disallowed host-to-device"):
-    train(tmp_path, task)
+    toy.run(tmp_path, inputs)
 
 
 def test_tells_its_progress_from_the_first_step(tmp_path, capfd):
-  train(tmp_path)
+  toy.run(tmp_path)
   lines = capfd.readouterr().out.splitlines()
   steps = [line for line in lines if "loss" in line]
   assert steps[0].startswith("step 1/12  first step ")
@@ -378,6 +371,6 @@ def test_tells_its_progress_from_the_first_step(tmp_path, capfd):
 
 
 def test_a_run_without_evaluation_saves_once(tmp_path):
-  train(tmp_path, eval_every=0, checkpoint_every=0)
+  toy.run(tmp_path, eval_every=0, checkpoint_every=0)
   assert os.listdir(tmp_path / "checkpoints") == ["12"]
   assert not any("eval/loss" in row for row in metrics.read(str(tmp_path)))

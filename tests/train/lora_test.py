@@ -23,7 +23,8 @@ from genrec_jax.models import janus
 from genrec_jax.nn import lora
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
-from genrec_jax.train import loop, rl, setup, sft
+from genrec_jax.train import build, loop, rl, sft
+from genrec_jax.train.plan import make_plan
 from tests.hf import tiny_janus as saved
 from tests.rounding import score_bound
 from tests.train.gradients import assert_same_gradient
@@ -33,8 +34,8 @@ from tests.train.gradients import assert_same_gradient
 def alone():
   """Runs on one device: eight fake ones of a real run may starve."""
   with pytest.MonkeyPatch.context() as patch:
-    plan = functools.partial(setup.make_plan, devices=jax.devices()[:1])
-    patch.setattr(setup, "make_plan", plan)
+    plan = functools.partial(make_plan, devices=jax.devices()[:1])
+    patch.setattr(build, "make_plan", plan)
     yield
 
 
@@ -49,9 +50,9 @@ def run(task, module, folder, **options):
   )
   steps, run_loop = [], loop.run
 
-  def spy(task, **options):
-    steps.append(task.step)
-    return run_loop(task, **options)
+  def spy(inputs, *args, **options):
+    steps.append(inputs.step)
+    return run_loop(inputs, *args, **options)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, "run", spy)
@@ -134,16 +135,16 @@ def test_an_export_computes_what_was_trained(tuned, tmp_path):
 
 def test_rl_goes_on_from_a_run_with_adapters_with_its_own(tuned, monkeypatch):
   frozen = {}
-  train = setup.train
+  train = rl.train
 
-  def spy(config, workdir, parts, given, *args, **options):
-    frozen.update(given)
+  def spy(config, workdir, parts, *args, **options):
+    frozen.update(parts.frozen)
     # One copy of the weights: without adapters they are the reference.
     assert frozen.keys() == {"generator_rest", "clip", "reference"}
-    assert not jax.tree.leaves(given["reference"])
-    return train(config, workdir, parts, given, *args, **options)
+    assert not jax.tree.leaves(frozen["reference"])
+    return train(config, workdir, parts, *args, **options)
 
-  monkeypatch.setattr(setup, "train", spy)
+  monkeypatch.setattr(rl, "train", spy)
   folder = run(
     rl,
     rl_config,
@@ -230,7 +231,7 @@ def test_a_plan_splits_adapters_and_halves_what_is_frozen():
   config.model.lora_rank = 2
   config.mesh.data, config.mesh.model = 4, 2
   model = tiny_janus(dtype="bfloat16")
-  plan = setup.make_plan(
+  plan = make_plan(
     config,
     model=model,
     rules=janus.RULES,

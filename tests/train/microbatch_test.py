@@ -14,7 +14,7 @@ def test_every_mth_prompt_is_in_a_part():
   def together(x):
     return jnp.broadcast_to(x[None], (3, 3))
 
-  found = microbatch.each(together, 2, rows)
+  found = microbatch.map_prompts(together, 2, rows)
   even, odd = [0, 2, 4], [1, 3, 5]
   np.testing.assert_array_equal(found, [even, odd] * 3)
 
@@ -34,6 +34,8 @@ def test_every_mth_prompt_is_in_a_part():
 def test_no_prompt_leaves_its_device():
   mesh = sharding.make_mesh(8)
   rows = sharding.put_batch(mesh, np.ones((16, 3), np.float32))
-  double = jax.jit(lambda x: microbatch.each(lambda part: 2 * part, 2, x))
+  double = jax.jit(
+    lambda x: microbatch.map_prompts(lambda part: 2 * part, 2, x)
+  )
   program = hlo.parse(double.lower(rows).compile().as_text())
   assert hlo.collectives(program) == []

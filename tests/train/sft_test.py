@@ -35,17 +35,17 @@ def params():
   return amplified(MODEL.init(jax.random.key(0)), 1.25)
 
 
-def make(params, dropout, **options):
+def make(params, dropout, microbatches=1, **options):
   options = {
     "model": MODEL,
     "optimizer": OPTIMIZER,
-    "microbatches": 1,
   } | options
+  own = sft.SFTOptions(
+    seed=0, microbatches=microbatches, condition_dropout=dropout
+  )
   trainable, rest = tree.select(jax.tree.map(jnp.copy, params), TRAINABLE)
   opt_state = options["optimizer"].init(trainable)
-  step = functools.partial(
-    sft.train_step, seed=0, condition_dropout=dropout, **options
-  )
+  step = functools.partial(sft.train_step, options=own, **options)
   state = TrainState(jnp.int32(0), trainable, opt_state)
   return step, state, {"generator_rest": rest}
 

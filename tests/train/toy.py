@@ -19,14 +19,10 @@ from genrec_jax.core.types import TrainState
 from genrec_jax.runtime import distributed
 from genrec_jax.train import loop, optimizers
 
-RUN = {
-  "config_json": '{"seed": 0, "optim": {"lr": 0.01}, "workdir": "x"}',
-  "steps": 12,
-  "log_every": 2,
-  "eval_every": 4,
-  "checkpoint_every": 3,
-  "keep": 2,
-}
+CONFIG = '{"seed": 0, "optim": {"lr": 0.01}, "workdir": "x"}'
+SCHEDULE = loop.Schedule(
+  steps=12, log_every=2, eval_every=4, checkpoint_every=3, keep=2
+)
 SPECS = {"fit": {"kernel": jax.P(None, "model"), "bias": jax.P("model")}}
 
 
@@ -92,8 +88,8 @@ def compiled(mesh, ballast: int):
   return jax.device_get(state), layout, step, jax.jit(loss_fn)
 
 
-def make_task(mesh=None, ballast: int = 0, **changes) -> loop.Task:
-  """Returns a task; `ballast` rows make its checkpoints slow to write."""
+def make_inputs(mesh=None, ballast: int = 0, **changes) -> loop.LoopInputs:
+  """Returns inputs; `ballast` rows make its checkpoints slow to write."""
   mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
   state, layout, step, loss = compiled(mesh, ballast)
   held_out = distributed.put_global(
@@ -105,7 +101,7 @@ def make_task(mesh=None, ballast: int = 0, **changes) -> loop.Task:
     grid = np.full((4, 6, 3), int(state.step), np.uint8)
     return {"loss": loss(state.params, frozen, held_out)}, grid
 
-  task = loop.Task(
+  inputs = loop.LoopInputs(
     state=jax.device_put(state, layout),
     frozen=jax.device_put(
       {"scale": np.float32(1)}, jax.NamedSharding(mesh, jax.P())
@@ -117,8 +113,18 @@ def make_task(mesh=None, ballast: int = 0, **changes) -> loop.Task:
     finish=lambda state, frozen, workdir: None,
     headline="loss",
   )
-  return dataclasses.replace(task, **changes)
+  return dataclasses.replace(inputs, **changes)
+
+
+def run(workdir, inputs=None, *, config_json=CONFIG, **changes):
+  """Runs the loop in a folder; changes are of the schedule."""
+  return loop.run(
+    inputs or make_inputs(),
+    dataclasses.replace(SCHEDULE, **changes),
+    workdir=str(workdir),
+    config_json=config_json,
+  )
 
 
 if __name__ == "__main__":
-  loop.run(make_task(ballast=200_000), workdir=sys.argv[1], **RUN)
+  run(sys.argv[1], make_inputs(ballast=200_000))

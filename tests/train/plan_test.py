@@ -21,7 +21,8 @@ from genrec_jax.runtime import checkpoint
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.targets import embed_targets
-from genrec_jax.train import rl, setup, sft
+from genrec_jax.train import plan as plan_lib
+from genrec_jax.train import rl, sft, trainable
 from tests import rounding
 
 CLIP = tiny_clip()
@@ -35,7 +36,7 @@ def make_plan(module, model=MODEL, devices=1, **changes):
   config.data.batch_size = config.eval.batch_size = 8
   config.sample.num_samples = 2
   config.update_from_flattened_dict(changes)
-  plan = setup.make_plan(
+  plan = plan_lib.make_plan(
     config,
     model=model,
     rules=janus.RULES,
@@ -110,7 +111,7 @@ def test_a_workdir_that_trained_the_head_still_opens(tmp_path):
 @pytest.mark.optimised
 def test_a_reference_of_half_the_size_scores_the_same(params):
   """Bit for bit, what adapters stand beside included."""
-  cast = setup.as_used(MODEL, params)
+  cast = trainable.cast_frozen(MODEL, params)
   for path, leaf in tree.flatten(cast).items():
     half = not path.startswith(("vision/", "tokenizer/"))
     assert (leaf.dtype == jnp.bfloat16) == half, path

@@ -1,0 +1,181 @@
+"""Build of a run: state, data, evaluator and compared models, on the mesh."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+from clu import parameter_overview
+import jax
+import jax.numpy as jnp
+
+from genrec_jax.core import sharding, tree
+from genrec_jax.core.types import PyTree, TrainState
+from genrec_jax.data import stream, windows
+from genrec_jax.evals import calibration, lineage, opening
+from genrec_jax.evals.evaluator import Evaluator
+from genrec_jax.evals.judge import Judge
+from genrec_jax.hf import load, locate
+from genrec_jax.runtime import distributed
+from genrec_jax.sampling import Sampling
+from genrec_jax.train.plan import Plan, make_plan, shardings_of, types_of
+
+# (name in the table, reads its parameters)
+ComparedModel = tuple[str, Callable[[], PyTree]]
+
+
+class RunParts(NamedTuple):
+  """Everything that a run is made of; arrays are on the mesh."""
+
+  plan: Plan
+  state: TrainState
+  frozen: PyTree  # what the step reads and never changes
+  iterator: Any  # of host batches, see `LoopInputs`
+  evaluator: Evaluator
+  models: list[ComparedModel]  # what the trained model came from
+
+
+def build(config, *, sample: Sampling, copy_threshold: float) -> RunParts:
+  """Loads models and data and lays the state out on the mesh.
+
+  Args:
+    config: of an SFT or RL run.
+    sample: how evaluation samples images.
+    copy_threshold: see `Judge`.
+
+  Raises:
+    UserError: a checkpoint, data set, batch or mesh that does not fit.
+  """
+  inputs = opening.open_inputs(config)
+  generator = inputs.generator
+  plan = make_plan(
+    config,
+    model=generator.model,
+    rules=generator.rules,
+    clip=inputs.clip.clip,
+  )
+  # Opened first: what cannot be compared must fail before training, not after.
+  models = open_compared(config, inputs, plan)
+  clip_params = inputs.clip.read(shardings_of(plan.frozen["clip"]))
+  state, rest = init_state(config, generator, plan)
+  iterator = open_batches(config, inputs, plan)
+  evaluator = opening.open_evaluator(
+    config,
+    inputs,
+    Judge(
+      plan.clip, clip_params, inputs.clip.tokenizer, copy_threshold, plan.mesh
+    ),
+    sampling=sample,
+    to_rollout_layout=plan.to_rollout_layout,
+    validation_users=(
+      config.eval.users_during if config.train.eval_every else 0
+    ),
+  )
+  calibration.report(evaluator, tree.merge(state.params, rest))
+  return RunParts(
+    plan=plan,
+    state=state,
+    frozen={"generator_rest": rest, "clip": clip_params},
+    iterator=iterator,
+    evaluator=evaluator,
+    models=models,
+  )
+
+
+def init_state(
+  config, generator: load.CheckpointHandle, plan: Plan
+) -> tuple[TrainState, PyTree]:
+  """Reads the generator and initialises the optimizer.
+
+  Returns:
+    The state before the first step, and the frozen rest of the generator.
+  """
+  frozen = plan.frozen["generator_rest"]
+  rest = generator.read(shardings_of(frozen), types_of(frozen))
+  layout = shardings_of(plan.state.params)
+  if plan.adapters:
+    initialise = jax.jit(plan.adapters, out_shardings=layout)
+    trainable = initialise(jax.random.key(config.seed))
+  else:
+    trainable = generator.read(layout)
+  _describe(config, generator, trainable, rest)
+  start = jax.jit(
+    lambda params: (jnp.int32(0), plan.optimizer.init(params)),
+    out_shardings=shardings_of((plan.state.step, plan.state.opt_state)),
+  )
+  step, opt_state = start(trainable)
+  return TrainState(step=step, params=trainable, opt_state=opt_state), rest
+
+
+def _describe(
+  config, generator: load.CheckpointHandle, trainable: PyTree, rest: PyTree
+) -> None:
+  """Prints how many parameters are trained, and what codes are unlike."""
+  trained = parameter_overview.count_parameters(trainable)
+  total = trained + parameter_overview.count_parameters(rest)
+  distributed.say(
+    f"{config.model.checkpoint}: {total:,} parameters, {trained:,} trained"
+  )
+  lengths, uneven = load.codebook_lengths(generator)
+  if uneven:
+    distributed.say(
+      f"{lengths}: transformers' codes of images differ from those here, which"
+      " are the nearest by direction; see tools/check_tokenizer.py"
+    )
+
+
+def open_batches(config, inputs: opening.Inputs, plan: Plan) -> Any:
+  """Returns the iterator of this process's rows of training batches."""
+  spec = windows.WindowSpec.from_options(config.data)
+  dataset = inputs.dataset
+  distributed.say(f"{dataset.path}: {windows.describe(dataset, spec)}")
+  spread = jax.NamedSharding(plan.mesh, sharding.BATCH)
+  batches = stream.train_batches(
+    dataset,
+    inputs.generator.processor,
+    inputs.clip.tokenizer,
+    spec,
+    batch_size=config.data.batch_size,
+    seed=config.seed,
+    workers=config.data.workers,
+    local_rows=distributed.local_rows(spread, config.data.batch_size),
+  )
+  return iter(batches)
+
+
+def open_compared(
+  config, inputs: opening.Inputs, plan: Plan
+) -> list[ComparedModel]:
+  """Opens the models that the trained one came from; none is read yet.
+
+  They are read in the shapes and types of the model that trains, so that what
+  is compiled for it serves them all.
+
+  Raises:
+    UserError: eval.base is not there, or a model is of another architecture.
+  """
+  if config.eval.get("base"):
+    locate.resolve(config.eval.base)
+  found = lineage.existing(lineage.trained_from(config.to_dict()))
+  models = lineage.open_models(
+    found, inputs.generator, shardings_of(plan.params), **inputs.compute
+  )
+  dtypes = types_of(plan.params)
+  models = [
+    (name, functools.partial(read, param_dtype=dtypes)) for name, read in models
+  ]
+  if plan.adapters:
+    models = [
+      (name, functools.partial(_with_blank_adapters, plan, read))
+      for name, read in models
+    ]
+  return models
+
+
+def _with_blank_adapters(plan: Plan, read: Callable[[], PyTree]) -> PyTree:
+  """Reads a model to compare with, next to adapters that add nothing."""
+  shapes = plan.state.params
+  blank = jax.jit(
+    lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+    out_shardings=shardings_of(shapes),
+  )
+  return tree.merge(read(), blank())

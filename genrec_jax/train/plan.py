@@ -1,0 +1,180 @@
+"""Plan of a step: models, mesh, layout and optimizer, from shapes alone.
+
+Training and tools/compile_check share it: what is checked is what a run
+compiles.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from genrec_jax.core import sharding, tree
+from genrec_jax.core.errors import UserError
+from genrec_jax.core.types import PyTree, TrainState
+from genrec_jax.models import clip as clips
+from genrec_jax.models.api import Generator
+from genrec_jax.models.clip import Clip
+from genrec_jax.runtime import compiler
+from genrec_jax.train import optimizers, trainable
+
+
+class Plan(NamedTuple):
+  """All that a step is compiled from; not one weight of it is in memory.
+
+  `params`, `state` and `frozen` hold shapes, types and shardings.
+  """
+
+  mesh: jax.sharding.Mesh
+  model: Generator
+  clip: Clip
+  optimizer: optax.GradientTransformation
+  params: PyTree  # of a whole checkpoint
+  state: TrainState
+  frozen: PyTree  # 'generator_rest', what is not trained, and 'clip'
+  adapters: Callable[[jax.Array], PyTree] | None  # initialises; None: no LoRA
+  to_rollout_layout: Callable[[PyTree], PyTree]  # for the decode loop
+
+  def put(self, batch: PyTree) -> PyTree:
+    """Puts this process's rows of a batch on the mesh."""
+    return sharding.put_batch(self.mesh, batch)
+
+  def jit(self, step: Callable) -> Callable:
+    """Compiles (state, frozen, batch) -> (state, metrics)."""
+    layout = shardings_of(self.state)
+    whole = jax.NamedSharding(self.mesh, sharding.REPLICATED)
+    return jax.jit(
+      sharding.trace_with_mesh(self.mesh, step),
+      donate_argnums=0,
+      # Unread arguments still occupy device memory, so XLA's memory plan must
+      # include them.
+      keep_unused=True,
+      out_shardings=(layout, whole),
+      compiler_options=compiler.options(self.mesh.devices.flat[0].platform),
+    )
+
+
+def make_plan(
+  config,
+  *,
+  model: Generator,
+  rules: sharding.Rules,
+  clip: Clip,
+  devices: Sequence[Any] | None = None,
+) -> Plan:
+  """Lays a config's models out on a mesh.
+
+  Args:
+    config: of an SFT or RL run.
+    model: the generator.
+    rules: of its parameters.
+    clip: the reward model.
+    devices: of the mesh, real or only described; all real ones if None.
+
+  Raises:
+    UserError: a batch, schedule or mesh that does not fit.
+  """
+  _check_schedule(config)
+  mesh = _make_mesh(config, devices)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  specs = sharding.specs(rules, shapes)
+  # Refuses what the mesh cannot divide.
+  sharding.checked_shardings(mesh, specs, shapes)
+  parts = trainable.partition(
+    model,
+    shapes,
+    specs,
+    patterns=config.model.trainable,
+    lora_rank=config.model.lora_rank,
+  )
+  optimizer = optimizers.adamw(
+    **config.optim,
+    updates_per_step=config.rl.inner_epochs if config.task == "rl" else 1,
+  )
+  state = TrainState(
+    step=jax.ShapeDtypeStruct((), jnp.int32),
+    params=parts.trained,
+    opt_state=jax.eval_shape(optimizer.init, parts.trained),
+  )
+  # Adam's moments lie as the parameters that they are of.
+  state_specs = sharding.specs_like_params(parts.trained_specs, state)
+  clip_shapes = jax.eval_shape(clip.init, jax.random.key(0))
+  clip_specs = sharding.divided(
+    mesh, sharding.specs(clips.RULES, clip_shapes), clip_shapes
+  )
+  # With adapters a checkpoint's parameters are all frozen.
+  whole = (
+    parts.rest if parts.adapters else tree.merge(parts.trained, parts.rest)
+  )
+  return Plan(
+    mesh=mesh,
+    model=model,
+    clip=clip,
+    optimizer=optimizer,
+    params=_abstract(mesh, whole, specs),
+    state=_abstract(mesh, state, state_specs),
+    frozen={
+      "generator_rest": _abstract(mesh, parts.rest, parts.rest_specs),
+      "clip": _abstract(mesh, clip_shapes, clip_specs),
+    },
+    adapters=parts.adapters,
+    to_rollout_layout=_rollout_layout(
+      mesh, tree.merge(parts.trained_specs, parts.rest_specs)
+    ),
+  )
+
+
+def _check_schedule(config) -> None:
+  if 0 < config.optim.decay_steps < config.train.steps:
+    raise UserError(
+      f"optim.decay_steps={config.optim.decay_steps}: nothing is learned from"
+      f" there to train.steps={config.train.steps}; give both the same value,"
+      " or optim.decay_steps=0 for a learning rate that stays"
+    )
+
+
+def _make_mesh(config, devices: Sequence[Any] | None) -> jax.sharding.Mesh:
+  """Returns the mesh, over which training and evaluation batches divide."""
+  mesh = sharding.make_mesh(**config.mesh, devices=devices)
+  sharding.check_batch(
+    mesh,
+    config.data.microbatches,
+    **{"data.batch_size": config.data.batch_size},
+  )
+  sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
+  return mesh
+
+
+def _rollout_layout(
+  mesh: jax.sharding.Mesh, specs: PyTree
+) -> Callable[[PyTree], PyTree]:
+  """Returns what gathers parameters over the data axis, in the graph.
+
+  A decode loop reads every weight once per code: left sharded over the data
+  axis, XLA would gather them again in each iteration.
+  """
+  rollout = sharding.shardings(mesh, sharding.drop_axis("data", specs))
+  return functools.partial(jax.lax.with_sharding_constraint, shardings=rollout)
+
+
+def _abstract(mesh, shapes: PyTree, specs: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda leaf, spec: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, spec)
+    ),
+    shapes,
+    specs,
+  )
+
+
+def shardings_of(abstract: PyTree) -> PyTree:
+  """Returns the shardings of a tree of shapes, types and shardings."""
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def types_of(abstract: PyTree) -> PyTree:
+  """Returns the types of a tree of shapes, types and shardings."""
+  return jax.tree.map(lambda leaf: leaf.dtype, abstract)

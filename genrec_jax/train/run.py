@@ -1,0 +1,61 @@
+"""Run of a training task: the loop, then the comparison of models."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from genrec_jax.core import tree
+from genrec_jax.core.types import PyTree, TrainState
+from genrec_jax.evals import results
+from genrec_jax.train import loop
+from genrec_jax.train.build import RunParts
+
+
+def train(
+  config, workdir: str, parts: RunParts, step: Callable, *, headline: str
+) -> None:
+  """Trains, then compares the trained model with those it came from.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    parts: see `build`; its state is donated to the first step.
+    step: (state, frozen, batch) -> (state, metrics), to be jitted.
+    headline: the metric on the progress line.
+  """
+  evaluator = parts.evaluator
+
+  def whole(state: TrainState, frozen: PyTree) -> PyTree:
+    return tree.merge(state.params, frozen["generator_rest"])
+
+  def evaluate(
+    state: TrainState, frozen: PyTree
+  ) -> tuple[dict[str, float], np.ndarray]:
+    return evaluator.midrun(whole(state, frozen))
+
+  def finish(state: TrainState, frozen: PyTree, workdir: str) -> None:
+    # What only training needs makes room for the compared models.
+    only_training = [state.opt_state, frozen.get("reference", ())]
+    for array in jax.tree.leaves(only_training):
+      array.delete()
+    trained = (config.task, whole(state, frozen))
+    comparison = evaluator.compare([*parts.models, trained])
+    results.write(workdir, evaluator, comparison)
+
+  loop.run(
+    loop.LoopInputs(
+      state=parts.state,
+      frozen=parts.frozen,
+      step=parts.plan.jit(step),
+      iterator=parts.iterator,
+      put=parts.plan.put,
+      evaluate=evaluate,
+      finish=finish,
+      headline=headline,
+      population=evaluator.population,
+    ),
+    loop.Schedule(**config.train),
+    workdir=workdir,
+    config_json=config.to_json(indent=2),
+  )
