@@ -66,7 +66,7 @@ def open_models(
   like: load.CheckpointHandle,
   shardings: PyTree,
   **compute: str,
-) -> list[tuple[str, Callable[[], PyTree]]]:
+) -> list[tuple[str, Callable[..., PyTree]]]:
   """Returns (name, function that reads the parameters) of each model.
 
   Args:

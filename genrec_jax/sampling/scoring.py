@@ -81,12 +81,11 @@ def score_images(
   def score(hidden, codes):
     """Scores [P, G, i] codes, i of the I, by the states before them."""
     logits_of = model.image_vocabulary.logits
-    each = [logits_of(params, hidden[0])]  # [P, G, i, C]
+    each = [logits_of(params, hidden[0])]  # B x [P, G, i, C]
+    logits = each[0]
     if sampling.guided:
       each.append(logits_of(constant, hidden[1]))
-      logits = guidance.guide(*each, sampling.guidance)
-    else:
-      logits = each[0]
+      logits = guidance.guide(each[0], each[1], sampling.guidance)
     logprobs = sampling.logprobs(logits, keep=codes)  # [P, G, i, C]
     # A code cut off has probability 0 and adds nothing, not 0 * -inf.
     finite = jnp.where(jnp.isfinite(logprobs), logprobs, 0.0)

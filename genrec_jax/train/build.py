@@ -20,7 +20,7 @@ from genrec_jax.sampling import Sampling
 from genrec_jax.train.plan import Plan, make_plan, shardings_of, types_of
 
 # (name in the table, reads its parameters)
-ComparedModel = tuple[str, Callable[[], PyTree]]
+ComparedModel = tuple[str, Callable[..., PyTree]]
 
 
 class RunParts(NamedTuple):
@@ -109,18 +109,14 @@ def init_state(
 def _describe(
   config, generator: load.CheckpointHandle, trainable: PyTree, rest: PyTree
 ) -> None:
-  """Prints how many parameters are trained, and what codes are unlike."""
+  """Prints how many parameters are trained, and what to know of the model."""
   trained = parameter_overview.count_parameters(trainable)
   total = trained + parameter_overview.count_parameters(rest)
   distributed.say(
     f"{config.model.checkpoint}: {total:,} parameters, {trained:,} trained"
   )
-  lengths, uneven = load.codebook_lengths(generator)
-  if uneven:
-    distributed.say(
-      f"{lengths}: transformers' codes of images differ from those here, which"
-      " are the nearest by direction; see tools/check_tokenizer.py"
-    )
+  for line in generator.warnings():
+    distributed.say(line)
 
 
 def open_batches(config, inputs: opening.Inputs, plan: Plan) -> Any:
@@ -129,6 +125,7 @@ def open_batches(config, inputs: opening.Inputs, plan: Plan) -> Any:
   dataset = inputs.dataset
   distributed.say(f"{dataset.path}: {windows.describe(dataset, spec)}")
   spread = jax.NamedSharding(plan.mesh, sharding.BATCH)
+  local_rows = distributed.local_rows(spread, config.data.batch_size)
   batches = stream.train_batches(
     dataset,
     inputs.generator.processor,
@@ -137,7 +134,7 @@ def open_batches(config, inputs: opening.Inputs, plan: Plan) -> Any:
     batch_size=config.data.batch_size,
     seed=config.seed,
     workers=config.data.workers,
-    local_rows=distributed.local_rows(spread, config.data.batch_size),
+    local_rows=local_rows.tolist(),
   )
   return iter(batches)
 

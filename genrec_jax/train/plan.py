@@ -94,10 +94,9 @@ def make_plan(
     **config.optim,
     updates_per_step=config.rl.inner_epochs if config.task == "rl" else 1,
   )
-  state = TrainState(
-    step=jax.ShapeDtypeStruct((), jnp.int32),
-    params=parts.trained,
-    opt_state=jax.eval_shape(optimizer.init, parts.trained),
+  state = jax.eval_shape(
+    lambda params: TrainState(jnp.int32(0), params, optimizer.init(params)),
+    parts.trained,
   )
   # Adam's moments lie as the parameters that they are of.
   state_specs = sharding.specs_like_params(parts.trained_specs, state)

@@ -162,7 +162,9 @@ def epoch_loss(
     weights = mismatch.truncated_weights(
       old_logprobs, experience.sampled, options.sampler_weight_cap
     )
-  drift = None if ref is None else (scores.branches, ref.branches)
+  drift = None
+  if ref is not None and scores.branches is not None:
+    drift = (scores.branches, ref.branches)
   loss, metrics = objectives.policy_loss(
     options.objective,
     scores.logprobs,

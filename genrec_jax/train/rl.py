@@ -109,7 +109,8 @@ def reward_samples(
     advantage=options.advantage,
   )
   total = sum(
-    weight * raw[name].mean() for name, weight in options.weights.items()
+    (weight * raw[name].mean() for name, weight in options.weights.items()),
+    jnp.zeros(()),
   )
   return values, {"reward": total} | rewards.statistics(raw) | contributions
 
