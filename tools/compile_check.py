@@ -21,12 +21,11 @@ from typing import Any
 
 from absl import app, flags
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from genrec_jax.config import check, flag
 from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import cli
-import main as entry  # the flag --config, and how its errors read
 
+_CONFIG = flag.define()
 _TOPOLOGY = flags.DEFINE_string(
   "topology",
   None,
@@ -56,7 +55,7 @@ def main(_: list[str]) -> None:
   """Prints the report of one config on one topology."""
   cli.quieten()
   with cli.user_errors():
-    config, topology = flags.FLAGS.config, _TOPOLOGY.value
+    config, topology = _CONFIG.value, _TOPOLOGY.value
     if config.task not in ("sft", "rl"):
       raise UserError(
         f"--config is of the task {config.task!r}: expected one that trains,"
@@ -69,11 +68,11 @@ def main(_: list[str]) -> None:
     filled = config.copy_and_resolve_references()
     for section in ("model", "clip"):  # may be left out here
       filled[section].checkpoint = config[section].checkpoint or "its preset"
-    entry.check(filled)
+    check(filled)
     devices = describe(topology, config.mesh.slices)
     from genrec_jax.analysis import abstract_step, step_report
 
-    plan = abstract_step.plan(config, _variant(), devices)
+    plan = abstract_step.plan(config, flag.variant(), devices)
     hbm = int(HBM[topology.split(":")[0]] * step_report.GIB)
     found = step_report.report(config, plan, _TITLE_TOKENS.value, hbm)
     versions = _versions()
@@ -122,13 +121,6 @@ def describe(topology: str, slices: int) -> list[Any]:
   return list(found.devices)
 
 
-def _variant() -> str:
-  """Returns what follows the colon of --config=PATH:VARIANT."""
-  args = "\n".join(sys.argv[1:])
-  found = re.search(r"^--?config[=\n][^:\n]+:(\w+)", args, re.MULTILINE)
-  return found[1] if found else ""
-
-
 def _versions() -> str:
   from importlib import metadata
 
@@ -137,4 +129,4 @@ def _versions() -> str:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=entry.parse)
+  app.run(main, flags_parser=flag.parse)

@@ -216,7 +216,7 @@ def test_the_exit_status_says_whether_it_fits(hbm, tmp_path):
     "names['describe'] = lambda *_: jax.devices('cpu')[:1];"
     "names['_versions'] = lambda: 'jax';"
     f"names['HBM']['v5e'] = {hbm};"
-    "tool['app'].run(tool['main'], flags_parser=tool['entry'].parse)"
+    "tool['app'].run(tool['main'], flags_parser=tool['flag'].parse)"
   )
   status, out, error = run(
     f"--config={ROOT}/configs/sft.py:debug",

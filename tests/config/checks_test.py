@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from genrec_jax import config as config_lib
 from genrec_jax import rewards
+from genrec_jax.config import checks
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.tree import flatten
 from genrec_jax.objectives import advantages, kl, policy
@@ -58,7 +58,7 @@ def get_config(values=(), task="rl", variant=""):
 def said(config):
   """Returns what is wrong with a config, '' for nothing."""
   try:
-    config_lib.check(config)
+    checks.check(config)
   except UserError as error:
     return str(error)
   return ""
@@ -78,8 +78,8 @@ def test_every_number_has_a_range(task, variant):
   config = get_config({}, task, variant)
   assert not said(config)
   for key, value in numbers(config).items():
-    assert key in config_lib.NUMBERS, (
-      f"{key}: give it a range in genrec_jax/config.py"
+    assert key in checks.NUMBERS, (
+      f"{key}: give it a range in genrec_jax/config/checks.py"
     )
     wrong = [math.nan, math.inf, -math.inf]
     wrong += [-1] * (key not in MINUS_ONE_IS_MEANT)
@@ -95,7 +95,7 @@ def test_every_number_has_a_range(task, variant):
 
 def test_no_range_is_of_a_key_that_is_gone():
   keys = set().union(*(numbers(get_config({}, task)) for task in TASKS))
-  assert config_lib.NUMBERS.keys() == keys
+  assert checks.NUMBERS.keys() == keys
   assert keys >= ZERO_IS_MEANT | MINUS_ONE_IS_MEANT
 
 
@@ -134,15 +134,15 @@ def test_names_are_those_of_the_functions_themselves():
     ("rewards.history.pool", rewards.HISTORY_POOLS),
     ("rewards.future.pool", rewards.FUTURE_POOLS),
   ):
-    assert config_lib.NAMES[key] is table
+    assert checks.NAMES[key] is table
 
 
-@pytest.mark.parametrize("key", config_lib.NAMES)
+@pytest.mark.parametrize("key", checks.NAMES)
 def test_an_unknown_name_is_refused_and_every_known_one_is_not(key):
   found = said(get_config({key: "x"}))
-  names = ", ".join(config_lib.NAMES[key])
+  names = ", ".join(checks.NAMES[key])
   assert found == f"{key} is 'x': expected one of {names}"
-  for name in config_lib.NAMES[key]:
+  for name in checks.NAMES[key]:
     if key != "task":
       # Batch goes with every advantage, and grpo with every normalisation.
       other = {} if key == "rl.normalise" else {"rl.normalise": "batch"}

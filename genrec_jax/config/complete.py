@@ -1,0 +1,78 @@
+"""Completion of a config: what a run adds before it starts.
+
+A run from a workdir takes over the data that its checkpoint was trained on, and
+records what the folders that it starts from hold now, so that a resumed run
+notices when they hold something else.
+"""
+
+import os
+from typing import Any
+
+from genrec_jax.config.flag import FOLDERS
+from genrec_jax.core.tree import flatten
+from genrec_jax.runtime import distributed, workdir
+
+
+def inherit_data(config: Any, given: set[str]) -> None:
+  """Takes over the data set and the prompts that a checkpoint was trained on.
+
+  What is taken over is printed, and so are prompts of another form that the
+  command line asks for, which an evaluation refuses.
+
+  Args:
+    config: of the run; changed in place.
+    given: the keys that the command line sets; see `workdir.inherited_data`.
+  """
+  taken, source = workdir.inherited_data(
+    config.to_dict(), given, config.workdir
+  )
+  config.data.update(taken)
+  if not source:
+    return
+  theirs = workdir.read_config(source)["data"]
+  values = [f"data.{key}={value!r}" for key, value in taken.items()]
+  if values:
+    distributed.say(f"as {source} was trained: {', '.join(values)}")
+  others = [
+    f"data.{key} was {theirs[key]!r}, is {config.data[key]!r}"
+    for key in workdir.PROMPT_KEYS
+    if key in theirs and theirs[key] != config.data[key]
+  ]
+  if others and config.task != "evaluate":
+    distributed.say(
+      f"prompts differ from those that {source} was trained on:"
+      f" {'; '.join(others)}"
+    )
+
+
+def make_absolute(config: Any) -> None:
+  """Makes the paths of existing folders absolute; bundled names stay."""
+  keys = flatten(config.to_dict(), sep=".")
+  config.update_from_flattened_dict(
+    {
+      path: os.path.abspath(keys[path])
+      for path in FOLDERS
+      if os.path.isdir(keys.get(path, ""))
+    }
+  )
+
+
+def add_fingerprints(config: Any) -> None:
+  """Records what the folders that a training run starts from hold now.
+
+  Raises:
+    UserError: one of them cannot be used.
+  """
+  if config.task == "evaluate" or not distributed.is_first():
+    return
+  # They import much, for which a workdir that is refused should not wait.
+  from genrec_jax.data import dataset
+  from genrec_jax.hf import workdir_model
+
+  fingerprints = {
+    workdir.DATA_FINGERPRINT: dataset.fingerprint(config.data.path),
+    workdir.FINGERPRINT: workdir_model.fingerprint(config.model.checkpoint),
+    workdir.CLIP_FINGERPRINT: workdir_model.fingerprint(config.clip.checkpoint),
+  }
+  with config.unlocked():
+    config.update_from_flattened_dict(fingerprints)

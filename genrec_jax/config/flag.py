@@ -1,0 +1,97 @@
+"""The flag --config of main.py and of tools: a Python file, and its errors.
+
+A config file stands in a folder of its repository, as configs/rl.py does, and
+may import its neighbours as `from configs import common`: the folder above its
+own is put on Python's path before it is read.
+"""
+
+import os
+import re
+import sys
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from genrec_jax.core.tree import flatten
+from genrec_jax.runtime import cli
+
+# Keys that are folders; a workdir's config names them for whoever reads it from
+# elsewhere.
+FOLDERS = ("model.checkpoint", "clip.checkpoint", "eval.base", "data.path")
+_PATH = re.compile(r"^--?config[=\n]([^:\n]+):?(\w*)", re.MULTILINE)
+
+# The flag belongs to the module that calls `define`, whose --help shows it.
+flags.disclaim_key_flags()
+
+
+def define() -> flags.FlagHolder:
+  """Defines --config; returns its holder."""
+  holder = config_flags.DEFINE_config_file(
+    "config", None, "Path[:variant] of a config."
+  )
+  flags.mark_flag_as_required("config")
+  return holder
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags; what is wrong with them ends the program in one line."""
+  argv = [_with_home(arg) for arg in argv]
+  if given := _PATH.search("\n".join(argv)):
+    path = given[1]
+    if not os.path.isfile(path):
+      cli.fail(f"no config file {path!r}: expected one such as configs/rl.py")
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(path))))
+  try:
+    rest = flags.FLAGS(argv)
+  except (AttributeError, KeyError) as error:  # ml_collections: unknown key
+    cli.fail(_unknown_key(argv, str(error)))
+  except (flags.Error, TypeError, ValueError) as error:
+    # absl appends the traceback of an error in the config; its end says it.
+    last = str(error).strip().splitlines()[-1].strip()
+    cli.fail(re.sub(r"^\w+Error: ", "", last))
+  cli.refuse_arguments(rest)
+  with cli.user_errors():
+    _expand_homes(flags.FLAGS.config)
+  return rest
+
+
+def variant() -> str:
+  """Returns what follows the colon of --config=PATH:VARIANT; '' for none."""
+  given = _PATH.search("\n".join(sys.argv))
+  return given[2] if given else ""
+
+
+def given_keys() -> set[str]:
+  """Returns the keys, as 'data.path', that the command line sets."""
+  return set(config_flags.get_override_values(flags.FLAGS["config"]))
+
+
+def _with_home(arg: str) -> str:
+  """Returns an argument with the home folder for the '~' of --config=~/..."""
+  flag, equals, path = arg.partition("=")
+  if flag.lstrip("-") == "config" and path.startswith("~"):
+    with cli.user_errors():
+      return flag + equals + cli.home(path)
+  return arg
+
+
+def _expand_homes(config: ConfigDict) -> None:
+  """Puts the home folder for the '~' of a config's folders; see `cli.home`."""
+  keys = flatten(config.to_dict(), sep=".")
+  config.update_from_flattened_dict(
+    {
+      path: cli.home(keys[path])
+      for path in ("workdir", *FOLDERS)
+      if keys.get(path)
+    }
+  )
+
+
+def _unknown_key(argv: list[str], message: str) -> str:
+  quoted = re.search(r"'(\w+)", message)
+  key = quoted[1] if quoted else message
+  paths = [arg.split("=")[0].removeprefix("--config.") for arg in argv]
+  path = next((path for path in paths if key in path.split(".")), key)
+  hint = re.search(r'Did you mean "(\w+)"', message)
+  expected = f"did you mean {hint[1]}?" if hint else "see the file's keys"
+  return f"unknown config key {path!r}: {expected}"
