@@ -12,6 +12,8 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+from genrec_jax.core.chunks import map_chunks
+
 # By which a policy of `jax.checkpoint` knows what attention returns.
 ATTENTION_OUTPUT = "attended"
 # Finite: a row with every key masked must not become NaN, even if unused.
@@ -125,25 +127,25 @@ def _in_blocks(q, k, v, mask, prefix):
   blocks = -(-t // _BLOCK)
   if blocks == 1:
     return _attend(q, k, v, mask, prefix)
-  size = -(-t // blocks)
+  # Blocks are equal: the last is filled with queries that are cut off again.
+  fill = -t % blocks
 
-  def split(x):
-    ends = [(0, 0)] * x.ndim
-    ends[-2] = (0, blocks * size - t)
-    x = jnp.pad(x, ends)
-    return jnp.moveaxis(
-      x.reshape(*x.shape[:-2], blocks, size, x.shape[-1]), -3, 0
+  def padded(x):
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, fill), (0, 0)])
+
+  if mask is None or mask.shape[-2] == 1:  # the same for all queries
+    out = map_chunks(
+      lambda q: _attend(q, k, v, mask, prefix), blocks, padded(q), axis=-2
     )
-
-  if mask is None or mask.shape[-2] == 1:
-    out = jax.lax.map(lambda q: _attend(q, k, v, mask, prefix), split(q))
   else:
-    out = jax.lax.map(
-      lambda part: _attend(part[0], k, v, part[1], prefix),
-      (split(q), split(mask)),
+    out = map_chunks(
+      lambda q, mask: _attend(q, k, v, mask, prefix),
+      blocks,
+      padded(q),
+      padded(mask),
+      axis=-2,
     )
-  out = jnp.moveaxis(out, 0, -3)
-  return out.reshape(*q.shape[:-2], -1, q.shape[-1])[..., :t, :]
+  return out[..., :t, :]
 
 
 # The backward pass computes the weights again, whatever the layers' remat

@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def stopping_at(step, inputs=None):
-  """Returns a inputs that is interrupted when it asks for batch `step` + 1."""
+  """Returns inputs that are interrupted at batch `step` + 1."""
   inputs, count = inputs or toy.make_inputs(), iter(range(step + 1))
 
   def put(batch):
@@ -263,7 +263,7 @@ def test_refuses_a_checkpoint_of_other_parameters(tmp_path):
 
 
 def poisoned(step, what):
-  """Returns a inputs whose step number `step` gives a NaN."""
+  """Returns inputs of a run whose step number `step` gives a NaN."""
   inputs = toy.make_inputs()
 
   def poison(state, frozen, batch):
