@@ -192,7 +192,7 @@ def restore(
   folder = os.path.join(os.fspath(manager.directory), str(step))
 
   def compare():
-    return diff(abstract.params, manager.item_metadata(step)["params"])
+    return diff(abstract.params, manager.item_metadata(step)["params"].tree)
 
   def read():
     restored = manager.restore(

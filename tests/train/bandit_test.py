@@ -15,8 +15,8 @@ from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.objectives import Objective
 from genrec_jax.sampling import Sampling
-from genrec_jax.testing import tiny_clip, tiny_janus
 from genrec_jax.targets import embed_targets
+from genrec_jax.testing import tiny_clip, tiny_janus
 from genrec_jax.train import rl, sft
 from genrec_jax.train.plan import make_plan
 from genrec_jax.train.rl_options import RLOptions

@@ -19,8 +19,8 @@ from genrec_jax.models import janus
 from genrec_jax.nn import lora
 from genrec_jax.runtime import checkpoint
 from genrec_jax.sampling import Sampling
-from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.targets import embed_targets
+from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.train import plan as plan_lib
 from genrec_jax.train import rl, sft, trainable
 from tests import rounding

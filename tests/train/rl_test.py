@@ -18,9 +18,9 @@ from genrec_jax.objectives import Objective
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.train import rl
+from genrec_jax.train.rl_options import RLOptions
 from tests.logits import code_logits
 from tests.rounding import score_bound
-from genrec_jax.train.rl_options import RLOptions
 from tests.train.gradients import (
   KEEP,
   assert_float32,
