@@ -12,9 +12,13 @@ import numpy as np
 
 from genrec_jax.core.errors import UserError
 
+Connection = duckdb.DuckDBPyConnection
+
 
 @contextlib.contextmanager
-def connect(folder: Path, memory_gb: float, threads: int) -> Iterator:
+def connect(
+  folder: Path, memory_gb: float, threads: int
+) -> Iterator[Connection]:
   """Opens a database in a work folder that stays within a memory limit."""
   with (
     _plain(folder) as plain,
@@ -33,7 +37,7 @@ def connect(folder: Path, memory_gb: float, threads: int) -> Iterator:
     yield db
 
 
-def one(db, query: str) -> int:
+def one(db: Connection, query: str) -> int:
   """Returns the one value of a query, an integer."""
   # To the end: a result that is left unread keeps the connection busy.
   ((value,),) = db.execute(query).fetchall()
@@ -53,14 +57,14 @@ def _plain(folder):
     yield Path(folder)
 
 
-def copy(db, query: str, path: Path) -> None:
+def copy(db: Connection, query: str, path: Path) -> None:
   """Writes what a query gives as a Parquet file, in its order."""
   db.execute(f"COPY ({query}) TO {quoted(path)} (FORMAT parquet)")
 
 
 @contextlib.contextmanager
 def registered(
-  db, columns: Mapping[str, Sequence], dtype=object
+  db: Connection, columns: Mapping[str, Sequence], dtype=object
 ) -> Iterator[None]:
   """Lets queries read columns as the table `given`."""
   db.register(

@@ -5,94 +5,22 @@ in exactly one bucket, so that the counts add up to what was read.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from genrec_jax.core import duckdb_file
-from genrec_jax.data import images
+from genrec_jax.core.duckdb_file import Connection
+from genrec_jax.ingest import reasons
 from genrec_jax.ingest.readers.sql import lines_of
 from genrec_jax.ingest.readers.table import Table
 
-# Reasons to drop interactions, titles and image files, with their meaning in
-# the report. Of several that apply the first counts.
-ROWS = {
-  "malformed_row": "wrong number of fields, or unreadable",
-  "missing_user": "no user id",
-  "missing_item": "no item id",
-  "bad_timestamp": "no number from 0 on, no date since 1970",
-  "bad_rating": "no number where a rating should be",
-  "low_rating": "below the least rating asked for",
-  "duplicate": "a later event of the same user and item",
-  "no_title": "its item has no title",
-  "no_image": "its item has no file in the images folder",
-  "image_outside_folder": "its image path leaves the images folder",
-  "bad_image": "its item's image cannot be used",
-  "k_core": "too few events of its user or item left",
-}
-TITLES = {
-  "malformed_title_row": "wrong number of fields, or unreadable",
-  "title_without_item": "no item id",
-  "empty_title": "nothing is left without HTML and spaces",
-  "second_title_of_item": "an earlier row is of the same item",
-  "unused_title": "its item is in no row that was kept",
-}
-FILES = {
-  "symbolic_link": "links may lead anywhere: not followed",
-  "not_a_regular_file": "a pipe, socket or device",
-  "unreadable_folder": "its files cannot be listed",
-  "bad_file_name": "not UTF-8",
-  "file_without_item": "named like no item",
-  "second_file_of_item": "the item has a larger or a listed one",
-  "unused_file": "its item is in no row that was kept",
-  "empty_file": "0 bytes",
-  "not_an_image": "no format that is read",
-  "truncated": "ends too early",
-  "damaged": "cannot be decoded",
-  "too_large": "more pixels than are safe to decode",
-  "too_small": f"a side of fewer than {images.MIN_SIDE} pixels",
-  "unsupported_mode": "floating-point pixels",
-  "unreadable_file": "cannot be opened",
-}
-PARTS = (  # of the report: key, name, reasons
-  ("rows", "Interactions", ROWS),
-  ("titles", "Titles", TITLES),
-  ("images", "Image files", FILES),
-)
 NUM_EXAMPLES = 5  # of each reason
 _SHOWN = 160  # letters of a bad row
 
 
-class Bucket(NamedTuple):
-  """Counts of one kind of things read, in words."""
-
-  name: str
-  read: int
-  kept: int
-  dropped: list[tuple[str, int, str]]  # (reason, number, meaning)
-
-
-def buckets(report: Mapping[str, Any]) -> list[Bucket]:
-  """Returns the counts of a report as a person reads them."""
-  return [
-    Bucket(
-      name,
-      report[part]["read"],
-      report[part]["kept"],
-      [
-        (words(reason), number, reasons[reason])
-        for reason, number in report[part]["dropped"].items()
-      ],
-    )
-    for part, name, reasons in PARTS
-  ]
-
-
-def words(reason: str) -> str:
-  """Returns a reason as it is shown: 'k_core' is 'k-core'."""
-  return "k-core" if reason == "k_core" else reason.replace("_", " ")
-
-
 def count_drops(
-  db, outside_core: list[str], tables: Mapping[str, Table] | None = None
+  db: Connection,
+  outside_core: list[str],
+  tables: Mapping[str, Table] | None = None,
 ) -> dict[str, Any]:
   """Counts every raw row, title and file, after `ordering.write` has run.
 
@@ -136,11 +64,11 @@ def count_drops(
     table = (tables or {}).get(name)
     if table and reason in examples:
       examples[reason] = _lines(db, name, reason, table)
-  order = (*ROWS, *TITLES, *FILES)
+  order = (*reasons.ROWS, *reasons.TITLES, *reasons.FILES)
   return {
     "rows": _row_counts(db),
-    "titles": _counts(db, "raw_titles", TITLES),
-    "images": _counts(db, "files", FILES),
+    "titles": _counts(db, "raw_titles", reasons.TITLES),
+    "images": _counts(db, "files", reasons.FILES),
     "offenders": {name: examples[name] for name in order if examples.get(name)},
   }
 
@@ -157,7 +85,7 @@ def _lines(db, name, reason, table):
   ]
 
 
-def in_words(db, events: str) -> list[str]:
+def in_words(db: Connection, events: str) -> list[str]:
   """Returns the first events (u, i) of a query with their ids, as text."""
   rows = db.execute(f"""
     SELECT 'user ' || users.id || ', item ' || items.id FROM (
@@ -179,7 +107,7 @@ def _row_counts(db):
   )
   kept = duckdb_file.one(db, "SELECT count(*) FROM core")
   dropped = {
-    **_counts(db, "raw_events", ROWS)["dropped"],
+    **_counts(db, "raw_events", reasons.ROWS)["dropped"],
     "duplicate": duckdb_file.one(
       db, "SELECT coalesce(sum(n - 1), 0) FROM events"
     ),
@@ -187,10 +115,10 @@ def _row_counts(db):
     **of_items,
   }
   read = duckdb_file.one(db, "SELECT count(*) FROM raw_events")
-  return _bucket(read, kept, dropped, ROWS)
+  return _bucket(read, kept, dropped, reasons.ROWS)
 
 
-def _counts(db, table, reasons):
+def _counts(db, table, meanings):
   """Returns the bucket of a table whose rows have reasons, NULL if kept."""
   counts = dict(
     db.execute(
@@ -198,12 +126,12 @@ def _counts(db, table, reasons):
     ).fetchall()
   )
   read = sum(counts.values())
-  return _bucket(read, counts.pop(None, 0), counts, reasons)
+  return _bucket(read, counts.pop(None, 0), counts, meanings)
 
 
-def _bucket(read, kept, dropped, reasons):
+def _bucket(read, kept, dropped, meanings):
   """Returns a part of the report; reasons in their order, 0 left out."""
-  ordered = {reason: int(dropped.pop(reason, 0)) for reason in reasons}
+  ordered = {reason: int(dropped.pop(reason, 0)) for reason in meanings}
   if dropped:
     raise AssertionError(f"uncounted: {dropped}")
   return {

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from genrec_jax.core import duckdb_file
+from genrec_jax.core.duckdb_file import Connection
 from genrec_jax.ingest import drops
 
 
-def shrink(db, k: int) -> list[str]:
+def shrink(db: Connection, k: int) -> list[str]:
   """Drops from `core` users and items of fewer than `k` events until none is.
 
   Returns:
@@ -33,14 +34,16 @@ def shrink(db, k: int) -> list[str]:
     db.execute("ALTER TABLE smaller RENAME TO core")
 
 
-def images(db) -> list[tuple[str, str]]:
+def images(db: Connection) -> list[tuple[str, str]]:
   """Returns (id, image path) of the items that are in `core`, by id."""
   rows = db.execute("""
     SELECT id, path FROM items SEMI JOIN core USING (i) ORDER BY i""")
   return rows.fetchall()
 
 
-def drop_images(db, unusable: Mapping[str, tuple[str, str]]) -> None:
+def drop_images(
+  db: Connection, unusable: Mapping[str, tuple[str, str]]
+) -> None:
   """Drops from `core` the items whose image cannot be used.
 
   Args:

@@ -7,11 +7,11 @@ smaller ones, so that numbers order equal times as ids would.
 from pathlib import Path
 
 from genrec_jax.core import duckdb_file
-from genrec_jax.core.duckdb_file import quoted
+from genrec_jax.core.duckdb_file import Connection, quoted
 from genrec_jax.ingest import image_files
 
 
-def match(db, root: Path, by_path: bool) -> None:
+def match(db: Connection, root: Path, by_path: bool) -> None:
   """Makes `users`, `items`, `events` and `core` from `raw_tables`.
 
   `users`: u, id. `items`: i, id, title, wanted (the path that is listed), path

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from genrec_jax.core.duckdb_file import identifier
+from genrec_jax.core.duckdb_file import Connection, identifier
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.ingest import naming
 from genrec_jax.ingest.naming import FILES, SHARE, TITLED
@@ -14,7 +14,9 @@ _FEW = 3  # names; fewer match by accident
 _SHOWN = 3  # examples
 
 
-def check_other_ids(db, table: Table, root: Path, work: Path) -> None:
+def check_other_ids(
+  db: Connection, table: Table, root: Path, work: Path
+) -> None:
   """Checks that image files are named by item, not by another id of it.
 
   Small integers are ids of both kinds by accident. So names are counted that
@@ -82,7 +84,7 @@ def _misnamed(db, kind):
   ]
 
 
-def unmatched_names(db, titles: Path, root: Path) -> list[str]:
+def unmatched_names(db: Connection, titles: Path, root: Path) -> list[str]:
   """Returns a warning if most image files are named like no item."""
   number, without = db.execute(f"""
     SELECT count(*), count(*) FILTER (name NOT IN ({TITLED}))
@@ -97,7 +99,7 @@ def unmatched_names(db, titles: Path, root: Path) -> list[str]:
   ]
 
 
-def unmatched_paths(db, root: Path) -> list[str]:
+def unmatched_paths(db: Connection, root: Path) -> list[str]:
   """Returns a warning if most image paths of items are not in the folder."""
   number, without = db.execute("""
     SELECT count(*), count(*) FILTER (path IS NULL) FROM items

@@ -6,6 +6,7 @@ Everything here is a query of the database and returns words for a person.
 from pathlib import Path
 
 from genrec_jax.core import duckdb_file
+from genrec_jax.core.duckdb_file import Connection
 
 SHARE = 0.5  # of names that match nothing, above which something is wrong
 _SHOWN = 3  # values
@@ -27,7 +28,7 @@ FILES = "SELECT stem AS name FROM files WHERE problem = ''"
 TITLED = "SELECT DISTINCT item AS id FROM raw_titles WHERE item <> ''"
 
 
-def of_paths(db, root: Path) -> str:
+def of_paths(db: Connection, root: Path) -> str:
   """Returns how listed image paths and the files of the folder differ."""
   wanted = (
     "SELECT wanted AS name FROM items WHERE wanted <> '' AND path IS NULL"
@@ -50,7 +51,7 @@ def of_paths(db, root: Path) -> str:
   return f"{text} They differ by {words}." if words else text
 
 
-def between(db, names: str, ids: str) -> str:
+def between(db: Connection, names: str, ids: str) -> str:
   """Returns what most names that are no id differ from one by, or ''.
 
   Args:
@@ -71,7 +72,7 @@ def between(db, names: str, ids: str) -> str:
   return ""
 
 
-def of_names(db) -> str:
+def of_names(db: Connection) -> str:
   """Returns how image files and items are named differently, and what to do."""
   words = between(db, FILES, TITLED)
   if words:
@@ -81,7 +82,7 @@ def of_names(db) -> str:
   )
 
 
-def some(db, query: str) -> str:
+def some(db: Connection, query: str) -> str:
   """Returns the first values of a query, '' if it has none."""
   rows = db.execute(f"SELECT * FROM ({query}) LIMIT {_SHOWN}").fetchall()
   return ", ".join(repr(value) for (value,) in rows)

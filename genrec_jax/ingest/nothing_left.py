@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from genrec_jax.core.duckdb_file import Connection
 from genrec_jax.core.errors import listed
 from genrec_jax.ingest import naming
 from genrec_jax.ingest.naming import FILES, TITLED
@@ -12,7 +13,12 @@ _SHOWN = 3  # examples of each reason
 
 
 def message(
-  db, raw: Raw, *, by_path: bool, k_core: int, counts: Mapping[str, Any]
+  db: Connection,
+  raw: Raw,
+  *,
+  by_path: bool,
+  k_core: int,
+  counts: Mapping[str, Any],
 ) -> str:
   """Returns the error message for an import of which no event is left.
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genrec_jax.core import duckdb_file
+from genrec_jax.core.duckdb_file import Connection
 from genrec_jax.data import histories
 from genrec_jax.ingest import work_folder
 
@@ -19,7 +20,7 @@ class Sizes(NamedTuple):
   lengths: dict[int, int]  # users by length of history, shortest first
 
 
-def write(db, folder: Path, future_horizon: int) -> Sizes:
+def write(db: Connection, folder: Path, future_horizon: int) -> Sizes:
   """Writes the Parquet files of a work folder from `core`.
 
   Makes `kept_users`, `kept_items` and `ordered_events` on the way.

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from genrec_jax.core import duckdb_file
-from genrec_jax.core.duckdb_file import identifier
+from genrec_jax.core.duckdb_file import Connection, identifier
 from genrec_jax.ingest import image_files, timestamps
 from genrec_jax.ingest.readers.sql import select
 from genrec_jax.ingest.readers.table import Table, reading
@@ -22,7 +22,9 @@ _TAG = re.compile(r"</?[A-Za-z!][^<>]*>")
 _BATCH = 1 << 16  # values handed to the database together
 
 
-def read_events(db, table: Table, min_rating: float | None, work: Path) -> None:
+def read_events(
+  db: Connection, table: Table, min_rating: float | None, work: Path
+) -> None:
   """Makes `raw_events`: user, item, ms, reason, text.
 
   Args:
@@ -71,7 +73,9 @@ def _read_events(db, table, min_rating, work):
     FROM judged""")
 
 
-def read_titles(db, table: Table, paths: Table | None, work: Path) -> None:
+def read_titles(
+  db: Connection, table: Table, paths: Table | None, work: Path
+) -> None:
   """Makes `raw_titles`: item, title, image, reason, text.
 
   Args:
@@ -124,7 +128,7 @@ def clean_title(title: str) -> str:
   return " ".join("".join(c if c.isprintable() else " " for c in title).split())
 
 
-def read_files(db, listing: Iterable[image_files.File]) -> None:
+def read_files(db: Connection, listing: Iterable[image_files.File]) -> None:
   """Makes `files`: path, stem, problem, size, reason, details."""
   db.execute("""
     CREATE OR REPLACE TABLE files

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec_jax.core import files
-from genrec_jax.ingest import drops, report_page
+from genrec_jax.ingest import reasons, report_page
 from genrec_jax.ingest.work_folder import Work
 
 JSON, HTML = "import_report.json", "import_report.html"
@@ -26,7 +26,7 @@ def write(folder: Path, work: Work) -> None:
 def table(report: Mapping[str, Any]) -> str:
   """Returns the counts as text, a line per reason, at most 80 letters wide."""
   lines = []
-  for bucket in drops.buckets(report):
+  for bucket in reasons.buckets(report):
     lines.append(_line(f"{bucket.name} read", bucket.read))
     for reason, number, meaning in bucket.dropped:
       lines.append(_line(f"  {reason}", -number, meaning))

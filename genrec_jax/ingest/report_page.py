@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from genrec_jax.html import render
-from genrec_jax.ingest import drops, statistics
+from genrec_jax.ingest import reasons, statistics
 from genrec_jax.ingest.work_folder import Item
 
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -54,7 +54,7 @@ def page(
     stamp=" · ".join([*files, f"{number:,} images ({_bytes(size)})"]),
     report=report,
     summary=_summary(report, settings),
-    buckets=drops.buckets(report),
+    buckets=reasons.buckets(report),
     lengths=_binned(lengths),
     gaps=_gap_bars(report["gaps"]),
     items=[_shown(item) for item in items],
@@ -128,12 +128,12 @@ def _examples(report):
   """Returns the first things dropped, by reason."""
   meanings = {
     reason: f"{name}: {meaning}"
-    for _, name, reasons in drops.PARTS
-    for reason, meaning in reasons.items()
+    for _, name, meanings_of in reasons.PARTS
+    for reason, meaning in meanings_of.items()
   }
   return [
     {
-      "reason": drops.words(reason),
+      "reason": reasons.words(reason),
       "meaning": meanings[reason],
       "texts": texts,
     }

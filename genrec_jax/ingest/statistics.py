@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from genrec_jax.core import duckdb_file
+from genrec_jax.core.duckdb_file import Connection
 from genrec_jax.data import histories
 
 # Above this share of neighbouring events at equal times, order is mostly that
@@ -47,7 +48,7 @@ def num_windows(
   }
 
 
-def times(db) -> dict[str, Any]:
+def times(db: Connection) -> dict[str, Any]:
   """Returns what the report says of the times between a user's events."""
   bounds = [bound for _, bound in GAPS]
   cases = " ".join(
