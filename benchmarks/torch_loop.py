@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import transformers
 
 from benchmarks import workload
-from tools import infer_hf
+from tools.hf_inference import sampling as torch_sampling
 
 # The smallest deviation that is divided by, `groups.FLOOR`.
 FLOOR = 0.01
@@ -95,7 +95,7 @@ def embed(model, ids, features):
   slots = (ids == model.config.image_token_id)[..., None]
   return (
     table(ids).masked_scatter(slots, features),
-    table(infer_hf.unconditional_ids(model, ids)),
+    table(torch_sampling.unconditional_ids(model, ids)),
   )
 
 
@@ -104,7 +104,7 @@ def draw(model, conditional, unconditional):
   """Samples codes [R, I] after embeddings [R, T, D], guided."""
   language, codes = model.model.language_model, []
   step = torch.cat([conditional, unconditional])
-  cached = infer_hf.new_cache(language)
+  cached = torch_sampling.new_cache(language)
   vision = model.config.vision_config
   for _ in range((vision.image_size // vision.patch_size) ** 2):
     out = language(inputs_embeds=step, use_cache=True, **cached)

@@ -15,7 +15,8 @@ import pytest
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import images, records
 from genrec_jax.hf.processor import open_image
-from tools import infer_hf
+from tools import hf_inference
+from tools.hf_inference import images as torch_images
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "generate.py"
 WHITE, RED = (255, 255, 255), (200, 40, 90)
@@ -222,7 +223,7 @@ def test_a_file_has_one_colour_wherever_it_is_opened(folder, name):
   found |= {
     "training": records.decode_image({"id": b"1", "image": content}),
     "open_image": open_image(path),
-    "infer_hf.py": infer_hf.read_pictures([path])[0],
+    "infer_hf.py": hf_inference.open_images([path])[0],
     "generate.py": seen_by_generate(folder)[name],
   }
   # LAB and CMYK have more colours than RGB, half a level is rounded somehow.
@@ -244,11 +245,11 @@ def test_the_torch_tool_converts_every_mode_as_the_import_does(mode):
     with pytest.raises(images.Unusable, match="floating-point"):
       images.upright(image)
     with pytest.raises(ValueError, match="floating-point"):
-      infer_hf.to_rgb(image)
+      torch_images.to_rgb(image)
     return
   expected = images.upright(image)
   assert expected.mode == "RGB"
-  np.testing.assert_array_equal(infer_hf.to_rgb(image), expected)
+  np.testing.assert_array_equal(torch_images.to_rgb(image), expected)
 
 
 def test_every_mode_of_pillow_is_here():
@@ -262,7 +263,7 @@ def test_floating_point_files_are_refused_by_all(tmp_path):
   with pytest.raises(UserError, match=r"float.tif .*floating-point"):
     open_image(path)
   with pytest.raises(ValueError, match=r"float.tif .*floating-point"):
-    infer_hf.read_pictures([path])
+    hf_inference.open_images([path])
   with pytest.raises(images.Unusable, match="unsupported_mode"):
     images.encode(io.BytesIO(path.read_bytes()), 64)
 
@@ -290,4 +291,4 @@ def test_all_turn_a_file_alike(tmp_path, kind, orientation):
   found = np.asarray(open_image(path))
   for place, source in enumerate(stored):
     np.testing.assert_array_equal(found[0, place], pixels[source])
-  np.testing.assert_array_equal(infer_hf.read_pictures([path])[0], found)
+  np.testing.assert_array_equal(hf_inference.open_images([path])[0], found)

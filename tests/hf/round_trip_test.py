@@ -1,8 +1,6 @@
 """From transformers, through our files, to transformers: it draws the same."""
 
 import gc
-import importlib.util
-import pathlib
 import shutil
 
 import jax
@@ -20,8 +18,9 @@ from genrec_jax.sampling import Sampling
 from tests.hf import random_janus, tiny_janus
 from tests.hf.sharded_read_test import GB, available_memory
 from tests.logits import code_logits
+from tools import hf_inference
+from tools.hf_inference import sampling as torch_sampling
 
-TOOL = pathlib.Path(__file__).parents[2] / "tools" / "infer_hf.py"
 INSTRUCTION = "Draw the next item."
 TITLES = ["a red cross", "large circle", "", "blue on sand", "the item"]
 # Wide enough that its 1.1e8 parameters are mostly the language model's.
@@ -50,13 +49,6 @@ MEDIUM = {
 }
 
 
-def torch_tool():
-  spec = importlib.util.spec_from_file_location("infer_hf", TOOL)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
 def pictures():
   """Returns five pictures of odd sizes."""
   rng = np.random.default_rng(0)
@@ -80,11 +72,13 @@ def as_prompt(ids, seen):
   return Prompt(ids, np.ones(ids.shape, bool), seen[None])
 
 
-def torch_prompts(tool, processor):
+def torch_prompts(processor):
   """Returns the same for torch, prepared by transformers."""
   return {
-    "text": tool.drawing_prompt(processor, [], [], "large red circle"),
-    "history": tool.drawing_prompt(processor, TITLES, pictures(), INSTRUCTION),
+    "text": hf_inference.image_prompt(processor, [], [], "large red circle"),
+    "history": hf_inference.image_prompt(
+      processor, TITLES, pictures(), INSTRUCTION
+    ),
   }
 
 
@@ -129,13 +123,12 @@ def test_greedy_codes_are_those_of_transformers(tmp_path, sizes, least):
       Sampling(num_samples=1, guidance=5.0, greedy=True),
     ).codes[0]
   )
-  tool = torch_tool()
-  model, processor = tool.load(out)
-  theirs, drawn = torch_prompts(tool, processor), set()
+  model, processor = hf_inference.load(out)
+  theirs, drawn = torch_prompts(processor), set()
   for kind, (ids, seen) in prompts(ours.processor).items():
     prompt = theirs[kind]
     assert prompt["input_ids"][0].tolist() == ids
-    expected = tool.draw(
+    expected = hf_inference.sample_codes(
       model, prompt["input_ids"], prompt.get("pixel_values"), num=1, greedy=True
     )
     found = draw(ours.params, as_prompt(ids, seen))
@@ -206,16 +199,17 @@ def save_janus_pro_1b(folder):
 
 def drawn_by_torch(folder, monkeypatch):
   """Returns {kind: (ids, codes [I], logits [I, C])} of transformers."""
-  tool = torch_tool()
-  model, processor = tool.load(folder, "bfloat16")
-  monkeypatch.setattr(tool, "codes_per_image", lambda model: NUM_CODES)
+  model, processor = hf_inference.load(folder, "bfloat16")
+  monkeypatch.setattr(
+    torch_sampling, "codes_per_image", lambda model: NUM_CODES
+  )
   logits, drawn = [], {}
   model.model.generation_head.register_forward_hook(
     lambda module, inputs, output: logits.append(output[:1].float())
   )
-  for kind, prompt in torch_prompts(tool, processor).items():
+  for kind, prompt in torch_prompts(processor).items():
     logits.clear()
-    codes = tool.draw(
+    codes = hf_inference.sample_codes(
       model,
       prompt["input_ids"],
       prompt.get("pixel_values"),

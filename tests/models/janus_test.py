@@ -16,7 +16,8 @@ from genrec_jax.sampling import Sampling
 from tests import rounding
 from tests.hf import tiny_janus
 from tests.logits import code_logits
-from tools import infer_hf
+from tools import hf_inference
+from tools.hf_inference import sampling as torch_sampling
 
 GUIDANCE = 5.0
 
@@ -41,7 +42,7 @@ def torch_greedy(model, ids, mask, images):
   found = []
   for row, seen, pictures in zip(ids, mask, images, strict=True):
     count = int((row == tiny_janus.IMAGE).sum()) // tiny_janus.PATCHES
-    codes = infer_hf.draw(
+    codes = hf_inference.sample_codes(
       model,
       torch.tensor(row[seen][None]).long(),
       pixel_values(pictures[:count]) if count else None,
@@ -197,7 +198,7 @@ def test_unconditional_prompts_keep_bos_and_the_last_begin_of_image(
   np.testing.assert_array_equal(other.mask, ids != 2)
   assert other.images.shape[1] == 0
   for row, kept in UNCONDITIONAL:
-    found = infer_hf.unconditional_ids(theirs, torch.tensor([row]))
+    found = torch_sampling.unconditional_ids(theirs, torch.tensor([row]))
     assert found.tolist() == [kept]
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import cli
-from tools import infer_hf
+from tools.hf_inference import flags as torch_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Of infer_hf.py, which stands alone, and of all other commands.
-BOTH = pytest.mark.parametrize("tool", [cli, infer_hf])
+BOTH = pytest.mark.parametrize("tool", [cli, torch_flags])
 
 
 def run(code, home):

@@ -15,7 +15,7 @@ import torch
 
 from genrec_jax.data import world
 from genrec_jax.hf import janus, load, locate
-from tools import infer_hf
+from tools import hf_inference
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "check_tokenizer.py"
 
@@ -75,7 +75,7 @@ def test_both_rules_are_told(uneven, pictures):
   assert other_psnr < psnr - 1
   assert other_cosine < cosine
   # By distance: what transformers makes of them.
-  theirs = infer_hf.load(uneven)[0].model.vqmodel
+  theirs = hf_inference.load(uneven)[0].model.vqmodel
   with torch.no_grad():
     pixels = torch.tensor(real.transpose(0, 3, 1, 2) * 2 - 1)
     expected = theirs.encode(pixels).image_tokens.numpy()

@@ -14,7 +14,7 @@ from genrec_jax.hf import load, workdir_model
 from genrec_jax.hf.export import export_checkpoint
 from tests.hf import tiny_janus
 from tests.tools.process import ROOT, run_tool
-from tools import infer_hf
+from tools.hf_inference import command
 
 run = functools.partial(run_tool, "export_hf.py")
 
@@ -86,8 +86,8 @@ def test_a_workdir_becomes_a_folder_of_transformers(workdir, tmp_path):
   assert settings <= {p.name for p in out.iterdir()}
   # Sampled as in the run, by either tool.
   assert f"end with {SETTINGS['data']['instruction']!r}" in stdout
-  args = infer_hf.parse([f"--model={out}", "--prompt=a", f"--out={out}/new"])
-  assert infer_hf.sampling_settings(out, args) == SETTINGS["sample"]
+  args = flags.parse([f"--model={out}", "--prompt=a", f"--out={out}/new"])
+  assert command.sampling_settings(out, args) == SETTINGS["sample"]
   expected = dict(SETTINGS["sample"])
   assert workdir_model.sampling_settings(workdir) == (
     expected,

@@ -29,7 +29,9 @@ from genrec_jax.testing import BOI, BOS, EOS, IMAGE, SPECIAL_TOKENS
 from tests.hf import bad_input_test, tiny_janus
 from tests.tools import bad_flags
 from tests.tools.process import own_words
-from tools import infer_hf as tool
+from tools import hf_inference
+from tools.hf_inference import checkpoint, command, flags
+from tools.hf_inference import sampling as torch_sampling
 
 ROOT = pathlib.Path(__file__).parents[2]
 ASSET = ROOT / "genrec_jax/assets/tiny_sft"
@@ -45,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(folder):
-  return tool.load(folder)
+  return hf_inference.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +135,14 @@ def test_ids_pixels_and_greedy_codes_are_ours(folder, tmp_path, pictures, kind):
     assert row.count(BOS) == 1
     assert EOS not in row
     assert row[-1] == BOI
-  model, processor = tool.load(tmp_path)
-  seen = tool.read_pictures(pictures)
+  model, processor = hf_inference.load(tmp_path)
+  seen = hf_inference.open_images(pictures)
   prompts = [
-    tool.drawing_prompt(processor, TITLES, seen, instruction),
-    tool.drawing_prompt(processor, [], [], text),
+    hf_inference.image_prompt(processor, TITLES, seen, instruction),
+    hf_inference.image_prompt(processor, [], [], text),
   ]
   assert [prompt["input_ids"][0].tolist() for prompt in prompts] == rows
-  question = tool.question_prompt(processor, TITLES, seen, text)
+  question = hf_inference.question_prompt(processor, TITLES, seen, text)
   expected = ours.processor.question_ids(TITLES, text)
   assert question["input_ids"][0].tolist() == expected
   assert question["attention_mask"].shape == question["input_ids"].shape
@@ -168,7 +170,7 @@ def test_ids_pixels_and_greedy_codes_are_ours(folder, tmp_path, pictures, kind):
   assert len(np.unique(torch.cat(found))) > 5  # else it would mean little
   drawn = sampling.decode_images(ours.model, ours.params, expected[:, None])
   np.testing.assert_allclose(
-    tool.decode(model, found[0])[0], 255 * drawn[0, 0], atol=0.6
+    hf_inference.decode_images(model, found[0])[0], 255 * drawn[0, 0], atol=0.6
   )
 
 
@@ -179,7 +181,7 @@ def test_bos_ids_that_contradict_each_other_are_refused(folder, tmp_path):
   with pytest.raises(UserError, match=message):
     load_generator(tmp_path, dtype="float32")
   with pytest.raises(ValueError, match=message):
-    tool.load(tmp_path)
+    hf_inference.load(tmp_path)
 
 
 def test_ids_are_taken_where_the_package_takes_them(folder, tmp_path):
@@ -195,7 +197,7 @@ def test_ids_are_taken_where_the_package_takes_them(folder, tmp_path):
     else:
       file.unlink()
     ours = JanusProcessor.from_pretrained(tmp_path)
-    theirs = tool.load(tmp_path)[0].generation_config
+    theirs = hf_inference.load(tmp_path)[0].generation_config
     assert theirs.bos_token_id == ours.bos_id
     assert theirs.pad_token_id == ours.pad_id
     assert theirs.generation_kwargs == {"boi_token_id": ours.boi_id}
@@ -226,9 +228,9 @@ def test_questions_are_ours_wherever_the_template_is(folder, tmp_path, place):
   ids = ours.question_ids(["a"], "What?")
   changed = place not in ("default", "none")
   assert ("Somebody" in ours.tokenizer.decode(ids)) == changed
-  _, processor = tool.load(tmp_path)
+  _, processor = hf_inference.load(tmp_path)
   image = PIL.Image.new("RGB", (20, 20))
-  found = tool.question_prompt(processor, ["a"], [image], "What?")
+  found = hf_inference.question_prompt(processor, ["a"], [image], "What?")
   assert found["input_ids"][0].tolist() == ids
 
 
@@ -241,21 +243,21 @@ def test_named_templates_without_a_default_are_named(folder, tmp_path):
   assert ours.prompt_ids([], "a")  # which needs no template
   with pytest.raises(UserError, match=r"none of its .* default: rag, tool"):
     ours.question_ids([], "What?")
-  _, processor = tool.load(tmp_path)
-  assert tool.drawing_prompt(processor, [], [], "a")
+  _, processor = hf_inference.load(tmp_path)
+  assert hf_inference.image_prompt(processor, [], [], "a")
   with pytest.raises(ValueError, match="rag, tool"):
-    tool.question_prompt(processor, [], [], "What?")
+    hf_inference.question_prompt(processor, [], [], "What?")
 
 
 def draw(model, prompt, **options):
-  return tool.draw(
+  return hf_inference.sample_codes(
     model, prompt["input_ids"], prompt.get("pixel_values"), **options
   )
 
 
 def test_text_prompts_draw_what_transformers_draws(theirs):
   model, processor = theirs
-  prompt = tool.drawing_prompt(processor, [], [], "a blue cross")
+  prompt = hf_inference.image_prompt(processor, [], [], "a blue cross")
   expected = model.generate(
     **prompt, generation_mode="image", guidance_scale=3, do_sample=False
   )
@@ -266,8 +268,8 @@ def test_text_prompts_draw_what_transformers_draws(theirs):
 @torch.no_grad()
 def test_without_guidance_the_prompt_alone_counts(theirs, pictures):
   model, processor = theirs
-  seen = tool.read_pictures(pictures[:1])
-  prompt = tool.drawing_prompt(processor, ["a"], seen, "Draw.")
+  seen = hf_inference.open_images(pictures[:1])
+  prompt = hf_inference.image_prompt(processor, ["a"], seen, "Draw.")
   codes = draw(model, prompt, num=1, guidance=1, greedy=True)
   # All at once, without a cache.
   embeds = model.get_input_embeddings()(prompt["input_ids"])
@@ -296,7 +298,7 @@ def test_without_guidance_the_prompt_alone_counts(theirs, pictures):
 def test_codes_are_sampled_from_our_distribution(top_k, top_p):
   logits = np.random.default_rng(0).normal(0, 2, (4, 20)).astype(np.float32)
   logits[0, 3:9] = logits[0].max()  # equals stay or go together
-  found = tool.probabilities(torch.tensor(logits), 0.8, top_k, top_p)
+  found = torch_sampling.probabilities(torch.tensor(logits), 0.8, top_k, top_p)
   expected = np.exp(
     Sampling(temperature=0.8, top_k=top_k, top_p=top_p).logprobs(logits)
   )
@@ -305,7 +307,7 @@ def test_codes_are_sampled_from_our_distribution(top_k, top_p):
 
 def test_a_seed_decides_what_is_sampled(theirs):
   model, processor = theirs
-  prompt = tool.drawing_prompt(processor, [], [], "a blue cross")
+  prompt = hf_inference.image_prompt(processor, [], [], "a blue cross")
   first, again, other = (
     draw(model, prompt, num=2, temperature=2, seed=seed).numpy()
     for seed in (1, 1, 2)
@@ -318,11 +320,20 @@ def test_a_seed_decides_what_is_sampled(theirs):
 def test_it_runs_where_there_is_neither_jax_nor_this_package(
   tmp_path, pictures
 ):
+  """A copy of the file and its folder, as `python copy/infer_hf.py` runs it."""
+  copy = tmp_path / "copy"
+  shutil.copytree(
+    ROOT / "tools/hf_inference",
+    copy / "hf_inference",
+    ignore=shutil.ignore_patterns("__pycache__"),
+  )
+  shutil.copy(ROOT / "tools/infer_hf.py", copy)
   code = (
     "import runpy, sys\n"
-    "for name in ('jax', 'jaxlib', 'flax', 'genrec_jax', 'absl'):\n"
+    "for name in ('jax', 'jaxlib', 'flax', 'genrec_jax', 'absl', 'tools'):\n"
     "  sys.modules[name] = None\n"
-    f"sys.argv[0] = {str(ROOT / 'tools/infer_hf.py')!r}\n"
+    f"sys.argv[0] = {str(copy / 'infer_hf.py')!r}\n"
+    f"sys.path[0] = {str(copy)!r}\n"
     "runpy.run_path(sys.argv[0], run_name='__main__')"
   )
   done = subprocess.run(
@@ -366,7 +377,7 @@ def test_both_tools_write_the_same_arrays(tmp_path, pictures):
       *("--guidance=3", "--greedy"),
     ]
 
-  tool.main(arguments("infer_hf"))
+  command.main(arguments("infer_hf"))
   subprocess.run(
     [sys.executable, ROOT / "tools/generate.py", *arguments("generate")],
     env={**os.environ, "HF_HUB_OFFLINE": "1", "XLA_FLAGS": ""},
@@ -401,7 +412,7 @@ def test_it_answers_a_question_about_a_picture(tmp_path, pictures, capsys):
     *(f"--history={pictures[2]}", f"--out={tmp_path / 'out'}"),
     *("--prompt=What is it?", "--greedy", "--max_tokens=8"),
   ]
-  tool.main(arguments)
+  command.main(arguments)
   text = capsys.readouterr().out
   assert text.strip()
   assert text.startswith((tmp_path / "out/answer.txt").read_text())
@@ -427,12 +438,12 @@ def test_what_generate_refuses_is_refused_in_one_line(
   """The other half is generate_test."""
   arguments, messages = refusals[name]
   monkeypatch.setattr(
-    tool,
+    checkpoint,
     "load",
     (lambda *_: theirs) if "too" in name else lambda *_: pytest.fail("loaded"),
   )
   with pytest.raises(SystemExit) as error:
-    tool.main([f"--model={folder}", *arguments])
+    command.main([f"--model={folder}", *arguments])
   assert error.value.code.startswith("error: ")
   for message in messages:
     assert message in error.value.code
@@ -459,7 +470,7 @@ def test_both_tools_take_the_same_flags():
     pytest.raises(SystemExit),
     contextlib.redirect_stdout(io.StringIO()) as help_text,
   ):
-    tool.parse(["--help"])
+    flags.parse(["--help"])
   theirs = set(re.findall(r"^  --(\w+)", help_text.getvalue(), re.MULTILINE))
   assert theirs - {"device", "nogreedy"} == set(done.stdout.split())
 
@@ -477,7 +488,7 @@ def test_tensors_that_do_not_fit_are_listed_with_their_file(tmp_path):
   with pytest.raises(
     ValueError, match="4 in all; get the files again"
   ) as error:
-    tool.load(folder)
+    hf_inference.load(folder)
   for problem in (
     "fc1.bias is absent, expected float [40]",
     "fc1.weight is I32 [40, 36], expected float [40, 36]",
@@ -492,7 +503,7 @@ def test_tensors_that_do_not_fit_are_listed_with_their_file(tmp_path):
 def test_a_tied_head_may_be_left_out(tmp_path):
   folder = tiny_janus.save(tmp_path / "tied", tiny_janus.torch_model(tied=True))
   assert "lm_head.weight" not in load_file(folder / "model.safetensors")
-  model, _ = tool.load(folder)
+  model, _ = hf_inference.load(folder)
   assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
@@ -506,14 +517,14 @@ def test_a_name_on_the_hub_is_the_folder_it_is_downloaded_to(
     assert not any("bin" in pattern for pattern in allow_patterns)
     return str(folder)
 
-  monkeypatch.setattr(tool.huggingface_hub, "snapshot_download", download)
-  tool.load("someone/janus")
+  monkeypatch.setattr(checkpoint.huggingface_hub, "snapshot_download", download)
+  hf_inference.load("someone/janus")
   assert names == ["someone/janus"]
 
 
 def test_another_kind_of_model_is_refused():
   with pytest.raises(ValueError, match="model_type 'clip'; expected 'janus'"):
-    tool.load(ASSET.with_name("tiny_clip"))
+    hf_inference.load(ASSET.with_name("tiny_clip"))
 
 
 @pytest.fixture(scope="module")
@@ -595,12 +606,12 @@ def test_a_damaged_checkpoint_is_one_error(
   shard = bad_input_test.shard(folder).name
   damage(folder)
   monkeypatch.setattr(
-    tool.transformers.JanusForConditionalGeneration,
+    checkpoint.transformers.JanusForConditionalGeneration,
     "from_pretrained",
     lambda *_, **__: pytest.fail("read what does not fit"),
   )
   with pytest.raises(SystemExit) as error:
-    tool.main([f"--model={folder}", "--prompt=a", f"--out={out}"])
+    command.main([f"--model={folder}", "--prompt=a", f"--out={out}"])
   assert error.value.code.startswith(f"error: cannot load {folder}: ")
   assert "\n" not in error.value.code
   for part in expected:

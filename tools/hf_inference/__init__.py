@@ -1,0 +1,25 @@
+"""Janus by torch and transformers alone: images after a user's history.
+
+`JanusForConditionalGeneration.generate` generates from text only. Here prompts
+may hold images too: the user's history, oldest first, each behind its title.
+
+Copy this folder, with tools/infer_hf.py or without: it needs nothing else of
+the project that it comes from, and so repeats some of genrec_jax. tests/tools
+hold both to the same prompts, pixels, codes and refusals.
+"""
+
+from .checkpoint import load
+from .images import open_image, open_images
+from .prompts import image_prompt, question_prompt
+from .sampling import answer, decode_images, sample_codes
+
+__all__ = [
+  "answer",
+  "decode_images",
+  "image_prompt",
+  "load",
+  "open_image",
+  "open_images",
+  "question_prompt",
+  "sample_codes",
+]

@@ -1,0 +1,168 @@
+"""Command line of tools/infer_hf.py."""
+
+import argparse
+from collections.abc import Sequence
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from . import checkpoint, files, flags, images, prompts, sampling
+
+
+def main(argv: Sequence[str] | None = None, description: str = "") -> None:
+  """Runs the command line; errors are one line and exit status 1."""
+  transformers.utils.logging.set_verbosity_error()
+  transformers.utils.logging.disable_progress_bar()
+  try:
+    run(flags.parse(argv, description))
+  except (OSError, ValueError, torch.OutOfMemoryError) as error:
+    flags.fail(error)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Does what the command line says.
+
+  Raises:
+    ValueError: says what does not fit; nothing has been written.
+    OSError: the same, for files.
+  """
+  history = images.open_images(args.history)
+  model, processor, options = load(args)
+  of_image = args.mode == "image"
+  prepare = prompts.image_prompt if of_image else prompts.question_prompt
+  text = args.prompt or (prompts.INSTRUCTION if of_image else prompts.QUESTION)
+  prompt = prepare(processor, args.titles, history, text)
+  ids, pixels = prompt["input_ids"], prompt.get("pixel_values")
+  check_length(args, model, ids.shape[1])
+  size = model.config.vision_config.image_size
+  none = np.zeros((0, 3, size, size), np.float32)
+  arrays = {
+    "prompt_ids.npy": ids[0].int().numpy(),
+    "pixel_values.npy": none if pixels is None else pixels.numpy(),
+  }
+  if of_image:
+    out, more = generate(args, model, prompt, options)
+  else:
+    options.pop("guidance")
+    out, more = reply(args, model, processor, prompt, options)
+  folders = {Path(args.out).resolve(): out}
+  if args.dump:
+    dump = Path(args.dump).resolve()
+    folders[dump] = folders.get(dump, {}) | arrays | more
+  files.save(folders)
+  how = "greedy" if args.greedy else f"seed {args.seed}"
+  how += "".join(f", {name} {value:g}" for name, value in options.items())
+  print(
+    f"prompt: {len(ids[0])} tokens, {len(history)} images, {text!r}\n"
+    f"{args.model}, {args.dtype}: {how}\n"
+    f"written: {', '.join(out)} in {args.out}"
+  )
+
+
+def load(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+  """Returns the model, its processor, and how to sample.
+
+  Raises:
+    ValueError: the model is not there or not whole.
+  """
+  try:
+    folder = checkpoint.local_folder(args.model)
+    options = sampling_settings(folder, args)
+    model, processor = checkpoint.load(folder, args.dtype, args.device)
+  except Exception as error:  # files can be wrong in very many ways
+    raise ValueError(
+      f"cannot load {args.model}: {error} (expected a whole Janus checkpoint,"
+      " a folder in HF format such as tools/export_hf.py makes of a run's"
+      " folder, or a hub name)"
+    ) from None
+  return model, processor, options
+
+
+def sampling_settings(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+  """Returns how to sample: of the flags, the checkpoint, or the defaults."""
+  file, theirs = folder / "generation_config.json", {}
+  if args.mode == "image" and file.exists():
+    theirs = json.loads(file.read_text())
+    theirs["guidance"] = theirs.get("guidance_scale")
+  return {
+    name: checkpoint.first(getattr(args, name), theirs.get(name), value)
+    for name, value in flags.DEFAULTS.items()
+  }
+
+
+def check_length(args: argparse.Namespace, model: Any, prompt: int) -> None:
+  """Refuses what the model's positions do not hold.
+
+  Raises:
+    ValueError: says how many images would fit.
+  """
+  count, codes = len(args.history), checkpoint.codes_per_image(model)
+  per_image = codes + 2  # begin and end of image
+  answer = codes if args.mode == "image" else args.max_tokens
+  most = model.config.text_config.max_position_embeddings
+  if prompt + answer <= most:
+    return
+  fit = (most - answer - prompt + count * per_image) // per_image
+  advice = "shorten the prompt"
+  if count:
+    advice = f"give at most {fit} images" if fit > 0 else "give no images"
+  if args.mode == "text":
+    advice += ", or a smaller --max_tokens"
+  raise ValueError(
+    f"a prompt of {prompt} tokens ({count} images of {per_image}) and an"
+    f" answer of up to {answer} do not fit the {most} positions of"
+    f" {args.model}: {advice}"
+  )
+
+
+def generate(
+  args: argparse.Namespace, model: Any, prompt: Any, options: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns the files of generated images, and the arrays behind them."""
+  pixels = prompt.get("pixel_values")
+  codes = sampling.sample_codes(
+    model,
+    prompt["input_ids"],
+    pixels,
+    num=args.num,
+    seed=args.seed,
+    greedy=args.greedy,
+    **options,
+  )
+  generated = sampling.decode_images(model, codes)
+  out = {f"{i}.png": image for i, image in enumerate(generated)}
+  rows = []
+  if pixels is not None:
+    rows.append(sampling.to_uint8(pixels.permute(0, 2, 3, 1)))
+  out["sheet.png"] = files.contact_sheet([*rows, generated])
+  return out, {
+    "codes.npy": codes.cpu().int().numpy(),
+    "images.npy": generated,
+  }
+
+
+def reply(
+  args: argparse.Namespace,
+  model: Any,
+  processor: Any,
+  prompt: Any,
+  options: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Prints an answer in words; returns its file and the array behind it."""
+  torch.manual_seed(args.seed)
+  tokens = sampling.answer(
+    model,
+    prompt,
+    max_new_tokens=args.max_tokens,
+    do_sample=not args.greedy,
+    # transformers warns of settings that greedy search does not look at.
+    **({} if args.greedy else options),
+  )
+  words = processor.decode(tokens, skip_special_tokens=True).strip()
+  print(words or "(the model ended its turn without a word)")
+  arrays = {"answer_ids.npy": tokens.cpu().int().numpy()}
+  return {"answer.txt": words + "\n"}, arrays

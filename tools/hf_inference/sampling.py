@@ -1,0 +1,158 @@
+"""Sampling of images, code by code, and of answers in words."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from .checkpoint import codes_per_image
+
+
+@torch.no_grad()
+def sample_codes(
+  model: Any,
+  input_ids: torch.Tensor,
+  pixel_values: torch.Tensor | None = None,
+  *,
+  num: int = 4,
+  guidance: float = 5.0,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  greedy: bool = False,
+  seed: int = 0,
+) -> torch.Tensor:
+  """Samples images of one prompt, with images in it or without.
+
+  Args:
+    model: from `load`.
+    input_ids: [1, T], see `image_prompt`.
+    pixel_values: [n, 3, S, S], see `image_prompt`.
+    num: how many images.
+    guidance: w of l = u + w (c - u), from the logits c with and u without the
+      prompt (arXiv 2207.12598); 1 leaves u out.
+    temperature: divides the logits.
+    top_k: keep the k likeliest codes; 0 keeps all.
+    top_p: keep the likeliest codes that together reach this probability.
+    greedy: take the likeliest code; all images are then the same.
+    seed: of the sampling.
+
+  Returns:
+    Codes [num, I] for `decode_images`.
+  """
+  ids, embed = input_ids.to(model.device), model.get_input_embeddings()
+  branches = [embed(ids)]  # [1, T, D] each
+  if pixel_values is not None:
+    features = model.model.get_image_features(
+      pixel_values.to(model.device, model.dtype), return_dict=True
+    ).pooler_output  # [n, I, D]
+    slots = (ids == model.config.image_token_id)[..., None]
+    branches = [branches[0].masked_scatter(slots, features)]
+  if guidance != 1:
+    branches.append(embed(unconditional_ids(model, ids)))
+
+  # The prompt is read once; each sample goes on from a copy of its cache.
+  language = model.model.language_model
+  cached = new_cache(language)
+  out = language(inputs_embeds=torch.cat(branches), use_cache=True, **cached)
+  for cache in cached.values():
+    cache.batch_repeat_interleave(num)
+  # [branches num, D], the samples of a branch one after another.
+  hidden = out.last_hidden_state[:, -1].repeat_interleave(num, 0)
+
+  generator = torch.Generator(model.device).manual_seed(seed)
+  codes = []
+  while True:
+    logits = model.model.generation_head(hidden).float()  # [..., C]
+    if guidance != 1:
+      conditional, unconditional = logits.chunk(2)
+      logits = unconditional + guidance * (conditional - unconditional)
+    if greedy:
+      codes.append(logits.argmax(-1))
+    else:
+      probs = probabilities(logits, temperature, top_k, top_p)
+      codes.append(torch.multinomial(probs, 1, generator=generator)[:, 0])
+    if len(codes) == codes_per_image(model):
+      return torch.stack(codes, -1)
+    step = model.prepare_embeddings_for_image_generation(codes[-1][:, None])
+    hidden = language(
+      inputs_embeds=torch.cat([step] * len(branches)), use_cache=True, **cached
+    ).last_hidden_state[:, -1]
+
+
+def new_cache(language: Any) -> dict[str, Any]:
+  """Returns an empty cache as the argument that takes it.
+
+  Which transformers 5.20 calls past_key_values, and later ones cache.
+  """
+  known = inspect.signature(language.forward).parameters
+  name = "cache" if "cache" in known else "past_key_values"
+  return {name: transformers.DynamicCache(config=language.config)}
+
+
+def unconditional_ids(model: Any, ids: torch.Tensor) -> torch.Tensor:
+  """Pads all tokens [P, T] but BOS and the last begin-of-image.
+
+  As DeepSeek's generation_inference.py does with prompts without images. (The
+  `generate` of transformers, which knows no others, keeps every begin-of-image:
+  with history images they would tell how many items the user has.)
+  """
+  settings = model.generation_config
+  begins = ids == settings.generation_kwargs["boi_token_id"]
+  last = begins & (begins.flip(1).cumsum(1).flip(1) == 1)
+  kept = (ids == settings.bos_token_id) | last
+  return ids.masked_fill(~kept, settings.pad_token_id)
+
+
+def probabilities(
+  logits: torch.Tensor,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+) -> torch.Tensor:
+  """Returns the distribution [..., C] that codes are sampled from."""
+  logits = logits / temperature
+  if top_k:
+    floor = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
+    logits = logits.masked_fill(logits < floor, -torch.inf)
+  if top_p < 1:
+    ordered = logits.sort(-1, descending=True).values
+    probs = ordered.softmax(-1)
+    reached = probs.cumsum(-1) - probs >= top_p  # by the codes before
+    floor = ordered.masked_fill(reached, torch.inf).amin(-1, keepdim=True)
+    logits = logits.masked_fill(logits < floor, -torch.inf)
+  return logits.softmax(-1)
+
+
+def answer(model: Any, inputs: Any, **options: Any) -> torch.Tensor:
+  """Answers in words, by transformers' own `generate` and its options.
+
+  Args:
+    model: from `load`.
+    inputs: from `question_prompt`.
+    **options: such as max_new_tokens and do_sample.
+
+  Returns:
+    Token ids [n]; the processor's `decode` makes text of them.
+  """
+  inputs = inputs.to(model.device)
+  if "pixel_values" in inputs:
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+  ids = model.generate(**inputs, generation_mode="text", **options)
+  return ids[0, inputs["input_ids"].shape[1] :]
+
+
+@torch.no_grad()
+def decode_images(model: Any, codes: torch.Tensor) -> np.ndarray:
+  """Decodes codes [num, I] to images, uint8 [num, S, S, 3]."""
+  # One at a time: the decoder's feature maps are far larger than its images.
+  pixels = torch.cat([model.decode_image_tokens(one[None]) for one in codes])
+  return to_uint8(pixels)
+
+
+def to_uint8(pixels: torch.Tensor) -> np.ndarray:
+  """Returns pixels in [-1, 1] as numpy uint8."""
+  pixels = (pixels.cpu().float() / 2 + 0.5).clamp(0, 1)
+  return (255 * pixels).round().to(torch.uint8).numpy()
