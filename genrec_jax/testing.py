@@ -6,6 +6,7 @@ divide.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,14 +35,14 @@ VOCABULARY = 303  # of `janus_tokenizer`
 INSTRUCTION = "what comes next"
 
 
-def tiny_janus(image_size: int = 16, **language: int) -> Janus:
+def tiny_janus(image_size: int = 16, **language: Any) -> Janus:
   """Returns a Janus that reads and generates images of four codes.
 
   Args:
     image_size: pixels, a power of 2.
     **language: what to change of the `Llama`.
   """
-  sizes = {
+  sizes: dict[str, Any] = {
     "vocab_size": 24,
     "width": 24,
     "mlp_width": 40,
@@ -77,14 +78,14 @@ def tiny_janus(image_size: int = 16, **language: int) -> Janus:
   )
 
 
-def tiny_clip(image_size: int = 16, **changes: int) -> Clip:
+def tiny_clip(image_size: int = 16, **changes: Any) -> Clip:
   """Returns a CLIP.
 
   Args:
     image_size: pixels, divisible by 2.
     **changes: of the `Clip`.
   """
-  sizes = {
+  sizes: dict[str, Any] = {
     "projection_dim": 8,
     "vocab_size": 12,
     "max_position_embeddings": 6,
@@ -170,7 +171,7 @@ class TinyProcessor:
 
   def __init__(self):
     self.tokenizer = word_tokenizer()
-    self._newline = self.tokenizer.convert_tokens_to_ids("<n>")
+    self._newline = self.tokenizer.get_vocab()["<n>"]
 
   def prompt_ids(self, titles: Sequence[str], instruction: str) -> list[int]:
     """Returns a prompt: title and image of each item, and the instruction."""

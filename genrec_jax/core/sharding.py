@@ -146,10 +146,10 @@ def specs_like_params(param_specs: PyTree, tree: PyTree) -> PyTree:
   Every subtree with the parameters' structure (Adam's moments, a TrainState's
   params) gets `param_specs`; every other leaf (step, counts) is replicated.
   """
-  structure = jax.tree.structure(param_specs)
+  structure: Any = jax.tree.structure(param_specs)
 
   def same(node: PyTree) -> bool:
-    return jax.tree.structure(node) == structure
+    return structure == jax.tree.structure(node)
 
   return jax.tree.map(
     lambda node: param_specs if same(node) else REPLICATED, tree, is_leaf=same
@@ -233,7 +233,7 @@ def shard_params(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
 def trace_with_mesh(mesh: Mesh, function: Callable) -> Callable:
   """Returns `function` traced under `mesh`, for `constrain_batch` to see it."""
 
-  def traced(*args):
+  def traced(*args: Any) -> Any:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       return function(*args)
 

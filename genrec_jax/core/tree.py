@@ -1,6 +1,6 @@
 """Nested dicts addressed by '/'-joined paths; those of configs by '.'."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
@@ -11,15 +11,15 @@ from genrec_jax.core.errors import UserError, listed
 Tree = dict[str, Any]
 
 
-def flatten(tree: Tree, sep: str = "/") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], sep: str = "/") -> dict[str, Any]:
   """Returns {'a/b/c': leaf} of a nested dict, in the dict's own order.
 
   Anything that is not a dict is a leaf; empty dicts vanish.
   """
-  return traverse_util.flatten_dict(tree, sep=sep)
+  return traverse_util.flatten_dict(dict(tree), sep=sep)
 
 
-def unflatten(flat: dict[str, Any]) -> Tree:
+def unflatten(flat: Mapping[str, Any]) -> Tree:
   """Returns the nested dict of {'a/b/c': leaf}; the inverse of `flatten`.
 
   Raises:
@@ -33,10 +33,12 @@ def unflatten(flat: dict[str, Any]) -> Tree:
     raise ValueError(
       listed("each is a leaf and a branch:", [repr(path) for path in both])
     )
-  return traverse_util.unflatten_dict(flat, sep="/")
+  return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
-def select(tree: Tree, patterns: Sequence[str]) -> tuple[Tree, Tree]:
+def select(
+  tree: Mapping[str, Any], patterns: Sequence[str]
+) -> tuple[Tree, Tree]:
   """Splits a tree into (leaves whose path matches any pattern, the rest).
 
   Patterns are regular expressions searched anywhere in the path.
@@ -45,7 +47,8 @@ def select(tree: Tree, patterns: Sequence[str]) -> tuple[Tree, Tree]:
     UserError: a pattern is no regular expression or matches no path.
   """
   flat = flatten(tree)
-  problems, matched = [], {}
+  problems: list[str] = []
+  matched: dict[str, None] = {}  # a set that keeps the order
   for pattern in patterns:
     try:
       hits = {path for path in flat if re.search(pattern, path)}
@@ -69,7 +72,7 @@ def select(tree: Tree, patterns: Sequence[str]) -> tuple[Tree, Tree]:
   )
 
 
-def merge(a: Tree, b: Tree) -> Tree:
+def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> Tree:
   """Returns the union of two trees with no path in common.
 
   Raises:
@@ -82,7 +85,7 @@ def merge(a: Tree, b: Tree) -> Tree:
   return unflatten({**flat_a, **flat_b})
 
 
-def diff(expected: Tree, actual: Tree) -> list[str]:
+def diff(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
   """Says, one line per path, how `actual` differs in structure and type.
 
   Leaves need only `.shape` and `.dtype` (arrays, ShapeDtypeStruct); values

@@ -6,6 +6,9 @@ from flax import struct
 import jax
 
 PyTree = Any
+# A field that is numpy's on the host and JAX's on devices, or described by a
+# ShapeDtypeStruct where a step is compiled without data.
+Array = Any
 
 
 @struct.dataclass
@@ -16,9 +19,9 @@ class Prompt:
   with fewer images than N keeps its real ones first.
   """
 
-  ids: jax.Array  # [P, T] int32
-  mask: jax.Array  # [P, T] bool, True = a real token
-  images: jax.Array  # [P, N, h, w, 3] uint8, padded to squares
+  ids: Array  # [P, T] int32
+  mask: Array  # [P, T] bool, True = a real token
+  images: Array  # [P, N, h, w, 3] uint8, padded to squares
 
 
 @struct.dataclass
@@ -64,18 +67,18 @@ class Batch:
   """
 
   prompt: Prompt
-  history: jax.Array  # [P, N, h, w, 3] uint8, oldest first
-  history_mask: jax.Array  # [P, N] bool, True = a real item
-  future: jax.Array  # [P, F, h, w, 3] uint8
-  future_mask: jax.Array  # [P, F] bool, True = a real item
-  title_ids: jax.Array  # [P, W] int32, the next item's title, CLIP tokens
-  title_mask: jax.Array  # [P, W] bool, True = a real token
+  history: Array  # [P, N, h, w, 3] uint8, oldest first
+  history_mask: Array  # [P, N] bool, True = a real item
+  future: Array  # [P, F, h, w, 3] uint8
+  future_mask: Array  # [P, F] bool, True = a real item
+  title_ids: Array  # [P, W] int32, the next item's title, CLIP tokens
+  title_mask: Array  # [P, W] bool, True = a real token
 
 
 @struct.dataclass
 class TrainState:
   """All that a step changes and a checkpoint saves."""
 
-  step: jax.Array  # [] int32
+  step: Array  # [] int32
   params: PyTree  # trainable only
   opt_state: PyTree

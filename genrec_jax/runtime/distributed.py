@@ -39,7 +39,7 @@ def first_only(function: Callable[..., Any]) -> Callable[..., Any]:
   """Returns `function` for process 0; the others get None and do nothing."""
 
   @functools.wraps(function)
-  def wrapped(*args, **kwargs):
+  def wrapped(*args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs) if is_first() else None
 
   return wrapped

@@ -53,8 +53,8 @@ class Address(NamedTuple):
   """Where a process belongs."""
 
   coordinator: str  # host:port at which process 0 is found by all
-  count: int
-  index: int
+  num_processes: int
+  process_id: int
 
 
 def parse(spec: str) -> Address | None:
@@ -67,7 +67,7 @@ def parse(spec: str) -> Address | None:
     return None
   found = re.fullmatch(r"([^,]+:\d+),(\d+),(\d+)", spec)
   address = found and Address(found[1], int(found[2]), int(found[3]))
-  if not address or address.index >= address.count:
+  if not address or address.process_id >= address.num_processes:
     raise UserError(
       f"--distributed={spec}: expected auto, off or HOST:PORT,NUM,ID, where"
       " process 0 listens, how many there are, and which this is, from 0"
@@ -108,12 +108,12 @@ def start(spec: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
   address, reason = parse(spec), launched()
   if spec == "off" or not (address or reason or _on_tpu_vm()):
     return
-  places = {}
+  places: dict[str, Any] = {}
   if address:
     places = {
       "coordinator_address": address.coordinator,
-      "num_processes": address.count,
-      "process_id": address.index,
+      "num_processes": address.num_processes,
+      "process_id": address.process_id,
       # Else one GPU a process under SLURM and Open MPI: here, all it sees.
       "cluster_detection_method": "deactivate",
     }
@@ -232,7 +232,9 @@ def _open_liveness_sockets() -> None:
     return
   found = client.blocking_key_value_get(_PORT, 1000 * START_SECONDS)
   port, secret = found.split()
-  host = jax_distributed.global_state.coordinator_address.rsplit(":", 1)[0]
+  address = jax_distributed.global_state.coordinator_address
+  assert address is not None  # set by `jax.distributed.initialize`
+  host = address.rsplit(":", 1)[0]
   with contextlib.suppress(OSError):
     peer = socket.create_connection(
       (host.strip("[]"), int(port)), _CONNECT_SECONDS
