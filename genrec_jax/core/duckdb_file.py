@@ -1,6 +1,6 @@
 """The DuckDB file in which an import works."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
 import os
 from pathlib import Path
@@ -9,6 +9,7 @@ import tempfile
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 
 from genrec_jax.core.errors import UserError
 
@@ -64,7 +65,7 @@ def copy(db: Connection, query: str, path: Path) -> None:
 
 @contextlib.contextmanager
 def registered(
-  db: Connection, columns: Mapping[str, Sequence], dtype=object
+  db: Connection, columns: Mapping[str, npt.ArrayLike], dtype=object
 ) -> Iterator[None]:
   """Lets queries read columns as the table `given`."""
   db.register(

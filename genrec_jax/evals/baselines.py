@@ -6,15 +6,14 @@ by the model's image tokenizer: the most that an image made of codes can be;
 of generating.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from genrec_jax.core.types import Batch
-from genrec_jax.data import records
 from genrec_jax.evals import held_out, scores
+from genrec_jax.evals.catalogue import Catalogue
 from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.judge import Judge
 from genrec_jax.runtime.distributed import to_host
@@ -44,7 +43,7 @@ def copy_last(batch: Batch) -> np.ndarray:
 
 
 def random_items(
-  catalogue: Sequence[np.ndarray], num_users: int, num_samples: int, seed: int
+  catalogue: Catalogue, num_users: int, num_samples: int, seed: int
 ) -> np.ndarray:
   """Returns items sampled uniformly from a catalogue: uint8 [P, G, h, w, 3].
 
@@ -59,30 +58,10 @@ def random_items(
   return np.stack([np.stack([catalogue[int(i)] for i in row]) for row in index])
 
 
-class Catalogue(Sequence):
-  """The images of a prepared data set, decoded when indexed."""
-
-  def __init__(
-    self,
-    items: Sequence[Mapping[str, Any]],
-    pixels: Callable[[Image.Image], np.ndarray],
-  ):
-    """Takes `Dataset.items` and `Processor.crop`."""
-    self._items, self._pixels = items, pixels
-
-  def __len__(self) -> int:
-    """Returns the number of items."""
-    return len(self._items)
-
-  def __getitem__(self, index: int) -> np.ndarray:
-    """Returns one image, uint8 [h, w, 3]."""
-    return self._pixels(records.decode_image(self._items[index]))
-
-
 def score_all(
   judge: Judge,
   batches: Sequence[HeldOutBatch],
-  catalogue: Sequence[np.ndarray],
+  catalogue: Catalogue,
   *,
   num_samples: int,
   seed: int,
@@ -105,17 +84,17 @@ def score_all(
   names = [name for name in NAMES if reconstruct or name != "vq_ceiling"]
   parts: dict[str, list] = {name: [] for name in names}
   # Embeddings [count, E] of the baselines that have one image per user.
-  embeddings: dict[str, list] = {n: [] for n in names if n != "random_item"}
+  single: dict[str, list] = {n: [] for n in names if n != "random_item"}
   for index, held in enumerate(batches):
-    single = _single_images(judge, held, num_samples, reconstruct)
-    for name, (embeds, images) in single.items():
+    shown = _single_images(judge, held, num_samples, reconstruct)
+    for name, (embeds, images) in shown.items():
       attributes = held_out.read_attributes(held, images[:, None])
       result = judge.score(held, embeds[:, None], attributes)
       if name == "copy_last":  # nothing to copy where there is no history
-        known = held.targets.history_mask.any(-1)[: held.count]
+        known = np.asarray(held.targets.history_mask)[: held.count].any(-1)
         result = {k: np.where(known, v, np.nan) for k, v in result.items()}
       parts[name].append(result)
-      embeddings[name].append(embeds[: held.count])
+      single[name].append(embeds[: held.count])
     images = random_items(catalogue, held.size, num_samples, seed=seed + index)
     attributes = held_out.read_attributes(held, images)
     embeds = _embed(judge, images)
@@ -123,8 +102,8 @@ def score_all(
     done(held.count)
   found = {name: held_out.concatenate(part) for name, part in parts.items()}
   # One image has no other of the same user to differ from.
-  for name, embeds in embeddings.items():
-    found[name]["diversity"] = scores.spread(np.concatenate(embeds))
+  for name, pieces in single.items():
+    found[name]["diversity"] = scores.spread(np.concatenate(pieces))
   return found
 
 
@@ -139,18 +118,17 @@ def _single_images(
   {name: (embeddings [P, E], images uint8 [P, h, w, 3])}; those of items of the
   batch are embedded already, among its targets.
   """
-  targets = held.targets
-  last = last_index(targets.history_mask)  # [P]
-  following = real_next_item(held.batch)
+  history, future = (  # [P, N, E], [P, F, E]
+    np.asarray(x) for x in (held.targets.history, held.targets.future)
+  )
+  last = last_index(np.asarray(held.targets.history_mask))  # [P]
+  real = real_next_item(held.batch)
   found = {
-    "real_next_item": (targets.future[:, 0], following),
-    "copy_last": (
-      targets.history[np.arange(held.size), last],
-      copy_last(held.batch),
-    ),
+    "real_next_item": (future[:, 0], real),
+    "copy_last": (history[np.arange(held.size), last], copy_last(held.batch)),
   }
   if reconstruct:
-    decoded = to_host(reconstruct(following))
+    decoded = to_host(reconstruct(real))
     # Repeated to the shape that the judge is compiled for.
     repeated = np.repeat(decoded[:, None], num_samples, axis=1)
     found["vq_ceiling"] = (_embed(judge, repeated)[:, 0], decoded)

@@ -6,13 +6,14 @@ copy. Two different items are no copies of each other: a threshold below their
 cosine punishes what is only alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from genrec_jax.core.types import PyTree
+from genrec_jax.evals.catalogue import Catalogue
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.runtime import distributed
 
@@ -38,6 +39,8 @@ def report(evaluator: Evaluator, params: PyTree) -> None:
     evaluator: its catalogue, judge and seed.
     params: of the generator; only its image tokenizer is used.
   """
+  if evaluator.reconstruct is None:  # no image tokenizer to measure with
+    return
   found = cosines(
     evaluator.catalogue,
     functools.partial(evaluator.reconstruct, params),
@@ -51,7 +54,7 @@ def report(evaluator: Evaluator, params: PyTree) -> None:
 
 
 def cosines(
-  catalogue: Sequence[np.ndarray],
+  catalogue: Catalogue,
   reconstruct: Callable[[np.ndarray], Any],
   embed_images: Callable[[np.ndarray], Any],
   *,
@@ -72,7 +75,8 @@ def cosines(
   count = min(ITEMS, len(catalogue))
   chosen = np.random.default_rng(seed).permutation(len(catalogue))[:count]
   size = batch_size * num_samples
-  items, decoded = [], []
+  items: list[np.ndarray] = []
+  decoded: list[np.ndarray] = []
   for start in range(0, count, size):
     # The last batch is filled up; `count` leaves the repeated items out again.
     indices = np.resize(chosen[start : start + size], size)

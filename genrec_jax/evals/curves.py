@@ -1,9 +1,9 @@
-"""Learning curves of report.html, as inline SVG."""
+"""Learning curves of report.html: charts with their lines in pixels."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 import json
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,15 +11,37 @@ from genrec_jax.evals.scores import METRICS
 from genrec_jax.evals.summary import Summary
 from genrec_jax.runtime import metrics as metrics_lib
 
-Curve = Sequence[tuple[int, float]]
+Curve = Sequence[tuple[int, float]]  # (step, value), ...
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 320, 132, 47, 18  # of a curve
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 320, 132, 47, 18  # of a chart, pixels
+_MANY = 40  # values; more are drawn pale, with their average over them
+_HELD_OUT = r"^eval/"
 _GROUPS = (
-  ("During training", r"^eval/"),
+  ("During training", _HELD_OUT),
   ("Reward and its parts", r"reward"),
   ("Policy", r"kl|entropy|ratio|clip_fraction"),
   ("Loss and gradient", r"loss|grad|accuracy"),
 )
+
+
+class Chart(NamedTuple):
+  """A chart of one metric; places are in pixels."""
+
+  title: str
+  first: str  # value
+  last: str
+  points: str  # JSON: [[x, step, value], ...]
+  grid: Sequence[tuple[float, str]]  # (y, value)
+  references: Sequence[tuple[float, str, str]]  # (y, label, end it stands at)
+  ticks: Sequence[tuple[float, int, str]]  # (x, step, anchor)
+  raw: str  # polyline of all values, if `line` is their average; else ''
+  line: str  # polyline
+  marks: Sequence[tuple[float, float]]  # (x, y) of the values, if few
+  width: int = _WIDTH
+  height: int = _HEIGHT
+  left: int = _LEFT  # ends of the plot
+  right: int = _WIDTH - 6
+  bottom: int = _HEIGHT - _BOTTOM
 
 
 def read(workdir: str) -> dict[str, list[tuple[int, float]]]:
@@ -35,32 +57,23 @@ def read(workdir: str) -> dict[str, list[tuple[int, float]]]:
   return found
 
 
-def curves_html(curves: Mapping[str, Curve], summary: Summary) -> str:
-  """Returns the section of the curves, a small chart per metric, or ''."""
-  groups: dict[str, list[str]] = {name: [] for name, _ in _GROUPS}
+def charts(
+  curves: Mapping[str, Curve], summary: Summary
+) -> tuple[dict[str, list[Chart]], list[str]]:
+  """Returns the charts under their headings, and the metrics that never change.
+
+  The latter as 'title = value'. Metrics of no group are left out.
+  """
+  groups: dict[str, list[Chart]] = {name: [] for name, _ in _GROUPS}
   constant = []
   for name, points in sorted(curves.items(), key=lambda item: _order(item[0])):
     group = next((g for g, p in _GROUPS if re.search(p, name)), None)
     if group and len({value for _, value in points}) > 1:
-      groups[group].append(_curve(name, points, summary))
+      groups[group].append(_chart(name, points, summary))
     elif group:
-      constant.append(f"{escape(_title(name))} = {_number(points[0][1])}")
-  sections = "".join(
-    f"<h3>{escape(_heading(group, summary))}</h3>"
-    f'<div class="curves">{"".join(figures)}</div>'
-    for group, figures in groups.items()
-    if figures
-  )
-  if not sections:
-    return ""
-  return (
-    '<h2>Learning curves</h2><p class="lead">By training step. The pale line is'
-    " what was measured, the strong one an average over the steps before it;"
-    " dashed lines are rows of the table.</p>"
-    + sections
-    + (f'<p class="key">The same at every step: {", ".join(constant)}.</p>')
-    * bool(constant)
-  )
+      constant.append(f"{_title(name)} = {_number(points[0][1])}")
+  found = {_heading(k, summary): some for k, some in groups.items() if some}
+  return found, constant
 
 
 def _heading(group: str, summary: Summary) -> str:
@@ -72,7 +85,7 @@ def _heading(group: str, summary: Summary) -> str:
 
 def _title(name: str) -> str:
   """Returns a metric's name as the table has it, or in words."""
-  held_out = re.sub(_GROUPS[0][1], "", name)
+  held_out = re.sub(_HELD_OUT, "", name)
   if held_out != name and held_out in METRICS:
     return METRICS[held_out].title
   return name.replace("_", " ").replace("/", ": ")
@@ -80,24 +93,19 @@ def _title(name: str) -> str:
 
 def _order(name: str) -> tuple:
   """Sorts held-out metrics as the table does, then totals, means, the rest."""
-  held_out = re.sub(_GROUPS[0][1], "", name)
+  held_out = re.sub(_HELD_OUT, "", name)
   if held_out in METRICS:
     return (0, list(METRICS).index(held_out))
   return (1, "/" in name, not name.endswith("_mean"), name)
 
 
-def _curve(name: str, points: Curve, summary: Summary) -> str:
-  """Draws one metric; where the table has it too, chance and aim dashed."""
+def _chart(name: str, points: Curve, summary: Summary) -> Chart:
+  """Returns the chart of one metric, with chance and aim where known."""
   steps, values = np.asarray(points, np.float64).T
-  held_out = name.rsplit("/", 1)[-1]
-  references = {
-    label: summary["models"][row][held_out]["mean"]
-    for label, row in (("real", "real_next_item"), ("random", "random_item"))
-    if re.search(_GROUPS[0][1], name)
-    and held_out in summary["models"].get(row, {})
-  }
+  references = _references(name, summary)
   ends = np.concatenate([values, list(references.values())])
   low, high = float(ends.min()), float(ends.max())
+  # A range of rounding errors only would show noise as a curve.
   if high - low < 1e-9 * max(abs(high), 1):
     low, high = low - 0.5, high + 0.5
   pad = 0.06 * (high - low)
@@ -115,46 +123,37 @@ def _curve(name: str, points: Curve, summary: Summary) -> str:
       f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, series, strict=True)
     )
 
-  lines = []
-  for value in (low + pad, (low + high) / 2, high - pad):
-    lines.append(
-      f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - 6}" y1="{y(value):.1f}" '
-      f'y2="{y(value):.1f}"/><text x="{_LEFT - 6}" y="{y(value) + 3:.1f}" '
-      f'text-anchor="end">{_number(value, 2)}</text>'
-    )
-  # One label at each end, for the two lines may lie on each other.
-  sides = {"real": (_WIDTH - 6, "end"), "random": (_LEFT, "start")}
-  for label, value in references.items():
-    at, anchor = sides[label]
-    lines.append(
-      f'<line class="reference" x1="{_LEFT}" x2="{_WIDTH - 6}" '
-      f'y1="{y(value):.1f}" y2="{y(value):.1f}"/><text x="{at}" '
-      f'y="{y(value) - 3:.1f}" text-anchor="{anchor}">{label}</text>'
-    )
-  for step, anchor in ((steps[0], "start"), (steps[-1], "end")):
-    lines.append(
-      f'<text x="{x(step):.1f}" y="{_HEIGHT - 3}" '
-      f'text-anchor="{anchor}">{int(step)}</text>'
-    )
-  if len(values) > 40:
-    lines.append(f'<polyline class="raw" points="{path(values)}"/>')
-    lines.append(f'<polyline class="line" points="{path(_smooth(values))}"/>')
-  else:
-    lines.append(f'<polyline class="line" points="{path(values)}"/>')
-    lines += [
-      f'<circle class="mark" cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.6"/>'
-      for s, v in points
-    ]
-  lines.append(f'<line class="rule" y1="4" y2="{_HEIGHT - _BOTTOM}"/>')
+  many = len(values) > _MANY
+  places = (low + pad, (low + high) / 2, high - pad)
+  sides = {"real": "end", "random": "start"}
   data = [[round(float(x(s)), 1), int(s), _number(v)] for s, v in points]
-  label = escape(_title(name))
-  return (
-    f'<figure data-points="{escape(json.dumps(data))}"><figcaption>'
-    f"<span>{label}</span><output>{_number(values[0])} → "
-    f'{_number(values[-1])}</output></figcaption><svg viewBox="0 0 {_WIDTH} '
-    f'{_HEIGHT}" role="img" aria-label="{label} by step">{"".join(lines)}'
-    "</svg></figure>"
+  return Chart(
+    title=_title(name),
+    first=_number(values[0]),
+    last=_number(values[-1]),
+    points=json.dumps(data),
+    grid=[(y(value), _number(value, 2)) for value in places],
+    references=[(y(v), label, sides[label]) for label, v in references.items()],
+    ticks=[
+      (x(steps[0]), int(steps[0]), "start"),
+      (x(steps[-1]), int(steps[-1]), "end"),
+    ],
+    raw=path(values) if many else "",
+    line=path(_smooth(values) if many else values),
+    marks=[] if many else [(x(s), y(v)) for s, v in points],
   )
+
+
+def _references(name: str, summary: Summary) -> dict[str, float]:
+  """Returns the rows of the table to compare a curve with: {label: mean}."""
+  if not re.search(_HELD_OUT, name):
+    return {}
+  metric = name.rsplit("/", 1)[-1]
+  return {
+    label: summary["models"][row][metric]["mean"]
+    for label, row in (("real", "real_next_item"), ("random", "random_item"))
+    if metric in summary["models"].get(row, {})
+  }
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from genrec_jax.core.types import PyTree
 from genrec_jax.evals import baselines, held_out, shuffled, summary
+from genrec_jax.evals.catalogue import Catalogue
 from genrec_jax.evals.compiled import Generate, Reconstruct
 from genrec_jax.evals.grid import grid
 from genrec_jax.evals.held_out import HeldOutBatch
@@ -59,7 +60,7 @@ class Evaluator:
   generate: Generate
   judge: Judge
   test: Sequence[HeldOutBatch]
-  catalogue: Sequence[np.ndarray]
+  catalogue: Catalogue
   num_samples: int
   seed: int
   validation: Sequence[HeldOutBatch] = ()
@@ -84,20 +85,21 @@ class Evaluator:
       done: called with the number of users of each batch, once it is scored.
     """
     key = noise(self.seed)
-    parts, kept, all_embeds, all_attributes = [], [], [], []
+    parts, all_embeds, all_attributes = [], [], []
+    kept: list[np.ndarray] = []  # [count, G, h, w, 3] each
     for index, held in enumerate(batches):
       # By the batch's number, so that all models share their noise.
       batch_key = jax.random.fold_in(key, index)
-      images = self.generate(params, held.batch.prompt, batch_key)
-      # Before the images leave the devices: CLIP reads them there.
-      embeds = to_host(self.judge.embed_images(images)).astype(np.float32)
-      images = to_host(images)  # [P, G, h, w, 3] uint8
+      generated = self.generate(params, held.batch.prompt, batch_key)
+      # CLIP reads the images on the devices, before they come to the host.
+      embeds = to_host(self.judge.embed_images(generated)).astype(np.float32)
+      images = to_host(generated)  # [P, G, h, w, 3] uint8
       attributes = held_out.read_attributes(held, images)
       parts.append(self.judge.score(held, embeds, attributes))
       all_embeds.append(embeds[: held.count])
       if attributes is not None:
         all_attributes.append(attributes[: held.count])
-      if sum(map(len, kept)) < keep:
+      if sum(len(part) for part in kept) < keep:
         kept.append(images[: held.count])
       done(held.count)
     return Evaluation(

@@ -1,10 +1,11 @@
-"""Held-out users as evaluation holds them: batches, targets, known truth.
+"""Held-out users in memory: batches, their targets and known truth.
 
 All batches have P rows, so that every function compiled for one serves all: a
 shorter one is filled up, and `count` says how many of its rows are users.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -17,15 +18,22 @@ from genrec_jax.runtime.distributed import to_host
 from genrec_jax.targets import Targets
 
 
-class HeldOutBatch(NamedTuple):
+class Truth(NamedTuple):
+  """What is known of P users in the synthetic world, in attribute numbers."""
+
+  wants: np.ndarray  # [P, 3] int, what the user wants at the target
+  history: np.ndarray  # [P, N, 5] int, attributes of the history images
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutBatch:
   """P held-out users, one evaluation window each; all arrays are numpy."""
 
   batch: Batch
   count: int  # rows that are users, the first ones; the others repeat the first
   names: tuple[str, ...]  # [count]
   targets: Targets  # CLIP embeddings of the batch
-  wants: np.ndarray | None  # [P, 3] int, what the user wants; None: unknown
-  attributes: np.ndarray | None  # [P, N, 5] int, of the history; or None
+  truth: Truth | None  # None where it is not known
   titles: tuple[str, ...] = ()  # [count], of the real next items, if known
   history_titles: tuple[Sequence[str], ...] = ()  # oldest first, if known
 
@@ -52,19 +60,16 @@ def prepare(
   for batch, info in batches:
     count = len(batch.history_mask)
     batch = jax.tree.map(lambda values: fill_up(np.asarray(values)), batch)
-    wants = info.get("wants")
-    attributes = None
-    if wants is not None:
-      wants = fill_up(np.asarray(wants))  # [P, 3]
-      attributes = _read(batch.history)  # [P, N, 5]
+    truth = None
+    if "wants" in info:
+      truth = Truth(fill_up(np.asarray(info["wants"])), _read(batch.history))
     prepared.append(
       HeldOutBatch(
         batch=batch,
         count=count,
         names=tuple(str(name) for name in info["user"]),
         targets=jax.tree.map(to_host, embed_targets(batch)),
-        wants=wants,
-        attributes=attributes,
+        truth=truth,
         titles=tuple(info.get("titles", ())),
         history_titles=tuple(info.get("history_titles", ())),
       )
@@ -85,7 +90,7 @@ def read_attributes(
 
   None where the truth is not known: only the synthetic world can be read.
   """
-  return None if held.wants is None else _read(images)
+  return None if held.truth is None else _read(images)
 
 
 def concatenate(

@@ -61,10 +61,11 @@ class Judge:
       attributes: [P, G, 5] of `held_out.read_attributes`.
     """
     result = scores.clip_scores(embeds, held.targets, self.copy_threshold)
-    if held.wants is not None:
+    if held.truth is not None and attributes is not None:
       # Its copy rate takes the place of CLIP's: the truth needs no threshold.
+      mask = np.asarray(held.targets.history_mask)
       result |= scores.truth_scores(
-        attributes, held.attributes, held.targets.history_mask, held.wants
+        attributes, held.truth.history, mask, held.truth.wants
       )
     return {name: values[: held.count] for name, values in result.items()}
 

@@ -78,7 +78,8 @@ def open_models(
   Raises:
     UserError: lists the models of another architecture or vocabulary.
   """
-  readers, problems = [], []
+  readers: list[tuple[str, Callable[[], PyTree]]] = []
+  problems = []
   for name, path in models:
     opened = load.open_generator(path, **compute)
     if opened.model != like.model:

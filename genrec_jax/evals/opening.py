@@ -7,7 +7,8 @@ from genrec_jax.core.types import PyTree
 from genrec_jax.data import stream, synthetic
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.windows import WindowSpec
-from genrec_jax.evals import baselines, compiled, held_out, lineage
+from genrec_jax.evals import compiled, held_out, lineage
+from genrec_jax.evals.catalogue import DatasetCatalogue
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.evals.judge import Judge
 from genrec_jax.hf import load
@@ -98,9 +99,7 @@ def open_evaluator(
     ),
     judge=judge,
     test=batches("test", config.eval.users),
-    catalogue=baselines.Catalogue(
-      inputs.dataset.items, generator.processor.crop
-    ),
+    catalogue=DatasetCatalogue(inputs.dataset.items, generator.processor.crop),
     num_samples=sampling.num_samples,
     seed=config.seed,
     validation=(

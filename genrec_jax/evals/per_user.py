@@ -11,6 +11,7 @@ from genrec_jax.core import duckdb_file, files
 from genrec_jax.core.duckdb_file import quoted
 from genrec_jax.core.errors import UserError
 from genrec_jax.evals import intervals
+from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.scores import METRICS
 
 FILE = "scores.parquet"
@@ -72,7 +73,7 @@ def read(workdir: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
 
 def paired(
   workdir_a: str, workdir_b: str, row_a: str, row_b: str, *, seed: int = 0
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Interval]:
   """Returns mean differences of two runs' rows, a - b, user by user.
 
   Args:

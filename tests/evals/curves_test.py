@@ -1,4 +1,7 @@
+import itertools
+
 import jax.numpy as jnp
+import pytest
 
 from genrec_jax import rewards
 from genrec_jax.evals import curves
@@ -12,10 +15,11 @@ def test_what_each_reward_contributes_is_shown():
     raw, weights, normalise="batch", advantage="dr_grpo"
   )
   points = {name: [(0, 0.1), (10, 0.3)] for name in metrics}
-  page = curves.curves_html(points, {"models": {}})
+  found, _ = curves.charts(points, {"models": {}})
+  titles = {chart.title for some in found.values() for chart in some}
   for name in rewards.REWARDS:
     for kind in ("contribution", "weighted mean"):
-      assert f"reward: {name} {kind}" in page
+      assert f"reward: {name} {kind}" in titles
 
 
 def test_curves_skip_what_was_not_finite(tmp_path):
@@ -28,3 +32,19 @@ def test_curves_skip_what_was_not_finite(tmp_path):
     "loss": [(1, 2.0), (3, 1.0)],
     "eval/x": [(2, 0.5)],
   }
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0], [0.0, 1e-12], [-5.0, 3e6]])
+def test_curves_stay_inside_their_box(values):
+  found, _ = curves.charts({"loss": list(enumerate(values))}, {"models": {}})
+  for chart in itertools.chain(*found.values()):
+    for pair in chart.line.split():
+      x, y = map(float, pair.split(","))
+      assert 0 <= x <= chart.width
+      assert 0 <= y <= chart.height
+
+
+def test_curves_of_a_single_step_are_left_out():
+  assert curves.charts({}, {"models": {}}) == ({}, [])
+  found = curves.charts({"loss": [(3, 1.0)], "odd": [(3, 1.0)]}, {"models": {}})
+  assert found == ({}, ["loss = 1"])

@@ -167,7 +167,7 @@ def test_a_comparison_without_the_truth(evaluator, batches, judge, tmp_path):
 
 
 def test_a_single_user_has_no_shuffled_rows(evaluator, tmp_path):
-  one = [evaluator.test[0]._replace(count=1)]
+  one = [dataclasses.replace(evaluator.test[0], count=1)]
   lonely = dataclasses.replace(evaluator, test=one)
   summary = _finish([("sft", 0.9)], lonely, tmp_path)
   assert summary["users"] == 1

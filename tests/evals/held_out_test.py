@@ -15,7 +15,7 @@ def test_prepare_fills_the_last_batch(prepared):
   for held in prepared:
     assert held.batch.future.shape[0] == 4
     assert held.targets.history.shape[:2] == (4, 5)
-    assert held.wants.shape == (4, 3)
+    assert held.truth.wants.shape == (4, 3)
     assert len(held.names) == held.count
   np.testing.assert_array_equal(
     prepared[-1].batch.future[2], prepared[-1].batch.future[0]
@@ -31,11 +31,10 @@ def test_prepare_fills_a_first_batch_that_is_short(batches, judge):
 
 
 def test_prepare_reads_the_attributes_of_the_history(prepared):
-  images = world.render(prepared[0].attributes)
+  images = world.render(prepared[0].truth.history)
   np.testing.assert_array_equal(images, prepared[0].batch.prompt.images)
 
 
 def test_prepare_claims_no_truth_it_was_not_given(batches, judge):
   for held in held_out.prepare(batches(known=False), judge.embed_targets, 4):
-    assert held.wants is None
-    assert held.attributes is None
+    assert held.truth is None

@@ -31,7 +31,7 @@ def test_scores_by_another_users_samples(prepared, judge):
   source = shuffled.derangement(10, seed=0)
   images = np.concatenate([w.batch.prompt.images[: w.count] for w in prepared])
   embeds = judge.embed_images(images)
-  known = [w.attributes[: w.count] for w in prepared]
+  known = [w.truth.history[: w.count] for w in prepared]
   found = shuffled.score_shuffled(
     judge, prepared, embeds, np.concatenate(known), source
   )

@@ -1,0 +1,107 @@
+"""Rows of the results table of report.html: numbers, bars and colours."""
+
+from collections.abc import Mapping
+import itertools
+from typing import NamedTuple
+
+from genrec_jax.evals.intervals import Interval
+from genrec_jax.evals.summary import (
+  Summary,
+  best,
+  columns,
+  model_names,
+  rows,
+)
+
+_LEFT, _WIDTH = 4, 76  # of a bar, pixels
+_COLOURS = 4  # of models in page.css; later models share the last
+_NOTES = {
+  "real_next_item": "what the user really chose",
+  "vq_ceiling": "real next item, encoded and decoded",
+  "random_item": "chance",
+  "copy_last": "repeats the newest history image",
+}
+
+
+class Cell(NamedTuple):
+  """A mean and its interval."""
+
+  interval: Interval
+  bar: Interval  # the same as places on the column's scale, pixels
+  best: bool  # better than every other model
+
+
+class Row(NamedTuple):
+  """A model, the same with shuffled histories, or a baseline."""
+
+  name: str
+  note: str
+  colour: str  # CSS
+  hollow: bool
+  cells: list[Cell | None]
+
+
+def colours(summary: Summary) -> dict[str, str]:
+  """Returns a CSS colour per model, in the order of the table."""
+  return {
+    name: f"var(--row-{min(i, _COLOURS - 1)})"
+    for i, name in enumerate(model_names(summary))
+  }
+
+
+def groups(summary: Summary) -> list[tuple[str, list[Row]]]:
+  """Returns (group, rows) in the order of the table; see `summary.rows`."""
+  metrics, winners, by_model = columns(summary), best(summary), colours(summary)
+  scales = {metric: _scale(summary, metric) for metric in metrics}
+
+  def row(group: str, name: str, values: Mapping[str, Interval]) -> Row:
+    shuffled = group == "shuffled"
+    cells: list[Cell | None] = []
+    for metric in metrics:
+      interval = values.get(metric)
+      won = group == "model" and winners.get(metric) == name
+      cells.append(
+        Cell(interval, _bar(interval, scales[metric]), won)
+        if interval
+        else None
+      )
+    return Row(
+      name=name.replace("_", " "),
+      note="with shuffled histories" if shuffled else _NOTES.get(name, ""),
+      colour=by_model.get(name, "var(--row-baseline)"),
+      hollow=shuffled,
+      cells=cells,
+    )
+
+  return [
+    (group, [row(*one) for one in members])
+    for group, members in itertools.groupby(rows(summary), lambda one: one[0])
+  ]
+
+
+def _scale(summary: Summary, metric: str) -> tuple[float, float]:
+  """Returns the ends of a column's scale.
+
+  copy_last is left out: it is 1 or so by construction and would squeeze the
+  rest. It is shown at the end it runs over.
+  """
+  cells = [
+    values[metric]
+    for _, name, values in rows(summary)
+    if metric in values and name != "copy_last"
+  ] or [summary["models"]["copy_last"][metric]]
+  low, high = min(c["low"] for c in cells), max(c["high"] for c in cells)
+  return low, high if high > low else low + 1
+
+
+def _bar(interval: Interval, scale: tuple[float, float]) -> Interval:
+  low, high = scale
+
+  def place(value: float) -> float:
+    return _LEFT + _WIDTH * min(max((value - low) / (high - low), 0), 1)
+
+  return {
+    "mean": place(interval["mean"]),
+    "low": place(interval["low"]),
+    "high": place(interval["high"]),
+  }
