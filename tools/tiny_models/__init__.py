@@ -1,0 +1,1 @@
+"""Training stages of tools/make_tiny.py, one model a module."""
