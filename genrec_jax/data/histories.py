@@ -83,6 +83,7 @@ def split_points(
   horizon = np.minimum(future_horizon, np.maximum(length - 1, 0) // 2)  # [...]
   test_start = length - horizon
   validation_start = test_start - horizon
+  # 0 times it, so that it is an array where the others are.
   train_end = 0 * validation_start if held_out else validation_start
   return Splits(train_end, validation_start, test_start)
 
@@ -105,16 +106,16 @@ def build(
   Raises:
     UserError: a user has the same item twice, or a held-out user no events.
   """
-  grouped = defaultdict(list)
+  grouped: dict[str, list[tuple[int, str]]] = defaultdict(list)
   for user, item, timestamp in events:
     grouped[user].append((timestamp, item))
   problems = [
     f"held-out user {u!r} has no events" for u in held_out if u not in grouped
   ]
-  held_out = frozenset(held_out)
+  never_trained = frozenset(held_out)
   histories = []
   for user, pairs in sorted(grouped.items()):
-    pairs.sort()
+    pairs.sort()  # by timestamp, then item id: the same order on every machine
     items = tuple(item for _, item in pairs)
     if len(set(items)) < len(items):
       twice = sorted({item for item in items if items.count(item) > 1})
@@ -124,7 +125,7 @@ def build(
         user,
         items,
         np.asarray([timestamp for timestamp, _ in pairs], np.int64),
-        split_points(len(items), future_horizon, user in held_out),
+        split_points(len(items), future_horizon, user in never_trained),
       )
     )
   if problems:

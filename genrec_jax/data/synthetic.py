@@ -1,10 +1,11 @@
 """The synthetic data set: items and users of a world whose truth is known."""
 
+from collections.abc import Iterator
 import functools
 import io
 import os
 import pathlib
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -18,29 +19,29 @@ from genrec_jax.runtime import distributed
 class Synthetic(tfds_writer.Prepared, tfds.core.GeneratorBasedBuilder):
   """Items and users of a small world whose truth is known."""
 
-  EXTRA: ClassVar = {
+  # The truth that only a simulation knows; evaluation uses it.
+  EXTRA: ClassVar[dict[str, dict[str, Any]]] = {
     "items": {"attributes": tfds.features.Tensor(shape=(5,), dtype=np.int64)},
     "users": {"wants": tfds.features.Tensor(shape=(None, 3), dtype=np.int64)},
   }
 
-  def _split_generators(self, dl_manager):
-    del dl_manager
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    del dl_manager  # nothing is downloaded
     return {self.builder_config.name: self._generate_examples()}
 
-  def _generate_examples(self):
+  def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
     if self.builder_config.name == "items":
       for index in range(world.NUM_ITEMS):
         yield index, self._item(index)
       return
     for row, history in enumerate(self._histories()):
-      rows = np.asarray([int(item) for item in history.items], np.int64)
-      yield (
-        row,
-        records.user_record(history, rows) | {"wants": self._wants(history)},
-      )
+      # An item's id is its position in the items part.
+      item_rows = np.asarray([int(item) for item in history.items], np.int64)
+      record = records.user_record(history, item_rows)
+      yield row, record | {"wants": self._wants(history)}
 
-  def _item(self, index):
-    attributes = world.attributes(index)
+  def _item(self, index: int) -> dict[str, Any]:
+    attributes = world.attributes(index)  # [5]
     png = io.BytesIO()
     Image.fromarray(world.render(attributes)).save(png, "PNG")
     return {
@@ -50,8 +51,8 @@ class Synthetic(tfds_writer.Prepared, tfds.core.GeneratorBasedBuilder):
       "attributes": attributes,
     }
 
-  def _histories(self):
-    """Simulates the users; the last `held_out` of them are never trained on."""
+  def _histories(self) -> list[histories.History]:
+    """Returns all histories; the last `held_out` are never trained on."""
     users, events = self._simulated
     return histories.build(
       (
@@ -65,24 +66,26 @@ class Synthetic(tfds_writer.Prepared, tfds.core.GeneratorBasedBuilder):
       held_out=users[self.settings["num_users"] :],
     )
 
-  def _wants(self, history):
-    """Returns what the user wanted at each event, in the history's order."""
+  def _wants(self, history: histories.History) -> np.ndarray:
+    """Returns the user's wants at each event of a history: [L, 3] int64."""
     _, events = self._simulated
     row = int(history.user[1:])
+    # By item, as histories order events with equal timestamps anew.
     wants = dict(
       zip(events.items[row].tolist(), events.wants[row], strict=True)
     )
     return np.stack([wants[int(item)] for item in history.items])
 
   @functools.cached_property
-  def _simulated(self):
+  def _simulated(self) -> tuple[list[str], world.Events]:
+    """Ids of the users, [U], and their events."""
     settings = self.settings
     number = settings["num_users"] + settings["held_out"]
     events = world.simulate(number, settings["num_events"], settings["seed"])
     return [f"u{row:06d}" for row in range(number)], events
 
 
-def _item_id(index) -> str:
+def _item_id(index: int) -> str:
   return f"{index:04d}"
 
 
@@ -95,7 +98,16 @@ def build(
   future_horizon: int = 3,
   seed: int = 0,
 ) -> str:
-  """Builds the synthetic data set unless `path` holds it; returns the path."""
+  """Builds the synthetic data set unless `path` holds it; returns the path.
+
+  Args:
+    path: the folder to be.
+    num_users: users to train on.
+    held_out: further users, who are only evaluated on.
+    num_events: items of each user, L.
+    future_horizon: see `histories.split_points`.
+    seed: of the simulation.
+  """
   settings = {
     "num_users": num_users,
     "held_out": held_out,
@@ -107,12 +119,15 @@ def build(
 
 
 def open_or_build(
-  path: str | os.PathLike, *, cache: str | os.PathLike = "runs/data", **settings
+  path: str | os.PathLike,
+  *,
+  cache: str | os.PathLike = "runs/data",
+  **settings: int,
 ) -> dataset_lib.Dataset:
-  """Opens the data set at `path`; for "" the synthetic one of `settings`.
+  """Opens the data set at `path`, or for "" the synthetic one of `settings`.
 
-  Of several processes the first builds; the others build only what they do not
-  see then, each on a disk of its own.
+  Of several processes the first builds. The others build again only where they
+  do not see its files: on disks of their own.
 
   Args:
     path: a prepared data set, or "".

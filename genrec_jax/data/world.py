@@ -1,17 +1,19 @@
-"""A small world with a known truth: item images, users with drifting wants.
+"""A synthetic world with a known truth: item images, users with drifting wants.
 
-An item is five attributes drawn as a 32 x 32 picture with a title in words. A
-user wants one shape, one colour and one texture at a time, mostly gets them,
-and now and then changes their mind: what comes next depends on the recent
-history more than on the average. `read` says what a picture shows without any
-learned model, so it can judge what a generator draws.
+An item is five attributes, rendered as a 32 x 32 image, with a title in words.
+A user wants one shape, one colour and one texture at a time, mostly gets them,
+and now and then changes their mind: the next item depends on the recent history
+more than on the average. `read` recognises the attributes in an image without
+any learned model, so it can judge generated images.
 """
 
+from collections.abc import Sequence
 import functools
 import itertools
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -30,12 +32,13 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
   "background": ("sand", "slate", "moss", "clay", "mist", "coal"),
   "size": ("small", "medium", "large"),
 }
-VERSION = 1  # raise it when the same arguments give other pictures or users
-PREFERRED = ("shape", "colour", "texture")
-IMAGE_SIZE = 32
+VERSION = 1  # raise it when the same arguments give other images or users
+PREFERRED = ("shape", "colour", "texture")  # what users have wants for
+IMAGE_SIZE = 32  # pixels a side
 
 _COUNTS = tuple(len(words) for words in ATTRIBUTES.values())
 NUM_ITEMS = int(np.prod(_COUNTS))
+# Columns of attributes, in and not in PREFERRED.
 _WANTED = [list(ATTRIBUTES).index(name) for name in PREFERRED]
 _FREE = [a for a in range(len(_COUNTS)) if a not in _WANTED]
 
@@ -61,21 +64,21 @@ _BACKGROUNDS = (
 )
 _WHITE = (255, 255, 255)
 _HALF_EXTENTS = (8, 11, 14)  # pixels from the centre to the bounding box
-_SUPERSAMPLE = 8
+_SUPERSAMPLE = 8  # points a pixel side; their mean is a smooth edge
 _CHUNK = 256  # images read at once; bounds memory
 _START = 1_600_000_000  # seconds; any day will do
 _TIE = 0.2  # share of neighbouring events with equal timestamps
 
 
 class Events(NamedTuple):
-  """What simulated users did, and what they wanted at that moment."""
+  """Events of simulated users, and what they wanted at each."""
 
   items: np.ndarray  # [U, E] int64 item indices
   timestamps: np.ndarray  # [U, E] int64 seconds, never decreasing
   wants: np.ndarray  # [U, E, 3] int64, in the order of PREFERRED
 
 
-def attributes(item_index) -> np.ndarray:
+def attributes(item_index: npt.ArrayLike) -> np.ndarray:
   """Returns the attributes of items: [...] int -> [..., 5] int64."""
   index = np.asarray(item_index)
   if np.any((index < 0) | (index >= NUM_ITEMS)):
@@ -86,12 +89,13 @@ def attributes(item_index) -> np.ndarray:
   return np.stack(np.unravel_index(index, _COUNTS), axis=-1)
 
 
-def item_index(attrs) -> np.ndarray:
+def item_index(attrs: npt.ArrayLike) -> np.ndarray:
   """Returns the item index of attributes: [..., 5] int -> [...] int64."""
-  return np.ravel_multi_index(tuple(np.moveaxis(attrs, -1, 0)), _COUNTS)
+  columns = tuple(np.moveaxis(np.asarray(attrs), -1, 0))  # 5 of [...]
+  return np.asarray(np.ravel_multi_index(columns, _COUNTS))
 
 
-def title(attrs) -> str:
+def title(attrs: Sequence[int] | np.ndarray) -> str:
   """Returns the title of one item [5]: "large red striped circle on sand"."""
   shape, colour, texture, background, size = (
     words[int(i)] for words, i in zip(ATTRIBUTES.values(), attrs, strict=True)
@@ -99,22 +103,23 @@ def title(attrs) -> str:
   return f"{size} {colour} {texture} {shape} on {background}"
 
 
-def render(attrs) -> np.ndarray:
-  """Draws items: [..., 5] int -> uint8 [..., 32, 32, 3]."""
+def render(attrs: npt.ArrayLike) -> np.ndarray:
+  """Renders items: [..., 5] int -> uint8 [..., 32, 32, 3]."""
   shape, colour, texture, background, size = np.moveaxis(
     np.asarray(attrs), -1, 0
   )
   shapes, textures = _masks()
-  inside = shapes[shape, size][..., None]
-  white = textures[texture][..., None]
+  inside = shapes[shape, size][..., None]  # [..., 32, 32, 1]
+  white = textures[texture][..., None]  # [..., 32, 32, 1]
   paint = np.asarray(_COLOURS, np.float32)[colour][..., None, None, :]
   ground = np.asarray(_BACKGROUNDS, np.float32)[background][..., None, None, :]
-  pattern = white * np.float32(_WHITE) + (1 - white) * paint
+  # [..., 32, 32, 3]
+  pattern = white * np.asarray(_WHITE, np.float32) + (1 - white) * paint
   return np.round(inside * pattern + (1 - inside) * ground).astype(np.uint8)
 
 
-def read(images) -> np.ndarray:
-  """Reads what pictures show: uint8 [B, h, w, 3] -> attributes [B, 5] int64.
+def read(images: npt.ArrayLike) -> np.ndarray:
+  """Recognises items: uint8 [B, h, w, 3] -> attributes [B, 5] int64.
 
   The nearest of all renders, sharp or blurred, in squared distance at half
   size: exact on renders, and robust to the blur and noise a generator adds.
@@ -126,14 +131,15 @@ def read(images) -> np.ndarray:
       f"Cannot read images of {images.dtype}{list(images.shape)}: "
       "expected uint8 [B, h, w, 3]."
     )
-  found = np.zeros(len(images), np.int64)
+  items = np.zeros(len(images), np.int64)
   templates, norms = _templates()
   for start in range(0, len(images), _CHUNK):
-    chunk = _halve(_resized(images[start : start + _CHUNK]))
+    chunk = _halve(_resized(images[start : start + _CHUNK]))  # [c, 768]
     # |x - t|^2 without |x|^2, which is the same for all templates.
     nearest = np.argmin(norms - 2 * (chunk @ templates), axis=-1)
-    found[start : start + _CHUNK] = nearest % NUM_ITEMS
-  return attributes(found)
+    # The templates are all items three times over.
+    items[start : start + _CHUNK] = nearest % NUM_ITEMS
+  return attributes(items)
 
 
 def simulate(
@@ -149,55 +155,72 @@ def simulate(
   Before each event each want switches to another value with probability
   `drift`. Each preferred attribute of the event's item equals the want with
   probability `fidelity`, else is uniform over the others; background and size
-  are uniform. No user gets an item twice: background and size are drawn again,
-  and a user who has had all that a want offers gets any unseen item.
+  are uniform. No user gets an item twice: background and size are sampled
+  again, and a user who has had all that a want offers gets any unseen item.
   """
   if num_events > NUM_ITEMS:
     raise ValueError(
-      f"num_events={num_events}: no item comes twice, so at most {NUM_ITEMS}."
+      f"num_events={num_events}: expected at most {NUM_ITEMS}, as no item comes"
+      " twice; give fewer."
     )
   rng = np.random.default_rng(seed)
   counts = np.asarray([_COUNTS[a] for a in _WANTED])
-  current = rng.integers(counts, size=(num_users, len(counts)))
+  current = rng.integers(counts, size=(num_users, len(counts)))  # [U, 3] wants
   seen = np.zeros((num_users, NUM_ITEMS), bool)
   items = np.zeros((num_users, num_events), np.int64)
   wants = np.zeros((num_users, num_events, len(counts)), np.int64)
   for event in range(num_events):
     current = _switch(rng, current, counts, drift)
     wants[:, event] = current
-    items[:, event] = _draw(
-      rng, _switch(rng, current, counts, 1 - fidelity), seen
-    )
+    preferred = _switch(rng, current, counts, 1 - fidelity)  # [U, 3]
+    items[:, event] = _sample_unseen(rng, preferred, seen)
     seen[np.arange(num_users), items[:, event]] = True
+  # Seconds between events, none where they are tied.
   gaps = rng.integers(60, 86_400, size=(num_users, num_events))
   gaps = np.where(rng.random(gaps.shape) < _TIE, 0, gaps)
   return Events(items, _START + np.cumsum(gaps, axis=1), wants)
 
 
-def preference_match(attrs, wants) -> np.ndarray:
+def preference_match(attrs: npt.ArrayLike, wants: npt.ArrayLike) -> np.ndarray:
   """Returns the share of wants met: [..., 5], [..., 3] -> [...] float32."""
   met = np.asarray(attrs)[..., _WANTED] == np.asarray(wants)
   return met.mean(axis=-1, dtype=np.float32)
 
 
-def _switch(rng, values, counts, probability):
+def _switch(
+  rng: np.random.Generator,
+  values: np.ndarray,
+  counts: np.ndarray,
+  probability: float,
+) -> np.ndarray:
   """Moves each value to another, uniformly, with the given probability."""
+  # Added to a value, 1 to count - 1 gives each other value once.
   other = (values + 1 + rng.integers(counts - 1, size=values.shape)) % counts
   return np.where(rng.random(values.shape) < probability, other, values)
 
 
-def _draw(rng, preferred, seen):
-  """Draws one unseen item [U] per user with the preferred attributes [U, 3]."""
+def _sample_unseen(
+  rng: np.random.Generator, preferred: np.ndarray, seen: np.ndarray
+) -> np.ndarray:
+  """Samples an item with the preferred attributes for each user: [U] int64.
+
+  Args:
+    rng: source of the other attributes.
+    preferred: attributes, [U, 3].
+    seen: items that a user has had, [U, items] bool.
+  """
   attrs = np.zeros((len(preferred), len(_COUNTS)), np.int64)
   attrs[:, _WANTED] = preferred
-  todo = np.arange(len(preferred))
+  todo = np.arange(len(preferred))  # users who still need an item
   for attempt in itertools.count():
+    # After so many attempts a user has most likely had all that it wants.
     fresh = range(len(_COUNTS)) if attempt >= 200 else _FREE
     for a in fresh:
       attrs[todo, a] = rng.integers(_COUNTS[a], size=len(todo))
     todo = todo[seen[todo, item_index(attrs[todo])]]
     if not len(todo):
-      return item_index(attrs)
+      break
+  return item_index(attrs)
 
 
 @functools.cache
@@ -236,7 +259,7 @@ def _masks() -> tuple[np.ndarray, np.ndarray]:
   )
 
 
-def _average(fine):
+def _average(fine: np.ndarray) -> np.ndarray:
   """Averages [..., 32 k, 32 k] down to float32 [..., 32, 32]."""
   *lead, _, _ = fine.shape
   split = (IMAGE_SIZE, _SUPERSAMPLE)
@@ -244,7 +267,7 @@ def _average(fine):
   return fine.mean(axis=(-3, -1), dtype=np.float32)
 
 
-def _resized(images):
+def _resized(images: np.ndarray) -> np.ndarray:
   """Returns uint8 images [B, h, w, 3] at [B, 32, 32, 3]."""
   side = (IMAGE_SIZE, IMAGE_SIZE)
   if images.shape[1:3] == side:
@@ -255,32 +278,35 @@ def _resized(images):
   )
 
 
-def _halve(images):
+def _halve(images: np.ndarray) -> np.ndarray:
   """Halves uint8 [B, 32, 32, 3] and flattens: float32 [B, 768] in [0, 1]."""
   half = IMAGE_SIZE // 2
-  blocks = images.reshape(-1, half, 2, half, 2, 3)
+  blocks = images.reshape(-1, half, 2, half, 2, 3)  # squares of 2 x 2 pixels
   means = blocks.mean(axis=(2, 4), dtype=np.float32) / 255
   return means.reshape(-1, half * half * 3)
 
 
 @functools.cache
 def _templates() -> tuple[np.ndarray, np.ndarray]:
-  """Returns what `read` compares with, and its squared norms.
+  """Returns the renders that `read` compares with, and their squared norms.
 
   Columns [768, 3 * items]: all renders sharp, then blurred by 1 and 1.8 pixels.
   """
   sharp = render(attributes(np.arange(NUM_ITEMS)))
   blurred = [sharp, *(_blur(sharp, sigma) for sigma in (1.0, 1.8))]
-  rows = np.concatenate([_halve(images) for images in blurred])
-  return np.ascontiguousarray(rows.T), np.sum(rows**2, axis=-1)
+  templates = np.concatenate([_halve(images) for images in blurred])
+  norms = np.sum(templates**2, axis=-1)  # [3 * items]
+  # Contiguous, as every chunk of images is multiplied with them.
+  return np.ascontiguousarray(templates.T), norms
 
 
-def _blur(images, sigma):
+def _blur(images: np.ndarray, sigma: float) -> np.ndarray:
   """Blurs [B, 32, 32, 3] by a Gaussian of `sigma` pixels; float32."""
   distance = np.arange(IMAGE_SIZE)[:, None] - np.arange(IMAGE_SIZE)
   weights = np.exp(-0.5 * (distance / np.float32(sigma)) ** 2)
   weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-  rows = np.tensordot(images.astype(np.float32), weights, axes=(1, 1))
-  # The contracted axis comes last: [B, 32 x, 3, 32 y], then [B, 3, 32 y, 32 x].
-  both = np.tensordot(rows, weights, axes=(1, 1))
+  # tensordot puts the axis it contracts last.
+  # [B, 32 x, 3, 32 y]
+  columns = np.tensordot(images.astype(np.float32), weights, axes=(1, 1))
+  both = np.tensordot(columns, weights, axes=(1, 1))  # [B, 3, 32 y, 32 x]
   return both.transpose(0, 2, 3, 1)
