@@ -77,6 +77,7 @@ def filter_and_split(
 
   work = folder / "work"
   work.mkdir()
+  # Names alone: what is measured are tables, and no image is opened.
   names = (f"{item}.jpg" for item in range(1, _ITEMS + 1))
   listing = (image_files.File(name, "") for name in names)
   with duckdb_file.connect(work, memory_gb, processes) as db:
@@ -103,6 +104,7 @@ def paint(folder: Path, number: int, distinct: int = 50) -> list[str]:
     if index >= distinct:  # painting takes longer than what is measured
       shutil.copy(folder / names[index % distinct], folder / names[-1])
       continue
+    # Colours of a few places, blended between them, and noise as of a camera.
     small = rng.integers(0, 256, (9, 12, 3), np.uint8)
     large = Image.fromarray(small).resize((1200, 900), Image.Resampling.BICUBIC)
     pixels = np.asarray(large) + np.roll(noise, index, 1)

@@ -83,6 +83,7 @@ _BEAM = flags.DEFINE_string(
   "Encode and write item images on Apache Beam, with these flags of its own,"
   " such as '--runner=FlinkRunner --flink_master=HOST:8081'.",
 )
+# The last flags are for --dataset=generic only, one for each file and column.
 _FILES = {
   name: cli.path_flag(name, None, f"generic: {text}, within --raw.")
   for name, text in (
@@ -106,7 +107,7 @@ _COLUMNS = {
 
 def main() -> None:
   """Prepares a data set."""
-  # These take seconds to import: invalid flags are reported sooner.
+  # These take seconds to import: the flags' own errors come sooner.
   from genrec_jax.ingest import beam, job, tfds_builder, work_folder
   from genrec_jax.ingest import report as report_lib
 
@@ -116,7 +117,7 @@ def main() -> None:
   beam_options = beam.parse(_BEAM.value) if _BEAM.value is not None else {}
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     # Refuses anything but this very data set.
-    work = work_folder.Work(out, settings)
+    work = work_folder.Work(out, settings)  # not read where a data set is
     tfds_builder.store(_DATASET.value, work, out)
     print(
       f"{out} is there already, prepared from files of the same names and"
@@ -137,7 +138,7 @@ def main() -> None:
       spread=spread if beam_options else None,
       on_step=_print_step,
     )
-    _print_report(work.report)
+    _print_report(work.report)  # while records are written it can be read
     _print_step("writing records")
     tfds_builder.store(
       _DATASET.value,
@@ -159,6 +160,7 @@ def _raw():
 
   _check_flags()
   tables: dict[str, Any] = {}
+  # What is known of the others without flags.
   if _DATASET.value == "generic":
     tables = {name: flag.value for name, flag in _FILES.items()}
     tables["columns"] = {role: flag.value for role, flag in _COLUMNS.items()}
@@ -207,6 +209,7 @@ def _out(images: Path) -> Path:
       f"--out={out} is within the images folder {images}, all of which is "
       "read as images: choose a folder elsewhere"
     )
+  # Before hours of work; `tfds_builder.store` checks the data set itself.
   other = out.exists() and (not out.is_dir() or any(out.iterdir()))
   if other and not any(out.glob("*/*/*/dataset_info.json")):
     raise UserError(
@@ -229,7 +232,7 @@ def _check_flags() -> None:
   elif problem := raw_data.unreadable(folder):
     problems.append(f"--raw={folder}: expected a folder ({problem})")
   for flag in (*_FILES.values(), *_COLUMNS.values()):
-    if not generic and flag.present:
+    if not generic and flag.present:  # would be ignored without a word
       problems.append(f"--{flag.name}: only for --dataset=generic")
   for flag in _FILES.values():
     if generic and not flag.value:

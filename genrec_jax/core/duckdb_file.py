@@ -26,9 +26,11 @@ def connect(
     duckdb.connect(
       plain / "tables.duckdb",
       config={
+        # Of tables; what Python reads from them comes on top.
         "memory_limit": f"{int(memory_gb * 1000)}MB",
         "threads": threads,
         "temp_directory": str(plain / "spill"),
+        # Rows of a raw file keep their order, by which the first one counts.
         "preserve_insertion_order": True,
       },
     ) as db,
@@ -68,6 +70,7 @@ def registered(
   db: Connection, columns: Mapping[str, npt.ArrayLike], dtype=object
 ) -> Iterator[None]:
   """Lets queries read columns as the table `given`."""
+  # As objects: NumPy would make strings of one length, the longest, of them.
   db.register(
     "given", {k: np.asarray(values, dtype) for k, values in columns.items()}
   )
@@ -97,6 +100,7 @@ def pattern(path: str | os.PathLike) -> str:
     UserError: no pattern matches this path.
   """
   text = os.path.abspath(path)
+  # A class of one letter, '[*]', is that letter.
   escaped = re.sub(r"([*?\[])", r"[\1]", text)
   if escaped != text and "\\" in text:
     raise UserError(

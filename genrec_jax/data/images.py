@@ -19,7 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
 MAX_PIXELS = 89_478_485  # what Pillow warns of; decoded, 256 MiB
-MIN_SIDE = 4  # shops answer with a picture of one pixel where they have none
+MIN_SIDE = 4  # shops answer with an image of one pixel where they have none
 LONGEST = 4  # sides of a stored image; of longer ones the centre is small
 RULE = "shorter side"  # changes when what is stored of an image does
 _QUALITY = 95
@@ -71,7 +71,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def encode(file: BinaryIO, size: int) -> bytes:
-  """Decodes a picture and returns it as it is stored; see the module.
+  """Decodes an image and returns it as it is stored; see the module.
 
   Args:
     file: open, seekable.
@@ -81,7 +81,7 @@ def encode(file: BinaryIO, size: int) -> bytes:
     A JPEG of RGB.
 
   Raises:
-    Unusable: it is no picture that can be used; says why.
+    Unusable: it is no image that can be used; says why.
   """
   try:
     with warnings.catch_warnings():
@@ -93,7 +93,7 @@ def encode(file: BinaryIO, size: int) -> bytes:
   except Image.DecompressionBombError as error:
     raise Unusable("too_large", str(error)) from error
   except Image.UnidentifiedImageError as error:
-    if not file.seek(0, os.SEEK_END):
+    if not file.seek(0, os.SEEK_END):  # returns the size of the file
       raise Unusable("empty_file", "0 bytes") from error
     raise Unusable("not_an_image", "in no format that is read") from error
   except MemoryError as error:
@@ -111,6 +111,7 @@ def num_pixels(file: BinaryIO) -> int:
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
+      # Reads the header only: there may be many files to choose from.
       with Image.open(file, formats=_formats()) as image:
         width, height = image.size
   except Exception:  # Pillow's formats raise many kinds
@@ -146,7 +147,10 @@ def _shrink(image, size):
 
 
 def _turned(image, opened):
-  """Returns an image turned as the EXIF of what was opened says."""
+  """Returns an image turned as the EXIF of the opened file says.
+
+  Converting an image loses the EXIF, so the opened one is needed, too.
+  """
   try:
     orientation = opened.getexif().get(ExifTags.Base.Orientation)
   except Exception:  # damaged, but the image need not be
@@ -163,9 +167,10 @@ def _rgb(image):
   if mode == "F":
     raise Unusable("unsupported_mode", "floating-point values")
   if mode == "I" or mode.startswith("I;16"):
-    values = np.asarray(image.convert("I"))
+    values = np.asarray(image.convert("I"))  # [h, w] int32, of 16 bits
     image = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
     if key is not None:
+      # Of the 16 bits: scaled to 8, the key would match other values, too.
       image = image.convert("LA")
       alpha = np.where(values == key, 0, 255).astype(np.uint8)
       image.putalpha(Image.fromarray(alpha))
@@ -186,6 +191,7 @@ def _rgb(image):
 
 
 def _jpeg(image):
+  """Encodes an image as it is stored; subsampling would blur coloured edges."""
   data = io.BytesIO()
   image.save(data, "JPEG", quality=_QUALITY, subsampling=0)
   return data.getvalue()

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in rows, with what is known of them in words."""
+"""Contact sheets: images in rows with captions, as one image file."""
 
 from collections.abc import Sequence
 import functools
@@ -9,10 +9,11 @@ import unicodedata
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_CELL = 160  # pixels; smaller pictures are enlarged to about this
+_CELL = 160  # pixels; smaller images are enlarged to about this
 _COLUMNS = 8  # at most
 _LINES = 3  # of a caption
-# Looked for where the system keeps fonts; Pillow's own has ASCII letters only.
+# Looked for where the system keeps fonts; Pillow's own has ASCII letters only,
+# and titles are in any language.
 _FONTS = (
   "DejaVuSans.ttf",
   "NotoSans-Regular.ttf",
@@ -25,73 +26,96 @@ _INK, _FAINT, _PAPER = "#202020", "#707070", "#ffffff"
 
 
 class Section(NamedTuple):
-  """Pictures under one heading."""
+  """Images under one heading."""
 
   heading: str
   images: Sequence[np.ndarray]  # [S, S, 3] uint8 each
-  captions: Sequence[str]  # one per picture; may be ''
+  captions: Sequence[str]  # one per image; may be ''
 
 
 def contact_sheet(title: str, sections: Sequence[Section]) -> Image.Image:
-  """Lays out sections of pictures under each other, captions below each.
+  """Returns sections of images under each other, captions below each image.
 
   Texts are wrapped, captions cut after three lines. A letter that the fonts
-  found lack loses its accent, or is a question mark.
+  lack loses its accent, or is a question mark.
 
   Args:
     title: above all; may be ''.
-    sections: at least one with pictures; all of them have the same size.
+    sections: at least one with images; all of them have the same size.
 
   Returns:
-    An RGB picture.
+    An RGB image.
   """
   sections = [section for section in sections if len(section.images)]
   side = sections[0].images[0].shape[0]
-  times = max(round(_CELL / side), 1)
+  times = max(round(_CELL / side), 1)  # whole, so that pixels stay sharp
   cell = side * times
-  gap = max(cell // 16, 4)
-  words = [title, *(c for s in sections for c in (s.heading, *s.captions))]
-  font = _font(max(cell // 13, 12), "".join(words))
-  line = sum(font.getmetrics())
-  counts = [len(section.images) for section in sections]
-  columns = min(
-    max(max(counts[:-1], default=1), math.ceil(math.sqrt(counts[-1])), 2),
-    _COLUMNS,
-  )
-  width = columns * (cell + gap) - gap
-
-  # What is drawn where, by its left upper corner; y grows downwards.
-  pictures: list[tuple[int, int, np.ndarray]] = []
-  texts: list[tuple[int, int, str, str]] = []
-  y = gap
-
-  def write(text, x, y, limit, lines, colour):
-    wrapped = _wrap(text, font, limit, lines)
-    for i, part in enumerate(wrapped):
-      texts.append((x, y + i * line, part, colour))
-    return len(wrapped) * line
-
-  y += write(title, gap, y, width, _LINES, _INK)
-  for heading, images, captions in sections:
-    y += gap if y > gap else 0
-    y += write(heading, gap, y, width, 1, _FAINT) + gap // 2
-    for start in range(0, len(images), columns):
-      tallest = 0
-      for i in range(start, min(start + columns, len(images))):
-        x = gap + (i - start) * (cell + gap)
-        pictures.append((x, y, images[i]))
-        below = y + cell + gap // 4
-        height = write(captions[i], x, below, cell, _LINES, _INK)
-        tallest = max(tallest, height)
-      y += cell + gap // 4 + tallest + gap // 2
-  sheet = Image.new("RGB", (width + 2 * gap, y + gap // 2), _PAPER)
-  draw = ImageDraw.Draw(sheet)
-  for x, y, pixels in pictures:
+  texts = [title, *(t for s in sections for t in (s.heading, *s.captions))]
+  layout = _Layout(cell, _font(max(cell // 13, 12), "".join(texts)))
+  layout.add(title, sections)
+  sheet = Image.new("RGB", layout.size, _PAPER)
+  for x, y, pixels in layout.images:  # [S, S, 3]
     enlarged = np.repeat(np.repeat(pixels, times, 0), times, 1)
     sheet.paste(Image.fromarray(enlarged), (x, y))
-  for x, y, text, colour in texts:
-    draw.text((x, y), text, fill=colour, font=font)
+  draw = ImageDraw.Draw(sheet)
+  for x, y, text, colour in layout.texts:
+    draw.text((x, y), text, fill=colour, font=layout.font)
   return sheet
+
+
+class _Layout:
+  """Places of images and lines of text, by their left upper corners.
+
+  In pixels; y grows downwards. How high a sheet is depends on how its captions
+  wrap, so everything has its place before anything is painted.
+  """
+
+  def __init__(self, cell: int, font: ImageFont.FreeTypeFont):
+    self.font, self._cell = font, cell
+    self.images: list[tuple[int, int, np.ndarray]] = []
+    self.texts: list[tuple[int, int, str, str]] = []  # with the colour
+    self.size = (0, 0)
+    self._gap = max(cell // 16, 4)
+    self._line = sum(font.getmetrics())
+
+  def add(self, title: str, sections: Sequence[Section]) -> None:
+    """Lays out a sheet from top to bottom."""
+    counts = [len(section.images) for section in sections]
+    # As wide as the first sections, which are short, and about square.
+    columns = min(
+      max(max(counts[:-1], default=1), math.ceil(math.sqrt(counts[-1])), 2),
+      _COLUMNS,
+    )
+    gap = self._gap
+    width = columns * (self._cell + gap) - gap
+    y = gap
+    y += self._write(title, gap, y, width, _LINES, _INK)
+    for section in sections:
+      y += gap if y > gap else 0
+      y += self._write(section.heading, gap, y, width, 1, _FAINT) + gap // 2
+      for start in range(0, len(section.images), columns):
+        y += self._add_row(section, start, columns, y)
+    self.size = (width + 2 * gap, y + gap // 2)
+
+  def _add_row(self, section, start, columns, y) -> int:
+    """Places a row of images with their captions; returns its height."""
+    cell, gap = self._cell, self._gap
+    tallest = 0
+    for i in range(start, min(start + columns, len(section.images))):
+      x = gap + (i - start) * (cell + gap)
+      self.images.append((x, y, section.images[i]))
+      below = y + cell + gap // 4
+      caption = section.captions[i]
+      height = self._write(caption, x, below, cell, _LINES, _INK)
+      tallest = max(tallest, height)
+    return cell + gap // 4 + tallest + gap // 2
+
+  def _write(self, text, x, y, width, lines, colour) -> int:
+    """Places a text of so many lines at most; returns its height."""
+    wrapped = _wrap(text, self.font, width, lines)
+    for i, part in enumerate(wrapped):
+      self.texts.append((x, y + i * self._line, part, colour))
+    return len(wrapped) * self._line
 
 
 def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
@@ -110,7 +134,8 @@ def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
 
 @functools.lru_cache(4096)
 def _has(font: ImageFont.FreeTypeFont, letter: str) -> bool:
-  """Tells whether a font can show a letter; it draws all others alike."""
+  """Returns whether a font can show a letter; it shows all others alike."""
+  # No font has this code point: its mask is what stands for a missing letter.
   missing = bytes(font.getmask("\U0010ffff"))
   return letter.isspace() or bytes(font.getmask(letter)) != missing
 
@@ -119,6 +144,7 @@ def _spell(text: str, font: ImageFont.FreeTypeFont) -> str:
   """Replaces the letters of a text that a font lacks."""
 
   def nearest(letter):
+    # A letter and its accents as separate letters.
     parts = unicodedata.normalize("NFKD", letter)
     return "".join(filter(functools.partial(_has, font), parts)) or "?"
 

@@ -33,6 +33,7 @@ def _environment(folder: Path) -> jinja2.Environment:
     loader=jinja2.FileSystemLoader([folder, _FOLDER]),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
+    # Lines of tags alone leave no empty lines in the page.
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,

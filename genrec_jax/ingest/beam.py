@@ -1,4 +1,4 @@
-"""Apache Beam, an option: the item images of an import on many machines.
+"""Apache Beam, optional: the item images of an import on many machines.
 
 Two steps run on it: `image_store.encode_all` makes the chunks of the store, and
 TFDS writes the shards of items. The machines need the raw images, the work
@@ -26,6 +26,7 @@ def parse(flags: str) -> dict[str, Any]:
     UserError: Beam is not installed, or has no such runner.
   """
   try:
+    # Imported here: most users have no Beam, and it takes seconds.
     from apache_beam import runners
     from apache_beam.options import pipeline_options
   except ImportError:
@@ -37,7 +38,7 @@ def parse(flags: str) -> dict[str, Any]:
     options = pipeline_options.PipelineOptions(shlex.split(flags))
     runner = options.view_as(pipeline_options.StandardOptions).runner
     runner = runner or "DirectRunner"
-    runners.create_runner(runner)
+    runners.create_runner(runner)  # raises, if there is no such runner
   except (ValueError, ImportError) as error:
     raise UserError(
       f"--beam={flags!r}: {str(error).rstrip('.')}. Expected flags of Apache "
@@ -66,24 +67,25 @@ def spread(
   import apache_beam
 
   path = pathlib.Path(folder, "chunks.jsonl")
-  places = []
+  offsets = []  # bytes, where each chunk's line begins
   with path.open("wb") as file:
     for chunk in chunks:
-      places.append(file.tell())
+      offsets.append(file.tell())
       file.write(json.dumps(chunk).encode() + b"\n")
   with apache_beam.Pipeline(runner=beam_runner, options=beam_options) as beam:
     _ = (
       beam
-      | apache_beam.Create(places)
+      | apache_beam.Create(offsets)
+      # Runners fuse steps: without a shuffle one worker would do all chunks.
       | apache_beam.Reshuffle()
       | apache_beam.Map(_at, os.fspath(path), work)
     )
   path.unlink()
 
 
-def _at(place, path, work):
-  """Does the work of the chunk that stands at a place of a file."""
+def _at(offset, path, work):
+  """Does the work of the chunk whose line begins at an offset of a file."""
   with open(path, "rb") as file:
-    file.seek(place)
+    file.seek(offset)
     chunk = json.loads(file.readline())
   work(chunk)

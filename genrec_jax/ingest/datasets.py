@@ -15,7 +15,7 @@ from genrec_jax.ingest.readers.table import Table
 
 @dataclasses.dataclass(frozen=True)
 class RawDataset:
-  """A data set as its authors publish it."""
+  """A data set as its authors publish it, and what we know about it."""
 
   # Returns the tables of interactions and of titles in a folder of raw files.
   tables: Callable[..., tuple[Table, Table]]
@@ -46,7 +46,7 @@ DATASETS = {
   year={2015}
 }""",
     image_folders=("images", "posters"),
-    min_rating=4.0,
+    min_rating=4.0,  # of 5: films that were liked
     other_ids=movielens.other_ids,
   ),
   "amazon": RawDataset(
@@ -83,7 +83,7 @@ DATASETS = {
   journal={arXiv preprint arXiv:2309.06789},
   year={2023}
 }""",
-    image_folders=("images", "cover", "covers"),
+    image_folders=("images", "cover", "covers"),  # as its archives are named
   ),
   "microlens": RawDataset(
     tables=functools.partial(
@@ -107,7 +107,7 @@ DATASETS = {
     image_folders=("images", "covers", "cover"),
   ),
   "generic": RawDataset(
-    tables=generic.tables,
+    tables=generic.tables,  # takes names of files and columns, too
     builder="generic",
     description=(
       "Any interactions of users with items that have titles and images."

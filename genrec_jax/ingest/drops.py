@@ -56,12 +56,12 @@ def count_drops(
   )
   examples["duplicate"] = in_words(db, "SELECT u, i FROM events WHERE n > 1")
   examples["k_core"] = outside_core
-  # DuckDB keeps neither line numbers nor the whole text of a bad row.
+  # Read again: DuckDB keeps neither the line number nor all of a bad row.
   for name, reason in (
     ("raw_events", "malformed_row"),
     ("raw_titles", "malformed_title_row"),
   ):
-    table = (tables or {}).get(name)
+    table = (tables or {}).get(name)  # none, where nobody reads the report
     if table and reason in examples:
       examples[reason] = _lines(db, name, reason, table)
   order = (*reasons.ROWS, *reasons.TITLES, *reasons.FILES)
@@ -100,17 +100,18 @@ def _row_counts(db):
   Some are dropped as raw rows, others with their item, the rest when events of
   the same user and item become one, or by the core.
   """
-  of_items = dict(
+  of_items = dict(  # events by the reason of their item; None: it has none
     db.execute("""
       SELECT reason, count(*) FROM events JOIN items USING (i)
       GROUP BY reason""").fetchall()
   )
-  kept = duckdb_file.one(db, "SELECT count(*) FROM core")
+  kept = duckdb_file.one(db, "SELECT count(*) FROM core")  # shrunk by now
   dropped = {
     **_counts(db, "raw_events", reasons.ROWS)["dropped"],
     "duplicate": duckdb_file.one(
       db, "SELECT coalesce(sum(n - 1), 0) FROM events"
     ),
+    # Events of good items that the core has lost.
     "k_core": of_items.pop(None, 0) - kept,
     **of_items,
   }
@@ -132,7 +133,7 @@ def _counts(db, table, meanings):
 def _bucket(read, kept, dropped, meanings):
   """Returns a part of the report; reasons in their order, 0 left out."""
   ordered = {reason: int(dropped.pop(reason, 0)) for reason in meanings}
-  if dropped:
+  if dropped:  # a reason that the table of reasons lacks
     raise AssertionError(f"uncounted: {dropped}")
   return {
     "read": read,

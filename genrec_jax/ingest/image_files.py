@@ -1,4 +1,4 @@
-"""The images folder of an import: what is in it, and one file of it opened.
+"""The images folder of an import: its listing, and single files of it.
 
 Only regular files below the folder are opened: paths come from listing it,
 never from ids or columns, and links are not followed.
@@ -14,7 +14,7 @@ from genrec_jax.data import images
 
 
 class File(NamedTuple):
-  """What a listing found."""
+  """An entry of the listing."""
 
   path: str  # below the folder, with '/'
   problem: str  # '' for a regular file, else why it is not opened
@@ -29,17 +29,18 @@ def listing(root: str | os.PathLike) -> Iterator[File]:
   """
   root = os.fspath(root)
   try:
-    with os.scandir(root) as found:
-      entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+    # By bytes, as file systems without an encoding have them.
+    with os.scandir(root) as scan:
+      entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
   except OSError:
-    yield File(".", "unreadable_folder")
+    yield File(".", "unreadable_folder")  # a line of the report, no error
     return
   for entry in entries:
-    if not _is_text(entry.name):
+    if not _is_text(entry.name):  # could be neither an id nor a path in JSON
       yield File(
         os.fsencode(entry.name).decode(errors="replace"), "bad_file_name"
       )
-    elif entry.is_symlink():
+    elif entry.is_symlink():  # before is_dir and is_file, which follow links
       yield File(entry.name, "symbolic_link")
     elif entry.is_dir():
       for file in listing(entry.path):
@@ -80,8 +81,11 @@ def num_pixels(root: str | os.PathLike, path: str) -> int:
 
 @contextlib.contextmanager
 def _open_regular(root, path):
-  """Opens a file below a folder, if it is a regular file still."""
-  # Non-blocking: what was a file may have become a pipe.
+  """Opens a file below a folder, if it is a regular file still.
+
+  It was when it was listed, which may be hours ago.
+  """
+  # No links; and non-blocking, because a pipe blocks until somebody writes.
   flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK
   with open(os.open(os.path.join(root, path), flags), "rb") as file:
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -90,5 +94,6 @@ def _open_regular(root, path):
 
 
 def _is_text(name):
-  """Says whether a file name is UTF-8, as ids are."""
+  """Returns whether a file name is UTF-8, as ids are."""
+  # Python stands in bytes that are not with lone surrogates.
   return not any("\ud800" <= letter <= "\udfff" for letter in name)

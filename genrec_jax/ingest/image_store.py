@@ -1,4 +1,4 @@
-"""The encoded images of an import, in chunks, made by several processes."""
+"""The encoded images of an import, in chunks, by several processes."""
 
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 import signal
 import threading
+from typing import NamedTuple
 
 from PIL import Image
 import tqdm
@@ -24,48 +25,62 @@ from genrec_jax.ingest import image_files
 CHUNK = 128  # images in a file of the store
 
 
+class _Place(NamedTuple):
+  """Where an image is in the file of its chunk, and its size as stored."""
+
+  start: int  # bytes
+  length: int
+  width: int  # pixels
+  height: int
+
+
 class Store(Mapping[str, bytes]):
   """The encoded images of a folder that `encode_all` wrote, by item id.
 
-  There may be millions, so what it knows of a chunk is read when needed.
+  A chunk is two files: NUMBER.bin, the images one after another, and
+  NUMBER.json, a line of [id, start, length, width, height] for each, or of
+  [id, reason, details] for one that is unusable. There may be millions of
+  images, so the second file is read when needed.
   """
 
   def __init__(self, folder: str | os.PathLike):
     self._folder = Path(folder)
     self._chunks = sorted(int(f.stem) for f in self._folder.glob("*.json"))
-    # Enough for the way to an item, which leads over a few other chunks.
+    # Enough for the bisection to an item, which leads over a few other chunks.
     self._index = functools.lru_cache(128)(self._read_index)
 
   @property
   def unusable(self) -> dict[str, tuple[str, str]]:
     """Returns reason and details by id of the images that are unusable."""
     return {
-      item: tuple(place)
+      item: entry
       for chunk in self._chunks
-      for item, place in self._read_index(chunk).items()
-      if _is_reason(place)
+      for item, entry in self._read_index(chunk).items()
+      if not isinstance(entry, _Place)
     }
 
   def __getitem__(self, item: str) -> bytes:
     """Reads the encoded image of an item."""
+    # Items are in the order of ids, within chunks and from one to the next.
     after = bisect.bisect_right(
       self._chunks, item, key=lambda chunk: next(iter(self._index(chunk)))
     )
-    chunk = self._chunks[after - 1] if after else None
-    place = () if chunk is None else self._index(chunk).get(item, ())
-    if not place or _is_reason(place):
+    if not after:  # sorts before all
       raise KeyError(item)
-    start, length, *_ = place
+    chunk = self._chunks[after - 1]
+    place = self._index(chunk).get(item)
+    if not isinstance(place, _Place):
+      raise KeyError(item)
     with open(_chunk(self._folder, chunk, "bin"), "rb") as file:
-      file.seek(start)
-      return file.read(length)
+      file.seek(place.start)
+      return file.read(place.length)
 
   def sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yields id, and width and height as stored, of the usable images."""
     for chunk in self._chunks:
-      for item, place in self._read_index(chunk).items():
-        if not _is_reason(place):
-          yield item, (place[2], place[3])
+      for item, entry in self._read_index(chunk).items():
+        if isinstance(entry, _Place):
+          yield item, (entry.width, entry.height)
 
   def __iter__(self) -> Iterator[str]:
     """Yields the ids of the items that have a usable image."""
@@ -75,10 +90,13 @@ class Store(Mapping[str, bytes]):
     """Returns the number of usable images."""
     return sum(1 for _ in self)
 
-  def _read_index(self, chunk):
-    """Returns start, length and size, or reason and details, by id."""
-    rows = json.loads(_chunk(self._folder, chunk, "json").read_text())
-    return {item: place for item, *place in rows}
+  def _read_index(self, chunk: int) -> dict[str, _Place | tuple[str, str]]:
+    """Returns the place, or reason and details, of each item of a chunk."""
+    lines = json.loads(_chunk(self._folder, chunk, "json").read_text())
+    return {
+      item: tuple(entry) if isinstance(entry[0], str) else _Place(*entry)
+      for item, *entry in lines
+    }
 
 
 def encode_all(
@@ -89,10 +107,10 @@ def encode_all(
   processes: int,
   spread: Callable[..., None] | None = None,
 ) -> Store:
-  """Encodes items' images into a folder, over processes, with a progress bar.
+  """Encodes items' images into a folder, with several processes.
 
-  Chunks that are there already, of an earlier call with the same arguments that
-  was stopped, are kept.
+  Shows a progress bar. Chunks are kept that an earlier call with the same
+  arguments, which was stopped, has written.
 
   Args:
     root: the images folder.
@@ -119,11 +137,12 @@ def encode_all(
     return Store(folder)
   with tqdm.tqdm(
     total=len(items),
-    initial=len(items) - sum(len(rows) for _, rows in missing),
+    initial=len(items) - sum(len(chunk_items) for _, chunk_items in missing),
     desc="images",
     unit="image",
     disable=None,  # shown on a terminal only
   ) as bar:
+    # Chunks are done in any order; their numbers keep them apart.
     for done in _results(work, missing, processes):
       bar.update(done)
   return Store(folder)
@@ -148,16 +167,13 @@ def encode_chunk(
     except images.Unusable as error:
       index.append((item, *error.args))
     else:
+      # Opening reads the header only: the size as stored.
       with Image.open(io.BytesIO(image)) as header:
         index.append((item, data.tell(), len(image), *header.size))
       data.write(image)
-  # The index says that the data are whole: it comes last.
-  for suffix, content in (
-    ("bin", data.getvalue()),
-    ("json", json.dumps(index).encode()),
-  ):
-    target = _chunk(folder, number, suffix)
-    files.write(target, content)
+  files.write(_chunk(folder, number, "bin"), data.getvalue())
+  # Last: that it exists says that the chunk is whole.
+  files.write(_chunk(folder, number, "json"), json.dumps(index))
   return len(items)
 
 
@@ -172,6 +188,7 @@ def _results(work, chunks, processes) -> Iterable[int]:
   with concurrent.futures.ProcessPoolExecutor(
     processes, context, initializer=_follow_parent
   ) as pool:
+    # All at once: a chunk is a list of ids and paths, which takes little.
     waiting = {pool.submit(work, chunk) for chunk in chunks}
     try:
       for future in concurrent.futures.as_completed(waiting):
@@ -181,27 +198,25 @@ def _results(work, chunks, processes) -> Iterable[int]:
         "a process that encoded images died, perhaps for want of memory. Start "
         "again, to go on with the images that are left, with fewer processes."
       ) from None
-    except BaseException:
+    except (
+      BaseException
+    ):  # Ctrl-C, too: without it the pool works on to the end
       pool.shutdown(wait=False, cancel_futures=True)
       raise
 
 
 def _follow_parent():
-  """Lets a process end with the one that started it, and not before."""
+  """Ends this process of a pool with the one that started it, not before."""
   # Ctrl-C reaches every process of a terminal; the parent decides what ends.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
   assert parent  # this is a process of the pool
 
   def wait():
-    parent.join()
+    parent.join()  # returns when it ends, however it ends
     os._exit(1)
 
   threading.Thread(target=wait, daemon=True).start()
-
-
-def _is_reason(place):
-  return isinstance(place[0], str)
 
 
 def _chunk(folder, number, suffix) -> Path:

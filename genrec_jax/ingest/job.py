@@ -56,6 +56,7 @@ def make(
     UserError: the raw data cannot be read, or nothing of it is left.
   """
   try:
+    # What is there is kept only if it is of the same files and settings.
     folder.mkdir(parents=True, exist_ok=True)
     work_folder.keep_if_same(
       folder, itertools.chain([settings, images.RULE], raw.stamps(), raw.files)
@@ -67,7 +68,7 @@ def make(
         folder=folder / IMAGES,
         size=settings["image_size"],
         processes=processes,
-        spread=spread,
+        spread=spread,  # None: on this machine
       )
       with _database(folder, memory_gb, processes) as db:
         report = _make(db, raw, folder, settings, encode, on_step)
@@ -83,6 +84,7 @@ def make(
 
 def _make(db, raw, folder, settings, encode, on_step):
   """Runs the steps of an import; returns the report."""
+  # Images are named like their items, unless a table gives their paths.
   by_path = bool(raw.paths) or raw.titles.has("image")
   warnings = _read(db, raw, folder, settings, by_path, on_step)
   # Only what can be in the core is worth decoding; the core of what is left
@@ -90,7 +92,7 @@ def _make(db, raw, folder, settings, encode, on_step):
   first_dropped = k_core.shrink(db, settings["k_core"])
   candidates = k_core.images(db)
   on_step(f"encoding {len(candidates):,} images")
-  store = encode(candidates)
+  store = encode(candidates)  # hours, of millions of images
   k_core.drop_images(db, store.unusable)
   on_step("ordering and splitting")
   first_dropped += k_core.shrink(db, settings["k_core"])
@@ -100,7 +102,7 @@ def _make(db, raw, folder, settings, encode, on_step):
     first_dropped[: drops.NUM_EXAMPLES],
     {"raw_events": raw.interactions, "raw_titles": raw.titles},
   )
-  if not sizes.events:
+  if not sizes.events:  # counted first: the error says where they went
     raise UserError(
       nothing_left.message(
         db, raw, by_path=by_path, k_core=settings["k_core"], counts=counts
@@ -114,7 +116,7 @@ def _read(db, raw, folder, settings, by_path, on_step):
   on_step(f"reading {raw.titles.path.name}")
   raw_tables.read_titles(db, raw.titles, raw.paths, folder)
   raw_tables.read_files(db, raw.files)
-  warnings = []
+  warnings: list[str] = []
   # Before the interactions, which take longest.
   if not by_path:
     if raw.other_ids:
@@ -133,7 +135,9 @@ def _report(db, work, counts, sizes, store, warnings):
   """Returns the report; its keys are documented in docs/data.md."""
   times = statistics.times(db)
   kept = set(work.item_ids())
-  sides = [size for item, size in store.sizes() if item in kept]
+  sides = [  # (width, height) of each kept image
+    size for item, size in store.sizes() if item in kept
+  ]
   horizon = work.settings["future_horizon"]
   return {
     "rows": counts["rows"],
@@ -158,6 +162,7 @@ def _database(
   """Opens an empty database, and removes it afterwards."""
   path = folder / "tables.duckdb"
   try:
+    # Of an import that was stopped: its tables are read again.
     path.unlink(missing_ok=True)
     with duckdb_file.connect(folder, memory_gb, threads) as db:
       yield db

@@ -14,6 +14,7 @@ def shrink(db: Connection, k: int) -> list[str]:
     The first events that were dropped, in words.
   """
   first: list[str] = []
+  # Items lose events with a user, and users with an item: until all have k.
   while True:
     for column in ("u", "i"):
       db.execute(f"""
@@ -24,7 +25,7 @@ def shrink(db: Connection, k: int) -> list[str]:
       db, "SELECT (SELECT count(*) FROM few_u) + (SELECT count(*) FROM few_i)"
     ):
       return first
-    if not first:
+    if not first:  # later rounds follow from this one
       first = drops.in_words(db, f"SELECT u, i FROM core WHERE {few}")
     # A new table rather than a deletion: the old one's space is used again.
     db.execute(f"""

@@ -30,6 +30,7 @@ def match(db: Connection, root: Path, by_path: bool) -> None:
     CREATE OR REPLACE TABLE users AS
     SELECT CAST(row_number() OVER (ORDER BY id) - 1 AS INTEGER) AS u, id
     FROM (SELECT DISTINCT "user" AS id FROM raw_events WHERE reason IS NULL)""")
+  # `wanted` is SQL of the path that is listed, `files` the join that finds it.
   if by_path:
     wanted = _path_in_folder(root)
     files = "files f ON f.path = wanted AND f.problem = ''"
@@ -55,6 +56,7 @@ def match(db: Connection, root: Path, by_path: bool) -> None:
           THEN 'image_outside_folder'
         ELSE 'no_image' END AS reason
     FROM pictured""")
+  # A later event of the same user and item is not another choice.
   db.execute("""
     CREATE OR REPLACE TABLE events AS
     SELECT u, i, min(ms) AS ms, CAST(count(*) AS INTEGER) AS n

@@ -47,7 +47,7 @@ def check_other_ids(
         count(*) FILTER (ours AND NOT theirs), count(*) FROM judged"""
     ((theirs, only_theirs, only_ours, number),) = db.execute(counts).fetchall()
     if only_theirs < _FEW or only_theirs <= _CLEARLY * only_ours:
-      continue
+      continue  # named by item, or too few to tell
     column = table.roles["item"]
     raise UserError(
       listed(
@@ -91,6 +91,7 @@ def unmatched_names(db: Connection, titles: Path, root: Path) -> list[str]:
     FROM ({FILES})""").fetchall()[0]
   if without <= SHARE * number:
     return []
+  # A warning only: a folder may hold images of more items than the titles.
   strange = f"SELECT name FROM ({FILES}) WHERE name NOT IN ({TITLED})"
   return [
     f"{without:,} of {number:,} files in {root} are named like no item of "
@@ -114,6 +115,6 @@ def unmatched_paths(db: Connection, root: Path) -> list[str]:
 
 def _plain(role, column):
   """Returns SQL of an id as links.csv and others write it: 862, tt0114709."""
-  if role == "imdbId":
+  if role == "imdbId":  # links.csv leaves 'tt' out, zeros come and go
     return f"ltrim(regexp_replace(lower({column}), '^tt', ''), '0')"
   return rf"regexp_replace({column}, '\.0+$', '')"

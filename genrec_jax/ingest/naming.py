@@ -59,6 +59,7 @@ def between(db: Connection, names: str, ids: str) -> str:
     names: a query of `name`.
     ids: a query of `id`.
   """
+  # Each difference in turn: the first that explains most names is the cause.
   strange = f"SELECT name FROM ({names}) WHERE name NOT IN ({ids})"
   number = duckdb_file.one(db, f"SELECT count(*) FROM ({strange})")
   for words, name, value in _DIFFERENCES:

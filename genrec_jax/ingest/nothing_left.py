@@ -39,6 +39,7 @@ def message(
     lines.append(f"{raw.interactions.path.name} has no rows")
   if not counts["images"]["read"]:
     lines.append(f"{raw.images} has no files")
+  # One cause, of the commonest reason: the rest mostly follows from it.
   dropped = counts["rows"]["dropped"]
   commonest = max(dropped, key=dropped.get, default="")
   cause = _cause_in_names(db, commonest, raw, by_path) or _cause_in_rows(
@@ -52,7 +53,11 @@ def message(
 
 
 def _cause_in_names(db, reason, raw, by_path):
-  """Returns how ids of the tables or names of files differ, '' if neither."""
+  """Returns how ids of the tables or names of files differ.
+
+  '' if the reason has nothing to do with names.
+  """
+  # Ids of the interactions that can be read, as if they were names of files.
   rated = "SELECT DISTINCT item AS name FROM raw_events WHERE reason IS NULL"
   if reason == "no_title":
     words = naming.between(db, rated, TITLED)

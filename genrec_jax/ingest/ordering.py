@@ -41,7 +41,7 @@ def write(db: Connection, folder: Path, future_horizon: int) -> Sizes:
     SELECT x.row AS user_row, y.row AS item_row, ms AS timestamp
     FROM core JOIN kept_users x USING (u) JOIN kept_items y USING (i)
     ORDER BY user_row, timestamp, item_row""")
-  lengths = dict(
+  lengths = dict(  # {length: users}
     db.execute("""
       SELECT length, count(*) FROM kept_users GROUP BY length
       ORDER BY length""").fetchall()

@@ -12,6 +12,7 @@ from genrec_jax.ingest import image_files
 from genrec_jax.ingest.datasets import DATASETS
 from genrec_jax.ingest.readers.table import Table, open_table
 
+# Of --image_list: logs of downloads call their columns so.
 _LIST_COLUMNS = {
   "item": ("item_id", "item", "parent_asin", "asin", "movie_id", "id"),
   "image": ("path", "image", "file", "filename", "image_path"),
@@ -31,6 +32,7 @@ class Raw:
   @functools.cached_property
   def files(self) -> list[image_files.File]:
     """What is in the images folder; listed once, which can take minutes."""
+    # About 300 bytes a file: docs/data.md says so.
     return list(image_files.listing(self.images))
 
   def stamps(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
@@ -49,7 +51,7 @@ def open_raw(
   image_list: Path | None = None,
   **tables: Any,
 ) -> Raw:
-  """Opens the raw data of a data set.
+  """Opens the raw data of a data set; tables are checked, not read.
 
   Args:
     dataset: one of `DATASETS`.
@@ -98,7 +100,8 @@ def settings(
   their number and total size.
   """
   tables = (raw.interactions, raw.titles, raw.paths)
-  files = [file for file in raw.files if not file.problem]
+  files = [file for file in raw.files if not file.problem]  # that are opened
+  # The keys are stored in the data set and compared by later imports.
   return {
     "dataset": dataset,
     "min_rating": min_rating,
@@ -128,7 +131,7 @@ def _images_folder(candidates):
   """Returns the first of some folders that is there."""
   for path in candidates:
     path = path.expanduser()
-    if path.is_file():
+    if path.is_file():  # not the next candidate: somebody forgot to unpack it
       raise UserError(
         f"{path} is a file: expected a folder of images (unpack archives)"
       )

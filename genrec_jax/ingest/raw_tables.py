@@ -42,6 +42,7 @@ def read_events(
 def _read_events(db, table, min_rating, work):
   roles = ("user", "item", "timestamp", "rating")
   source = select(table, roles, work)
+  # Ratings that nobody looks at may be anything, and may be missing.
   any_rating = "TRUE" if min_rating is None else "FALSE"
   lowest = 0.0 if min_rating is None else float(min_rating)
   shown = ", ".join(
@@ -91,7 +92,7 @@ def read_titles(
       SELECT item, title, image, text, CAST(NULL AS VARCHAR) AS reason
       FROM ({source})""")
   _drop_point_zero(db, "raw_titles", "item")
-  _clean_titles(db)
+  _clean_titles(db)  # before they are judged: nothing may be left
   db.execute("""
     UPDATE raw_titles SET reason = CASE
       WHEN text IS NOT NULL THEN 'malformed_title_row'
@@ -134,7 +135,7 @@ def read_files(db: Connection, listing: Iterable[image_files.File]) -> None:
     CREATE OR REPLACE TABLE files
       (path VARCHAR, stem VARCHAR, problem VARCHAR, size BIGINT,
        reason VARCHAR, details VARCHAR)""")
-  listing = iter(listing)
+  listing = iter(listing)  # of millions, perhaps: in batches
   while batch := list(itertools.islice(listing, _BATCH)):
     columns: dict[str, list[Any]] = {
       "path": [file.path for file in batch],

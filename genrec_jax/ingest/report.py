@@ -17,6 +17,7 @@ def write(folder: Path, work: Work) -> None:
   """Writes import_report.json and import_report.html into a folder."""
   report = work.report
   files.write(folder / JSON, json.dumps(report, indent=2) + "\n")
+  # Evenly over the ids, so that a look at them shows what all look like.
   number = report["items"]
   rows = sorted({n * number // _NUM_ITEMS for n in range(_NUM_ITEMS)})
   page = report_page.page(report, work.settings, work.items_at(rows))

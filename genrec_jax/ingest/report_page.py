@@ -12,7 +12,7 @@ from genrec_jax.html import render
 from genrec_jax.ingest import reasons, statistics
 from genrec_jax.ingest.work_folder import Item
 
-_TEMPLATE = Path(__file__).with_name("report.html")
+_TEMPLATE = Path(__file__).with_name("report.html")  # escapes all values
 _SIDE = 160  # pixels of an image on the page
 _LENGTH_BARS = 12
 
@@ -47,6 +47,7 @@ def page(
   """
   files = [f"{name} ({_bytes(size)})" for name, size in settings["raw"].items()]
   number, size = settings["images"]
+  # Keys of JSON are text.
   lengths = {int(n): users for n, users in report["history_lengths"].items()}
   return render.page(
     _TEMPLATE,
@@ -94,6 +95,7 @@ def _binned(counts):
     # By at least 1: lengths are integers, and short ones lie close together.
     edge = max(edge * ratio, edge + 1)
   bars = []
+  # From an edge to the next, which is not part of the bin.
   for first, after in zip(edges, [*edges[1:], longest + 1], strict=True):
     label = f"{first}" if after == first + 1 else f"{first}-{after - 1}"
     number = sum(n for length, n in counts.items() if first <= length < after)
@@ -102,7 +104,10 @@ def _binned(counts):
 
 
 def _gap_bars(gaps):
-  """Returns bars of the times between events; but two they are upper bounds."""
+  """Returns bars of the times between events.
+
+  The first are equal times and the last are longer than all bounds.
+  """
   bounds = {name for name, _ in statistics.GAPS[1:]}
   return [
     _Bar(f"< {name}" if name in bounds else name, number)
@@ -115,6 +120,7 @@ def _shown(item):
   data = item.image
   with Image.open(io.BytesIO(data)) as image:
     tiny = max(image.size) < _SIDE // 2  # shown in blocks, not smoothed
+    # The page holds its images itself: it is sent around as one file.
     if max(image.size) > _SIDE:
       image.thumbnail((_SIDE, _SIDE))
       small = io.BytesIO()

@@ -14,7 +14,7 @@ from genrec_jax.data import histories
 TIED = 0.5
 # Times before or after are no times of events: days, years or dates as numbers.
 _YEARS = ("1980", "2100")
-_DAY = 24 * 3600 * 1000
+_DAY = 24 * 3600 * 1000  # milliseconds
 # Times between events of a user, each shorter than so many milliseconds.
 GAPS = (
   ("tied", 1),
@@ -50,6 +50,7 @@ def num_windows(
 
 def times(db: Connection) -> dict[str, Any]:
   """Returns what the report says of the times between a user's events."""
+  # A gap is counted under the first bound that it is below.
   bounds = [bound for _, bound in GAPS]
   cases = " ".join(
     f"WHEN gap < {bound} THEN {place}" for place, bound in enumerate(bounds)
@@ -109,8 +110,10 @@ def crop_losses(
     share of pixels that are lost; 'shares', of those that are cropped, how many
     lose up to a tenth, a quarter, half and more.
   """
-  lost = np.asarray([1 - min(size) / max(size) for size in sizes], np.float64)
-  places = np.digitize(lost[lost > 0], _LOSSES[:-1], right=True)
+  lost = np.asarray(  # [images]
+    [1 - min(size) / max(size) for size in sizes], np.float64
+  )
+  places = np.digitize(lost[lost > 0], _LOSSES[:-1], right=True)  # [cropped]
   counts = np.bincount(places, minlength=len(_LOSSES)).tolist()
   return {
     "images": len(lost),

@@ -20,8 +20,8 @@ from genrec_jax.ingest.datasets import DATASETS
 from genrec_jax.ingest.work_folder import Work
 
 _SHARD_BYTES = 2**27  # TFDS holds a shard in memory while it writes it
-_EVENT_BYTES = 32  # of a user's record, about
-_USERS = 2**16  # put into the index at a time
+_EVENT_BYTES = 32  # that an event takes in a user's record, about
+_BATCH = 2**16  # users or titles put into the index at a time
 
 
 class Imported(
@@ -44,7 +44,7 @@ class Imported(
     del dl_manager
     part = self.builder_config.name
     make = {"items": _item_shards, "users": _user_shards}[part]
-    return {part: make(self._work)}
+    return {part: make(self._work)}  # one split, of the part's name
 
 
 def store(
@@ -74,7 +74,7 @@ def store(
     for file in folder.rglob("*.shard_infos.json"):  # Beam's, of no use here
       file.unlink()
     index.write(
-      folder / index.FOLDER, work.rows_of_users(_USERS), work.titles(_USERS)
+      folder / index.FOLDER, work.rows_of_users(_BATCH), work.titles(_BATCH)
     )
     finish(folder)
 
@@ -90,7 +90,10 @@ def store(
 
 @dataclasses.dataclass(frozen=True)
 class _Items:
-  """Yields the records of the items in rows [first, stop); can be pickled."""
+  """A shard of items, those of rows [first, stop); called, yields records.
+
+  A class and no closure, because Beam pickles it for other machines.
+  """
 
   work: Work
   first: int
@@ -112,6 +115,7 @@ def _item_shards(work):
 
 def _user_shards(work):
   """Returns a function for each shard of users, to be called in their order."""
+  # One pass over all users; each shard takes the next ones from it.
   histories = enumerate(work.histories())
 
   def take(number):
@@ -127,6 +131,11 @@ def _user_shards(work):
 
 
 def _bounds(number, size):
-  """Returns where shards of `number` records of `size` bytes in all begin."""
-  shards = min(max(-(-size // _SHARD_BYTES), 1), number)
+  """Returns where shards begin, and the end: [shards + 1] row numbers.
+
+  Args:
+    number: of records.
+    size: of all of them together, in bytes.
+  """
+  shards = min(max(-(-size // _SHARD_BYTES), 1), number)  # rounded up
   return [number * shard // shards for shard in range(shards + 1)]

@@ -77,6 +77,7 @@ class Work:
   def items(self, first: int = 0, stop: int | None = None) -> Iterator[Item]:
     """Yields the items of rows [first, stop), or to the end, in order."""
     store = image_store.Store(self.folder / IMAGES)
+    # A Parquet file has an order, and DuckDB keeps it.
     query = f"SELECT id, title FROM {self._of(ITEMS)} OFFSET {first}"
     if stop is not None:
       query += f" LIMIT {stop - first}"
@@ -110,7 +111,7 @@ class Work:
       items = tuple(ids[row] for row in rows)
       timestamps = np.asarray(times, np.int64)  # [L]
       history = History(user, items, timestamps, Splits(*splits))
-      yield history, np.asarray(rows, np.int64)
+      yield history, np.asarray(rows, np.int64)  # [L]
 
   def titles(self, batch: int) -> Iterator[list[str]]:
     """Yields the titles of some items at a time, in the order of their rows."""
@@ -136,7 +137,8 @@ class Work:
           f"SELECT item_row FROM {self._of(EVENTS)} WHERE user_row >= {start}"
           f" AND user_row < {start + batch}"
         ).fetchnumpy()["item_row"]  # [events]
-        yield lengths, np.stack(list(users.values()), axis=1), rows
+        splits = np.stack(list(users.values()), axis=1)  # [u, 3]
+        yield lengths, splits, rows
 
   def _rows(self, query: str) -> Iterator[tuple]:
     with duckdb.connect() as connection:
@@ -169,6 +171,7 @@ def claim(out: Path) -> Iterator[Path]:
     raise UserError(
       f"--out={out}: cannot write next to it ({error.strerror}): choose another"
     ) from None
+  # The system lets go of the lock when the process ends, however it ends.
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError:
@@ -195,13 +198,14 @@ def keep_if_same(folder: Path, key: Iterable[Any]) -> None:
     folder: of the work.
     key: parts that stand for the data and the settings by their `repr`.
   """
-  parts = hashlib.sha256()
-  for part in key:
-    parts.update(repr(part).encode())
-  digest, path = parts.hexdigest(), folder / KEY
-  if path.exists() and path.read_text() == digest:
+  digest = hashlib.sha256()
+  for part in key:  # piece by piece: the listing may be of millions of files
+    digest.update(repr(part).encode())
+  text, path = digest.hexdigest(), folder / KEY
+  if path.exists() and path.read_text() == text:
     return
   (folder / REPORT).unlink(missing_ok=True)
   if (folder / IMAGES).exists():
     shutil.rmtree(folder / IMAGES)
-  files.write(path, digest)
+  # Last: until all is removed, the old key stands for what is there.
+  files.write(path, text)

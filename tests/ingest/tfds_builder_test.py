@@ -79,7 +79,7 @@ def test_many_shards_are_one_data_set_and_the_same_bytes(
 ):
   monkeypatch.setattr(tfds_builder, "_SHARD_BYTES", 6000)
   monkeypatch.setattr(tfds_builder, "_EVENT_BYTES", 800)
-  monkeypatch.setattr(tfds_builder, "_USERS", 3)
+  monkeypatch.setattr(tfds_builder, "_BATCH", 3)
   many = [
     dataset_lib.load(tfds_builder.store("generic", work, tmp_path / name))
     for name in ("a", "b")

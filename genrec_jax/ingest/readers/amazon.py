@@ -20,7 +20,7 @@ def tables(raw: Path) -> tuple[Table, Table]:
   Raises:
     UserError: not exactly one category, or a column is missing.
   """
-  metas = {
+  metas = {  # by category
     path.name.removeprefix("meta_").removesuffix(suffix): path
     for suffix in _SUFFIXES
     for path in sorted(raw.glob(f"meta_*{suffix}"))

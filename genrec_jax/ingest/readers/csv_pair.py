@@ -31,6 +31,7 @@ def tables(
   candidates: dict[str, list[Table]] = {"interactions": [], "titles": []}
   suffixes = ("", *text_file.SUFFIXES)
   for path in sorted(p for s in suffixes for p in raw.glob(f"*.csv{s}")):
+    # Titles may come with other columns; interactions have no title.
     table = open_table(path, {**_NAMES, "title": ("title",)}, required=())
     if table.has("title"):
       candidates["titles"].append(table)

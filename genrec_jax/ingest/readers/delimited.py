@@ -1,5 +1,4 @@
-"""Delimited text, row by row: which files DuckDB reads as they are, and a form
-that it reads of the others.
+"""Delimited text: what DuckDB reads as it is, and a form of the rest for it.
 
 DuckDB splits fields fast, but one bad quote makes its CSV reader swallow the
 lines that follow, or stop. So a file that has quotes, other bytes than UTF-8,
@@ -17,10 +16,11 @@ from genrec_jax.ingest.readers import text_file
 
 SEPARATOR = "\x1f"
 _LONGEST = 1 << 20  # bytes of a line; DuckDB refuses lines of 2 MB
-_LETTERS = _LONGEST // 4  # of a row, which are at most 4 bytes each
+_LETTERS = _LONGEST // 4  # of a row; a letter is at most 4 bytes
 _SHOWN = 1000  # letters that are kept of a bad row
-_LINES = 200  # that one row may span
+_LINES = 200  # that one row may span; without a limit, one quote takes all
 _BLOCK = 10_000  # lines, looked at together
+# Control characters and line ends: a field may have them, a line may not.
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\r\n]+")
 
 
@@ -42,6 +42,7 @@ def is_plain(
     or marked
   ):
     return False
+  # Also a lone '\r': line ends of old Macs, perhaps among others.
   unfit = re.compile(
     rb'["\x00\x1f]|\r(?!\n)' if quotes else rb"[\x00\x1f]|\r(?!\n)"
   )
@@ -80,10 +81,10 @@ def rewrite(
     text_file.lines(path) as source,
     open(target, "w", encoding="utf-8") as out,
   ):
-    found = rows(decoded(source), delimiter, quotes)
-    for row, text, _ in itertools.islice(found, int(header), None):
+    parsed = rows(decoded(source), delimiter, quotes)
+    for row, text, _ in itertools.islice(parsed, int(header), None):
       if row is None or len(row) != fields or len(text) > _LETTERS:
-        row = [text[:_SHOWN]]
+        row = [text[:_SHOWN]]  # a single field: bad
       out.write(SEPARATOR.join(_UNFIT.sub(" ", field) for field in row) + "\n")
 
 
@@ -125,6 +126,7 @@ def rows(
   ahead: list[str] = []  # read but not used
   number = 0
   while True:
+    # A quote that never closes has read lines ahead, which come again.
     line = ahead.pop(0) if ahead else next(lines, None)
     number += 1
     if line is None:
@@ -134,6 +136,7 @@ def rows(
     if not quotes or '"' not in line:
       yield line.split(delimiter), line, number
       continue
+    # Lines are added as long as the last quote is open.
     text, used = line, 0
     fields = _split(text, delimiter)
     while fields is _OPEN and used < _LINES and len(text) < _LONGEST:
@@ -161,8 +164,9 @@ _OPEN: list[str] = []  # a row whose last quote has not been closed
 def _split(text, delimiter):
   """Returns a row's fields, None if a quote is out of place, or `_OPEN`."""
   fields, at = [], 0
-  while True:
+  while True:  # a field at a time, which begins at `at`
     start = at
+    # Writers put spaces before a quoted field; where tabs delimit, they count.
     while text[start : start + 1] in (" ", "\t") and delimiter != "\t":
       start += 1
     if text[start : start + 1] == '"':
@@ -173,7 +177,7 @@ def _split(text, delimiter):
           return _OPEN
         if text[end + 1 : end + 2] != '"':
           break
-        end += 2
+        end += 2  # a doubled quote stands for one
       fields.append(text[start + 1 : end].replace('""', '"'))
       at = end + 1
       while text[at : at + 1] in (" ", "\t") and delimiter != "\t":

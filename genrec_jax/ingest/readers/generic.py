@@ -35,13 +35,14 @@ def tables(
   for name in (interactions, titles):
     if not (raw / name).exists():
       raise UserError(f"{raw / name} is not there: expected a file in --raw.")
-    if format_of(raw / name) == "dat":
+    if format_of(raw / name) == "dat":  # has no names of columns
       raise UserError(
         f"{raw / name} is no table: {EXPECTED.replace(' .dat,', '')}."
       )
   given = {role: (name,) for role, name in columns.items() if name}
   events = {role: given[role] for role in _EVENT_ROLES if role in given}
   items = {role: given[role] for role in _ITEM_ROLES if role in given}
+  # Shops call an item `sku` where it is ordered and `id` where it is listed.
   items["item"] = given.get("title_item", given["item"])
   return (
     open_table(

@@ -6,9 +6,10 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.ingest.readers.table import Table, find_file, open_table
 
 _OTHER_IDS = ("imdbId", "tmdbId")  # columns of links.csv
+# Files of 1m and 10m have no header: their README names the columns.
 _RATINGS = ("UserID", "MovieID", "Rating", "Timestamp")
 _MOVIES = ("MovieID", "Title", "Genres")
-_ITEM = ("movieId", "id")
+_ITEM = ("movieId", "id")  # without regard to case, see `table`
 
 
 def tables(raw: Path) -> tuple[Table, Table]:

@@ -40,7 +40,7 @@ def parts(folder: Path) -> tuple[Path, ...]:
         f"{folder} is a {kind} table, which keeps files that are no longer part"
         " of it: export it as Parquet."
       )
-  if (folder / "_temporary").exists():
+  if (folder / "_temporary").exists():  # Spark's, of a job that is not done
     raise UserError(
       f"{folder} is not whole: the job that writes it has not ended, or failed "
       "(it holds '_temporary'). Write it again."
@@ -56,6 +56,7 @@ def source(path: Path, parts: Sequence[Path] = ()) -> str:
     parts: see `parts`.
   """
   files = ", ".join(quoted(pattern(file)) for file in parts or (path,))
+  # 'year=2020' as the name of a folder is a column and its value.
   folders = (part.relative_to(path).parts[:-1] for part in parts)
   hive = any("=" in name for names in folders for name in names)
   # Columns in names of folders are text: an id may begin with zeros.
@@ -84,10 +85,11 @@ def id_text(
   """
   name = identifier(column)
   text = f"trim(CAST({name} AS VARCHAR))"
-  if column_type.startswith("DECIMAL"):
+  if column_type.startswith("DECIMAL"):  # exact, but with trailing zeros
     return rf"regexp_replace({text}, '\.0+$', '')"
   if column_type not in _INEXACT:
     return text
+  # 9007199254740993 as a float is ...992, which may be the id of another user.
   with duckdb.connect() as connection:
     inexact = connection.execute(
       f"SELECT {name} FROM {source(path, parts)} WHERE isfinite({name}) "

@@ -37,7 +37,7 @@ def lines_of(table: Table, rows: Collection[int]) -> dict[int, tuple[int, str]]:
     table: of text, not Parquet.
     rows: positions among the rows that `select` gives.
   """
-  lines, wanted = {}, set(rows)
+  lines, wanted = {}, set(rows)  # read from the start: rows vary in length
   with text_file.lines(table.path) as file:
     for row, line in enumerate(_numbered(table, file)):
       if row in wanted:
@@ -98,6 +98,7 @@ def _select_delimited(table, roles, work):
 def _select_jsonl(table, roles, work):
   path = table.path
   compression, encoding = text_file.detect(path)
+  # DuckDB reads plain files and gzip, in UTF-8.
   if compression == "gzip" and encoding.startswith("utf-8"):
     text_file.verify_checksums(path)
   elif compression or not encoding.startswith("utf-8"):

@@ -80,7 +80,7 @@ def open_table(
     raise UserError(_not_a_table(path))
   try:
     if columns is not None:
-      delimiter = "::"
+      delimiter = "::"  # MovieLens's .dat files, the only ones without a header
     elif format == "csv":
       columns, delimiter = _header(path)
     elif format == "jsonl":
@@ -145,7 +145,7 @@ def reading(table: Table) -> Iterator[None]:
   try:
     yield
   except duckdb.OutOfMemoryException:
-    raise
+    raise  # not of the table
   except EOFError:
     raise UserError(
       f"{table.path} ends too early: it was cut off. Fetch it again."
@@ -156,7 +156,7 @@ def reading(table: Table) -> Iterator[None]:
     if isinstance(error, OSError) and error.filename not in own_files:
       raise  # of the work folder, not of the table
     if "No space left" in text:
-      raise
+      raise  # for a rewritten copy
     cut = "Unexpected end" in text or "ended before" in text
     reason = "it was cut off" if cut else text.splitlines()[0]
     raise UserError(
@@ -211,12 +211,12 @@ def _header(path):
   """Returns the names in the first row of a CSV file, and its delimiter."""
   with text_file.lines(path) as file:
     line = next(delimited.decoded(file), "")
-  delimiter = max(_DELIMITERS, key=line.count)
+  delimiter = max(_DELIMITERS, key=line.count)  # the commonest in the header
   names, *_ = next(delimited.rows([line], delimiter), ([],))
   return [name.strip() for name in names or []], delimiter
 
 
-def _keys(path, lines=1000):
+def _keys(path, lines=1000):  # enough for keys that some objects leave out
   """Returns the keys of the first objects of a JSONL file.
 
   Raises:
