@@ -32,8 +32,8 @@ class Prefix:
   [P, K, H, T].
   """
 
-  keys: jax.Array  # [L, P, K, T, H]
-  values: jax.Array  # [L, P, K, T, H]
+  keys: Array  # [L, P, K, T, H]
+  values: Array  # [L, P, K, T, H]
   mask: jax.Array  # [P, T] bool, True = a real token
   hidden: jax.Array  # [P, D], the last position, after the final norm
 

@@ -247,13 +247,13 @@ class Clip:
     """Runs a tower's layers; params have a leading axis [L]."""
 
     def step(x, layer):
-      return self._block(tower).apply({"params": layer}, x, mask), None
+      return layers.apply(self._block(tower), layer, x, mask), None
 
     return layers.scan_stack(step, x, params, remat="none")[0]
 
   def _norm(self, tower: Tower, params: PyTree, x: jax.Array) -> jax.Array:
-    norm = layers.layer_norm(tower.norm_epsilon, self.dtype, None)
-    return norm.apply({"params": params}, x)
+    norm = layers.layer_norm(tower.norm_epsilon, self.dtype)
+    return layers.apply(norm, params, x)
 
 
 def _norm_params(width: int) -> PyTree:

@@ -203,7 +203,8 @@ class Janus:
     begins = prompt.ids == self.boi_id  # [P, T]
     later = jnp.cumsum(begins[:, ::-1].astype(jnp.int32), 1)[:, ::-1]
     keep = (prompt.ids == self.bos_id) | (begins & (later == 1))
-    return prompt.replace(
+    return dataclasses.replace(
+      prompt,
       ids=jnp.where(keep, prompt.ids, self.pad_id),
       images=prompt.images[:, :0],
     )
@@ -213,7 +214,7 @@ class Janus:
     shape = images.shape[:-3]
     pixels = images.reshape(-1, *images.shape[-3:]).astype(jnp.float32)
     features = self.vision.features(params["vision"], pixels / 127.5 - 1)
-    features = self._aligner().apply({"params": params["aligner"]}, features)
+    features = layers.apply(self._aligner(), params["aligner"], features)
     return features.reshape(*shape, *features.shape[1:])
 
   def embed(self, params: PyTree, prompt: Prompt) -> jax.Array:
@@ -322,10 +323,10 @@ class Janus:
   def _embed_codes(self, params: PyTree, codes: jax.Array) -> jax.Array:
     head = params["image_head"]
     vectors = head["embed"]["embedding"][codes].astype(self.language.dtype)
-    return self._image_aligner().apply({"params": head["aligner"]}, vectors)
+    return layers.apply(self._image_aligner(), head["aligner"], vectors)
 
   def _code_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
-    return self._head().apply({"params": params["image_head"]["head"]}, hidden)
+    return layers.apply(self._head(), params["image_head"]["head"], hidden)
 
   def _image_decode_params(self, params: PyTree) -> PyTree:
     params = self.decode_subtree(params)

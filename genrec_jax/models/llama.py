@@ -319,11 +319,11 @@ class Llama:
           _append(cache.keys[i], k, index),
           _append(cache.values[i], v, index),
         )
-        own = (x.reshape(*q.shape[:3], -1, self.head_width) for x in kept)
+        own = [x.reshape(*q.shape[:3], -1, self.head_width) for x in kept]
         shared = prefix.keys[i], prefix.values[i], prefix.mask
-        return attention.attend(q, *own, mask, shared), kept
+        return attention.attend(q, own[0], own[1], mask, shared), kept
 
-      x, (k, v) = Block(self).apply({"params": layer}, x, rope, attend)
+      x, (k, v) = layers.apply(Block(self), layer, x, rope, attend)
       x = sharding.constrain_batch(x)
       keys.append(k)
       values.append(v)
@@ -346,7 +346,7 @@ class Llama:
     rope = self._rope(positions)
 
     def step(x, layer):
-      return Block(self).apply({"params": layer}, x, rope, attend)
+      return layers.apply(Block(self), layer, x, rope, attend)
 
     hidden, kept = layers.scan_stack(
       step, embeds.astype(self.dtype)[:, None], params["layers"], self.remat
@@ -360,7 +360,7 @@ class Llama:
 
   def _norm(self, params, hidden):
     norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
-    return norm.apply({"params": params["norm"]}, hidden)
+    return layers.apply(norm, params["norm"], hidden)
 
 
 def _positions(mask):
@@ -379,6 +379,8 @@ def split_prefix(prefix: Prefix) -> Prefix:
   Inside a decode loop a slice of the stack, or a transposed product, would be a
   copy at every token.
   """
-  return prefix.replace(
-    keys=tuple(prefix.keys.swapaxes(-1, -2)), values=tuple(prefix.values)
+  return dataclasses.replace(
+    prefix,
+    keys=tuple(prefix.keys.swapaxes(-1, -2)),
+    values=tuple(prefix.values),
   )

@@ -91,17 +91,17 @@ class Siglip:
         f"images of shape {pixels.shape[1:]}; the vision tower expects"
         f" {expected}; resize them first"
       )
-    x = self._patches().apply({"params": params["patch_embedding"]}, pixels)
+    x = layers.apply(self._patches(), params["patch_embedding"], pixels)
     x = x.reshape(x.shape[0], self.num_patches, self.width)
     table = params["position_embedding"]["embedding"]
     x += table.astype(self.dtype)[None]
 
     def step(x, layer):
-      return self.block().apply({"params": layer}, x), None
+      return layers.apply(self.block(), layer, x), None
 
     x, _ = layers.scan_stack(step, x, params["layers"], self.remat)
     norm = layers.layer_norm(self.norm_epsilon, self.dtype, "post_layernorm")
-    return norm.apply({"params": params["post_layernorm"]}, x)
+    return layers.apply(norm, params["post_layernorm"], x)
 
   def block(self) -> EncoderBlock:
     """Returns one encoder layer, for parameters of one layer."""

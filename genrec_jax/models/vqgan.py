@@ -260,8 +260,8 @@ class VQGAN:
     # bits do (.0010 and .0011, root mean square, tiny_sft), and full products
     # would take as many as sampling the image from the 1B, 2e12.
     with layers.exactly(self.dtype):
-      h = Encoder(self).apply({"params": params["encoder"]}, pixels)
-      h = self._quant_conv().apply({"params": params["quant_conv"]}, h)
+      h = layers.apply(Encoder(self), params["encoder"], pixels)
+      h = layers.apply(self._quant_conv(), params["quant_conv"], h)
     return h.astype(jnp.float32)
 
   def quantize(self, params: PyTree, latents: jax.Array) -> jax.Array:
@@ -307,8 +307,8 @@ class VQGAN:
     Returns:
       [B, h, w, 3] float32, nominally in [-1, 1] and not clipped.
     """
-    h = self._post_conv().apply({"params": params["post_quant_conv"]}, latents)
-    h = Decoder(self).apply({"params": params["decoder"]}, h)
+    h = layers.apply(self._post_conv(), params["post_quant_conv"], latents)
+    h = layers.apply(Decoder(self), params["decoder"], h)
     return h.astype(jnp.float32)
 
   def decode(self, params: PyTree, codes: jax.Array) -> jax.Array:

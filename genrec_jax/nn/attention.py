@@ -104,7 +104,9 @@ def attend_shared(
   """
   t = mask.shape[-1]
   prompt = attend(
-    *(x[..., :t, :] for x in (q, k, v)),
+    q[..., :t, :],
+    k[..., :t, :],
+    v[..., :t, :],
     mask[:, None, None, None, None],
     causal=True,
   )

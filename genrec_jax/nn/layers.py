@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -39,7 +40,14 @@ def exactly(dtype: str) -> contextlib.AbstractContextManager:
   return jax.default_matmul_precision("highest" if dtype == "float32" else None)
 
 
-def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
+def apply(module: nn.Module, params: PyTree, *inputs: Any) -> Any:
+  """Returns the output of a module for its parameters."""
+  return module.apply({"params": params}, *inputs)
+
+
+def layer_norm(
+  epsilon: float, dtype: str, name: str | None = None
+) -> nn.LayerNorm:
   """Returns a LayerNorm with float32 statistics and two-pass variance."""
   # E[x^2] - E[x]^2, Flax's default, loses digits where the mean is large.
   return nn.LayerNorm(epsilon, use_fast_variance=False, dtype=dtype, name=name)
@@ -65,11 +73,9 @@ class Linear(nn.Module):
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
     y = rows @ kernel.astype(self.dtype)
     if self.has_variable("params", lora.A):
-      a, b = (
-        self.get_variable("params", name).astype(self.dtype)
-        for name in (lora.A, lora.B)
-      )
-      y += (rows @ a * lora.SCALE) @ b
+      a: jax.Array = self.get_variable("params", lora.A)  # [D, rank]
+      b: jax.Array = self.get_variable("params", lora.B)
+      y += (rows @ a.astype(self.dtype) * lora.SCALE) @ b.astype(self.dtype)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
       y += bias.astype(self.dtype)[None]
