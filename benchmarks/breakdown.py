@@ -19,7 +19,7 @@ import tempfile
 from absl import flags
 
 from benchmarks import sides, tracing, workload
-from genrec_jax.analysis import hlo
+from genrec_jax.analysis import hlo, hlo_walk
 from genrec_jax.runtime import cli
 
 GROUPS = ("drawing", "only forward", "forward", "backward", "elsewhere")
@@ -37,7 +37,7 @@ _MARKS = {
 
 def parts(program):
   """Returns the (group, part) of every instruction that runs by itself."""
-  steps = [step for step in hlo.walk(program) if not step.fused]
+  steps = [step for step in hlo_walk.walk(program) if not step.fused]
   marked = {}
   for step in steps:
     if step.loops and (found := _mark(step.instruction.op_name)):

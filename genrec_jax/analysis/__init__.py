@@ -1,1 +1,1 @@
-"""What a compiled step costs, read off its HLO; may import train."""
+"""Analysis: what a compiled step costs, read off its HLO; may import train."""

@@ -16,10 +16,9 @@ from genrec_jax.analysis.hlo import (
   Computation,
   Instruction,
   Program,
-  Step,
   total_bytes,
-  walk,
 )
+from genrec_jax.analysis.hlo_walk import Step, walk
 
 # What moves no bytes: names for parts of others, or what XLA never runs.
 _FREE = {
@@ -253,7 +252,7 @@ def _inlined(
       line.opcode == "get-tuple-element"
       and lines[operands[0]].opcode == "tuple"
     ):
-      index = int(re.search(r"index=(\d+)", line.attributes)[1])
+      index = int(line.attribute("index"))
       own = lines[operands[0]].operands[index]
     else:
       lines[own] = dataclasses.replace(line, name=own, operands=operands)

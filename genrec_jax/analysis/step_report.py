@@ -7,7 +7,13 @@ from typing import Any
 
 import jax
 
-from genrec_jax.analysis import abstract_step, hlo, hlo_cost
+from genrec_jax.analysis import (
+  abstract_step,
+  hlo,
+  hlo_collectives,
+  hlo_cost,
+  hlo_walk,
+)
 from genrec_jax.train.plan import Plan
 
 GIB = 2**30
@@ -126,7 +132,7 @@ def _read(found: Report, config, plan: Plan, args, compiled) -> None:
   comes += stats.output_size_in_bytes - stats.alias_size_in_bytes
   found.total = stats.argument_size_in_bytes + comes
   program = hlo.parse(compiled.as_text())
-  loops = hlo.loops(program)
+  loops = hlo_walk.loops(program)
   kv = rollout = 0
   for loop in loops:
     if loop.is_of(DECODE):
@@ -148,8 +154,8 @@ def _read(found: Report, config, plan: Plan, args, compiled) -> None:
   found.unknown_trip_counts = [
     loop.op_name or loop.name for loop in loops if loop.trip_count is None
   ]
-  groups: dict[tuple[bool, str], list[hlo.Collective]] = {}
-  for moved in hlo.collectives(program):
+  groups: dict[tuple[bool, str], list[hlo_collectives.Collective]] = {}
+  for moved in hlo_collectives.find(program):
     groups.setdefault((moved.within(DECODE), moved.kind), []).append(moved)
   found.collectives = [
     {

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import pytest
 
-from genrec_jax.analysis import hlo, hlo_cost
+from genrec_jax.analysis import hlo, hlo_collectives, hlo_cost, hlo_walk
 from genrec_jax.core import sharding
 
 
@@ -52,7 +52,7 @@ def test_nested_loops_multiply(program):
   assert hlo_cost.flops(program, "outer") == 7 * 5 * one
   assert hlo_cost.flops(program, "inner") == 7 * 5 * one
   assert hlo_cost.flops(program, "absent") == 0
-  outer, inner = hlo.loops(program)
+  outer, inner = hlo_walk.loops(program)
   assert (outer.trip_count, outer.times) == (7, 1)
   assert (inner.trip_count, inner.times) == (5, 7)
   assert outer.is_of("outer")
@@ -140,7 +140,7 @@ def test_a_loop_is_counted_out_if_xla_tells_no_count(
 ):
   text = COUNTED.replace("STEP", str(step)).replace("NEXT", following)
   text = text.replace("GOES_ON", goes_on)
-  [loop] = hlo.loops(hlo.parse(text))
+  [loop] = hlo_walk.loops(hlo.parse(text))
   assert loop.trip_count == count
   assert [a.shape for a in loop.carried] == [(), (2,), ()]
   # Nothing is said where the start or the limit is the program's own.
@@ -148,7 +148,7 @@ def test_a_loop_is_counted_out_if_xla_tells_no_count(
     unknown = text.replace(known, given or "constant({9})")
     if known == "constant(9)" and "%limit" not in goes_on:
       continue
-    assert hlo.loops(hlo.parse(unknown))[0].trip_count is None
+    assert hlo_walk.loops(hlo.parse(unknown))[0].trip_count is None
 
 
 def test_a_counter_in_a_fusion_of_several_results():
@@ -158,7 +158,7 @@ def test_a_counter_in_a_fusion_of_several_results():
     "%parts = (s32[], s32[]) fusion(%i), kind=kLoop, calls=%advance\n"
     "  %next = s32[] get-tuple-element(%parts), index=1",
   )
-  [loop] = hlo.loops(hlo.parse(text))
+  [loop] = hlo_walk.loops(hlo.parse(text))
   assert loop.trip_count == 3
 
 
@@ -183,7 +183,7 @@ def test_a_compiled_loop_is_counted_as_xla_counts_it(by):
   assert "known_trip_count" not in silent
   for written in (text, silent):
     program = hlo.parse(written)
-    [loop] = hlo.loops(program)
+    [loop] = hlo_walk.loops(program)
     assert loop.trip_count == -(-16 // by)
     assert hlo_cost.flops(program) == loop.trip_count * 2 * 4 * 8 * 8
 
@@ -192,7 +192,7 @@ def test_a_loop_that_ends_by_its_data_has_no_trip_count():
   program = compiled(
     lambda x: lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: x * 2, x), (3,)
   )
-  [loop] = hlo.loops(program)
+  [loop] = hlo_walk.loops(program)
   assert loop.trip_count is None
 
 
@@ -302,7 +302,7 @@ ENTRY %main (x: f32[4,16], stack: f32[12,16,16]) -> f32[4,16] {
 """
   called = "condition=%condition, body=%body"
   program = hlo.parse(text.replace("CALLED", called))
-  [loop] = hlo.loops(program)
+  [loop] = hlo_walk.loops(program)
   assert loop.trip_count == 6
   assert hlo_cost.flops(program) == 12 * 2 * 4 * 16 * 16
   # Each layer once, what goes in and comes out; the counter, read thrice.
@@ -420,10 +420,10 @@ def test_a_cache_written_in_a_loop_costs_its_rows():
     return lax.scan(body, cache, (jnp.arange(10), rows))[0]
 
   program = compiled(function, (5000, 32), (10, 32), donate_argnums=0)
-  [loop] = hlo.loops(program)
+  [loop] = hlo_walk.loops(program)
   inside = sum(
     step.times * hlo_cost._traffic(program, step)
-    for step in hlo.walk(program)
+    for step in hlo_walk.walk(program)
     if step.loops and not step.fused
   )
   row = 4 * 32
@@ -460,7 +460,9 @@ def test_collectives_are_found_where_they_run(mesh):
     abstract(mesh, (6, 16, 16), None, "data", None),
     abstract(mesh, (8, 16), "data", None),
   )
-  found = {(c.kind, c.within("stack")): c for c in hlo.collectives(program)}
+  found = {
+    (c.kind, c.within("stack")): c for c in hlo_collectives.find(program)
+  }
   gather = found["all-gather", True]
   assert gather.times == 6
   assert gather.nbytes == 4 * 16 * 16
@@ -475,7 +477,7 @@ def test_numbers_are_those_of_one_device(mesh):
     product, abstract(mesh, (16, 8), "data"), abstract(mesh, (8, 8))
   )
   assert hlo_cost.flops(program) == 2 * 2 * 8 * 8
-  assert not hlo.collectives(program)
+  assert not hlo_collectives.find(program)
 
 
 @pytest.mark.parametrize(
@@ -505,7 +507,7 @@ ENTRY %main (x: f32[2]) -> f32[16] {{
   ROOT %z = f32[16]{{0}} fusion(%x), kind=kCustom, calls=%second
 }}
 """
-  assert len(hlo.collectives(hlo.parse(text))) == 2
+  assert len(hlo_collectives.find(hlo.parse(text))) == 2
   text = text.replace("CHAIN", 'frontend_attributes={chain_id="7"}')
-  [gather] = hlo.collectives(hlo.parse(text))
+  [gather] = hlo_collectives.find(hlo.parse(text))
   assert (gather.nbytes, gather.times) == (64, 1)

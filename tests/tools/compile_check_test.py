@@ -10,7 +10,13 @@ import pytest
 
 from configs import rl as rl_config
 from configs import sft as sft_config
-from genrec_jax.analysis import abstract_step, hlo, step_report
+from genrec_jax.analysis import (
+  abstract_step,
+  hlo,
+  hlo_collectives,
+  hlo_walk,
+  step_report,
+)
 from genrec_jax.models import janus
 from genrec_jax.testing import tiny_clip, tiny_janus
 from genrec_jax.train.plan import make_plan
@@ -39,12 +45,14 @@ def check_decode_loop(config, plan):
     config, plan, abstract_step.arguments(config, plan, 4)
   )
   program = hlo.parse(lowered.compile().as_text())
-  [loop] = [x for x in hlo.loops(program) if x.is_of(step_report.DECODE)]
+  [loop] = [x for x in hlo_walk.loops(program) if x.is_of(step_report.DECODE)]
   assert loop.trip_count == plan.model.image_tokens - 1
-  inside = [c for c in hlo.collectives(program) if c.within(step_report.DECODE)]
+  inside = [
+    c for c in hlo_collectives.find(program) if c.within(step_report.DECODE)
+  ]
   assert not inside
   # Gathered they are, before it.
-  assert any("gather" in c.kind for c in hlo.collectives(program))
+  assert any("gather" in c.kind for c in hlo_collectives.find(program))
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +88,10 @@ def test_tensor_parallel_decoding_adds_up_twice_a_layer(slices):
     config, plan, abstract_step.arguments(config, plan, 4)
   )
   program = hlo.parse(lowered.compile().as_text())
-  [loop] = [x for x in hlo.loops(program) if x.is_of(step_report.DECODE)]
-  inside = [c for c in hlo.collectives(program) if c.within(step_report.DECODE)]
+  [loop] = [x for x in hlo_walk.loops(program) if x.is_of(step_report.DECODE)]
+  inside = [
+    c for c in hlo_collectives.find(program) if c.within(step_report.DECODE)
+  ]
   assert {c.times for c in inside} == {loop.trip_count}
   language = plan.model.language
   # Of a data shard: prompts in pairs, and their samples.

@@ -14,7 +14,7 @@ import pytest
 from configs import rl as rl_config
 from configs import sft as sft_config
 from genrec_jax import sampling
-from genrec_jax.analysis import hlo
+from genrec_jax.analysis import hlo, hlo_collectives
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.hf import load
@@ -313,7 +313,7 @@ def test_eight_devices_draw_and_learn_as_one():
   # Of each layer two sums, in which those of adapters travel along.
   moved = [
     one.kind
-    for one in hlo.collectives(hlo.parse(compiled.as_text()))
+    for one in hlo_collectives.find(hlo.parse(compiled.as_text()))
     if one.within("decode") and "Block" in one.op_name
   ]
   assert moved == ["all-reduce"] * 2 * model.language.num_layers

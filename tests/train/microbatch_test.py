@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax.analysis import hlo
+from genrec_jax.analysis import hlo, hlo_collectives
 from genrec_jax.core import sharding
 from genrec_jax.train import microbatch
 
@@ -38,4 +38,4 @@ def test_no_prompt_leaves_its_device():
     lambda x: microbatch.map_prompts(lambda part: 2 * part, 2, x)
   )
   program = hlo.parse(double.lower(rows).compile().as_text())
-  assert hlo.collectives(program) == []
+  assert hlo_collectives.find(program) == []

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from genrec_jax import rewards, sampling
-from genrec_jax.analysis import hlo
+from genrec_jax.analysis import hlo, hlo_collectives, hlo_walk
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
@@ -269,8 +269,8 @@ def test_no_parameter_is_gathered_in_the_decode_loop(params, free):
     )
     lowered = jax.jit(pinned).lower(placed, prompt)
   program = hlo.parse(lowered.compile().as_text())
-  assert any(loop.is_of("decode") for loop in hlo.loops(program))
-  moved = hlo.collectives(program)
+  assert any(loop.is_of("decode") for loop in hlo_walk.loops(program))
+  moved = hlo_collectives.find(program)
   inside = [one.kind for one in moved if one.within("decode")]
   # Of a layout that is left to XLA there is something to find.
   assert bool(inside) == free, inside
