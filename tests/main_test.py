@@ -90,8 +90,8 @@ def main(*args, cwd=ROOT, program="main.py", **environment):
         "--config.rl.scoring=conditional",
         "--config.rl.sampler_weight_cap=2",
       ],
-      "rl.sampler_weight_cap is 2.0 with rl.scoring='conditional': expected 0,"
-      " the sampler's distribution is the guided one",
+      "rl.sampler_weight_cap=2.0 with scoring='conditional': expected 0, the"
+      " sampler's distribution is the guided one",
     ),
     (
       ["--config=configs/evaluate.py", "--config.task=x"],

@@ -103,7 +103,9 @@ def parse(text: str) -> Program:
   Raises:
     ValueError: there is no entry computation.
   """
-  computations, entry, name, lines, root = {}, None, None, {}, ""
+  computations: dict[str, Computation] = {}
+  lines: dict[str, Instruction] = {}
+  entry, name, root = None, None, ""
   for line in text.splitlines():
     if name is None:
       header = _HEADER.match(line)

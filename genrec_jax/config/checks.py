@@ -175,9 +175,13 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
       "model.trainable is empty: expected patterns of parameters, such as"
       " '^language/'"
     )
-  if values["task"] != "rl":
-    return problems
-  problems += [
+  if values["task"] == "rl":
+    problems += _rl_contradictions(values)
+  return problems
+
+
+def _rl_contradictions(values: Mapping[str, Any]) -> list[str]:
+  problems = [
     f"rl.{problem}"
     for problem in advantages.contradictions(
       advantage=values["rl.advantage"],
@@ -190,33 +194,33 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
       "sample.top_k is 1: all samples of a prompt would be one image, and"
       " nothing told from them; expected 0, all codes, or more than 1"
     )
-  if values["rl.kl_of"] == "branches" and (
-    values["rl.scoring"] != "guided" or values["sample.guidance"] == 1
-  ):
-    problems.append(
-      "rl.kl_of is 'branches': expected rl.scoring='guided' and a"
-      " sample.guidance other than 1, else only one branch is scored"
+  problems += [
+    f"rl.{problem}"
+    for problem in policy.contradictions(
+      scoring=values["rl.scoring"],
+      kl_of=values["rl.kl_of"],
+      sampler_weight_cap=values["rl.sampler_weight_cap"],
+      guidance=values["sample.guidance"],
     )
-  if values["rl.sampler_weight_cap"] and values["rl.scoring"] != "guided":
-    problems.append(
-      f"rl.sampler_weight_cap is {values['rl.sampler_weight_cap']} with"
-      " rl.scoring='conditional': expected 0, the sampler's distribution is the"
-      " guided one"
-    )
+  ]
+  return problems + _reward_contradictions(values)
+
+
+def _reward_contradictions(values: Mapping[str, Any]) -> list[str]:
   weights = {
     key.split(".")[1]: value
     for key, value in values.items()
     if key.startswith("rewards.") and key.endswith(".weight")
   }
   if not any(weights.values()):
-    problems.append(
+    return [
       f"the weights of the rewards {', '.join(weights)} are all 0: expected one"
       " above 0; without a reward the policy stays where it starts, whatever"
       " the KL"
-    )
-  elif weights.get("copy") and values["rewards.copy.threshold"] == 1:
-    problems.append(
+    ]
+  if weights.get("copy") and values["rewards.copy.threshold"] == 1:
+    return [
       "rewards.copy.threshold is 1: no cosine is above it, so that this reward"
       " penalises nothing; lower it, or give --config.rewards.copy.weight=0"
-    )
-  return problems
+    ]
+  return []

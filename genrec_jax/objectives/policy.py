@@ -25,6 +25,39 @@ SCORINGS = ("guided", "conditional")
 KL_OF = ("scored", "branches")
 
 
+def contradictions(
+  *, scoring: str, kl_of: str, sampler_weight_cap: float, guidance: float
+) -> list[str]:
+  """Returns what is wrong with a choice of what is scored, a line each.
+
+  Refused are unknown names; weights of the sampler's distribution where another
+  is scored; and a KL of both branches where only one is.
+  """
+  problems = [
+    f"{key}={name!r}: expected one of {', '.join(names)}"
+    for key, name, names in (
+      ("scoring", scoring, SCORINGS),
+      ("kl_of", kl_of, KL_OF),
+    )
+    if name not in names
+  ]
+  if problems:
+    return problems
+  guided = scoring == "guided"
+  if sampler_weight_cap and not guided:
+    problems.append(
+      f"sampler_weight_cap={sampler_weight_cap} with scoring='conditional':"
+      " expected 0, the sampler's distribution is the guided one"
+    )
+  if kl_of == "branches" and (not guided or guidance == 1):
+    problems.append(
+      f"kl_of='branches' with scoring={scoring!r} and guidance={guidance}:"
+      " expected scoring='guided' and a guidance other than 1, else only one"
+      " branch is scored"
+    )
+  return problems
+
+
 def _sequence_mean(values: jax.Array) -> jax.Array:
   return jnp.broadcast_to(values.mean(-1, keepdims=True), values.shape)
 

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 
-from genrec_jax.objectives import Objective
-from genrec_jax.objectives.policy import KL_OF, SCORINGS
+from genrec_jax.objectives import Objective, policy
 from genrec_jax.rewards import Reward
 from genrec_jax.sampling import Sampling
 
@@ -34,7 +33,7 @@ class RLOptions:
       d (guidance - 1) / guidance leaves u + guidance (c - u) as it was.
 
   Raises:
-    ValueError: an unknown name, or values that do not go together.
+    ValueError: see `policy.contradictions`.
   """
 
   seed: int
@@ -51,23 +50,15 @@ class RLOptions:
   kl_of: str
 
   def __post_init__(self) -> None:
-    """Checks what a step cannot do; values of a config are checked before."""
-    for key, names in (("scoring", SCORINGS), ("kl_of", KL_OF)):
-      if getattr(self, key) not in names:
-        raise ValueError(
-          f"{key}={getattr(self, key)!r}: expected one of {', '.join(names)}"
-        )
-    if self.sampler_weight_cap and self.scoring != "guided":
-      raise ValueError(
-        f"sampler_weight_cap={self.sampler_weight_cap} with"
-        " scoring='conditional': expected 0, the sampler's distribution is"
-        " another"
-      )
-    if self.kl_of == "branches" and not self.scored.guided:
-      raise ValueError(
-        "kl_of='branches' scores both branches of guidance: expected"
-        " scoring='guided' and a guidance other than 1"
-      )
+    """Refuses what no step can do; a config is checked before."""
+    problems = policy.contradictions(
+      scoring=self.scoring,
+      kl_of=self.kl_of,
+      sampler_weight_cap=self.sampler_weight_cap,
+      guidance=self.sample.guidance,
+    )
+    if problems:
+      raise ValueError("; ".join(problems))
 
   @property
   def scored(self) -> Sampling:

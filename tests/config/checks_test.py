@@ -201,13 +201,14 @@ def test_rewards_have_the_options_of_their_functions():
     ),
     (
       {"rl.sampler_weight_cap": 2.0, "rl.scoring": "conditional"},
-      "rl.sampler_weight_cap is 2.0 with rl.scoring='conditional': expected 0,"
-      " the sampler's distribution is the guided one",
+      "rl.sampler_weight_cap=2.0 with scoring='conditional': expected 0, the"
+      " sampler's distribution is the guided one",
     ),
     (
       {"rl.kl_of": "branches", "sample.guidance": 1.0},
-      "rl.kl_of is 'branches': expected rl.scoring='guided' and a"
-      " sample.guidance other than 1, else only one branch is scored",
+      "rl.kl_of='branches' with scoring='guided' and guidance=1.0: expected"
+      " scoring='guided' and a guidance other than 1, else only one branch is"
+      " scored",
     ),
     (
       {"rewards.copy.threshold": 1.0},

@@ -19,6 +19,7 @@ import pytest
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import checkpoint, launch, metrics
+from genrec_jax.train import loop
 from tests.hf import tiny_janus
 from tests.train import toy
 
@@ -374,3 +375,22 @@ def test_a_run_without_evaluation_saves_once(tmp_path):
   toy.run(tmp_path, eval_every=0, checkpoint_every=0)
   assert os.listdir(tmp_path / "checkpoints") == ["12"]
   assert not any("eval/loss" in row for row in metrics.read(str(tmp_path)))
+
+
+def test_a_schedule_by_hand():
+  schedule = loop.Schedule(
+    steps=5, log_every=2, eval_every=3, checkpoint_every=0, keep=1
+  )
+  found = {
+    name: [step for step in range(6) if getattr(schedule, name)(step)]
+    for name in ("logs", "evaluates", "saves")
+  }
+  # The first and the last step are logged; the start and the end evaluated.
+  assert found == {
+    "logs": [0, 1, 2, 4, 5],
+    "evaluates": [0, 3, 5],
+    "saves": [5],
+  }
+  every = dataclasses.replace(schedule, eval_every=0, checkpoint_every=2)
+  assert not any(every.evaluates(step) for step in range(6))
+  assert [s for s in range(1, 6) if every.saves(s)] == [2, 4, 5]

@@ -16,6 +16,7 @@ from genrec_jax.sampling import Sampling
 from genrec_jax.testing import amplified, random_batch, tiny_janus
 from genrec_jax.train import sft
 from tests import rounding
+from tests.bandit import Bandit, bandit_batch
 from tests.rounding import TINY_JANUS_TERMS
 from tests.train.gradients import (
   KEEP,
@@ -145,3 +146,26 @@ def test_eight_devices_equal_one(params, alone, shape):
     if i == 0:
       assert_same_gradient(gradient(state), alone[2])
   assert_same_params(state, alone[0])
+
+
+def test_the_loss_of_codes_by_hand():
+  """Of a table of logits: those of a code are not those of its neighbours."""
+  model = Bandit(image_tokens=2, codebook_size=3)
+  logits = jnp.asarray([[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]]])  # [P, I, C]
+  embeds = logits.reshape(1, 1, -1)
+  loss, metrics = sft.code_loss(
+    model, {}, embeds, np.ones((1, 1), bool), jnp.asarray([[2, 1]])
+  )
+  expected = -jax.nn.log_softmax(logits)[0, [0, 1], [2, 1]].mean()
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  assert metrics["code_accuracy"] == 0.5
+
+
+def test_dropped_prompts_are_embedded_without_their_condition():
+  model, batch = Bandit(), bandit_batch(3)
+  params = model.init(jax.random.key(0), 4)
+  found = sft.embed_with_dropout(
+    model, params, batch.prompt, jnp.asarray([False, True, False])
+  )
+  table = params["table"]["embedding"]
+  np.testing.assert_array_equal(found[:, 0], table[np.asarray([1, 0, 3])])
