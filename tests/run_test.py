@@ -130,7 +130,7 @@ def test_each_function_is_compiled_once_in_a_run(rl):
   # Six steps, four evaluations, three models and shuffled histories.
   assert compiled(rl, "train_step") == 1
   assert compiled(rl, "reconstruct") == 1  # for the threshold and the ceiling
-  assert compiled(rl, "draw") == 1  # draws for evaluation
+  assert compiled(rl, "generate") == 1  # for evaluation
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(folder, rl):

@@ -126,7 +126,7 @@ def test_an_export_computes_what_was_trained(tuned, tmp_path):
       params = jax.tree.map(lambda x: x.astype(jnp.float64), params["language"])
       embeds = model.embed(params, ids)
       hidden = model.hidden_states(params, embeds, np.ones(ids.shape, bool))
-      return model.image_vocabulary.logits(params, hidden)
+      return model.logits(params, hidden)
 
     unmerged = compute(trained)
     np.testing.assert_allclose(compute(exported), unmerged, atol=1e-5)
