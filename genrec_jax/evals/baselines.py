@@ -32,13 +32,14 @@ def last_index(history_mask: np.ndarray) -> np.ndarray:
   0 for a user with no history at all.
   """
   size = history_mask.shape[-1]
+  # argmax finds the first True; of the reversed mask it is the last item.
   newest = size - 1 - np.argmax(history_mask[:, ::-1], axis=-1)
   return np.where(history_mask.any(-1), newest, 0)
 
 
 def copy_last(batch: Batch) -> np.ndarray:
   """Returns each user's newest history image: uint8 [P, h, w, 3]."""
-  index = last_index(np.asarray(batch.history_mask))
+  index = last_index(np.asarray(batch.history_mask))  # [P]
   return np.asarray(batch.history)[np.arange(len(index)), index]
 
 
@@ -82,12 +83,13 @@ def score_all(
     done: called with the number of users of each batch, once it is scored.
   """
   names = [name for name in NAMES if reconstruct or name != "vq_ceiling"]
-  parts: dict[str, list] = {name: [] for name in names}
+  parts: dict[str, list] = {name: [] for name in names}  # scores by batch
   # Embeddings [count, E] of the baselines that have one image per user.
   single: dict[str, list] = {n: [] for n in names if n != "random_item"}
   for index, held in enumerate(batches):
     shown = _single_images(judge, held, num_samples, reconstruct)
     for name, (embeds, images) in shown.items():
+      # One image is scored as a sample of G = 1.
       attributes = held_out.read_attributes(held, images[:, None])
       result = judge.score(held, embeds[:, None], attributes)
       if name == "copy_last":  # nothing to copy where there is no history
@@ -95,6 +97,7 @@ def score_all(
         result = {k: np.where(known, v, np.nan) for k, v in result.items()}
       parts[name].append(result)
       single[name].append(embeds[: held.count])
+    # By the batch's number: not the same items for every batch.
     images = random_items(catalogue, held.size, num_samples, seed=seed + index)
     attributes = held_out.read_attributes(held, images)
     embeds = _embed(judge, images)
@@ -128,12 +131,13 @@ def _single_images(
     "copy_last": (history[np.arange(held.size), last], copy_last(held.batch)),
   }
   if reconstruct:
-    decoded = to_host(reconstruct(real))
-    # Repeated to the shape that the judge is compiled for.
+    decoded = to_host(reconstruct(real))  # uint8 [P, h, w, 3]
+    # Repeated to [P, G, ...], the shape that the judge is compiled for.
     repeated = np.repeat(decoded[:, None], num_samples, axis=1)
     found["vq_ceiling"] = (_embed(judge, repeated)[:, 0], decoded)
   return found
 
 
 def _embed(judge: Judge, images: np.ndarray) -> np.ndarray:
+  """Returns embeddings [P, G, E] of images uint8 [P, G, h, w, 3]."""
   return to_host(judge.embed_images(images)).astype(np.float32)

@@ -41,6 +41,7 @@ def report(evaluator: Evaluator, params: PyTree) -> None:
   """
   if evaluator.reconstruct is None:  # no image tokenizer to measure with
     return
+  # In the shapes of evaluation: compiles nothing of its own.
   found = cosines(
     evaluator.catalogue,
     functools.partial(evaluator.reconstruct, params),

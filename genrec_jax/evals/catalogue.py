@@ -28,6 +28,7 @@ class DatasetCatalogue:
     crop: Callable[[Image.Image], np.ndarray],
   ):
     """Takes `Dataset.items` and `Processor.crop`."""
+    # Decoded images of a large catalogue would not fit memory.
     self._items, self._crop = items, crop
 
   def __len__(self) -> int:

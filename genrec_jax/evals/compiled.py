@@ -46,6 +46,7 @@ def make_generate(
 
   def generate(params, prompt, key):
     params = rollout_params(model, params, to_rollout_layout)
+    # [P, G, h, w, 3] float32
     pixels = generate_images(model, params, prompt, key, sampling)
     return _to_uint8(pixels)
 
@@ -60,7 +61,7 @@ def make_reconstruct(model: Generator, *, mesh: Mesh) -> Reconstruct:
 
   def reconstruct(params, images):
     codes = model.encode_pixels(params, images.astype(jnp.float32) / 255)
-    codes = codes[:, None]  # [P, 1, I]
+    codes = codes[:, None]  # [P, 1, I], one sample of each
     pixels = decode_images(model, params, codes)[:, 0]
     return _to_uint8(pixels)  # [P, h, w, 3]
 
@@ -83,13 +84,14 @@ def compile_rows(function: Callable, mesh: Mesh) -> Callable:
   compiled = jax.jit(
     sharding.trace_with_mesh(mesh, function),
     compiler_options=options,
-    # As rows of the host are put, so that a result which is the next
-    # function's argument stays in place and compiles nothing anew.
+    # Where rows of the host are put, too: a result that is the next function's
+    # argument, generated images for CLIP, stays in place and needs no second
+    # compilation.
     out_shardings=by_row,
   )
 
   def put(leaf):
-    if isinstance(leaf, jax.Array):
+    if isinstance(leaf, jax.Array):  # a result of another of these functions
       return leaf
     return distributed.put_global(by_row, leaf)
 
@@ -100,5 +102,8 @@ def compile_rows(function: Callable, mesh: Mesh) -> Callable:
 
 
 def _to_uint8(pixels: jax.Array) -> jax.Array:
-  """Rounds pixels in [0, 1], which a decoder may leave, to uint8."""
+  """Rounds pixels in [0, 1], which a decoder may leave, to uint8.
+
+  CLIP sees the rounded ones: the images that a reader of the results sees.
+  """
   return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)

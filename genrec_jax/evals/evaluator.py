@@ -53,15 +53,15 @@ class Evaluator:
       split, so that what is seen, and perhaps chosen by, during a run is not
       what is reported at its end.
     reconstruct: see `compiled.make_reconstruct`; None: no `vq_ceiling`.
-    population: of whom `test` is, to stand after a number.
-    warnings: lines for whoever reads the results.
+    population: who is evaluated, to stand after a number.
+    warnings: lines for the reader of the results.
   """
 
   generate: Generate
   judge: Judge
   test: Sequence[HeldOutBatch]
   catalogue: Catalogue
-  num_samples: int
+  num_samples: int  # G
   seed: int
   validation: Sequence[HeldOutBatch] = ()
   reconstruct: Reconstruct | None = None
@@ -84,8 +84,8 @@ class Evaluator:
       keep: return the samples of that many users, the first.
       done: called with the number of users of each batch, once it is scored.
     """
-    key = noise(self.seed)
-    parts, all_embeds, all_attributes = [], [], []
+    key = evaluation_key(self.seed)
+    parts, all_embeds, all_attributes = [], [], []  # one of each a batch
     kept: list[np.ndarray] = []  # [count, G, h, w, 3] each
     for index, held in enumerate(batches):
       # By the batch's number, so that all models share their noise.
@@ -94,11 +94,12 @@ class Evaluator:
       # CLIP reads the images on the devices, before they come to the host.
       embeds = to_host(self.judge.embed_images(generated)).astype(np.float32)
       images = to_host(generated)  # [P, G, h, w, 3] uint8
-      attributes = held_out.read_attributes(held, images)
+      attributes = held_out.read_attributes(held, images)  # [P, G, 5]
       parts.append(self.judge.score(held, embeds, attributes))
-      all_embeds.append(embeds[: held.count])
+      all_embeds.append(embeds[: held.count])  # the fill is no user
       if attributes is not None:
         all_attributes.append(attributes[: held.count])
+      # Images of all users would take gigabytes; embeddings of all do not.
       if sum(len(part) for part in kept) < keep:
         kept.append(images[: held.count])
       done(held.count)
@@ -136,7 +137,7 @@ class Evaluator:
     means = {
       name: float(np.nanmean(values))
       for name, values in evaluation.scores.items()
-      if not np.all(np.isnan(values))
+      if not np.all(np.isnan(values))  # JSON has no NaN
     }
     return means, grid(self.validation, evaluation.samples)
 
@@ -153,10 +154,11 @@ class Evaluator:
       keep: users whose samples are returned, the first.
     """
     users = sum(held.count for held in self.test)
+    # The same exchange of users for all models, so that they compare.
     source = shuffled.derangement(users, self.seed) if users > 1 else None
     tally = metrics.Tally(len(models) * users, self.population)
     scores: dict[str, dict[str, np.ndarray]] = {}
-    swapped, samples = {}, {}
+    swapped, samples = {}, {}  # rows with shuffled histories; images
     for name, read in models:
       params = None  # frees the last model's memory for this one
       params = read() if callable(read) else read
@@ -192,7 +194,7 @@ class Evaluator:
     return Comparison(scores, samples)
 
 
-def noise(seed: int) -> jax.Array:
-  """Returns the key of evaluation, apart from that of every training step."""
+def evaluation_key(seed: int) -> jax.Array:
+  """Returns the PRNG key of evaluation, which no training step has."""
   # Steps fold their number in; none has this one.
   return jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))

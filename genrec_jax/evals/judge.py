@@ -31,7 +31,7 @@ class Judge:
   """
 
   clip: Clip
-  params: PyTree
+  params: PyTree  # float32
   tokenizer: Any
   copy_threshold: float
   mesh: jax.sharding.Mesh
@@ -60,6 +60,7 @@ class Judge:
       embeds: [P, G, E] CLIP embeddings of the samples.
       attributes: [P, G, 5] of `held_out.read_attributes`.
     """
+    # Every metric [P]; rows of the fill are scored, too, and cut off below.
     result = scores.clip_scores(embeds, held.targets, self.copy_threshold)
     if held.truth is not None and attributes is not None:
       # Its copy rate takes the place of CLIP's: the truth needs no threshold.
@@ -69,11 +70,13 @@ class Judge:
       )
     return {name: values[: held.count] for name, values in result.items()}
 
-  # Compiled once, whichever of the judge's users comes first.
+  # Compiled at the first call and kept, so that all models and baselines share
+  # one compilation for each shape.
 
   @functools.cached_property
   def _embed_images(self):
     def embed_images(params, images):
+      # [P, G, E]; pixels are in [0, 1], CLIP normalises them itself.
       return self.clip.embed_images(params, images.astype(jnp.float32) / 255)
 
     return compile_rows(embed_images, self.mesh)

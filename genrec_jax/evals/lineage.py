@@ -23,7 +23,7 @@ def lineage(checkpoint: str) -> list[tuple[str, str]]:
   rl, an SFT run base and sft. Bundled checkpoints carry their name; of any
   other folder nothing is known: 'model'. The folders may be gone since.
   """
-  config = {}
+  config: Mapping[str, Any] = {}
   if os.path.exists(os.path.join(checkpoint, workdir_lib.CONFIG)):
     config = workdir_lib.read_config(checkpoint)
   if "task" in config:  # the config of an HF folder has none
@@ -38,6 +38,7 @@ def trained_from(config: Mapping[str, Any]) -> list[tuple[str, str]]:
   with the name of the run itself, SFT after SFT, is 'start'. `eval.base` is the
   base of a checkpoint that does not know its own.
   """
+  # Recursive: the start may be a workdir with a start of its own.
   models = dict(lineage(config["model"]["checkpoint"]))
   if config["task"] == "sft" and "model" in models:
     models = {"base": models["model"]}
@@ -53,6 +54,7 @@ def existing(models: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
   """Returns the models whose folders still exist; prints which do not."""
   found = []
   for name, path in models:
+    # A start that was deleted should not cost the evaluation of the rest.
     try:
       locate.resolve(path)
       found.append((name, path))
@@ -82,8 +84,10 @@ def open_models(
   problems = []
   for name, path in models:
     opened = load.open_generator(path, **compute)
+    # Equal configs have equal shapes, and dtype and remat, too.
     if opened.model != like.model:
       problems.append(f"{name}, {path}: {opened.model}")
+    # Prompts are tokenized once, with the vocabulary of `like`.
     elif _vocabulary(opened) != _vocabulary(like):
       problems.append(f"{name}, {path}: another vocabulary")
     readers.append((name, functools.partial(opened.read, shardings)))
@@ -113,8 +117,10 @@ def warnings(checkpoint: str, clip: str, dataset: Dataset) -> list[str]:
     clip: of the judge.
     dataset: the data set that is evaluated on.
   """
+  # `wants` is the mark of the synthetic world.
   if not len(dataset.users) or "wants" in dataset.users[0]:
     return []
+  # A model that grew from a tiny one is tiny as well.
   paths = [path for _, path in lineage(checkpoint)] + [clip]
   tiny = [path for path in dict.fromkeys(paths) if locate.is_bundled(path)]
   if not tiny:

@@ -1,6 +1,10 @@
-"""What every task opens alike: data set, models, and the evaluator of them."""
+"""The opening of a task: data set, models and evaluator, from a config.
+
+Training and evaluation share it, so that both read the same users and prompts.
+"""
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import NamedTuple
 
 from genrec_jax.core.types import PyTree
@@ -10,6 +14,7 @@ from genrec_jax.data.windows import WindowSpec
 from genrec_jax.evals import compiled, held_out, lineage
 from genrec_jax.evals.catalogue import DatasetCatalogue
 from genrec_jax.evals.evaluator import Evaluator
+from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.judge import Judge
 from genrec_jax.hf import load
 from genrec_jax.runtime import distributed
@@ -43,7 +48,7 @@ def open_inputs(config) -> Inputs:
   )
   for line in warnings:
     distributed.say(f"warning: {line}")
-  # What only training sets, evaluation leaves at its default.
+  # `remat` concerns gradients: an evaluation's config has none.
   compute = {
     k: config.model[k] for k in ("dtype", "remat") if k in config.model
   }
@@ -76,20 +81,7 @@ def open_evaluator(
     validation_users: held-out users of mid-run evaluations, at most.
   """
   generator = inputs.generator
-  spec = WindowSpec.from_options(config.data)
-
-  def batches(split, users):
-    found = stream.eval_batches(
-      inputs.dataset,
-      generator.processor,
-      judge.tokenizer,
-      spec,
-      batch_size=config.eval.batch_size,
-      num_users=users,
-      split=split,
-    )
-    return held_out.prepare(found, judge.embed_targets, config.eval.batch_size)
-
+  read = functools.partial(_read_users, config, inputs, judge)
   return Evaluator(
     generate=compiled.make_generate(
       generator.model,
@@ -98,17 +90,33 @@ def open_evaluator(
       to_rollout_layout=to_rollout_layout,
     ),
     judge=judge,
-    test=batches("test", config.eval.users),
+    test=read("test", config.eval.users),
+    # The crop is what is generated and what CLIP compares with.
     catalogue=DatasetCatalogue(inputs.dataset.items, generator.processor.crop),
     num_samples=sampling.num_samples,
     seed=config.seed,
-    validation=(
-      batches("validation", validation_users) if validation_users else ()
-    ),
+    # 0 users would mean all of them to the stream.
+    validation=read("validation", validation_users) if validation_users else (),
     reconstruct=compiled.make_reconstruct(generator.model, mesh=judge.mesh),
     population=population(inputs.dataset),
     warnings=inputs.warnings,
   )
+
+
+def _read_users(
+  config, inputs: Inputs, judge: Judge, split: str, users: int
+) -> list[HeldOutBatch]:
+  """Returns the held-out users of a split, at most `users`, in memory."""
+  batches = stream.eval_batches(
+    inputs.dataset,
+    inputs.generator.processor,
+    judge.tokenizer,
+    WindowSpec.from_options(config.data),
+    batch_size=config.eval.batch_size,
+    num_users=users,
+    split=split,
+  )
+  return held_out.prepare(batches, judge.embed_targets, config.eval.batch_size)
 
 
 def population(dataset: Dataset) -> str:

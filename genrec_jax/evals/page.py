@@ -94,7 +94,7 @@ def page(
     population=summary.get("population", "users"),
     warnings=summary.get("warnings", ()),
     verdicts=summary.get("verdicts", ()),
-    metrics=[METRICS[name] for name in metrics],
+    metrics=[METRICS[name] for name in metrics],  # columns of both tables
     groups=page_table.groups(summary),
     compared=[
       (short_name(name), [differences[name].get(m) for m in metrics])
@@ -114,10 +114,11 @@ def write(workdir: str, summary: Summary, users: Sequence[User] = ()) -> str:
     The page's path.
   """
   path = os.path.join(workdir, "report.html")
+  # Tests and other programs may write into a folder without a config.
   known = os.path.exists(os.path.join(workdir, workdir_lib.CONFIG))
   config = workdir_lib.read_config(workdir) if known else {}
   devices = jax.devices()
-  program, *arguments = sys.orig_argv
+  program, *arguments = sys.orig_argv  # as typed, python included
   text = page(
     summary,
     title=_TITLES.get(config.get("task", ""), "Evaluation"),
@@ -125,6 +126,7 @@ def write(workdir: str, summary: Summary, users: Sequence[User] = ()) -> str:
       f"{time.strftime('%Y-%m-%d %H:%M')} · {len(devices)} x "
       f"{devices[0].device_kind} · jax {jax.__version__}"
     ),
+    # Without the interpreter's folder, which means nothing elsewhere.
     command=shlex.join([os.path.basename(program), *arguments]),
     config=config,
     curves=curves_lib.read(workdir),
@@ -165,7 +167,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
   found = {
     label: str(flat[key])
     for label, key in _SETTINGS
-    if flat.get(key) not in (None, "")
+    if flat.get(key) not in (None, "")  # 0 is a setting, too
   }
   weights = [
     f"{match[1] or match[2]} {value:g}"

@@ -56,9 +56,10 @@ def groups(summary: Summary) -> list[tuple[str, list[Row]]]:
 
   def row(group: str, name: str, values: Mapping[str, Interval]) -> Row:
     shuffled = group == "shuffled"
-    cells: list[Cell | None] = []
+    cells: list[Cell | None] = []  # None: the row has no such metric
     for metric in metrics:
       interval = values.get(metric)
+      # Shuffled rows have names of models, and do not compete.
       won = group == "model" and winners.get(metric) == name
       cells.append(
         Cell(interval, _bar(interval, scales[metric]), won)
@@ -91,7 +92,7 @@ def _scale(summary: Summary, metric: str) -> tuple[float, float]:
     if metric in values and name != "copy_last"
   ] or [summary["models"]["copy_last"][metric]]
   low, high = min(c["low"] for c in cells), max(c["high"] for c in cells)
-  return low, high if high > low else low + 1
+  return low, high if high > low else low + 1  # divides, so never 0 wide
 
 
 def _bar(interval: Interval, scale: tuple[float, float]) -> Interval:

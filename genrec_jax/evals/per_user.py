@@ -28,7 +28,8 @@ def write(
   user has none.
   """
   names = [m for m in METRICS if any(m in row for row in per_user.values())]
-  missing = np.full(len(users), np.nan)
+  # [rows U] each: row by row of the table, users in one order.
+  missing = np.full(len(users), np.nan)  # [U], of rows without a metric
   columns = {
     "user": np.tile(np.asarray(users, object), len(per_user)),
     "model": np.repeat(np.asarray(list(per_user), object), len(users)),
@@ -36,6 +37,7 @@ def write(
     m: np.concatenate([row.get(m, missing) for row in per_user.values()])
     for m in names
   }
+  # Null, which means leave out; a NaN would make every mean NaN.
   floats = "".join(f", nullif({m}, 'nan'::double) {m}" for m in names)
   with (
     files.replacing(Path(workdir, FILE)) as partial,
@@ -62,8 +64,8 @@ def read(workdir: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
     columns = db.execute(query).fetchnumpy()
   users, models = columns.pop("user"), columns.pop("model")
   found = {}
-  for name in dict.fromkeys(models):
-    rows = models == name
+  for name in dict.fromkeys(models):  # once each, in the order written
+    rows = models == name  # [rows U] bool
     found[name] = {
       metric: np.ma.filled(values[rows], np.nan).astype(np.float64)
       for metric, values in columns.items()
@@ -84,7 +86,7 @@ def paired(
     seed: of the bootstrap.
 
   Returns:
-    {metric: {'mean', 'low', 'high'}}, see `scores.paired`.
+    {metric: interval}, see `intervals.paired`.
 
   Raises:
     UserError: no scores, no such row, or other users.
@@ -105,7 +107,8 @@ def paired(
       f" of {len(users_a)} and {len(users_b)} are in one only: expected the"
       " same; evaluate both with the same data and eval.users"
     )
+  # Users may come in another order, as with another batch size.
   order = {user: i for i, user in enumerate(users_b)}
-  rows = np.asarray([order[user] for user in users_a])
+  rows = np.asarray([order[user] for user in users_a])  # [U]
   others = {name: values[rows] for name, values in found_b[row_b].items()}
   return intervals.paired(found_a[row_a], others, seed=seed)

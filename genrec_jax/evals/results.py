@@ -30,12 +30,15 @@ def write(
     population=evaluator.population,
     warnings=evaluator.warnings,
   )
+  # They are read off the intervals, so they come after these.
   found["verdicts"] = verdicts.verdicts(found)
   if distributed.is_first():
     summary.write(workdir, found)
+    # In the order of the scores, which leave out the rows that are no users.
     names = [n for held in evaluator.test for n in held.names[: held.count]]
     per_user.write(workdir, names, comparison.scores)
     users = examples(evaluator.test, comparison.samples)
     page.write(workdir, found, users=users)
+    # Last: what is seen in the terminal is on disk by then.
     print(table.table(found), flush=True)
   return found

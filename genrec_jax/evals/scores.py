@@ -24,6 +24,7 @@ class Metric(NamedTuple):
 
 
 METRICS: dict[str, Metric] = {
+  # In the order of the columns.
   "history_clip_mean": Metric(
     "history mean",
     1,
@@ -85,13 +86,14 @@ def clip_scores(
     {metric: [P] float64}, means over a user's samples.
   """
   mask = targets.history_mask  # [P, N]
+  # Cosines: all embeddings are unit vectors.
   to_history = np.einsum("pge,pne->pgn", samples, targets.history)
   nearest = np.where(mask[:, None], to_history, -np.inf).max(-1)  # [P, G]
   known = mask.any(-1)  # [P], False = the user has no history
   nearest = np.where(known[:, None], nearest, np.nan)
-  copies = np.where(known[:, None], nearest >= copy_threshold, np.nan)
+  copies = np.where(known[:, None], nearest >= copy_threshold, np.nan)  # [P, G]
   to_future = np.einsum("pge,pfe->pgf", samples, targets.future)
-  to_text = np.einsum("pge,pe->pg", samples, targets.text)
+  to_text = np.einsum("pge,pe->pg", samples, targets.text)  # [P, G]
   return {
     "history_clip_mean": _masked_mean(to_history, mask).mean(-1),
     "history_clip_max": nearest.mean(-1),
@@ -120,7 +122,7 @@ def truth_scores(
     {metric: [P] float64}, means over a user's samples.
   """
   equal = np.all(shown[:, :, None] == history[:, None], axis=-1)  # [P, G, N]
-  copies = np.any(equal & history_mask[:, None], axis=-1)
+  copies = np.any(equal & history_mask[:, None], axis=-1)  # [P, G]
   match = world.preference_match(
     shown, np.broadcast_to(wants[:, None], (*shown.shape[:2], wants.shape[-1]))
   )
@@ -138,7 +140,8 @@ def diversity(samples: np.ndarray) -> np.ndarray:
   size = samples.shape[1]
   if size < 2:
     return np.full(len(samples), np.nan)
-  total = samples.astype(np.float64).sum(1)
+  # The squared length of a sum is the sum of all pairs: G, not G^2 products.
+  total = samples.astype(np.float64).sum(1)  # [P, E]
   squares = np.sum(np.square(samples, dtype=np.float64), axis=(1, 2))
   pairs = np.sum(total**2, -1) - squares  # every ordered pair once
   return 1 - pairs / (size * (size - 1))
@@ -152,7 +155,7 @@ def spread(images: np.ndarray) -> np.ndarray:
   if len(images) < 2:
     return np.full(len(images), np.nan)
   images = images.astype(np.float64)
-  others = images.sum(0)[None] - images
+  others = images.sum(0)[None] - images  # [P, E], the sum of the others
   return 1 - np.sum(images * others, -1) / (len(images) - 1)
 
 

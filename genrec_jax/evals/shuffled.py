@@ -25,6 +25,7 @@ def derangement(users: int, seed: int) -> np.ndarray:
   """
   if users < 2:
     raise ValueError(f"{users} users: shuffling needs two or more")
+  # A cycle, not any permutation, which may leave a user in place.
   order = np.random.default_rng(seed).permutation(users)
   source = np.empty_like(order)
   source[order] = np.roll(order, 1)
@@ -54,7 +55,7 @@ def score_shuffled(
   for held in batches:
     users = source[start : start + held.count]
     start += held.count
-    users = held_out.fill(users, held.size)  # [P]
+    users = held_out.fill(users, held.size)  # [P], as the batch is filled
     theirs = None if attributes is None else attributes[users]  # [P, G, 5]
     parts.append(judge.score(held, embeds[users], theirs))
   return held_out.concatenate(parts)

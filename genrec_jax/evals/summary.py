@@ -25,7 +25,7 @@ from genrec_jax.evals import baselines, intervals
 from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.scores import METRICS
 
-Summary = Mapping[str, Any]
+Summary = Mapping[str, Any]  # read back from JSON, too, so a plain mapping
 SHUFFLED = " shuffled"
 
 
@@ -53,7 +53,9 @@ def summarise(
   models = [name for name in means if name not in (*shuffled, *baselines.NAMES)]
   # Later rows against earlier ones, the nearest first.
   pairs = [(a, b) for i, a in enumerate(models) for b in models[:i][::-1]]
+  # Does a model use the history at all?
   pairs += [(name.removesuffix(SHUFFLED), name) for name in shuffled]
+  # Is it above chance, and does the judge see the difference?
   pairs += [(name, "random_item") for name in (*models, "real_next_item")]
   return {
     "users": len(next(iter(next(iter(per_user.values())).values()))),
@@ -107,6 +109,7 @@ def difference(
   differences = summary.get("differences", {})
   if found := differences.get(f"{a} - {b}", {}).get(metric):
     return found
+  # Only one direction is stored; the other is its mirror.
   if found := differences.get(f"{b} - {a}", {}).get(metric):
     return {
       "mean": -found["mean"],
@@ -131,7 +134,7 @@ def best(summary: Summary) -> dict[str, str]:
   models = model_names(summary)
   found = {}
   for metric in columns(summary):
-    better = METRICS[metric].better
+    better = METRICS[metric].better  # 1, -1, or 0: nobody wins
     rivals = [n for n in models if metric in summary["models"][n]]
     for name in rivals:
       leads = [
@@ -139,6 +142,7 @@ def best(summary: Summary) -> dict[str, str]:
         for other in rivals
         if other != name
       ]
+      # All of them: a lead over one rival only is no first place.
       if better and leads and all(x and sign(x) == better for x in leads):
         found[metric] = name
   return found

@@ -14,7 +14,7 @@ from genrec_jax.evals.summary import (
   shown_differences,
 )
 
-_NAME, _CELL = 15, 12  # characters
+_NAME, _CELL = 15, 12  # characters; seven metrics fit in a hundred
 
 
 def table(summary: Summary) -> str:
@@ -29,9 +29,10 @@ def table(summary: Summary) -> str:
   ]
   winners, group = best(summary), None
   for kind, name, intervals in rows(summary):
-    if kind != group:
+    if kind != group:  # models | shuffled | baselines
       lines.append(rule)
       group = kind
+    # Shuffled rows have names of models, and do not compete.
     won = {m for m in names if kind == "model" and winners.get(m) == name}
     label = name + (SHUFFLED if kind == "shuffled" else "")
     lines += _row(label, names, intervals, ".3f", won)

@@ -28,7 +28,7 @@ def run(config: Any, workdir: str) -> None:
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
   _check_data(config)
-  inputs = opening.open_inputs(config)
+  inputs = opening.open_inputs(config)  # no weights yet: errors come soon
   distributed.say(f"evaluating on {inputs.dataset.path}")
   generator = inputs.generator
   specs = sharding.specs(generator.rules, generator.shapes)
@@ -41,6 +41,7 @@ def run(config: Any, workdir: str) -> None:
     ),
     **inputs.compute,
   )
+  # CLIP is small next to the generator: a copy on every device.
   replicated = NamedSharding(mesh, sharding.REPLICATED)
   judge = Judge(
     clip=inputs.clip.clip,
@@ -54,6 +55,7 @@ def run(config: Any, workdir: str) -> None:
   evaluator = opening.open_evaluator(
     config, inputs, judge, sampling=Sampling(**config.sample)
   )
+  # Only now: a command that was refused leaves no folder.
   workdir_lib.claim(workdir, config.to_json())
 
   def calibrated(read):
@@ -75,8 +77,9 @@ def _check_data(config: Any) -> None:
   path = config.model.checkpoint
   if not os.path.exists(os.path.join(path, workdir_lib.CONFIG)):
     return
-  theirs = workdir_lib.read_config(path).get("data", {})
+  theirs = workdir_lib.read_config(path).get("data", {})  # of the training
   keys = list(workdir_lib.PROMPT_KEYS)
+  # Of another data set, the world's keys say nothing.
   if theirs.get("path") == config.data.path:
     keys += workdir_lib.WORLD_KEYS
   problems = [

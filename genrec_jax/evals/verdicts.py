@@ -45,6 +45,7 @@ def verdicts(summary: Summary) -> list[str]:
     )
   for group, name, _ in rows(summary):
     if group == "model":
+      # Worse than chance is another finding than no better than chance.
       if below := where(name, "random_item", -1):
         lines.append(f"{name} is below random_item in {below}")
       if level := where(name, "random_item", 0):

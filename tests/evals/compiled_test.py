@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ class _Clip:
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_one_compilation_serves_all_rows(
-  devices, batches, catalogue, tmp_path, monkeypatch
+  devices, batches, catalogue, tmp_path, monkeypatch, caplog
 ):
   """Three models, shuffled histories, a short last batch, random items."""
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
@@ -74,6 +76,9 @@ def test_one_compilation_serves_all_rows(
   ]
   with jax.log_compiles():
     comparison = evaluator.compare(models)
+  # Images of the devices and of the host, too: one layout, one compilation.
+  names = re.findall(r"Compiling jit\((\w+)\)", caplog.text)
+  assert names.count("generate") == names.count("embed_images") == 1, names
   summary = results.write(str(tmp_path), evaluator, comparison)
   assert generated == [(4, 6)]
   assert clip.traces == [(4, 5 + 3, 32, 32, 3), (4, 2, 32, 32, 3)]

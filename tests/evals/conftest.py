@@ -1,14 +1,25 @@
 """A small evaluation set, and a generator and a judge that need no model."""
 
+import importlib.util
+import json
+import pathlib
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
+from genrec_jax import testing
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import world
+from genrec_jax.evals.evaluator import Evaluator
+from genrec_jax.evals.held_out import prepare
 from genrec_jax.evals.judge import Judge
+from genrec_jax.hf import load
+from genrec_jax.models.janus import RULES
 from genrec_jax.targets import Targets
 
+ROOT = pathlib.Path(__file__).parents[2]
 USERS, SIZE, HISTORY, FUTURE, SAMPLES, WIDTH = 10, 4, 5, 3, 4, 16
 
 
@@ -96,3 +107,92 @@ def fake_generate():
 @pytest.fixture
 def catalogue():
   return world.render(world.attributes(np.arange(0, world.NUM_ITEMS, 7)))
+
+
+VOCABULARY = len(testing.word_tokenizer())
+
+
+def _janus(width=16):
+  return testing.tiny_janus(image_size=32, vocab_size=VOCABULARY, width=width)
+
+
+@pytest.fixture
+def evaluate_config():
+  """Returns a function that makes the debug config of an evaluation."""
+  return _config
+
+
+def _config(**checkpoint):
+  path = ROOT / "configs" / "evaluate.py"
+  spec = importlib.util.spec_from_file_location("evaluate_config", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config("debug")
+  config.model.update(checkpoint)
+  return config
+
+
+@pytest.fixture
+def workdir_of():
+  """Returns a function that makes a folder with a run's config.json."""
+  return _workdir
+
+
+def _workdir(path, **config):
+  path.mkdir()
+  (path / "config.json").write_text(json.dumps(config))
+  return str(path)
+
+
+@pytest.fixture
+def checkpoints(monkeypatch):
+  """Replaces loading.
+
+  Returns {path: width}, the paths of another vocabulary, and what was read.
+  """
+  sizes, others, loaded = {}, [], []
+
+  def open_generator(path, *, dtype):
+    assert dtype == "float32"
+    model = _janus(sizes.get(str(path), 16))
+    processor = testing.TinyProcessor()
+    if path in others:
+      processor.tokenizer.add_tokens(["word"])
+
+    def read(shardings):
+      loaded.append(str(path))
+      return jax.device_put(
+        testing.random_params(model, len(loaded), 0.1), shardings
+      )
+
+    return SimpleNamespace(
+      model=model,
+      processor=processor,
+      source=path,
+      rules=RULES,
+      shapes=jax.eval_shape(model.init, jax.random.key(0)),
+      read=read,
+    )
+
+  def open_clip(path, *, dtype):
+    del path, dtype
+    clip = testing.tiny_clip(
+      image_size=32, vocab_size=VOCABULARY, max_position_embeddings=12
+    )
+    params = testing.random_params(clip, 9, 0.1)
+    return SimpleNamespace(
+      clip=clip,
+      tokenizer=testing.word_tokenizer(12),
+      shapes=params,
+      read=lambda shardings: jax.device_put(params, shardings),
+    )
+
+  monkeypatch.setattr(load, "open_generator", open_generator)
+  monkeypatch.setattr(load, "open_clip", open_clip)
+  return sizes, others, loaded
+
+
+@pytest.fixture
+def evaluator(batches, judge, fake_generate, catalogue):
+  test = prepare(batches(known=True), judge.embed_targets, 4)
+  return Evaluator(fake_generate, judge, test, catalogue, num_samples=4, seed=0)

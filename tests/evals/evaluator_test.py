@@ -3,29 +3,15 @@ import json
 
 import jax
 import numpy as np
-import pytest
 
-from genrec_jax.data import world
-from genrec_jax.evals import results, scores
-from genrec_jax.evals.evaluator import Evaluator
+from genrec_jax.evals import scores
 from genrec_jax.evals.held_out import prepare
 from genrec_jax.evals.shuffled import derangement, score_shuffled
 from tests import rounding
 
 
-@pytest.fixture
-def evaluator(batches, judge, fake_generate, catalogue):
-  test = prepare(batches(known=True), judge.embed_targets, 4)
-  return Evaluator(fake_generate, judge, test, catalogue, num_samples=4, seed=0)
-
-
 def _evaluate(evaluator, fidelity, **kwargs):
   return evaluator.evaluate(fidelity, evaluator.test, **kwargs)
-
-
-def _finish(models, evaluator, workdir, **kwargs):
-  comparison = evaluator.compare(models, **kwargs)
-  return results.write(str(workdir), evaluator, comparison)
 
 
 def test_scores_are_per_user_and_better_for_a_better_model(evaluator):
@@ -113,62 +99,3 @@ def test_midrun_gives_means_and_a_grid(evaluator):
   assert grid.dtype == np.uint8
   assert grid.shape[0] == 3 * 32 + 2 * 2
   json.dumps(metrics, allow_nan=False)
-
-
-def test_a_comparison_leaves_a_summary_a_table_and_a_page(
-  evaluator, tmp_path, capsys
-):
-  loaded = []
-
-  def late():
-    loaded.append("rl")
-    return 1.0
-
-  models = [("base", 0.0), ("sft", 0.7), ("rl", late)]
-  summary = _finish(models, evaluator, tmp_path, keep=3)
-  assert loaded == ["rl"]
-  assert json.loads((tmp_path / "summary.json").read_text()) == summary
-  assert summary["users"] == 10
-  assert list(summary["models"]) == [
-    "base",
-    "sft",
-    "rl",
-    "real_next_item",
-    "random_item",
-    "copy_last",
-  ]
-  assert list(summary["shuffled"]) == ["sft", "rl"]
-  for row in (*summary["models"].values(), *summary["shuffled"].values()):
-    assert row.keys() == scores.METRICS.keys()
-    for cell in row.values():
-      assert cell["low"] <= cell["mean"] <= cell["high"]
-  match = {k: v["preference_match"] for k, v in summary["models"].items()}
-  assert match["base"]["mean"] < match["rl"]["mean"]
-  shuffled = summary["shuffled"]["rl"]["preference_match"]["mean"]
-  assert shuffled < match["rl"]["mean"] - 0.2
-  out = capsys.readouterr().out
-  assert "real_next_item" in out
-  assert "rl shuffled" in out
-  page = (tmp_path / "report.html").read_text()
-  assert page.count('<article class="user">') == 3
-  assert "wants now" in page
-
-
-def test_a_comparison_without_the_truth(evaluator, batches, judge, tmp_path):
-  test = prepare(batches(known=False), judge.embed_targets, 4)
-  unknown = dataclasses.replace(evaluator, test=test)
-  summary = _finish([("sft", 0.9)], unknown, tmp_path)
-  for row in summary["models"].values():
-    assert "preference_match" not in row
-    assert "copy_rate" in row
-  page = (tmp_path / "report.html").read_text()
-  assert "wants now" not in page
-  assert world.title([0, 0, 0, 0, 0]) not in page
-
-
-def test_a_single_user_has_no_shuffled_rows(evaluator, tmp_path):
-  one = [dataclasses.replace(evaluator.test[0], count=1)]
-  lonely = dataclasses.replace(evaluator, test=one)
-  summary = _finish([("sft", 0.9)], lonely, tmp_path)
-  assert summary["users"] == 1
-  assert summary["shuffled"] == {}

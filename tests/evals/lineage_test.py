@@ -1,22 +1,17 @@
-import json
 from types import SimpleNamespace
 
 from genrec_jax.evals import lineage
 from genrec_jax.hf import locate
 
 
-def _workdir(path, **config):
-  path.mkdir()
-  (path / "config.json").write_text(json.dumps(config))
-  return str(path)
-
-
-def test_bundled_models_are_warned_of_where_they_meet_photos(tmp_path):
+def test_bundled_models_are_warned_of_where_they_meet_photos(
+  tmp_path, workdir_of
+):
   photos = SimpleNamespace(users=[{"id": b"7"}], path="data/movies")
   world_made = SimpleNamespace(users=[{"wants": 0}], path="runs/data/synthetic")
   (tmp_path / "hf").mkdir()
   real = str(tmp_path / "hf")
-  run = _workdir(
+  run = workdir_of(
     tmp_path / "sft", task="sft", model={"checkpoint": "tiny_base"}
   )
   for checkpoint, clip, named in (
@@ -33,17 +28,17 @@ def test_bundled_models_are_warned_of_where_they_meet_photos(tmp_path):
   assert lineage.warnings(real, real, photos) == []
 
 
-def test_lineage(tmp_path):
+def test_lineage(tmp_path, workdir_of):
   assert lineage.lineage("tiny_base") == [("base", "tiny_base")]
   assert lineage.lineage("tiny_sft") == [("sft", "tiny_sft")]
-  folder = _workdir(tmp_path / "hf", model_type="janus")
+  folder = workdir_of(tmp_path / "hf", model_type="janus")
   assert lineage.lineage(folder) == [("model", folder)]
-  gone = _workdir(tmp_path / "sft", task="sft", model={"checkpoint": "gone"})
+  gone = workdir_of(tmp_path / "sft", task="sft", model={"checkpoint": "gone"})
   assert lineage.lineage(gone) == [("base", "gone"), ("sft", gone)]
   assert lineage.existing(lineage.lineage(gone)) == [("sft", gone)]
   # A base that is known is believed, one that is not is taken from eval.base.
   eval_base = {"base": "tiny_base"}
-  rl = _workdir(
+  rl = workdir_of(
     tmp_path / "rl", task="rl", model={"checkpoint": gone}, eval=eval_base
   )
   older = [("base", "gone"), ("sft", gone)]
