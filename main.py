@@ -13,10 +13,10 @@ from absl import app, flags
 import jax
 
 from genrec_jax.config import TASKS, check, complete, flag
-from genrec_jax.runtime import cli, distributed, launch, workdir
+from genrec_jax.runtime import cli, distributed, launch, path_flags, workdir
 
 _CONFIG = flag.define()
-_WORKDIR = cli.path_flag(
+_WORKDIR = path_flags.path_flag(
   "workdir", None, "Folder of the run; overrides the config."
 )
 _DISTRIBUTED = flags.DEFINE_string(

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from genrec_jax import sampling
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.types import Prompt
 from genrec_jax.data import world
@@ -44,7 +45,7 @@ def test_transformers_loads_all_of_it(name, kind):
 @pytest.mark.parametrize("model", [1, 2])
 def test_small_meshes_divide_it(model):
   loaded = load_generator("tiny_sft", dtype="float32")
-  mesh = sharding.make_mesh(model=model)
+  mesh = mesh_lib.make_mesh(model=model)
   specs = sharding.specs(loaded.rules, loaded.params)
   sharding.shard_params(mesh, specs, loaded.params)
 

@@ -20,9 +20,16 @@ import jax
 import numpy as np
 import pytest
 
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
-from genrec_jax.runtime import checkpoint, cli, distributed, launch, metrics
+from genrec_jax.runtime import (
+  checkpoint,
+  cli,
+  distributed,
+  launch,
+  metric_writer,
+)
 from tests.train import toy
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,7 +55,7 @@ class Stumbling:
 def program(workdir, spec, misfortunes):
   cli.quieten()
   with cli.user_errors(), launch.joined(spec):
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     rows = distributed.local_rows(jax.NamedSharding(mesh, sharding.BATCH), 8)
     iterator = Stumbling(rows, **json.loads(misfortunes))
     toy.run(workdir, toy.make_inputs(mesh, iterator=iterator))
@@ -141,7 +148,7 @@ def rows_close(ours, theirs, tolerance):
 def alone(tmp_path_factory):
   """An undisturbed toy run of one process."""
   workdir = tmp_path_factory.mktemp("alone") / "run"
-  toy.run(workdir, toy.make_inputs(sharding.make_mesh()))
+  toy.run(workdir, toy.make_inputs(mesh_lib.make_mesh()))
   return workdir
 
 
@@ -174,9 +181,11 @@ def test_stopped_killed_and_resumed_processes_end_as_one_alone(tmp_path, alone):
   assert "same command: it resumes" in errors(outputs)[0][0]
 
   # One machine is left, with all devices.
-  state = toy.run(workdir, toy.make_inputs(sharding.make_mesh()))
+  state = toy.run(workdir, toy.make_inputs(mesh_lib.make_mesh()))
   assert int(state.step) == 12
-  rows_close(metrics.read(str(workdir)), metrics.read(str(alone)), 1e-5)
+  rows_close(
+    metric_writer.read(str(workdir)), metric_writer.read(str(alone)), 1e-5
+  )
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
     saved_params(workdir),
@@ -248,7 +257,7 @@ def compare(folder, task):
     assert len(list(workdir.glob("events.*"))) == 1
     found.append(
       (
-        metrics.read(str(workdir)),
+        metric_writer.read(str(workdir)),
         json.loads((workdir / "summary.json").read_text()),
         sorted(path.name for path in (workdir / "samples").iterdir()),
       )
@@ -383,7 +392,7 @@ class Seen:
   ],
 )
 def test_rows_are_those_of_the_devices_here(sizes, rows):
-  place = jax.NamedSharding(sharding.make_mesh(**sizes), sharding.BATCH)
+  place = jax.NamedSharding(mesh_lib.make_mesh(**sizes), sharding.BATCH)
   for process, expected in enumerate(rows):
     seen = Seen(place, process, len(rows))
     found = distributed.local_rows(seen, 8)

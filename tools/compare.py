@@ -15,12 +15,12 @@ from absl import flags
 
 from genrec_jax.core import files
 from genrec_jax.core.errors import UserError
-from genrec_jax.runtime import cli
+from genrec_jax.runtime import cli, path_flags
 
 _ROWS = flags.DEFINE_list(
   "rows", ["rl", "rl"], "A row of each run's table, such as 'rl shuffled'."
 )
-_OUT = cli.path_flag("out", None, "Folder for compare.json.")
+_OUT = path_flags.path_flag("out", None, "Folder for compare.json.")
 
 
 def main(*runs: str) -> None:
@@ -33,7 +33,7 @@ def main(*runs: str) -> None:
   # Imports take a second: bad flags are reported sooner.
   from genrec_jax.evals import per_user, scores
 
-  runs = tuple(map(cli.home, runs))
+  runs = tuple(map(path_flags.home, runs))
   found = per_user.paired(*runs, *_ROWS.value)
   labels = [f"{run} {row}" for run, row in zip(runs, _ROWS.value, strict=True)]
   print(" - ".join(labels))

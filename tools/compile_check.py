@@ -23,7 +23,7 @@ from absl import app, flags
 
 from genrec_jax.config import check, flag
 from genrec_jax.core.errors import UserError
-from genrec_jax.runtime import cli
+from genrec_jax.runtime import cli, path_flags
 
 _CONFIG = flag.define()
 _TOPOLOGY = flags.DEFINE_string(
@@ -32,7 +32,7 @@ _TOPOLOGY = flags.DEFINE_string(
   "Generation and chips along each axis: v5e:8x8, v6e:4x4 or v5p:2x2x2.",
   required=True,
 )
-_JSON = cli.path_flag("json", None, "File to write the same figures to.")
+_JSON = path_flags.path_flag("json", None, "File to write the same figures to.")
 _TITLE_TOKENS = flags.DEFINE_integer(
   "title_tokens",
   32,

@@ -10,15 +10,15 @@ sampled goes along, in generation_config.json; its instruction does not.
 from absl import flags
 
 from genrec_jax.core import files
-from genrec_jax.runtime import cli
+from genrec_jax.runtime import cli, path_flags
 
-_WORKDIR = cli.path_flag(
+_WORKDIR = path_flags.path_flag(
   "workdir",
   None,
   "A run's folder; a model in HF format will do, to change its type.",
   required=True,
 )
-_OUT = cli.path_flag(
+_OUT = path_flags.path_flag(
   "out", None, "Folder to write, absent or empty.", required=True
 )
 _DTYPE = flags.DEFINE_enum(

@@ -27,7 +27,7 @@ from absl import flags
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.files import new_folder
-from genrec_jax.runtime import cli
+from genrec_jax.runtime import cli, path_flags
 
 # File name -> how to save it, given its path.
 Files = dict[str, Callable[[Path], Any]]
@@ -35,8 +35,8 @@ Files = dict[str, Callable[[Path], Any]]
 INSTRUCTION = "Draw the next item that this user will like."
 QUESTION = "Describe the image."
 
-_MODEL = cli.path_flag("model", None, "What to load.", required=True)
-_HISTORY = cli.paths_flag(
+_MODEL = path_flags.path_flag("model", None, "What to load.", required=True)
+_HISTORY = path_flags.paths_flag(
   "history", "Images, oldest first: a.png,b.png; a name may hold commas."
 )
 _TITLES = flags.DEFINE_string(
@@ -50,10 +50,10 @@ _PROMPT = flags.DEFINE_string(
   f" the run's or {INSTRUCTION!r}, or {QUESTION!r}. Without a history: what to"
   " draw.",
 )
-_OUT = cli.path_flag(
+_OUT = path_flags.path_flag(
   "out", None, "Folder to write, absent or empty.", required=True
 )
-_DUMP = cli.path_flag("dump", None, "Folder for arrays, as --out.")
+_DUMP = path_flags.path_flag("dump", None, "Folder for arrays, as --out.")
 _NUM = flags.DEFINE_integer("num", 4, "Images to draw.")
 # How to sample, and what no checkpoint says otherwise.
 _DEFAULTS = {"guidance": 5.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}

@@ -18,9 +18,9 @@ import time
 
 from absl import app, flags, logging
 
-from genrec_jax.runtime import cli
+from genrec_jax.runtime import path_flags
 
-_OUT = cli.path_flag("out", None, "Folder to write to.", required=True)
+_OUT = path_flags.path_flag("out", None, "Folder to write to.", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of every stage.")
 
 

@@ -22,22 +22,24 @@ from absl import flags
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.ingest.datasets import DATASETS
-from genrec_jax.runtime import cli
+from genrec_jax.runtime import cli, path_flags
 
 _DATASET = flags.DEFINE_enum(
   "dataset", None, list(DATASETS), "Whose raw files they are.", required=True
 )
-_RAW = cli.path_flag("raw", None, "Folder of the raw files.", required=True)
-_OUT = cli.path_flag(
+_RAW = path_flags.path_flag(
+  "raw", None, "Folder of the raw files.", required=True
+)
+_OUT = path_flags.path_flag(
   "out", None, "Folder to write, absent or empty.", required=True
 )
-_IMAGES = cli.path_flag(
+_IMAGES = path_flags.path_flag(
   "images",
   None,
   "Folder of the item images; by default 'images' in --raw, or as docs/data.md"
   " says. Files are named like the items.",
 )
-_IMAGE_LIST = cli.path_flag(
+_IMAGE_LIST = path_flags.path_flag(
   "image_list",
   None,
   "CSV, JSONL or Parquet file of item ids and image paths within --images, if"
@@ -85,7 +87,7 @@ _BEAM = flags.DEFINE_string(
 )
 # The last flags are for --dataset=generic only, one for each file and column.
 _FILES = {
-  name: cli.path_flag(name, None, f"generic: {text}, within --raw.")
+  name: path_flags.path_flag(name, None, f"generic: {text}, within --raw.")
   for name, text in (
     ("interactions", "file of users, items and timestamps"),
     ("titles", "file of items and titles"),

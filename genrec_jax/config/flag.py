@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from genrec_jax.core.tree import flatten
-from genrec_jax.runtime import cli
+from genrec_jax.runtime import cli, path_flags
 
 # Keys that are folders; a workdir's config names them for whoever reads it from
 # elsewhere.
@@ -71,16 +71,16 @@ def _with_home(arg: str) -> str:
   flag, equals, path = arg.partition("=")
   if flag.lstrip("-") == "config" and path.startswith("~"):
     with cli.user_errors():
-      return flag + equals + cli.home(path)
+      return flag + equals + path_flags.home(path)
   return arg
 
 
 def _expand_homes(config: ConfigDict) -> None:
-  """Puts the home folder for the '~' of a config's folders; see `cli.home`."""
+  """Puts the home folder for the '~' of a config's folders."""
   keys = flatten(config.to_dict(), sep=".")
   config.update_from_flattened_dict(
     {
-      path: cli.home(keys[path])
+      path: path_flags.home(keys[path])
       for path in ("workdir", *FOLDERS)
       if keys.get(path)
     }

@@ -9,7 +9,7 @@ import numpy as np
 
 from genrec_jax.evals.scores import METRICS
 from genrec_jax.evals.summary import Summary
-from genrec_jax.runtime import metrics as metrics_lib
+from genrec_jax.runtime import metric_writer
 
 Curve = Sequence[tuple[int, float]]  # (step, value), ...
 
@@ -50,7 +50,7 @@ def read(workdir: str) -> dict[str, list[tuple[int, float]]]:
   Values that were not finite, null in the file, are left out.
   """
   found: dict[str, list[tuple[int, float]]] = {}
-  for record in metrics_lib.read(workdir):
+  for record in metric_writer.read(workdir):
     for name, value in record.items():
       if name != "step" and value is not None:
         found.setdefault(name, []).append((record["step"], value))

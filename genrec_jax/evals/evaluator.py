@@ -15,7 +15,7 @@ from genrec_jax.evals.compiled import Generate, Reconstruct
 from genrec_jax.evals.grid import grid
 from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.judge import Judge
-from genrec_jax.runtime import metrics
+from genrec_jax.runtime import progress
 from genrec_jax.runtime.distributed import to_host
 
 # (name, parameters, or a function that reads them)
@@ -126,7 +126,7 @@ class Evaluator:
       history | samples | real next item.
     """
     users = sum(held.count for held in self.validation)
-    tally = metrics.Tally(users, self.population)
+    tally = progress.Tally(users, self.population)
     evaluation = self.evaluate(
       params,
       self.validation,
@@ -156,7 +156,7 @@ class Evaluator:
     users = sum(held.count for held in self.test)
     # The same exchange of users for all models, so that they compare.
     source = shuffled.derangement(users, self.seed) if users > 1 else None
-    tally = metrics.Tally(len(models) * users, self.population)
+    tally = progress.Tally(len(models) * users, self.population)
     scores: dict[str, dict[str, np.ndarray]] = {}
     swapped, samples = {}, {}  # rows with shuffled histories; images
     for name, read in models:
@@ -178,7 +178,7 @@ class Evaluator:
           source,
         )
     tally.clear()
-    tally = metrics.Tally(users, self.population)
+    tally = progress.Tally(users, self.population)
     scores |= swapped | baselines.score_all(
       self.judge,
       self.test,

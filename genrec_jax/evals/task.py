@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.evals import calibration, lineage, opening, results
@@ -25,8 +26,8 @@ def run(config: Any, workdir: str) -> None:
   Raises:
     UserError: a checkpoint, data set, mesh or workdir that does not fit.
   """
-  mesh = sharding.make_mesh(**config.mesh)
-  sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
+  mesh = mesh_lib.make_mesh(**config.mesh)
+  mesh_lib.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
   _check_data(config)
   inputs = opening.open_inputs(config)  # no weights yet: errors come soon
   distributed.say(f"evaluating on {inputs.dataset.path}")

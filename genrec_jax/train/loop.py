@@ -21,7 +21,8 @@ import numpy as np
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
-from genrec_jax.runtime import checkpoint, distributed, launch, metrics
+from genrec_jax.runtime import checkpoint, distributed, launch, metric_writer
+from genrec_jax.runtime import progress as progress_lib
 from genrec_jax.runtime import workdir as workdir_lib
 
 Metrics = dict[str, Any]
@@ -120,8 +121,10 @@ def run(
   with checkpoint.closing(manager):
     state = checkpoint.restore(manager, inputs.state, inputs.iterator)
     begun = manager.latest_step()
-    writer = metrics.Writer(workdir, begun)
-    progress = metrics.Progress(begun or 0, schedule.steps, then="evaluation")
+    writer = metric_writer.Writer(workdir, begun)
+    progress = progress_lib.Progress(
+      begun or 0, schedule.steps, then="evaluation"
+    )
     loop = _Loop(inputs, schedule, manager, writer, progress)
     try:
       state = loop.run(inputs.state if state is None else state, begun)
@@ -139,8 +142,8 @@ class _Loop:
   inputs: LoopInputs
   schedule: Schedule
   manager: Any  # of checkpoints
-  writer: metrics.Writer
-  progress: metrics.Progress
+  writer: metric_writer.Writer
+  progress: progress_lib.Progress
   # Step and metrics of the step just dispatched, still on the device.
   pending: tuple[int, Metrics] | None = None
 

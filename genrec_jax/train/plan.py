@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree, TrainState
@@ -137,13 +138,13 @@ def _check_schedule(config) -> None:
 
 def _make_mesh(config, devices: Sequence[Any] | None) -> jax.sharding.Mesh:
   """Returns the mesh, over which training and evaluation batches divide."""
-  mesh = sharding.make_mesh(**config.mesh, devices=devices)
-  sharding.check_batch(
+  mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
+  mesh_lib.check_batch(
     mesh,
     config.data.microbatches,
     **{"data.batch_size": config.data.batch_size},
   )
-  sharding.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
+  mesh_lib.check_batch(mesh, **{"eval.batch_size": config.eval.batch_size})
   return mesh
 
 

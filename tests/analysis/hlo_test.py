@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 import pytest
 
 from genrec_jax.analysis import hlo, hlo_collectives, hlo_cost, hlo_walk
-from genrec_jax.core import sharding
+from genrec_jax.core import mesh as mesh_lib
 
 
 def compiled_text(function, *shapes, **options):
@@ -433,7 +433,7 @@ def test_a_cache_written_in_a_loop_costs_its_rows():
 
 @pytest.fixture(scope="module")
 def mesh():
-  return sharding.make_mesh()
+  return mesh_lib.make_mesh()
 
 
 def abstract(mesh, shape, *spec):

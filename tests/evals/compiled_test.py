@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrec_jax.core import sharding
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.evals import compiled, results
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.evals.held_out import prepare
@@ -38,7 +38,7 @@ def test_one_compilation_serves_all_rows(
   devices, batches, catalogue, tmp_path, monkeypatch, caplog
 ):
   """Three models, shuffled histories, a short last batch, random items."""
-  mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:devices])
   generated = []
 
   def generate_images(model, params, prompt, key, sampling):
@@ -105,7 +105,7 @@ class _Coarse:
 def test_reconstruct_goes_through_the_models_own_tokenizer():
   images = np.full((2, 32, 32, 3), 255, np.uint8)
   images[1] = [0, 100, 200]  # .39 and .78: four and eight tenths
-  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
   reconstruct = compiled.make_reconstruct(_Coarse(), mesh=mesh)
   found = np.asarray(reconstruct({"levels": 10.0}, images))
   assert found.dtype == np.uint8

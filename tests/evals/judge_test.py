@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from genrec_jax import testing
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.evals import held_out
 from genrec_jax.evals.judge import Judge
@@ -10,7 +11,7 @@ from genrec_jax.evals.judge import Judge
 
 def test_images_of_devices_and_of_the_host_are_embedded_alike():
   clip = testing.tiny_clip(image_size=32)
-  mesh = sharding.make_mesh(devices=jax.devices()[:2])
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:2])
   judge = Judge(clip, testing.random_params(clip, 0, 0.1), None, 0.9, mesh)
   images = np.random.default_rng(0).integers(
     256, size=(4, 2, 32, 32, 3), dtype=np.uint8

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from genrec_jax.core import sharding
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.evals import opening
 from genrec_jax.evals.judge import Judge
 from genrec_jax.sampling import Sampling
@@ -21,7 +21,7 @@ def test_validation_is_not_what_is_reported_at_the_end(
   config.data.history_length = config.data.future_horizon = 2
   config.eval.users, config.eval.batch_size = 8, 4
   inputs = opening.open_inputs(config)
-  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
   judge = Judge(
     inputs.clip.clip, inputs.clip.shapes, inputs.clip.tokenizer, 0.9, mesh
   )

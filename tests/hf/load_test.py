@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from genrec_jax import testing
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import load, safetensors_io, sharded_read, workdir_model
@@ -53,7 +54,7 @@ def test_parameters_go_straight_onto_a_mesh(folder, monkeypatch, piece):
   # A piece of a byte is a row; one of 300 ends within a layer of some.
   monkeypatch.setattr(sharded_read, "PIECE_BYTES", piece)
   opened = load.open_generator(folder, dtype="float32")
-  mesh = sharding.make_mesh(data=4, model=2)
+  mesh = mesh_lib.make_mesh(data=4, model=2)
   specs = sharding.specs(opened.rules, opened.shapes)
   # Sizes that fit nothing: keep of each spec what divides.
   flat = tree.flatten(specs)
@@ -107,7 +108,7 @@ def test_a_workdir_is_its_base_overlaid_with_what_was_trained(folder, tmp_path):
   for name, value in tree.flatten(loaded.params).items():
     np.testing.assert_array_equal(value, expected[name], err_msg=name)
   # On any mesh; only what is asked for is read.
-  mesh = sharding.make_mesh(data=2, model=4)
+  mesh = mesh_lib.make_mesh(data=2, model=4)
   layout = jax.tree.map(
     lambda leaf: jax.NamedSharding(
       mesh, jax.P("data") if leaf.shape[0] % 2 == 0 else jax.P()

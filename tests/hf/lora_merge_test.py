@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import load, sharded_read
@@ -107,7 +108,7 @@ def test_slices_are_merged_straight_onto_a_mesh(runs, monkeypatch, piece):
   shapes = tree.select(opened.shapes, ["self_attn/[qo]_proj"])[0]
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   whole = opened.read(jax.tree.map(lambda _: here, shapes), "bfloat16")
-  mesh = sharding.make_mesh(4, 2)
+  mesh = mesh_lib.make_mesh(4, 2)
   specs = tree.select(
     sharding.specs(janus.RULES, opened.shapes), ["self_attn/[qo]_proj"]
   )[0]

@@ -26,13 +26,15 @@ IMPORT = """
 import json, resource, sys
 import jax
 from genrec_jax.core import sharding
+from genrec_jax.core.mesh import make_mesh
 from genrec_jax.hf import load
 
 folder, dtype, data, model = sys.argv[1:]
 opened = load.open_generator(folder, dtype="float32")
-mesh = sharding.make_mesh(int(data), int(model))
+mesh = make_mesh(int(data), int(model))
 specs = sharding.specs(opened.rules, opened.shapes)
-params = opened.read(sharding.layout(mesh, specs, opened.shapes), dtype)
+layout = sharding.checked_shardings(mesh, specs, opened.shapes)
+params = opened.read(layout, dtype)
 size = sum(
   shard.data.nbytes
   for leaf in jax.tree.leaves(params)

@@ -13,6 +13,7 @@ from transformers.models.clip.image_processing_pil_clip import (
   CLIPImageProcessorPil,
 )
 
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import rules
@@ -285,7 +286,7 @@ def test_bfloat16_stays_close(pair):
 
 def test_eight_devices_equal_one(pair):
   _, ours, params = pair
-  mesh = sharding.make_mesh(4, 2)
+  mesh = mesh_lib.make_mesh(4, 2)
   layout = sharding.shardings(mesh, sharding.specs(clip.RULES, params))
   spread = jax.device_put(params, layout)
   ids, mask = _texts(ours, 7)

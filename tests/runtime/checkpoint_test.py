@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import TrainState
@@ -36,7 +37,7 @@ def layout(mesh):
 
 
 def test_restores_state_and_iterator_on_any_mesh(tmp_path):
-  place, data = layout(sharding.make_mesh(data=4, model=2)), iterator()
+  place, data = layout(mesh_lib.make_mesh(data=4, model=2)), iterator()
   next(data)
   state = make_state(1.5, place)
   expected = jax.device_get(state)
@@ -44,7 +45,7 @@ def test_restores_state_and_iterator_on_any_mesh(tmp_path):
     checkpoint.save(manager, state, data)
   following = next(data)
   for sizes in ((8, 1), (2, 4)):
-    other = layout(sharding.make_mesh(*sizes))
+    other = layout(mesh_lib.make_mesh(*sizes))
     template, again = make_state(0.0, other), iterator()
     with checkpoint.open_manager(str(tmp_path), 1) as manager:
       restored = checkpoint.restore(manager, template, again)
@@ -59,7 +60,7 @@ def test_reads_trained_parameters_without_their_mesh_or_optimizer(
   tmp_path, monkeypatch
 ):
   monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 16)
-  place = layout(sharding.make_mesh(data=4, model=2))
+  place = layout(mesh_lib.make_mesh(data=4, model=2))
   state = make_state(1.5, place)
   kernel = jnp.arange(32.0).reshape(8, 4)
   state.params["a"]["kernel"] = jax.device_put(

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from genrec_jax.core import sharding
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core.errors import UserError
-from genrec_jax.runtime import checkpoint, launch, metrics
+from genrec_jax.runtime import checkpoint, launch, metric_writer
 from genrec_jax.train import loop
 from tests.hf import tiny_janus
 from tests.train import toy
@@ -43,8 +43,8 @@ def contents(workdir):
   files = {
     path.name: path.read_bytes()
     for path in [
-      workdir / metrics.FILE,
-      *(workdir / metrics.SAMPLES).glob("*.png"),
+      workdir / metric_writer.FILE,
+      *(workdir / metric_writer.SAMPLES).glob("*.png"),
     ]
   }
   return files
@@ -63,7 +63,7 @@ def whole(tmp_path_factory):
 
 def test_learns_and_leaves_what_it_promises(whole):
   workdir, state = whole
-  rows = metrics.read(str(workdir))
+  rows = metric_writer.read(str(workdir))
   assert int(state.step) == 12
   assert [r["step"] for r in rows if "loss" in r] == [1, 2, 4, 6, 8, 10, 12]
   assert [r["step"] for r in rows if "eval/loss" in r] == [0, 4, 8, 12]
@@ -183,7 +183,7 @@ def test_sigkill_while_saving_resumes_bit_for_bit(tmp_path):
 def test_a_torn_last_row_is_dropped(tmp_path, whole):
   with pytest.raises(KeyboardInterrupt):
     toy.run(tmp_path, stopping_at(7))
-  with open(tmp_path / metrics.FILE, "a") as file:
+  with open(tmp_path / metric_writer.FILE, "a") as file:
     file.write('{"step": 7, "lo')
   toy.run(tmp_path)
   assert contents(tmp_path) == contents(whole[0])
@@ -218,7 +218,7 @@ def test_resumes_on_another_mesh(tmp_path, whole):
   assert jax.device_count() == 8, "tests/conftest.py fakes 8 devices"
   with pytest.raises(KeyboardInterrupt):
     toy.run(tmp_path, stopping_at(7))
-  mesh = sharding.make_mesh(data=4, model=2)
+  mesh = mesh_lib.make_mesh(data=4, model=2)
   toy.compiled.cache_clear()
   inputs = toy.make_inputs(mesh)
   state = toy.run(tmp_path, inputs)
@@ -304,7 +304,7 @@ def test_stops_at_a_nan(tmp_path, what, step, message, good):
     )
     for leaf in jax.tree.leaves(tiny_janus.read_params(str(tmp_path))):
       assert np.isfinite(leaf).all()
-  assert "NaN" not in (tmp_path / metrics.FILE).read_text()
+  assert "NaN" not in (tmp_path / metric_writer.FILE).read_text()
 
 
 @contextlib.contextmanager
@@ -374,7 +374,9 @@ def test_tells_its_progress_from_the_first_step(tmp_path, capfd):
 def test_a_run_without_evaluation_saves_once(tmp_path):
   toy.run(tmp_path, eval_every=0, checkpoint_every=0)
   assert os.listdir(tmp_path / "checkpoints") == ["12"]
-  assert not any("eval/loss" in row for row in metrics.read(str(tmp_path)))
+  assert not any(
+    "eval/loss" in row for row in metric_writer.read(str(tmp_path))
+  )
 
 
 def test_a_schedule_by_hand():

@@ -15,6 +15,7 @@ from configs import rl as rl_config
 from configs import sft as sft_config
 from genrec_jax import sampling
 from genrec_jax.analysis import hlo, hlo_collectives
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.hf import load
@@ -266,7 +267,7 @@ def test_eight_devices_draw_and_learn_as_one():
   )
   base = sharding.specs(janus.RULES, params)
   beside = lora.specs(lora.kernels(base, patterns, model.adaptable))
-  mesh = sharding.make_mesh(4, 2)
+  mesh = mesh_lib.make_mesh(4, 2)
   rollout = sharding.drop_axis("data", tree.merge(base, beside))
 
   def learn(adapters, params, prompt, gather=lambda params: params):

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrec_jax.analysis import hlo, hlo_collectives
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.train import microbatch
 
@@ -32,7 +33,7 @@ def test_every_mth_prompt_is_in_a_part():
 
 
 def test_no_prompt_leaves_its_device():
-  mesh = sharding.make_mesh(8)
+  mesh = mesh_lib.make_mesh(8)
   rows = sharding.put_batch(mesh, np.ones((16, 3), np.float32))
   double = jax.jit(
     lambda x: microbatch.map_prompts(lambda part: 2 * part, 2, x)

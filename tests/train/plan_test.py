@@ -11,6 +11,7 @@ from configs import rl as rl_config
 from configs import sft as sft_config
 from genrec_jax import rewards, sampling
 from genrec_jax.analysis import abstract_step
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import TrainState
@@ -191,7 +192,7 @@ def test_clip_is_laid_out_by_its_rules_and_rewards_the_same(clip_params, shape):
 
 
 def test_what_a_mesh_does_not_divide_lies_whole():
-  mesh = sharding.make_mesh(4, 2)
+  mesh = mesh_lib.make_mesh(4, 2)
   specs = {
     "a": jax.P("data", "model"),
     "b": jax.P(("data", "model")),

@@ -11,6 +11,7 @@ import pytest
 
 from genrec_jax import rewards, sampling
 from genrec_jax.analysis import hlo, hlo_collectives, hlo_walk
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
@@ -165,7 +166,7 @@ def drawn(params):
 
 def laid_out(shape, params):
   """Returns a mesh, parameters on it, and how the rollout gathers them."""
-  mesh = sharding.make_mesh(*shape)
+  mesh = mesh_lib.make_mesh(*shape)
   specs = sharding.specs(janus.RULES, params)
   rollout = sharding.shardings(mesh, sharding.drop_axis("data", specs))
   gather = functools.partial(

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from genrec_jax import sampling
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
@@ -126,7 +127,7 @@ def test_bfloat16_computes_and_float32_is_kept(params, alone):
 @pytest.mark.parametrize("shape", MESHES)
 def test_eight_devices_equal_one(params, alone, shape):
   batch = random_batch(8)
-  mesh = sharding.make_mesh(*shape)
+  mesh = mesh_lib.make_mesh(*shape)
   specs = sharding.specs(janus.RULES, params)
   step, state, frozen = make(sharding.shard_params(mesh, specs, params), 0.5)
   like = sharding.shardings(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.types import TrainState
 from genrec_jax.runtime import distributed
@@ -90,7 +91,7 @@ def compiled(mesh, ballast: int):
 
 def make_inputs(mesh=None, ballast: int = 0, **changes) -> loop.LoopInputs:
   """Returns inputs; `ballast` rows make its checkpoints slow to write."""
-  mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
+  mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
   state, layout, step, loss = compiled(mesh, ballast)
   held_out = distributed.put_global(
     jax.NamedSharding(mesh, sharding.BATCH),

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.runtime import cli
+from genrec_jax.runtime import path_flags
 from tools.hf_inference import flags as torch_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Of infer_hf.py, which stands alone, and of all other commands.
-BOTH = pytest.mark.parametrize("tool", [cli, torch_flags])
+BOTH = pytest.mark.parametrize("tool", [path_flags, torch_flags])
 
 
 def run(code, home):

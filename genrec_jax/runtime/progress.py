@@ -1,0 +1,136 @@
+"""Progress lines on a terminal or in a log: steps, rates and the time left."""
+
+import sys
+import time
+
+from genrec_jax.runtime.distributed import first_only
+
+
+class _Line:
+  """A line that is rewritten in place on a terminal.
+
+  Elsewhere a line is printed every `every` seconds. Of several processes only
+  the first prints.
+  """
+
+  def __init__(self, every: float):
+    self._terminal = sys.stdout.isatty()
+    self._every = 0.2 if self._terminal else every
+    self._printed = -float("inf")
+    self._open = False  # the cursor is at the end of a line to rewrite
+
+  @first_only
+  def say(self, text: str) -> None:
+    """Prints a line of its own."""
+    print(("\r\033[K" if self._open else "") + text, flush=True)
+    self._open = False
+
+  @first_only
+  def close(self) -> None:
+    """Ends a line that was to be rewritten."""
+    if self._open:
+      print(flush=True)
+    self._open = False
+
+  def _due(self, now: float) -> bool:
+    """Returns whether it is time for the next line, and notes that."""
+    due = now - self._printed >= self._every
+    if due:
+      self._printed = now
+    return due
+
+  def _rewrite(self, text: str) -> None:
+    if self._terminal:
+      print(f"\r\033[K{text}", end="", flush=True)
+      self._open = True
+    else:
+      self.say(text)
+
+
+def _duration(seconds: float) -> str:
+  seconds = int(seconds)
+  return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+class Progress(_Line):
+  """Prints 'step 20/400  3.1 steps/s  ETA 0:02:03  loss 0.31'.
+
+  A line is printed after the first step, and at the end, however little time
+  has passed. `then` is what follows the last step, and is not in the ETA.
+  """
+
+  def __init__(
+    self, start: int, steps: int, every: float = 10.0, then: str = ""
+  ):
+    super().__init__(every)
+    self._start, self._steps, self._then = start, steps, then
+    self._begun = time.monotonic()
+    self._first: float | None = None
+
+  @first_only
+  def step(self, step: int, name: str, value: float) -> float | None:
+    """Reports that `step` is done; returns steps per second, once known.
+
+    The first step compiles, so it does not count for the rate; evaluations
+    and saves do, which makes the ETA honest.
+    """
+    now, rate = time.monotonic(), None
+    if self._first is None:
+      self._first = now
+      speed = f"first step {now - self._begun:.1f} s (compiles)"
+    else:
+      done = step - self._start - 1
+      rate = done / max(now - self._first, 1e-9)
+      eta = _duration((self._steps - step) / rate)
+      then = f", then {self._then}" if self._then else ""
+      speed = f"{rate:.2f} steps/s  ETA {eta}{then}"
+    due = self._due(now)
+    line = f"step {step}/{self._steps}  {speed}  {name} {value:.4g}"
+    if step == self._steps:
+      self.say(line)
+    elif due:
+      self._rewrite(line)
+    return rate
+
+
+class Tally(_Line):
+  """Prints 'evaluating sft: 320/3072 users  ETA 0:00:41'.
+
+  On a terminal the line disappears at the end; elsewhere nothing is printed of
+  what takes less than `every` seconds.
+
+  Args:
+    total: how many there are to do.
+    unit: what is counted.
+    every: seconds between lines where there is no terminal.
+  """
+
+  def __init__(self, total: int, unit: str, every: float = 10.0):
+    super().__init__(every)
+    self._total, self._unit = total, unit
+    self._done = 0
+    self._first: tuple[int, float] | None = None
+    if not self._terminal:
+      self._printed = time.monotonic()
+
+  @first_only
+  def add(self, label: str, count: int) -> None:
+    """Reports that `count` more are done, of what `label` says."""
+    now = time.monotonic()
+    self._done += count
+    eta = ""
+    if self._first is None:  # compiles, so it does not count for the rate
+      self._first = (self._done, now)
+    else:
+      done, since = self._first
+      rate = (self._done - done) / max(now - since, 1e-9)
+      eta = f"  ETA {_duration((self._total - self._done) / rate)}"
+    if self._due(now):
+      self._rewrite(f"{label}: {self._done}/{self._total} {self._unit}{eta}")
+
+  @first_only
+  def clear(self) -> None:
+    """Removes the line."""
+    if self._open:
+      print("\r\033[K", end="", flush=True)
+    self._open = False

@@ -1,0 +1,86 @@
+from genrec_jax.runtime import progress as progress_lib
+
+
+def test_progress_is_a_line_at_first_then_now_and_then(capsys, monkeypatch):
+  clock = iter([0.0, 20.0, 22.0, 31.0, 40.0])
+  monkeypatch.setattr(progress_lib.time, "monotonic", lambda: next(clock))
+  progress = progress_lib.Progress(start=100, steps=104, every=10.0)
+  rates = [progress.step(step, "reward", 0.25) for step in range(101, 105)]
+  assert capsys.readouterr().out.splitlines() == [
+    "step 101/104  first step 20.0 s (compiles)  reward 0.25",
+    "step 103/104  0.18 steps/s  ETA 0:00:05  reward 0.25",
+    "step 104/104  0.15 steps/s  ETA 0:00:00  reward 0.25",
+  ]
+  assert rates == [None, 1 / 2, 2 / 11, 3 / 20]
+
+
+def test_progress_rewrites_its_line_on_a_terminal(capsys, monkeypatch):
+  monkeypatch.setattr(progress_lib.sys.stdout, "isatty", lambda: True)
+  clock = iter([0.0, 1.0, 2.0])
+  monkeypatch.setattr(progress_lib.time, "monotonic", lambda: next(clock))
+  progress = progress_lib.Progress(start=0, steps=2)
+  progress.step(1, "loss", 1.0)
+  progress.step(2, "loss", 0.5)
+  progress.close()
+  first, second = capsys.readouterr().out.split("\r\033[K")[1:]
+  assert "\n" not in first
+  assert second.endswith("loss 0.5\n")
+
+
+def test_progress_says_what_follows_the_last_step(capsys, monkeypatch):
+  clock = iter([0.0, 1.0, 2.0])
+  monkeypatch.setattr(progress_lib.time, "monotonic", lambda: next(clock))
+  progress = progress_lib.Progress(start=0, steps=2, then="evaluation")
+  progress.step(1, "loss", 1.0)
+  progress.step(2, "loss", 0.5)
+  last = capsys.readouterr().out.splitlines()[-1]
+  assert "ETA 0:00:00, then evaluation  loss" in last
+
+
+def test_tally_counts_now_and_then_with_an_eta(capsys, monkeypatch):
+  clock = iter([0.0, 20.0, 21.0, 22.0, 31.0])
+  monkeypatch.setattr(progress_lib.time, "monotonic", lambda: next(clock))
+  tally = progress_lib.Tally(100, "users", every=10.0)
+  for label in ("base", "base", "sft", "sft"):
+    tally.add(f"evaluating {label}", 20)
+  tally.clear()
+  assert capsys.readouterr().out.splitlines() == [
+    "evaluating base: 20/100 users",
+    # The first took 20 s, compiling; three more took 11.
+    "evaluating sft: 80/100 users  ETA 0:00:03",
+  ]
+
+
+def test_tally_is_silent_where_it_is_quick(capsys, monkeypatch):
+  clock = iter([0.0, 3.0, 6.0])
+  monkeypatch.setattr(progress_lib.time, "monotonic", lambda: next(clock))
+  tally = progress_lib.Tally(2, "users", every=10.0)
+  tally.add("x", 1)
+  tally.add("x", 1)
+  tally.clear()
+  assert capsys.readouterr().out == ""
+
+
+def test_tally_rewrites_and_removes_its_line_on_a_terminal(capsys, monkeypatch):
+  monkeypatch.setattr(progress_lib.sys.stdout, "isatty", lambda: True)
+  clock = iter([1.0, 2.0])
+  monkeypatch.setattr(progress_lib.time, "monotonic", lambda: next(clock))
+  tally = progress_lib.Tally(2, "users")
+  tally.add("x", 1)
+  tally.add("x", 1)
+  tally.clear()
+  assert capsys.readouterr().out.split("\r\033[K") == [
+    "",
+    "x: 1/2 users",
+    "x: 2/2 users  ETA 0:00:00",
+    "",
+  ]
+
+
+def test_progress_leaves_the_terminal_on_a_new_line(capsys, monkeypatch):
+  monkeypatch.setattr(progress_lib.sys.stdout, "isatty", lambda: True)
+  progress = progress_lib.Progress(start=0, steps=9)
+  progress.step(1, "loss", 1.0)
+  progress.close()
+  progress.say("stopped")
+  assert capsys.readouterr().out.endswith("loss 1\nstopped\n")
