@@ -1,0 +1,133 @@
+"""CONTRIBUTING's ways to add a thing, each followed as it is written."""
+
+import csv
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from genrec_jax.data import dataset
+from genrec_jax.evals import scores
+from genrec_jax.hf import families, load
+from genrec_jax.targets import Targets
+from tests.hf import tiny_janus
+from tests.tools.process import ROOT, run_tool
+
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def block(heading: str) -> str:
+  """Returns the Python under a heading."""
+  section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+  [code] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+  return code
+
+
+def test_the_files_it_names_are_there():
+  paths = re.findall(r"`((?:genrec_jax|configs|tests|docs)/[\w/.]+)`", TEXT)
+  missing = {path for path in paths if not (ROOT / path).exists()}
+  # What is to be written.
+  assert missing == {"genrec_jax/models/yours.py", "genrec_jax/hf/yours.py"}
+
+
+def test_a_reward_in_a_config_of_ones_own_is_trained_on(tmp_path):
+  folder = tmp_path / "my_configs"
+  folder.mkdir()
+  (folder / "diverse.py").write_text(block("Add a reward"))
+  done = subprocess.run(
+    [
+      sys.executable,
+      str(ROOT / "main.py"),
+      f"--config={folder}/diverse.py:debug",
+      f"--workdir={tmp_path / 'run'}",
+      "--config.train.steps=1",
+      "--config.train.eval_every=0",
+      "--config.sample.num_samples=3",  # of two, both are as far apart
+    ],
+    check=False,
+    capture_output=True,
+    text=True,
+    env=os.environ,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+  metrics = json.loads(rows[0])
+  assert 0 < metrics["reward/diversity_mean"] < 2
+  assert metrics["reward/diversity_contribution"] != 0  # a signed share
+
+
+def test_a_metric_has_a_column_and_values(monkeypatch):
+  monkeypatch.setattr(scores, "METRICS", dict(scores.METRICS))
+  added: dict = {}
+  exec(block("Add a metric"), added)
+  assert scores.METRICS["text_clip_max"].title == "text max"
+  samples = np.eye(4, dtype=np.float32)[None, :2]  # [1, 2, 4]
+  targets = Targets(
+    text=np.float32([[0.6, 0.8, 0, 0]]),
+    history=np.zeros((1, 1, 4)),
+    history_mask=np.ones((1, 1), bool),
+    future=np.zeros((1, 1, 4)),
+    future_mask=np.ones((1, 1), bool),
+  )
+  values = added["text_clip_max"](samples, targets)
+  np.testing.assert_allclose(values, [0.8], rtol=1e-6)
+
+
+def test_a_data_set_is_prepared_and_opens(tmp_path):
+  raw = tmp_path / "raw"
+  (raw / "images").mkdir(parents=True)
+  with open(raw / "plays.csv", "w", newline="") as file:
+    rows = csv.writer(file)
+    rows.writerow(["listener", "song", "played"])
+    for user in range(4):
+      for k in range(4):
+        rows.writerow([f"u{user}", f"s{(user + k) % 4}", 1_600_000_000 + k])
+  with open(raw / "songs.csv", "w", newline="") as file:
+    rows = csv.writer(file)
+    rows.writerow(["song", "name"])
+    for item in range(4):
+      rows.writerow([f"s{item}", f"Song {item}"])
+      color = (60 * item, 90, 120)
+      Image.new("RGB", (32, 32), color).save(raw / f"images/s{item}.png")
+  code = block("Add a data set") + "\n\nimport runpy, sys\n"
+  code += (
+    "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+  )
+  status, printed, error = run_tool(
+    "prepare_data.py",
+    "--dataset=songs",
+    f"--raw={raw}",
+    f"--out={tmp_path / 'songs'}",
+    "--k_core=1",
+    code=code,
+  )
+  assert status == 0, error
+  assert "whole" in printed
+  opened = dataset.load(str(tmp_path / "songs"))
+  assert len(opened.users) == len(opened.items) == 4
+
+
+def test_a_model_of_another_type_is_loaded(monkeypatch, tmp_path):
+  folder = pathlib.Path(tiny_janus.save(tmp_path / "model"))
+  expected = load.load_generator(str(folder), dtype="float32").params
+  config = json.loads((folder / "config.json").read_text())
+  config["model_type"] = "janus_of_ours"
+  (folder / "config.json").write_text(json.dumps(config))
+  with pytest.raises(Exception, match="janus_of_ours"):
+    load.load_generator(str(folder), dtype="float32")
+  monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
+  exec(block("Add a model"), {})
+  loaded = load.load_generator(str(folder), dtype="float32")
+  for ours, theirs in zip(
+    jax.tree.leaves(loaded.params),
+    jax.tree.leaves(expected),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(ours, theirs)
