@@ -1,7 +1,7 @@
-"""Compiles a config's step from shapes alone: no weights, no data, no device.
+"""Abstract step: a config's step traced from shapes, without weights or data.
 
-What is compiled is what a run compiles: the models, the layout and the step
-come from `train.plan`, `train.sft` and `train.rl`.
+What is compiled is what a run compiles: models, layout and step come from
+`train.plan`, `train.sft` and `train.rl`.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from genrec_jax.models.clip import Clip
 from genrec_jax.train import rl, sft
 from genrec_jax.train.plan import Plan, make_plan
 
-# Tokens of a prompt beside its items': BOS, the turns' names, an instruction of
-# a dozen words, begin of image.
+# Tokens of a prompt besides its items': BOS, the turns' names, an instruction
+# of a dozen words, begin of image.
 _FRAME = 32
-# Beside an item's title and image: begin and end of image, a new line.
+# Besides an item's title and image: begin and end of image, a new line.
 _ITEM = 3
 
 
@@ -68,7 +68,7 @@ def prompt_tokens(config, model: Generator, title_tokens: int) -> int:
   Args:
     config: of a run.
     model: the generator.
-    title_tokens: of the longest title; prepared data tell theirs when read.
+    title_tokens: of the longest title; only reading the data gives theirs.
   """
   item = model.image_tokens + title_tokens + _ITEM
   return config.data.history_length * item + _FRAME
@@ -83,22 +83,22 @@ def batch(config, model: Generator, clip: Clip, title_tokens: int) -> Batch:
   )
   t = prompt_tokens(config, model, title_tokens)
   w = clip.max_position_embeddings
-  picture = (model.image_size, model.image_size, 3)
+  image = (model.image_size, model.image_size, 3)
 
   def array(dtype, *shape):
     return jax.ShapeDtypeStruct((p, *shape), dtype)
 
   return Batch(
     prompt=Prompt(
-      ids=array(jnp.int32, t),
+      ids=array(jnp.int32, t),  # [P, T]
       mask=array(jnp.bool_, t),
-      images=array(jnp.uint8, n, *picture),
+      images=array(jnp.uint8, n, *image),  # [P, N, h, w, 3]
     ),
-    history=array(jnp.uint8, n, *picture),
+    history=array(jnp.uint8, n, *image),  # [P, N, h, w, 3]
     history_mask=array(jnp.bool_, n),
-    future=array(jnp.uint8, f, *picture),
+    future=array(jnp.uint8, f, *image),  # [P, F, h, w, 3]
     future_mask=array(jnp.bool_, f),
-    title_ids=array(jnp.int32, w),
+    title_ids=array(jnp.int32, w),  # [P, W]
     title_mask=array(jnp.bool_, w),
   )
 
@@ -132,6 +132,7 @@ def kv_shapes(config, plan: Plan, args: tuple) -> list[Any]:
     cache = model.init_cache(prefix, sample.num_samples, model.image_tokens)
     return prefix.keys, prefix.values, cache.keys, cache.values
 
+  # Guidance decodes two rows per prompt: with and without its condition.
   rows = 1 if sample.guidance == 1 else 2
   prompt = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((rows * x.shape[0], *x.shape[1:]), x.dtype),

@@ -7,6 +7,7 @@ import re
 from genrec_jax.analysis.hlo import Array, Program, total_bytes
 from genrec_jax.analysis.hlo_walk import Loop, walk
 
+# One transfer of a TPU that several instructions carry on has one chain.
 _CHAIN = re.compile(r'\bchain_id="(\d+)"')
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 COLLECTIVES = (
@@ -35,7 +36,7 @@ class Collective:
   op_name: str
 
   def within(self, scope: str) -> bool:
-    """Says if it runs in the loop of `jax.named_scope(scope)`."""
+    """True if it runs in the loop of `jax.named_scope(scope)`."""
     return any(loop.is_of(scope) for loop in self.loops)
 
 
@@ -55,7 +56,7 @@ def find(program: Program) -> list[Collective]:
     read = sum(total_bytes(x.arrays) for x in step.computation.operands(line))
     written = total_bytes(line.arrays)
     if line.opcode in _HOLDS_OPERANDS:
-      written -= read
+      written -= read  # else the operands would count twice
     moved = Collective(
       kind=kind,
       name=line.name,

@@ -1,7 +1,7 @@
-"""What a compiled program computes and moves, loops multiplied out.
+"""Cost of a compiled program: FLOPs and bytes, loops multiplied out.
 
 XLA's own cost analysis counts the body of a loop once; here everything is
-multiplied by the trip counts of the loops around it; see `analysis.hlo`.
+multiplied by the trip counts of the loops around it.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from genrec_jax.analysis.hlo import (
 )
 from genrec_jax.analysis.hlo_walk import Step, walk
 
-# What moves no bytes: names for parts of others, or what XLA never runs.
+# Instructions that move no bytes: names for parts of others, or never run.
 _FREE = {
   "after-all",
   "async-start",
@@ -39,9 +39,10 @@ _FREE = {
   "while",
 }
 
-# What reads only a part of its first operand.
+# Instructions that read only a part of their first operand.
 _PARTIAL = ("dynamic-slice", "slice", "gather")
-# What writes only a part of its first operand, and which operand that is.
+# Instructions that write a part of their first operand, and which operand
+# holds that part.
 _UPDATES = {"dynamic-update-slice": 1, "scatter": -1}
 # Asynchronous ones whose result lists what they read next to what they write.
 _LIST_OPERANDS = (
@@ -60,7 +61,7 @@ def flops(program: Program, scope: str | None = None) -> int:
   counted: on every accelerator they are bound by memory.
 
   Args:
-    program: see `parse`.
+    program: see `hlo.parse`.
     scope: only in the loop of `jax.named_scope(scope)`.
   """
   counts = {"dot": _dot_flops, "convolution": _convolution_flops}
@@ -79,7 +80,7 @@ def memory_bytes(program: Program, scope: str | None = None) -> int:
   Caches are not modelled, so this is what a device with none would move.
 
   Args:
-    program: see `parse`.
+    program: see `hlo.parse`.
     scope: only in the loop of `jax.named_scope(scope)`.
   """
   return sum(
@@ -101,6 +102,7 @@ def _dimensions(line: Instruction, key: str) -> list[int]:
 def _dot_flops(step: Step) -> int:
   line = step.instruction
   left = step.computation.operands(line)[0].arrays[0]
+  # Products per element of the result: the contracted sizes.
   depth = math.prod(
     left.shape[i] for i in _dimensions(line, "lhs_contracting_dims")
   )
@@ -115,6 +117,7 @@ def _convolution_flops(step: Step) -> int:
   """
   line = step.instruction
   left, right = (x.arrays[0] for x in step.computation.operands(line)[:2])
+  # Which axis is batch, feature or spatial: 'b01f_01io->b01f'.
   labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes)
   lhs, rhs, out = labels.groups()
   groups = re.search(r"batch_group_count=(\d+)", line.attributes)
@@ -173,11 +176,12 @@ def _traffic(program: Program, step: Step) -> int:
   if line.opcode == "fusion":
     return _fusion_traffic(program, line, operands)
   arrays = _results(line, operands)
-  opcode = line.opcode.removesuffix("-start")
+  opcode = line.opcode.removesuffix("-start")  # asynchronous ones
   written = _main(arrays)
   if opcode in _PARTIAL:
     return min(_main(operands[0].arrays), arrays[0].nbytes) + written
   if opcode in _UPDATES:
+    # The update is read, and written into the array that it is put in.
     return 2 * _main(operands[_UPDATES[opcode]].arrays)
   return sum(_main(x.arrays) for x in operands) + written
 
@@ -303,6 +307,6 @@ def _touched(
       total += _touched(inner, users, user.name)
     elif user.opcode == "tuple" and user.name == inner.root:
       total += 0.0
-    else:
+    else:  # reads all of it; the caller takes the array's size
       return math.inf
   return total

@@ -19,13 +19,13 @@ class Step:
   fused: bool  # inside a fusion: reads and writes no memory of its own
 
   def within(self, scope: str) -> bool:
-    """Says if it runs in the loop of `jax.named_scope(scope)`."""
+    """True if it runs in the loop of `jax.named_scope(scope)`."""
     return any(loop.is_of(scope) for loop in self.loops)
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-  """A while loop; `trip_count` is None where nothing tells it."""
+  """A while loop; `trip_count` is None where it cannot be known."""
 
   name: str
   op_name: str
@@ -34,7 +34,7 @@ class Loop:
   carried: tuple[Array, ...]  # what goes round, arrays only read included
 
   def is_of(self, scope: str) -> bool:
-    """Says if it is the loop of `jax.named_scope(scope)`, not one inside."""
+    """True if it is the loop of `jax.named_scope(scope)`, not one inside."""
     return bool(re.search(rf"\b{scope}\)*/while$", self.op_name))
 
 
@@ -69,11 +69,13 @@ def _walk(
     yield step
     if line.opcode == "while":
       loop = _loop(program, step)
+      # Once where it is unknown; the report names such loops.
       count = 1 if loop.trip_count is None else loop.trip_count
       for body in line.called["body"]:
         yield from _walk(program, body, times * count, (*loops, loop), fused)
       continue
     for key, names in line.called.items():
+      # The function of a reduction or a sort, called for each element.
       if key == "to_apply" and line.opcode != "call":
         continue
       inside = fused or line.opcode == "fusion"

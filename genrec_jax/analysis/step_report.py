@@ -1,4 +1,4 @@
-"""What a compiled step takes of each chip: memory, work, and traffic."""
+"""Step report: memory, FLOPs, bytes and collectives per chip of a step."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ from genrec_jax.train.plan import Plan
 
 GIB = 2**30
 DECODE = "decode"  # the named scope of the loop in `sampling.sample_images`
-# What each part of the memory shrinks with.
+# Advice: what makes each part of the memory smaller.
 KNOBS = {
   "trained": "more chips, a larger mesh.model, or LoRA (model.lora_rank)",
   "frozen": "more chips, a larger mesh.model, or a smaller clip.checkpoint",
@@ -35,7 +35,7 @@ KNOBS = {
 
 @dataclasses.dataclass
 class Report:
-  """What the compiler says; all but settings are of one chip and one step."""
+  """Figures of one chip and one step; settings are of the whole run."""
 
   chips: int
   mesh: dict[str, int]
@@ -54,7 +54,7 @@ class Report:
 
   @property
   def fits(self) -> bool:
-    """Says if the step can run on the chip."""
+    """True if the step can run on the chip."""
     return not self.problem and self.total <= self.hbm
 
 
@@ -63,8 +63,8 @@ def report(config, plan: Plan, title_tokens: int, hbm: int) -> Report:
 
   Args:
     config: of an SFT or RL run.
-    plan: see `ahead.plan`.
-    title_tokens: see `ahead.prompt_tokens`.
+    plan: see `abstract_step.plan`.
+    title_tokens: see `abstract_step.prompt_tokens`.
     hbm: bytes of one chip's memory.
   """
   args = abstract_step.arguments(config, plan, title_tokens)
@@ -100,8 +100,8 @@ def report(config, plan: Plan, title_tokens: int, hbm: int) -> Report:
 
 
 def _needed(problem: str, resident: int) -> int:
-  """Reads off libtpu's refusal how many bytes it wanted; 0: it is another."""
-  # Its two ways to say it: of all, or of what the arguments leave out.
+  """Returns the bytes that libtpu's refusal names; 0: it is another error."""
+  # Its two wordings: of all memory, or of what the arguments leave.
   used = re.search(r"(Used |temporaries \()([\d.]+)([MG])\b", problem)
   if "RESOURCE_EXHAUSTED" not in problem or not used:
     return 0
@@ -126,13 +126,15 @@ def _settings(config, plan: Plan, batch) -> dict[str, Any]:
 
 
 def _read(found: Report, config, plan: Plan, args, compiled) -> None:
-  """Fills in what a compiled step tells."""
+  """Fills in the figures of a compiled step."""
   stats = compiled.memory_analysis()
-  comes = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
-  comes += stats.output_size_in_bytes - stats.alias_size_in_bytes
-  found.total = stats.argument_size_in_bytes + comes
+  # Memory beyond the arguments; outputs that take a donated one's are not new.
+  temporary = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+  temporary += stats.output_size_in_bytes - stats.alias_size_in_bytes
+  found.total = stats.argument_size_in_bytes + temporary
   program = hlo.parse(compiled.as_text())
   loops = hlo_walk.loops(program)
+  # What the decode loop carries is the cache or else the rollout's parameters.
   kv = rollout = 0
   for loop in loops:
     if loop.is_of(DECODE):
@@ -142,7 +144,7 @@ def _read(found: Report, config, plan: Plan, args, compiled) -> None:
   found.memory |= {
     "kv": kv,
     "rollout": rollout,
-    "other": max(comes - kv - rollout, 0),
+    "other": max(temporary - kv - rollout, 0),
   }
   found.work = {
     name: {"decode loop": count(program, DECODE), "all": count(program)}
@@ -171,7 +173,7 @@ def _read(found: Report, config, plan: Plan, args, compiled) -> None:
 
 
 def _is_part(array: hlo.Array, whole: list[Any]) -> bool:
-  """Says if an array is a shard of one of the whole ones."""
+  """True if an array can be a shard of one of the whole ones."""
   return any(
     len(array.shape) == len(x.shape)
     and array.nbytes == array.size * x.dtype.itemsize
@@ -181,7 +183,7 @@ def _is_part(array: hlo.Array, whole: list[Any]) -> bool:
 
 
 def text(found: Report) -> str:
-  """Writes a report for a terminal."""
+  """Returns a report for a terminal."""
   mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
   lines = [
     f"{found.chips} chips, mesh {mesh}",

@@ -25,6 +25,7 @@ _COMPARISONS: dict[str, Callable[..., bool]] = {
   "LT": operator.lt,
   "NE": operator.ne,
 }
+# Instructions whose result has the value of their operand.
 _SAME_VALUE = ("bitcast", "convert", "copy", "opt-barrier", "reshape")
 
 
@@ -67,6 +68,7 @@ def trip_count(
     part = program.computations[name]
     return _scalar(program, part, part.root, carried, index)
 
+  # Runs the loop's counters, and nothing else of it.
   for count in range(_MAX_TRIPS):
     goes_on = root(condition)
     if goes_on is None:
@@ -78,7 +80,7 @@ def trip_count(
     while size != len(last):
       size = len(last)
       following = {index: root(body, index) for index in tuple(last)}
-    if following == last:
+    if following == last:  # would go on for ever: it ends by its data
       return None
     last.update(following)
   return None
@@ -91,7 +93,7 @@ def _scalar(
   parameter: Callable[[int, int | None], int | None],
   index: int | None = None,
 ) -> int | None:
-  """Returns the integer that an instruction computes, if it can be told.
+  """Returns the integer that an instruction computes, if it can be known.
 
   Args:
     program: what `computation` is of.

@@ -33,7 +33,11 @@ def _leave_one_out(rewards: jax.Array) -> jax.Array:
 
 
 class Advantage(NamedTuple):
-  """How an advantage is made of rewards [P, G]."""
+  """How an advantage is made of rewards [P, G].
+
+  `relative` is linear, so that the part of each reward in the advantage can be
+  measured; see `estimate`.
+  """
 
   relative: Callable[[jax.Array], jax.Array]  # subtracts the baseline; linear
   standardised: bool  # then divides by the group's deviation
@@ -84,7 +88,7 @@ def estimate(
   """
   how = lookup("advantage", ADVANTAGES, name)
   values = how.relative(rewards if of is None else of)
-  if how.standardised:
+  if how.standardised:  # by the whole's deviation, also where it is of a term
     values = values / jnp.maximum(deviation(rewards), floor)
   return jax.lax.stop_gradient(values)
 
@@ -212,11 +216,12 @@ def combine(
   units = {k: NORMALISATIONS[normalise](v) for k, v in used.items()}
   terms = {k: weights[k] * v / units[k] for k, v in used.items()}  # [P, G]
   total = sum(terms.values(), jnp.zeros(shape, jnp.float32))
+  # The smallest deviation of the sum, in the unit of the sum.
   floor: float | jax.Array = FLOOR
   if used:
     largest = functools.reduce(jnp.maximum, units.values())
     floor = FLOOR * max(abs(weights[k]) for k in used) / largest
-  whole = estimate(advantage, total, floor=floor)
+  whole = estimate(advantage, total, floor=floor)  # [P, G]
   parts = {
     name: estimate(advantage, total, floor=floor, of=term)
     for name, term in terms.items()
@@ -244,7 +249,7 @@ def _contributions(
     parts: name -> [P, G], of the rewards that have a weight; their sum is
       `whole`.
   """
-  square = jnp.mean(whole * whole)
+  square = jnp.mean(whole * whole)  # []
   metrics = {}
   for name, values in rewards.items():
     share = jnp.zeros((), jnp.float32)

@@ -30,7 +30,7 @@ def truncated_weights(
   Returns:
     [P, G, I] float32.
   """
-  ratio = jnp.exp(difference(old_logprobs, sampled))
+  ratio = jnp.exp(difference(old_logprobs, sampled))  # [P, G, I]
   return jax.lax.stop_gradient(jnp.minimum(ratio, cap))
 
 
@@ -49,8 +49,9 @@ def sampler_mismatch(
     sampled| in nats per code; `sampler_mismatch_outside`, the share of codes
     that the clip would stop at once if the sampler's were the old policy.
   """
-  apart = jnp.abs(difference(old_logprobs, sampled))
+  apart = jnp.abs(difference(old_logprobs, sampled))  # [P, G, I]
   ratios = jnp.exp(log_ratio(objective.ratio, old_logprobs, sampled))
+  # As if the sampler's numbers were taken as the old policy's.
   low, high = 1 - objective.clip_low, 1 + objective.clip_high
   outside = (ratios < low) | (ratios > high)
   metrics = {

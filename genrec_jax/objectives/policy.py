@@ -149,9 +149,10 @@ def clipped_surrogate(
       f"clip_low={clip_low}, clip_high={clip_high}: expected 0 < clip_low <= 1"
       " and clip_high > 0; published values are 0.2 and 0.28"
     )
-  ratio = at_least_float32(ratio)
+  ratio = at_least_float32(ratio)  # [P, G, I]
   each = at_least_float32(advantages)[..., None]  # [P, G, 1]
   clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+  # The lower bound of both: no reward for moving far, no shelter from a loss.
   return jnp.minimum(ratio * each, clipped * each)
 
 
@@ -237,11 +238,13 @@ def policy_loss(
   }
   if ref_logprobs is not None:
     apart = kl_lib.difference(logprobs, ref_logprobs)  # [P, G, I]
+    # One estimator for all runs, so that their curves compare.
     metrics["kl"] = kl_lib.k3(apart).mean()
     if kl_weight:
       if branches is None:
         penalty = estimator(apart)
       else:
+        # [P, G, I, B] to [P, G, I]: neither branch may drift.
         penalty = estimator(kl_lib.difference(*branches)).sum(-1)
       loss = loss + kl_weight * aggregate(objective.aggregation, penalty)
   return loss, jax.lax.stop_gradient(metrics)

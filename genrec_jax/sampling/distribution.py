@@ -61,16 +61,18 @@ class Sampling:
         passes the sampled code: on the very edge of a cut, rounding must not
         turn its log-probability into -inf.
     """
+    # In float32 whatever the model computes in: bfloat16 rounds a difference of
+    # log-probabilities away.
     logits = logits.astype(jnp.float32) / self.temperature
     if not (self.top_k or self.top_p < 1):
       return jax.nn.log_softmax(logits)
-    kept = logits
+    kept = logits  # [..., C], -inf where cut off
     if self.top_k:
       size = min(self.top_k, logits.shape[-1])
       floor = jax.lax.top_k(kept, size)[0][..., -1:]  # [..., 1]
       kept = jnp.where(kept >= floor, kept, -jnp.inf)
     if self.top_p < 1:
-      ordered = -jnp.sort(-kept)
+      ordered = -jnp.sort(-kept)  # the largest first
       probs = jax.nn.softmax(ordered)
       # What the larger ones already hold: the code that crosses top_p stays.
       before = jnp.cumsum(probs, -1) - probs

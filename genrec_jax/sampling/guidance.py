@@ -40,6 +40,7 @@ def embed_both(
   model: Generator, params: PyTree, prompt: Prompt
 ) -> tuple[jax.Array, jax.Array]:
   """Returns embeddings [2P, T, D] and mask [2P, T] of interleaved branches."""
+  # As long as the prompt, so that both fit one batch.
   other = model.unconditional(prompt)
   embeds = interleave(model.embed(params, prompt), model.embed(params, other))
   return embeds, interleave(prompt.mask, other.mask)

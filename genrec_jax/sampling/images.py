@@ -106,6 +106,7 @@ def decode_images(
   One sample of every prompt at a time: a decoder's feature maps are a hundred
   times as large as its pixels, and small ones stay in a CPU's cache.
   """
+  # Over G, not P: prompts are split over devices, samples are not.
   pixels = jax.lax.map(
     lambda one: model.decode_pixels(params, one), codes.swapaxes(0, 1)
   )  # [G, P, h, w, 3]

@@ -23,7 +23,7 @@ _MAX_LOGITS = 2**19
 
 
 class Scores(NamedTuple):
-  """What a policy says of given codes."""
+  """Log-probabilities and entropy of given codes under a policy."""
 
   logprobs: jax.Array  # [P, G, I] float32
   entropy: jax.Array  # [P, G, I] float32, of the distribution, in nats
@@ -59,24 +59,7 @@ def score_images(
   constant = (
     jax.lax.stop_gradient(params) if stop_unconditional_gradient else params
   )
-
-  def run_alone(params, prompt):
-    embeds = model.embed(params, prompt)
-    return model.teacher_forced_hidden(params, embeds, prompt.mask, codes)
-
-  hidden: tuple[jax.Array, ...]  # B x [P, G, I, D]
-  if not sampling.guided:
-    hidden = (run_alone(params, prompt),)
-  elif stop_unconditional_gradient:
-    # Two passes: rows of one batch could not differ in what takes gradients.
-    hidden = (
-      run_alone(params, prompt),
-      run_alone(constant, model.unconditional(prompt)),
-    )
-  else:
-    both = guidance.embed_both(model, params, prompt)
-    rows = guidance.interleave(codes, codes)  # [2P, G, I]
-    hidden = guidance.separate(model.teacher_forced_hidden(params, *both, rows))
+  hidden = _hidden_states(model, params, constant, prompt, codes, sampling)
 
   def score(hidden, codes):
     """Scores [P, G, i] codes, i of the I, by the states before them."""
@@ -99,6 +82,43 @@ def score_images(
   return map_logits(model, score, hidden, codes)
 
 
+def _hidden_states(
+  model: Generator,
+  params: PyTree,
+  constant: PyTree,
+  prompt: Prompt,
+  codes: jax.Array,
+  sampling: Sampling,
+) -> tuple[jax.Array, ...]:
+  """Returns the states before each code, B x [P, G, I, D].
+
+  Args:
+    model: the generator.
+    params: its parameters.
+    constant: those of the unconditional branch: `params`, or a copy of it
+      without gradients.
+    prompt: P prompts.
+    codes: [P, G, I].
+    sampling: whether there are two branches.
+  """
+
+  def run_alone(params, prompt):
+    embeds = model.embed(params, prompt)
+    return model.teacher_forced_hidden(params, embeds, prompt.mask, codes)
+
+  if not sampling.guided:
+    return (run_alone(params, prompt),)
+  if constant is not params:
+    # Two passes: rows of one batch could not differ in what takes gradients.
+    return (
+      run_alone(params, prompt),
+      run_alone(constant, model.unconditional(prompt)),
+    )
+  both = guidance.embed_both(model, params, prompt)
+  rows = guidance.interleave(codes, codes)  # [2P, G, I]
+  return guidance.separate(model.teacher_forced_hidden(params, *both, rows))
+
+
 def map_logits(
   model: Generator, function: Callable[..., PyTree], *inputs: PyTree
 ) -> PyTree:
@@ -107,7 +127,7 @@ def map_logits(
   One chunk's intermediates live at a time, in the backward pass, too.
 
   Args:
-    model: the generator, whose codebook says how large logits are.
+    model: the generator; its codebook is the width of logits.
     function: of trees of arrays [P, G, i, ...], to another such tree.
     *inputs: trees of arrays [P, G, I, ...].
 

@@ -53,7 +53,7 @@ def build(config, *, sample: Sampling, copy_threshold: float) -> RunParts:
     rules=generator.rules,
     clip=inputs.clip.clip,
   )
-  # Opened first: what cannot be compared must fail before training, not after.
+  # Fail before training, not after, if a model cannot be compared.
   models = open_compared(config, inputs, plan)
   clip_params = inputs.clip.read(shardings_of(plan.frozen["clip"]))
   state, rest = init_state(config, generator, plan)
@@ -70,6 +70,7 @@ def build(config, *, sample: Sampling, copy_threshold: float) -> RunParts:
       config.eval.users_during if config.train.eval_every else 0
     ),
   )
+  # Whether the copy threshold separates copies, said before hours of training.
   calibration.report(evaluator, tree.merge(state.params, rest))
   return RunParts(
     plan=plan,
@@ -92,12 +93,13 @@ def init_state(
   frozen = plan.frozen["generator_rest"]
   rest = generator.read(shardings_of(frozen), types_of(frozen))
   layout = shardings_of(plan.state.params)
-  if plan.adapters:
+  if plan.adapters:  # the checkpoint's weights are all among the rest
     initialise = jax.jit(plan.adapters, out_shardings=layout)
     trainable = initialise(jax.random.key(config.seed))
   else:
     trainable = generator.read(layout)
   _describe(config, generator, trainable, rest)
+  # Jitted, so that moments are made in their shards and nowhere whole.
   start = jax.jit(
     lambda params: (jnp.int32(0), plan.optimizer.init(params)),
     out_shardings=shardings_of((plan.state.step, plan.state.opt_state)),
@@ -124,6 +126,7 @@ def open_batches(config, inputs: opening.Inputs, plan: Plan) -> Any:
   spec = windows.WindowSpec.from_options(config.data)
   dataset = inputs.dataset
   distributed.say(f"{dataset.path}: {windows.describe(dataset, spec)}")
+  # A process makes only the rows that its own devices hold.
   spread = jax.NamedSharding(plan.mesh, sharding.BATCH)
   local_rows = distributed.local_rows(spread, config.data.batch_size)
   batches = stream.train_batches(
@@ -171,6 +174,7 @@ def open_compared(
 def _with_blank_adapters(plan: Plan, read: Callable[[], PyTree]) -> PyTree:
   """Reads a model to compare with, next to adapters that add nothing."""
   shapes = plan.state.params
+  # One compiled function then serves models with and without adapters.
   blank = jax.jit(
     lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
     out_shardings=shardings_of(shapes),

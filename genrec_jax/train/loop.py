@@ -43,7 +43,7 @@ class LoopInputs:
     evaluate: (state, frozen) -> (metrics, grid uint8 [h, w, 3]); held-out.
     finish: (state, frozen, workdir) -> None; reports at the end.
     headline: the metric on the progress line.
-    population: whom `evaluate` is about, such as 'held-out users'.
+    population: who is evaluated, for the progress line.
   """
 
   state: TrainState
@@ -119,6 +119,7 @@ def run(
   workdir_lib.claim(workdir, config_json)
   manager = checkpoint.open_manager(workdir, schedule.keep)
   with checkpoint.closing(manager):
+    # Sets the iterator back to where the checkpoint's step left it.
     state = checkpoint.restore(manager, inputs.state, inputs.iterator)
     begun = manager.latest_step()
     writer = metric_writer.Writer(workdir, begun)
@@ -131,6 +132,7 @@ def run(
     finally:
       progress.close()
       writer.close()
+  # Outside the block above: all that was saved is whole before the reports.
   inputs.finish(state, inputs.frozen, workdir)
   return state
 
@@ -164,7 +166,7 @@ class _Loop:
           state, values = self.inputs.step(state, self.inputs.frozen, batch)
         if step == start + 1:  # until it was compiled, nothing was to be saved
           stack.enter_context(launch.deferring_sigterm())
-        self.write_pending()
+        self.write_pending()  # of the step before, while this one runs
         checkpoint.check_saving(self.manager)
         self.pending = (step, values)
         # Of several processes all learn here that one was sent SIGTERM.
@@ -196,6 +198,7 @@ class _Loop:
     """Writes the metrics of the last step taken, once it is done."""
     if self.pending is None:
       return
+    # Reading waits for that step, which the device has left behind by now.
     (step, on_device), self.pending = self.pending, None
     headline = self.inputs.headline
     values = {k: float(v) for k, v in jax.device_get(on_device).items()}
@@ -223,9 +226,10 @@ class _Loop:
   def save(self, step: int, state: TrainState) -> None:
     """Starts to save a checkpoint, after the metrics up to it are on disk."""
     self.write_pending()
+    # Metrics may be finite where the update was not: never save a NaN.
     if not _finite(state.params):
       self.refuse(f"parameters are not finite after step {step}")
-    self.writer.sync()
+    self.writer.sync()  # a resumed run cuts metrics back to this step
     checkpoint.save(self.manager, state, self.inputs.iterator)
 
   def stop_if(self, asked: bool, step: int) -> None:

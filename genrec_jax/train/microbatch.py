@@ -55,6 +55,8 @@ def value_and_grad(
     (loss, metrics), grads = differentiate(params, *inputs)
     return (loss, jax.tree.map(jnp.atleast_1d, metrics)), grads
 
+  # Summed as they come: all M gradients at once would need the memory that
+  # microbatches save.
   def step(total, part):
     aux, grads = differentiate(params, *part)
     return jax.tree.map(jnp.add, total, grads), aux

@@ -1,4 +1,4 @@
-"""The optimizer, built from a config's `optim` section."""
+"""Optimizer: AdamW and its learning rate, of a config's section `optim`."""
 
 import jax
 import jax.numpy as jnp
@@ -40,20 +40,23 @@ def adamw(
 
   def schedule(count: jax.Array) -> jax.Array:
     step = count // updates_per_step
+    # Step 0 is taken at lr / warmup_steps: at 0 it would teach nothing.
     rise = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
     if not decay_steps:
       return lr * rise
+    # optax's cosine after a warm-up starts at its end, this one at step 0.
     fall = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.minimum(1.0, step / decay_steps))
     return lr * rise * fall
 
   return optax.chain(
     optax.clip_by_global_norm(grad_norm),
+    # Behind the clip: Adam's moments are of clipped gradients.
     optax.adamw(schedule, b1, b2, weight_decay=weight_decay, mask=decay_mask),
   )
 
 
 def decay_mask(params: PyTree) -> PyTree:
-  """Says of each parameter whether weight decay applies to it."""
+  """Returns a tree of bools: True where weight decay applies."""
   decaying = (lora.KERNEL, lora.A, lora.B)
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key in decaying, params

@@ -49,7 +49,7 @@ class Plan(NamedTuple):
     whole = jax.NamedSharding(self.mesh, sharding.REPLICATED)
     return jax.jit(
       sharding.trace_with_mesh(self.mesh, step),
-      donate_argnums=0,
+      donate_argnums=0,  # the state: the next one takes its memory
       # Unread arguments still occupy device memory, so XLA's memory plan must
       # include them.
       keep_unused=True,
@@ -80,6 +80,7 @@ def make_plan(
   """
   _check_schedule(config)
   mesh = _make_mesh(config, devices)
+  # Shapes only: a model of any size is laid out on a laptop.
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   specs = sharding.specs(rules, shapes)
   # Refuses what the mesh cannot divide.
@@ -91,6 +92,7 @@ def make_plan(
     patterns=config.model.trainable,
     lora_rank=config.model.lora_rank,
   )
+  # RL's inner epochs share a step's learning rate.
   optimizer = optimizers.adamw(
     **config.optim,
     updates_per_step=config.rl.inner_epochs if config.task == "rl" else 1,
@@ -101,10 +103,6 @@ def make_plan(
   )
   # Adam's moments lie as the parameters that they are of.
   state_specs = sharding.specs_like_params(parts.trained_specs, state)
-  clip_shapes = jax.eval_shape(clip.init, jax.random.key(0))
-  clip_specs = sharding.divided(
-    mesh, sharding.specs(clips.RULES, clip_shapes), clip_shapes
-  )
   # With adapters a checkpoint's parameters are all frozen.
   whole = (
     parts.rest if parts.adapters else tree.merge(parts.trained, parts.rest)
@@ -118,7 +116,7 @@ def make_plan(
     state=_abstract(mesh, state, state_specs),
     frozen={
       "generator_rest": _abstract(mesh, parts.rest, parts.rest_specs),
-      "clip": _abstract(mesh, clip_shapes, clip_specs),
+      "clip": _abstract_clip(mesh, clip),
     },
     adapters=parts.adapters,
     to_rollout_layout=_rollout_layout(
@@ -160,7 +158,15 @@ def _rollout_layout(
   return functools.partial(jax.lax.with_sharding_constraint, shardings=rollout)
 
 
-def _abstract(mesh, shapes: PyTree, specs: PyTree) -> PyTree:
+def _abstract_clip(mesh: jax.sharding.Mesh, clip: Clip) -> PyTree:
+  shapes = jax.eval_shape(clip.init, jax.random.key(0))
+  # CLIP's sizes are the user's choice: an axis that the mesh does not divide
+  # is kept whole.
+  specs = sharding.divided(mesh, sharding.specs(clips.RULES, shapes), shapes)
+  return _abstract(mesh, shapes, specs)
+
+
+def _abstract(mesh: jax.sharding.Mesh, shapes: PyTree, specs: PyTree) -> PyTree:
   return jax.tree.map(
     lambda leaf, spec: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, spec)

@@ -1,5 +1,4 @@
-"""Policy update: gradient steps on one rollout, and its distance from the
-reference.
+"""Policy update: gradient steps on one rollout, near a frozen reference.
 
 Letters: P prompts, G samples per prompt, I codes per image, B branches of
 guidance.
@@ -37,7 +36,7 @@ class Experience(NamedTuple):
 
 
 class RefScores(NamedTuple):
-  """What the frozen reference says of the codes."""
+  """Log-probabilities of the codes under the frozen reference."""
 
   logprobs: jax.Array  # [P, G, I]
   branches: jax.Array  # [P, G, I, B]
@@ -65,18 +64,7 @@ def update_policy(
   Returns:
     The next state, and metrics [] float32: means over epochs and microbatches.
   """
-
-  def score(trainable, prompt, codes):
-    return sampling.score_images(
-      model,
-      tree.merge(trainable, frozen["generator_rest"]),
-      prompt,
-      codes,
-      options.scored,
-      stop_unconditional_gradient=options.stop_unconditional_gradient,
-      branches=bool(options.objective.kl_weight),
-    )
-
+  score = make_score(model, frozen["generator_rest"], options)
   ref = None
   if options.objective.kl_weight:
     ref = score_reference(score, frozen["reference"], experience, options)
@@ -89,19 +77,22 @@ def update_policy(
     (loss, metrics), grads = microbatch.value_and_grad(
       loss_fn, options.microbatches, params, experience, old_logprobs, ref
     )
-    old_logprobs = metrics.pop("old_logprobs")
+    # Carried to the next epoch, whose ratio starts from it.
+    old_logprobs = metrics.pop("old_logprobs")  # [P, G, I]
     updates, opt_state = optimizer.update(grads, opt_state, params)
     metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     params = optax.apply_updates(params, updates)
     return (params, opt_state, old_logprobs), metrics
 
-  unknown = jnp.zeros_like(experience.sampled)  # until the first epoch scores
+  # [P, G, I], not looked at before the first epoch has scored.
+  unknown = jnp.zeros_like(experience.sampled)
   (params, opt_state, old_logprobs), epochs = jax.lax.scan(
     epoch,
     (state.params, state.opt_state, unknown),
     jnp.arange(options.inner_epochs),
   )  # each metric [inner_epochs, microbatches]
   metrics = {name: values.mean() for name, values in epochs.items()}
+  # A mean of maxima would hide the epoch that went too far.
   metrics["ratio_max_deviation"] = epochs["ratio_max_deviation"].max()
   # Conditional scores are of another distribution than was sampled from.
   if options.scoring == "guided":
@@ -109,6 +100,33 @@ def update_policy(
       options.objective, old_logprobs, experience.sampled
     )
   return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def make_score(model: Generator, rest: PyTree, options: RLOptions) -> Score:
+  """Returns what scores codes under trainable parameters.
+
+  Policy and reference are scored by the same computation, so that their
+  difference is not one of rounding.
+
+  Args:
+    model: the generator.
+    rest: its parameters that are not trained.
+    options: the distribution that is scored.
+  """
+
+  def score(trainable: PyTree, prompt: Prompt, codes: jax.Array) -> Scores:
+    return sampling.score_images(
+      model,
+      tree.merge(trainable, rest),
+      prompt,
+      codes,
+      options.scored,
+      stop_unconditional_gradient=options.stop_unconditional_gradient,
+      # Only a KL compares branches; without one they would cost memory.
+      branches=bool(options.objective.kl_weight),
+    )
+
+  return score
 
 
 def score_reference(
@@ -154,6 +172,7 @@ def epoch_loss(
     The loss [] and metrics [], with `old_logprobs` [P, G, I] among them.
   """
   scores = score(trainable, experience.prompt, experience.codes)
+  # In the first epoch policy and old policy are one: a ratio of exactly 1.
   old_logprobs = jnp.where(
     epoch == 0, jax.lax.stop_gradient(scores.logprobs), old_logprobs
   )
@@ -162,7 +181,7 @@ def epoch_loss(
     weights = mismatch.truncated_weights(
       old_logprobs, experience.sampled, options.sampler_weight_cap
     )
-  drift = None
+  drift = None  # two [P, G, I, B]
   if ref is not None and scores.branches is not None:
     drift = (scores.branches, ref.branches)
   loss, metrics = objectives.policy_loss(

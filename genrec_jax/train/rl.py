@@ -60,19 +60,23 @@ def train_step(
   Returns:
     The next state, and metrics: float32 scalars.
   """
+  # No key is saved: a resumed run folds in the same step.
   key = jax.random.fold_in(jax.random.key(options.seed), state.step)
   params = tree.merge(state.params, frozen["generator_rest"])
   rollout = sampling.sample_images(
     model,
+    # Gathered once, not in every iteration of the decode loop.
     sampling.rollout_params(model, params, to_rollout_layout),
     batch.prompt,
     key,
     options.sample,
   )  # codes and logprobs [P, G, I]
-  pixels = sampling.decode_images(model, params, rollout.codes)
+  pixels = sampling.decode_images(
+    model, params, rollout.codes
+  )  # [P, G, h, w, 3]
   samples = clip.embed_images(frozen["clip"], pixels)  # [P, G, E]
   targets = embed_targets(clip, frozen["clip"], batch)
-  values, reward_metrics = reward_samples(samples, targets, options)
+  values, reward_metrics = reward_samples(samples, targets, options)  # [P, G]
   state, metrics = policy_update.update_policy(
     state,
     frozen,
@@ -108,6 +112,7 @@ def reward_samples(
     normalise=options.normalise,
     advantage=options.advantage,
   )
+  # Of raw rewards: comparable between runs that normalise otherwise.
   total = sum(
     (weight * raw[name].mean() for name, weight in options.weights.items()),
     jnp.zeros(()),
@@ -140,12 +145,14 @@ def make_step(config, plan: Plan):
 
 
 def reference(config, plan: Plan) -> dict[str, PyTree]:
-  """Returns shapes, types and shardings of the KL's reference, by its name.
+  """Returns shapes, types and shardings of the KL's reference.
 
-  It is what is trained as it starts, in the type that every use casts to.
-  What is trained of a run with adapters adds nothing at its start: the frozen
-  parameters alone are its reference, and no weight is held twice. Without a KL
-  term there is none.
+  The reference is the trained parameters as they start, in the type that every
+  use casts to. Adapters add nothing at their start: with LoRA the frozen
+  parameters alone are the reference, and no weight is held twice.
+
+  Returns:
+    {'reference': tree}, or {} without a KL term.
   """
   if not config.objective.kl_weight:
     return {}
@@ -165,13 +172,11 @@ def reference(config, plan: Plan) -> dict[str, PyTree]:
 
 
 def copy_reference(config, plan: Plan, params: PyTree) -> dict[str, PyTree]:
-  """Returns `reference` with the values of trainable parameters at the start.
-
-  Copied also where types are equal: a step gives its parameters away.
-  """
+  """Returns `reference` with the values of the trainable parameters."""
   kept = reference(config, plan)
   if not kept:
     return {}
+  # Copied also where types are equal: the first step's state is donated.
   copy = jax.jit(
     lambda params: trainable.cast_frozen(
       plan.model, jax.tree.map(jnp.copy, params)
@@ -183,6 +188,7 @@ def copy_reference(config, plan: Plan, params: PyTree) -> dict[str, PyTree]:
 
 def run(config, workdir: str) -> None:
   """Trains with RL from `config.model.checkpoint`; see configs/rl.py."""
+  # Groups are as large as rewards need, evaluation as many as the table says.
   parts = build(
     config,
     sample=sampling.Sampling(

@@ -43,6 +43,7 @@ def train(
     comparison = evaluator.compare([*parts.models, trained])
     results.write(workdir, evaluator, comparison)
 
+  # `config` ends here: below are values and arrays.
   loop.run(
     loop.LoopInputs(
       state=parts.state,

@@ -63,12 +63,15 @@ def train_step(
   Returns:
     The next state, and metrics: float32 scalars.
   """
+  # No key is saved: a resumed run folds in the same step.
   key = jax.random.fold_in(jax.random.key(options.seed), state.step)
   prompt, rest = batch.prompt, frozen["generator_rest"]
   dropped = jax.random.bernoulli(
     key, options.condition_dropout, prompt.ids.shape[:1]
   )  # [P] bool, True = without its condition
+  # The target is the next item, the first of the future.
   pixels = batch.future[:, 0].astype(jnp.float32) / 255  # [P, h, w, 3]
+  # By the frozen tokenizer, outside the gradient.
   codes = model.encode_pixels(rest, pixels)  # [P, I]
 
   def loss_fn(trainable, prompt, dropped, codes):
@@ -128,6 +131,7 @@ def code_loss(
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
     return losses, jnp.argmax(logits, -1) == codes
 
+  # Over chunks of codes: the logits of all would not fit a device.
   hidden = model.teacher_forced_hidden(params, embeds, mask, codes)
   losses, right = sampling.map_logits(model, score, hidden, codes)  # [P, 1, I]
   return losses.mean(), {"code_accuracy": right.mean()}

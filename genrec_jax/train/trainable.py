@@ -101,6 +101,7 @@ def split(
       )
     )
   flat = tree.flatten(params)
+  # A pattern may cover idle parameters as long as some of it learns.
   learn = {path for path in named if not idle(path)}
   return (
     tree.unflatten({k: v for k, v in flat.items() if k in learn}),
@@ -113,6 +114,7 @@ def cast_frozen(model: Generator, params: PyTree) -> PyTree:
 
   In bfloat16 they are half as large, and nothing that is computed changes.
   """
+  # Parameters that are read in float32 are not in the model's casts.
   cast = tree.flatten(model.cast_params(params))
   flat = tree.flatten(params)
   return tree.unflatten({k: cast.get(k, leaf) for k, leaf in flat.items()})
