@@ -2,7 +2,7 @@
 
 A variant follows a colon (configs/rl.py:debug), any key can be overridden
 (--config.optim.lr=1e-5), --workdir says where results go. The same command
-again resumes a run that was stopped. On several machines the same command runs
+again resumes a run that was stopped. On several machines run the same command
 on each of them; see docs/launch.md.
 """
 
@@ -23,7 +23,7 @@ _DISTRIBUTED = flags.DEFINE_string(
   "distributed",
   "auto",
   "How the processes of a run find each other: 'auto' asks SLURM, Open MPI, GKE"
-  " or the TPU VM, 'HOST:PORT,NUM,ID' says it, 'off' runs alone.",
+  " or the TPU VM, 'HOST:PORT,NUM,ID' gives it, 'off' runs alone.",
 )
 
 
@@ -39,6 +39,7 @@ def main(_: list[str]) -> None:
   ):
     cli.require_device()
     check(config)
+    # Processes of different configs would wait for each other for ever.
     distributed.assert_same_everywhere(
       "the config or the version of JAX", config.to_json() + jax.__version__
     )
@@ -48,6 +49,7 @@ def main(_: list[str]) -> None:
     workdir.check(config.workdir, config.to_json())
     with workdir.locked(config.workdir):
       complete.add_fingerprints(config)
+      # Again, with hashes: the same path may hold another model by now.
       workdir.check(config.workdir, config.to_json())
       importlib.import_module(TASKS[config.task]).run(config, config.workdir)
 

@@ -1,4 +1,4 @@
-"""What the configs share: how each starts, before it adds what is its own.
+"""Values that the configs share; each config adds its own.
 
 Every value stands in one place: here, where training and evaluation must agree
 or have no reason to differ; in the config's own file otherwise.
@@ -36,16 +36,16 @@ def base(task: str, variant: str) -> ConfigDict:
   config.model.dtype = "float32"  # CPUs compute bfloat16 slowly
 
   config.clip = ConfigDict()
-  config.clip.checkpoint = "tiny_clip"  # rewards and judges; not trained
+  config.clip.checkpoint = "tiny_clip"  # of rewards and evaluation; frozen
   config.clip.dtype = "float32"  # cosines differ in the third digit
 
   config.data = ConfigDict()
-  # Folder that tools/prepare_data.py made; '' is what the checkpoint, if it is
-  # a workdir, was trained on, else the synthetic world of the next four keys,
-  # which prepared data does not need; 'synthetic' is that world in any case.
+  # Folder that tools/prepare_data.py made. '': the data of the checkpoint if it
+  # is a workdir, else the synthetic world, which the next four keys describe;
+  # 'synthetic': that world in any case.
   config.data.path = ""
   config.data.num_users = 4608  # 78,000 windows, each seen once at most
-  config.data.held_out = 1024  # beside those; as many as evaluation reads
+  config.data.held_out = 1024  # besides those; as many as evaluation reads
   config.data.num_events = 24  # several drifts of a want per user
   config.data.seed = 0  # apart from `seed`: runs differ, users stay
   config.data.history_length = 5  # wants drift every dozen events
@@ -70,7 +70,7 @@ def base(task: str, variant: str) -> ConfigDict:
 
   config.eval = ConfigDict()
   config.eval.users = 256  # held-out; intervals of about +-0.03
-  config.eval.batch_size = 32  # users drawn for at once
+  config.eval.batch_size = 32  # users whose images are generated at once
 
   if variant == "debug":  # as little as still goes through every part
     config.data.num_users = 64
@@ -91,8 +91,8 @@ def base(task: str, variant: str) -> ConfigDict:
 def copy_threshold(variant: str) -> float:
   """Returns the CLIP cosine from which a generated image is a copy.
 
-  Every run prints what it has to separate: items from their own VQ
-  reconstructions, and items from each other; `evals/calibration.py`. For the
+  It should separate items' VQ reconstructions from other items, and every run
+  prints the cosines of both; see `evals/calibration.py`. For the
   tiny models 95 % of the first are above 0.979, 99.9 % of the second below
   0.82. For photos 0.95 is a guess until a run has printed them.
   """
@@ -100,9 +100,10 @@ def copy_threshold(variant: str) -> float:
 
 
 def training(task: str, variant: str) -> ConfigDict:
-  """Returns what SFT and RL share: `base` and what concerns steps.
+  """Returns the sections that SFT and RL share: `base` and training steps.
 
-  How many steps, and how often what, is left to each, but for 'debug'.
+  How many steps, and how often to log, evaluate and save, is left to each
+  config, except for 'debug'.
   """
   config = base(task, variant)
   config.model.remat = "full"  # on CPUs, too, faster than storing
@@ -112,7 +113,7 @@ def training(task: str, variant: str) -> ConfigDict:
   config.model.lora_rank = 0
 
   config.data.batch_size = 32  # prompts a step, over all devices
-  # Parts of a batch that the gradient takes one after another; less memory.
+  # Gradient accumulation: parts of a batch, one after another; less memory.
   config.data.microbatches = 1
   config.data.workers = 0  # reading processes; 32 px PNGs decode in place
 

@@ -12,8 +12,8 @@ A real model (or janus_pro_7b) on prepared data, on accelerators:
         --config.model.checkpoint=DIR --config.clip.checkpoint=DIR \
         --config.data.path=DIR
 
-Values not set here are those of configs/common.py, as in training: what was
-held out there stays held out.
+Values not set here are those of configs/common.py, as in training: users held
+out there stay held out.
 """
 
 from ml_collections import ConfigDict

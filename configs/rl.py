@@ -1,4 +1,4 @@
-r"""Online RL: rewards from the images drawn, all in one jitted step.
+r"""Online RL: CLIP-based rewards on generated images, one jitted step.
 
 The bundled tiny model on the synthetic world, minutes on two cores; then the
 same in a few steps, to see that all parts work:
@@ -22,8 +22,8 @@ from configs import common
 
 def get_config(variant: str = "") -> ConfigDict:
   config = common.training("rl", variant)
-  # What draws. What reads (vision, aligner) is left as SFT left it: a reward
-  # on the drawing should not change how histories are seen.
+  # Trains the generation path only; the understanding path (vision, aligner)
+  # stays frozen: a reward on images should not change how histories are read.
   config.model.trainable = ("^language/", "^image_head/")
 
   # A section for each reward that is computed and logged, with its weight, 0
@@ -44,15 +44,15 @@ def get_config(variant: str = "") -> ConfigDict:
 
   config.rl = ConfigDict()
   config.rl.advantage = "grpo"  # grpo | dr_grpo | rloo | reinforce
-  # group | batch | none: rewards have unlike spreads. What group goes with and
-  # what each of them is: genrec_jax/objectives/advantages.py.
+  # group | batch | none: the unit of each reward, as their spreads differ;
+  # genrec_jax/objectives/advantages.py.
   config.rl.normalise = "group"
   config.rl.scoring = "guided"  # guided | conditional; what was sampled from
   config.rl.stop_unconditional_gradient = False  # the true gradient
   config.rl.inner_epochs = 1  # updates on one rollout; 1 is on-policy
   # Truncated importance weights for the sampler's own rounding: codes count by
   # their probability in training over that in sampling, up to this; 2 is usual.
-  config.rl.sampler_weight_cap = 0.0  # 0: off; what is watched is small
+  config.rl.sampler_weight_cap = 0.0  # 0: off; the measured mismatch is small
   # scored | branches; a drift of both branches can leave the guided KL at 0,
   # watch kl_conditional.
   config.rl.kl_of = "scored"
@@ -66,7 +66,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.objective.aggregation = "token"  # token | sequence; lengths are equal
 
   config.eval.base = "tiny_base"  # the table's first row; '' for none
-  config.eval.samples = 4  # images per user, as many as other evaluations draw
+  config.eval.samples = 4  # images per user, as many as in other evaluations
 
   if variant.startswith("janus"):
     config.sample.num_samples = 8  # the group that a reward is compared within

@@ -22,8 +22,8 @@ from configs import common
 
 def get_config(variant: str = "") -> ConfigDict:
   config = common.training("sft", variant)
-  # The vision tower and the VQ tokenizer stay as they were pretrained: the
-  # first would forget, the second defines what the codes mean.
+  # The vision tower and the VQ tokenizer stay frozen: the first would forget,
+  # the second defines what the codes mean.
   config.model.trainable = ("^language/", "^image_head/", "^aligner/")
 
   config.sft = ConfigDict()

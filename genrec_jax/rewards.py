@@ -55,10 +55,11 @@ def history(
   _check_pool(pool, HISTORY_POOLS)
   if not 0 < recency_decay <= 1:
     raise UserError(f"recency_decay={recency_decay}: expected in (0, 1]")
-  mask = targets.history_mask
+  mask = targets.history_mask  # [P, N]
   cosines = _cosines(images, targets.history)  # [P, G, N]
   if pool == "max":
     return _or_zero(_max(cosines, mask), mask)
+  # The newest item counts 1, the one before it recency_decay, and so on.
   decay = recency_decay if pool == "recency" else 1.0
   weights = jnp.where(mask, decay ** _ages(mask).astype(jnp.float32), 0.0)
   return _mean(cosines, weights)
@@ -76,7 +77,7 @@ def future(images: jax.Array, targets: Targets, *, pool: str) -> jax.Array:
     UserError: an unknown pool.
   """
   _check_pool(pool, FUTURE_POOLS)
-  mask = targets.future_mask
+  mask = targets.future_mask  # [P, F]
   cosines = _cosines(images, targets.future)  # [P, G, F]
   if pool == "max":
     return _or_zero(_max(cosines, mask), mask)
@@ -102,6 +103,7 @@ def copy(images: jax.Array, targets: Targets, *, threshold: float) -> jax.Array:
     raise UserError(f"threshold={threshold}: expected a cosine")
   cosines = _cosines(images, targets.history)  # [P, G, N]
   nearest = _max(cosines, targets.history_mask)  # [P, G]
+  # Without a history -inf is nearest, and the penalty 0.
   return jnp.minimum(threshold - nearest, 0.0)
 
 
@@ -156,6 +158,7 @@ def from_options(
   rewards = {}
   # In one order, whatever that of the config: sums are added in it.
   for name, options in sorted(sections.items()):
+    # Bound now, so that a step knows a reward by its name alone.
     own = {key: value for key, value in options.items() if key != "weight"}
     score = functools.partial(REWARDS[name], **own)
     rewards[name] = Reward(weight=options["weight"], score=score)

@@ -74,7 +74,7 @@ def main(*args, cwd=ROOT, program="main.py", **environment):
     ),
     (
       ["--config=configs/rl.py:janus_pro_7b"],
-      "values of the config that cannot be:\n"
+      "invalid values of the config:\n"
       "  model.checkpoint is not set: give an HF-format folder with"
       " --config.model.checkpoint=DIR\n"
       "  clip.checkpoint is not set: give an HF-format folder with"
@@ -107,11 +107,11 @@ def main(*args, cwd=ROOT, program="main.py", **environment):
         "--config.rl.inner_epochs=0",
         "--config.train.log_every=0",
       ],
-      "values of the config that cannot be:\n"
+      "invalid values of the config:\n"
       "  model.dtype is 'float16': expected one of float32, bfloat16\n"
       "  model.remat is 'x': expected one of none, full, dots\n"
       "  sample.temperature is 0.0: expected at least 0.01; sample.top_k=1"
-      " draws the likeliest code\n"
+      " samples the likeliest code\n"
       "  sample.top_p is 2.0: expected more than 0 and at most 1, which cuts"
       " nothing\n"
       "  rl.inner_epochs is 0: expected at least 1\n"

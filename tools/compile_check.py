@@ -36,7 +36,7 @@ _JSON = path_flags.path_flag("json", None, "File to write the same figures to.")
 _TITLE_TOKENS = flags.DEFINE_integer(
   "title_tokens",
   32,
-  "Tokens of the longest title; the data that would tell is not read.",
+  "Tokens of the longest title, as no data is read.",
   lower_bound=0,
 )
 
@@ -66,7 +66,7 @@ def main(_: list[str]) -> None:
         f"--json={_JSON.value}: expected a file in a folder that can be written"
       )
     filled = config.copy_and_resolve_references()
-    for section in ("model", "clip"):  # may be left out here
+    for section in ("model", "clip"):  # a preset stands in for none
       filled[section].checkpoint = config[section].checkpoint or "its preset"
     check(filled)
     devices = describe(topology, config.mesh.slices)
@@ -86,7 +86,7 @@ def main(_: list[str]) -> None:
 
 
 def describe(topology: str, slices: int) -> list[Any]:
-  """Returns the devices of a topology, of which there are none.
+  """Returns the devices of a topology, described and not there.
 
   Raises:
     UserError: libtpu is not there, or knows no such topology.
@@ -101,7 +101,7 @@ def describe(topology: str, slices: int) -> list[Any]:
 
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(
-      "libtpu, in which the compiler for TPUs is, is not installed: run"
+      "libtpu, the compiler for TPUs, is not installed: run"
       f" pip install 'jax[tpu]=={jax.__version__}' (no TPU is needed)"
     )
   jax.config.update("jax_platforms", "cpu")

@@ -1,6 +1,7 @@
-"""Refuses configs that no run can have, before anything is loaded.
+"""Checks of a config: allowed values of keys whose errors would surface late.
 
-Names are those of the tables that the functions themselves look them up in.
+Names are those of the tables that the functions themselves look them up in, so
+a new one is allowed as soon as it is there.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -14,6 +15,7 @@ from genrec_jax.data.histories import SHORT_HISTORIES
 from genrec_jax.nn.layers import REMAT_POLICIES
 from genrec_jax.objectives import advantages, kl, policy
 
+# Modules whose `run(config, workdir)` is a task, imported when it is chosen.
 TASKS = {
   "sft": "genrec_jax.train.sft",
   "rl": "genrec_jax.train.rl",
@@ -72,9 +74,9 @@ NUMBERS: Mapping[str, Numbers] = {
   "data.workers": _at_least(0),
   "sample.num_samples": _at_least(1),
   "sample.guidance": _above(0, "; 1 leaves the prompt's own distribution"),
-  # Smaller ones overflow float32, and draw the likeliest code anyway.
+  # Smaller ones overflow float32, and sample the likeliest code anyway.
   "sample.temperature": Numbers(
-    "at least 0.01; sample.top_k=1 draws the likeliest code",
+    "at least 0.01; sample.top_k=1 samples the likeliest code",
     lambda value: value >= 0.01,
   ),
   "sample.top_k": _at_least(0),
@@ -124,7 +126,7 @@ NUMBERS: Mapping[str, Numbers] = {
 
 
 def check(config: Any) -> None:
-  """Refuses values that no run can have, and runs that would train nothing.
+  """Refuses invalid values, and runs that would train nothing.
 
   Args:
     config: a ConfigDict of any task; keys that it lacks are not asked for.
@@ -159,13 +161,13 @@ def check(config: Any) -> None:
   # What follows reads several values, each of which must make sense by itself.
   problems = problems or _contradictions(values)
   if problems[1:]:
-    raise UserError(listed("values of the config that cannot be:", problems))
+    raise UserError(listed("invalid values of the config:", problems))
   if problems:
     raise UserError(problems[0])
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
-  """Says which values, allowed by themselves, do not go together.
+  """Returns values that are allowed by themselves but not together.
 
   Most of them would leave nothing to be learned.
   """
@@ -191,8 +193,8 @@ def _rl_contradictions(values: Mapping[str, Any]) -> list[str]:
   ]
   if values["sample.top_k"] == 1:
     problems.append(
-      "sample.top_k is 1: all samples of a prompt would be one image, and"
-      " nothing told from them; expected 0, all codes, or more than 1"
+      "sample.top_k is 1: all samples of a prompt would be one image, without"
+      " anything to learn from; expected 0, all codes, or more than 1"
     )
   problems += [
     f"rl.{problem}"
@@ -208,7 +210,7 @@ def _rl_contradictions(values: Mapping[str, Any]) -> list[str]:
 
 def _reward_contradictions(values: Mapping[str, Any]) -> list[str]:
   weights = {
-    key.split(".")[1]: value
+    key.split(".")[1]: value  # of rewards.NAME.weight
     for key, value in values.items()
     if key.startswith("rewards.") and key.endswith(".weight")
   }

@@ -30,6 +30,7 @@ def inherit_data(config: Any, given: set[str]) -> None:
   if not source:
     return
   theirs = workdir.read_config(source)["data"]
+  # Printed: a command that says nothing of data must not hide where it is from.
   values = [f"data.{key}={value!r}" for key, value in taken.items()]
   if values:
     distributed.say(f"as {source} was trained: {', '.join(values)}")
@@ -63,6 +64,7 @@ def add_fingerprints(config: Any) -> None:
   Raises:
     UserError: one of them cannot be used.
   """
+  # An evaluation resumes nothing; of several processes one hash is enough.
   if config.task == "evaluate" or not distributed.is_first():
     return
   # They import much, for which a workdir that is refused should not wait.

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict, config_flags
 from genrec_jax.core.tree import flatten
 from genrec_jax.runtime import cli, path_flags
 
-# Keys that are folders; a workdir's config names them for whoever reads it from
-# elsewhere.
+# Keys that are folders. A workdir's config.json holds them as absolute paths,
+# so that it can be read from anywhere.
 FOLDERS = ("model.checkpoint", "clip.checkpoint", "eval.base", "data.path")
 _PATH = re.compile(r"^--?config[=\n]([^:\n]+):?(\w*)", re.MULTILINE)
 
@@ -40,13 +40,15 @@ def parse(argv: list[str]) -> list[str]:
     path = given[1]
     if not os.path.isfile(path):
       cli.fail(f"no config file {path!r}: expected one such as configs/rl.py")
+    # First, as a script's own folder would be: its `configs` before others'.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(path))))
   try:
     rest = flags.FLAGS(argv)
   except (AttributeError, KeyError) as error:  # ml_collections: unknown key
     cli.fail(_unknown_key(argv, str(error)))
   except (flags.Error, TypeError, ValueError) as error:
-    # absl appends the traceback of an error in the config; its end says it.
+    # absl appends the traceback of an error in the config; the message is its
+    # last line.
     last = str(error).strip().splitlines()[-1].strip()
     cli.fail(re.sub(r"^\w+Error: ", "", last))
   cli.refuse_arguments(rest)
@@ -88,6 +90,7 @@ def _expand_homes(config: ConfigDict) -> None:
 
 
 def _unknown_key(argv: list[str], message: str) -> str:
+  # ml_collections names the last part of a key only, in quotes.
   quoted = re.search(r"'(\w+)", message)
   key = quoted[1] if quoted else message
   paths = [arg.split("=")[0].removeprefix("--config.") for arg in argv]

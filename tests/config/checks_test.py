@@ -196,8 +196,8 @@ def test_rewards_have_the_options_of_their_functions():
     ),
     (
       {"sample.top_k": 1},
-      "sample.top_k is 1: all samples of a prompt would be one image, and"
-      " nothing told from them; expected 0, all codes, or more than 1",
+      "sample.top_k is 1: all samples of a prompt would be one image, without"
+      " anything to learn from; expected 0, all codes, or more than 1",
     ),
     (
       {"rl.sampler_weight_cap": 2.0, "rl.scoring": "conditional"},
@@ -248,7 +248,7 @@ def test_all_problems_are_listed_at_once():
     )
   )
   lines = found.splitlines()
-  assert lines[0] == "values of the config that cannot be:"
+  assert lines[0] == "invalid values of the config:"
   assert [line.split()[0] for line in lines[1:]] == [
     "rl.advantage",
     "objective.kl",
