@@ -119,7 +119,7 @@ def main(*args, cwd=ROOT, program="main.py", **environment):
     ),
     (
       ["--config=configs/evaluate.py", "--config.sample.temperature=nan"],
-      "sample.temperature is nan: expected at least 0.01; sample.top_k=1 draws"
+      "sample.temperature is nan: expected at least 0.01; sample.top_k=1 samples"
       " the likeliest code",
     ),
     (
