@@ -119,8 +119,8 @@ def main(*args, cwd=ROOT, program="main.py", **environment):
     ),
     (
       ["--config=configs/evaluate.py", "--config.sample.temperature=nan"],
-      "sample.temperature is nan: expected at least 0.01; sample.top_k=1 samples"
-      " the likeliest code",
+      "sample.temperature is nan: expected at least 0.01; sample.top_k=1"
+      " samples the likeliest code",
     ),
     (
       # No model is there to be loaded: names come first.
