@@ -39,12 +39,7 @@ def _environment(folder: Path) -> jinja2.Environment:
     keep_trailing_newline=True,
   )
   # Ours, and the only text that enters a page as it is.
-  environment.globals["css"] = Markup(read())
+  environment.globals["css"] = Markup((_FOLDER / "page.css").read_text())
   # {{ 0.1234 | fmt(".1%") }}, as Python's own; Jinja's `format` is '%' only.
   environment.filters["fmt"] = format
   return environment
-
-
-def read() -> str:
-  """Returns the CSS that all pages share, in light and dark."""
-  return (_FOLDER / "page.css").read_text()

@@ -2,21 +2,8 @@
 
 import pytest
 
-from genrec_jax.ingest import image_files, image_store, statistics
+from genrec_jax.ingest import image_files, image_store
 from tests.ingest import dirty
-
-
-def test_losses_to_the_centre_square_are_counted():
-  sizes = [(30, 30), (30, 30), (20, 30), (30, 20), (19, 20), (1, 4)]
-  counts = statistics.crop_losses(iter(sizes))
-  # 1/3 twice, 1/20 and 3/4 of their pixels.
-  assert counts == {
-    "images": 6,
-    "cropped": 4,
-    "mean_share": pytest.approx((2 / 3 + 1 / 20 + 3 / 4) / 6),
-    "shares": {"up to 10%": 1, "up to 25%": 0, "up to 50%": 2, "up to 100%": 1},
-  }
-  assert statistics.crop_losses([])["mean_share"] == 0
 
 
 def test_processes_change_nothing(tmp_path, monkeypatch):
