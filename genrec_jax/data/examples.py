@@ -24,7 +24,9 @@ _IMAGE_CACHE_BYTES = 256 * 2**20
 class Processor(Protocol):
   """Prompts and pixels as a generator takes them; see `hf.processor`."""
 
-  tokenizer: Any  # a fast one of transformers
+  @property
+  def tokenizer(self) -> Any:
+    """A fast one of transformers."""
 
   @property
   def pad_id(self) -> int:

@@ -1,12 +1,13 @@
 """Janus, as `JanusForConditionalGeneration` of transformers; a `Family`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from genrec_jax.core import sharding
 from genrec_jax.hf import janus_config
 from genrec_jax.hf import vqgan as hf_vqgan
 from genrec_jax.hf.janus_processor import JanusProcessor
@@ -20,16 +21,20 @@ from genrec_jax.hf.rules import (
   prefixed,
 )
 from genrec_jax.models import janus as models
+from genrec_jax.models.api import Generator
 from genrec_jax.models.janus import Janus
 from genrec_jax.models.siglip import Siglip
 
-SHARDING = models.RULES
-PRESETS = {
+SHARDING: sharding.Rules = models.RULES
+PRESETS: Mapping[str, Callable[[], Generator]] = {
   "janus_pro_1b": models.janus_pro_1b,
   "janus_pro_7b": models.janus_pro_7b,
 }
 # Buffers that older code saved; transformers computes them anew, too.
-IGNORED = (r".*\.rotary_emb\.inv_freq", r".*\.embeddings\.position_ids")
+IGNORED: Sequence[str] = (
+  r".*\.rotary_emb\.inv_freq",
+  r".*\.embeddings\.position_ids",
+)
 
 
 def open_processor(folder: Path) -> JanusProcessor:

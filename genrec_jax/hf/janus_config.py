@@ -103,12 +103,13 @@ def _problems(
     problems.append(f"text_config: rope_type is {rope!r}; expected 'default'")
   # What the language model reads must have its width.
   expected = {"num_channels": 3, "use_qk_norm": False, "projection_dim": width}
-  sizes = (vision.get("image_size"), vision.get("patch_size"))
-  if all(isinstance(size, int) for size in sizes):
-    expected["num_image_tokens"] = (sizes[0] // sizes[1]) ** 2
-  else:
+  image, patch = (vision.get(key) for key in ("image_size", "patch_size"))
+  if isinstance(image, int) and isinstance(patch, int):
+    expected["num_image_tokens"] = (image // patch) ** 2
+  elif not (image is None or patch is None):
     problems.append(
-      f"vision_config: image_size and patch_size are {sizes}; expected integers"
+      f"vision_config: image_size and patch_size are {(image, patch)}; expected"
+      " integers"
     )
   problems += defaults.mismatches("vision_config", vision, expected)
   expected = dict.fromkeys(("projection_dim", "image_token_embed_dim"), width)

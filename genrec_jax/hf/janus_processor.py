@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -138,18 +139,21 @@ class JanusProcessor:
       UserError: the checkpoint's chat template is wrong or takes no images, or
         it has several and none is the default; see `settings.chat_template`.
     """
-    parts: list[dict[str, str]] = []
+    parts: list[Any] = []
     for title in map(self._plain, titles):
       parts += [{"type": "text", "text": title}] if title else []
       parts.append({"type": "image"})
     parts.append({"type": "text", "text": self._plain(question)})
+    message: dict[str, Any] = {"role": "user", "content": parts}
     problem, text = "", ""
     try:
-      text = self.tokenizer.apply_chat_template(
-        [{"role": "user", "content": parts}],
-        chat_template=self.chat_template,
-        add_generation_prompt=True,
-        tokenize=False,
+      text = str(
+        self.tokenizer.apply_chat_template(
+          [message],
+          chat_template=self.chat_template,
+          add_generation_prompt=True,
+          tokenize=False,
+        )
       )
     except (jinja2.TemplateError, TypeError) as error:
       problem = f"fails: {error}"
@@ -210,7 +214,7 @@ class JanusProcessor:
     return np.asarray(square)
 
   def _token(self, index: int) -> str:
-    return self.tokenizer.convert_ids_to_tokens(index)
+    return self.tokenizer.convert_ids_to_tokens([index])[0]
 
   def _image(self) -> str:
     """Returns the tokens that an image takes, spelt out."""

@@ -12,7 +12,7 @@ from genrec_jax.core.errors import UserError
 ASSETS = Path(__file__).parents[1] / "assets"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Weights as safetensors, never pickles, and what belongs to them.
-_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def is_name(path: str | os.PathLike[str]) -> bool:

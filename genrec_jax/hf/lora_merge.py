@@ -6,22 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from genrec_jax.hf.lazy_array import LazyArray
 from genrec_jax.nn import lora
 
 
 @dataclasses.dataclass(frozen=True)
 class LoRAParam:
-  """A kernel [L, in, out] plus its adapters, read slice by slice.
+  """Kernel plus its adapters, read slice by slice; a `LazyArray`."""
 
-  Attributes:
-    kernel: `rules.HFParam`, `checkpoint.SavedParam`, or another of these.
-    a: [L, in, R], a `checkpoint.SavedParam`.
-    b: [L, R, out].
-  """
-
-  kernel: Any
-  a: Any
-  b: Any
+  # [L, in, out]; None where a base model lacks it, which `load` refuses.
+  kernel: LazyArray | None
+  a: LazyArray  # [L, in, R]
+  b: LazyArray  # [L, R, out]
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -35,12 +31,13 @@ class LoRAParam:
       index: a slice of step 1 for each axis.
       dtype: of the result.
     """
-    layers, rows, columns = index
+    layers, rows, columns = index  # of the sum, only what is asked for
     rank = slice(0, self.a.shape[-1])
     a = self.a.read((layers, rows, rank), np.float32)
     b = self.b.read((layers, rank, columns), np.float32)
     total = a @ b
     total *= np.float32(lora.SCALE)
+    assert self.kernel is not None
     total += self.kernel.read(index, np.float32)
     return total.astype(dtype, copy=False)
 
@@ -50,7 +47,9 @@ class LoRAParam:
     return self.read((slice(layer, layer + 1), *sides), np.float32)[0]
 
 
-def merged(saved: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def merged(
+  saved: Mapping[str, LazyArray], base: Mapping[str, LazyArray]
+) -> dict[str, LazyArray]:
   """Returns a checkpoint's parameters, kernels in the place of adapters.
 
   Args:

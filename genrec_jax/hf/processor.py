@@ -4,32 +4,22 @@ from collections.abc import Sequence
 import os
 from typing import Protocol
 
-import numpy as np
 import PIL.Image
-import transformers
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.data import images
+from genrec_jax.data import examples, images
 
 
-class Processor(Protocol):
-  """What data, tools and evaluation ask of the processor of any family."""
+class Processor(examples.Processor, Protocol):
+  """Processor of any family: what data asks of it, and tools besides."""
 
-  tokenizer: transformers.PreTrainedTokenizerBase
-  bos_id: int
-  pad_id: int
-  end_ids: tuple[int, ...]  # tokens that end an answer in words
-  image_size: int  # pixels per side of images, read or generated
-  num_image_tokens: int  # placeholders per image of a prompt
-  max_positions: int  # tokens that prompt and answer may have together
+  @property
+  def bos_id(self) -> int:
+    """Beginning of sequence, the first token of every prompt."""
 
-  def prompt_ids(self, titles: Sequence[str], instruction: str) -> list[int]:
-    """Returns the prompt of an image after a history, BOS first.
-
-    Args:
-      titles: of the history, oldest first; the k-th image is the k-th title's.
-      instruction: what to generate.
-    """
+  @property
+  def end_ids(self) -> tuple[int, ...]:
+    """Tokens that end an answer in words."""
 
   def text_prompt_ids(self, text: str) -> list[int]:
     """Returns the prompt of an image of which there is a text only."""
@@ -41,12 +31,6 @@ class Processor(Protocol):
       titles: one for each image, in their order; '' where one has none.
       question: what to answer.
     """
-
-  def pixels(self, image: PIL.Image.Image) -> np.ndarray:
-    """Returns an image as the model reads it: uint8 [S, S, 3]."""
-
-  def crop(self, image: PIL.Image.Image) -> np.ndarray:
-    """Returns an image as the model generates it: uint8 [S, S, 3]."""
 
 
 def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:

@@ -10,6 +10,7 @@ import numpy as np
 
 from genrec_jax.core import tree
 from genrec_jax.core.types import PyTree
+from genrec_jax.hf.lazy_array import LazyArray
 
 # How much of a shard is on the host at once, at least a row of its first axis.
 PIECE_BYTES = 2**27
@@ -21,8 +22,7 @@ def read(
   """Reads parameters onto devices; the host never holds a whole one.
 
   Args:
-    stored: nested dict of `rules.HFParam`, `checkpoint.SavedParam`, or what
-      else has a shape and `read(index, dtype)`.
+    stored: nested dict of `LazyArray`.
     shardings: nested dict of what is to be read of it, and how to lay it out.
     dtype: of the results; a nested dict gives each its own.
 
@@ -39,11 +39,13 @@ def read(
   return tree.unflatten({path: arrays[path] for path in places})
 
 
-def _array(stored: Any, sharding: Sharding, dtype: Any) -> jax.Array:
+def _array(stored: LazyArray, sharding: Sharding, dtype: Any) -> jax.Array:
   # As `jax.make_array_from_callback`, which would hold all shards on the host.
-  shards, arrays = {}, []
+  shards: dict[tuple[range, ...], jax.Array] = {}
+  arrays = []
   places = sharding.addressable_devices_indices_map(stored.shape)
   for device, index in places.items():
+    assert index is not None  # a device of this process always has its part
     part = tuple(
       range(size)[s] for size, s in zip(stored.shape, index, strict=True)
     )
@@ -58,7 +60,7 @@ def _array(stored: Any, sharding: Sharding, dtype: Any) -> jax.Array:
 
 
 def _shard(
-  stored: Any, part: tuple[range, ...], dtype: Any, device: jax.Device
+  stored: LazyArray, part: tuple[range, ...], dtype: Any, device: jax.Device
 ) -> jax.Array:
   """Reads a part of a parameter onto a device, a few rows at a time."""
   index = tuple(slice(r.start, r.stop) for r in part)

@@ -96,7 +96,7 @@ def _ends(part: str) -> list[Rule]:
 def _blocks(
   hf: str, ours: str, before: int, width: int, count: int, attention: bool
 ) -> list[Rule]:
-  table = []
+  table: list[Rule] = []
   for i in range(count):
     shortcut = i == 0 and before != width
     table += _resnet(f"{hf}.block.{i}", f"{ours}/block_{i}", shortcut)
@@ -106,7 +106,7 @@ def _blocks(
 
 
 def _resnet(hf: str, ours: str, shortcut: bool) -> list[Rule]:
-  table = []
+  table: list[Rule] = []
   for i in (1, 2):
     table += norm(f"{hf}.norm{i}", f"{ours}/norm{i}")
     table += conv(f"{hf}.conv{i}", f"{ours}/conv{i}")

@@ -116,7 +116,8 @@ def _write_file(path: Path, tensors: list[tuple[str, Any, np.dtype]]) -> None:
   # transformers looks for the format in the metadata. A reader may want every
   # tensor to begin at a multiple of its item's size: the widest come first.
   tensors = sorted(tensors, key=lambda entry: -entry[2].itemsize)
-  header, end = {"__metadata__": {"format": "pt"}}, 0
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  end = 0
   for name, tensor, dtype in tensors:
     begin, end = end, end + _size(tensor, dtype)
     header[name] = {

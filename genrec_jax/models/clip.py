@@ -35,7 +35,7 @@ RULES = (
 )
 
 
-# Those of `nn.layers` that CLIP models come with.
+# Those of `nn.layers` that CLIP models have.
 ACTIVATIONS = ("gelu", "quick_gelu")
 
 
@@ -135,6 +135,7 @@ class Clip:
         int(size * height / min(height, width)),
         int(size * width / min(height, width)),
       )
+      # The longer side is cut off to an integer, as there.
       x = jax.image.resize(x, (batch, *scaled, channels), "cubic")
       x = jnp.clip(x, 0.0, 1.0)  # bicubic interpolation overshoots at edges
     top = (x.shape[1] - size) // 2
@@ -154,12 +155,12 @@ class Clip:
     Returns:
       [..., E] float32 unit vectors.
     """
-    flat = pixels.reshape(-1, *pixels.shape[-3:])
+    flat = pixels.reshape(-1, *pixels.shape[-3:])  # [B, h, w, 3]
     # Advantages are differences of cosines within a group, of the size of the
     # 4e-3 by which bfloat16's or TF32's products move them. In full, ViT-L/14
     # takes a TPU .5e12 multiplications an image; sampling one from the 1B 2e12.
     with layers.exactly(self.dtype):
-      h = self._see(params["vision_model"], self.preprocess(flat))
+      h = self._image_states(params["vision_model"], self.preprocess(flat))
       h = _project(h, params["visual_projection"]["kernel"])
     return h.reshape(*pixels.shape[:-3], self.projection_dim)
 
@@ -187,7 +188,7 @@ class Clip:
       )
     ids = jnp.asarray(ids)
     with layers.exactly(self.dtype):  # see `embed_images`
-      h = self._read(
+      h = self._text_states(
         params["text_model"],
         ids.reshape(-1, length),
         jnp.asarray(mask, bool).reshape(-1, length),
@@ -195,8 +196,8 @@ class Clip:
       h = _project(h, params["text_projection"]["kernel"])
     return h.reshape(*ids.shape[:-1], self.projection_dim)
 
-  def _see(self, params: PyTree, pixels: jax.Array) -> jax.Array:
-    """Maps normalised [B, S, S, 3] to [B, D], the class token's vector."""
+  def _image_states(self, params: PyTree, pixels: jax.Array) -> jax.Array:
+    """Maps normalised [B, S, S, 3] to the class token's states [B, D]."""
     patch, width = self.patch_size, self.vision.width
     grid = self.image_size // patch
     # A convolution whose stride is its size is a matrix product of patches.
@@ -204,27 +205,30 @@ class Clip:
     x = x.reshape(-1, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(-1, grid * grid, patch * patch * 3)
     kernel = params["patch_embedding"]["kernel"].reshape(-1, width)
-    x = x @ kernel.astype(self.dtype)
+    x = x @ kernel.astype(self.dtype)  # [B, T - 1, D]
     first = params["class_embedding"].astype(self.dtype).reshape(1, 1, width)
     first = jnp.broadcast_to(first, (x.shape[0], 1, width))
-    x = jnp.concatenate([first, x], axis=1)
-    places = params["position_embedding"]["embedding"].astype(self.dtype)
-    x = self._norm(self.vision, params["pre_layrnorm"], x + places[None])
+    x = jnp.concatenate([first, x], axis=1)  # [B, T, D]
+    positions = params["position_embedding"]["embedding"].astype(self.dtype)
+    x = self._norm(self.vision, params["pre_layrnorm"], x + positions[None])
     x = self._encode(self.vision, params["layers"], x, None)
     return self._norm(self.vision, params["post_layernorm"], x[:, 0])
 
-  def _read(self, params: PyTree, ids: jax.Array, mask: jax.Array) -> jax.Array:
-    """Maps ids and mask [B, W] to [B, D], the end token's vector."""
+  def _text_states(
+    self, params: PyTree, ids: jax.Array, mask: jax.Array
+  ) -> jax.Array:
+    """Maps ids and mask [B, W] to the end token's states [B, D]."""
     batch, length = ids.shape
     tokens = jnp.asarray(params["token_embedding"]["embedding"], self.dtype)
-    places = params["position_embedding"]["embedding"].astype(self.dtype)
-    x = tokens[ids] + places[None, :length]
+    positions = params["position_embedding"]["embedding"].astype(self.dtype)
+    x = tokens[ids] + positions[None, :length]  # [B, W, D]
     causal = jnp.tril(jnp.ones((1, length, length), bool))
-    x = self._encode(self.text, params["layers"], x, causal & mask[:, None, :])
+    mask = causal & mask[:, None, :]  # [B, W, W]
+    x = self._encode(self.text, params["layers"], x, mask)
     # Checkpoints with the old, wrong end token 2 are read at the highest id,
     # which is the end token of OpenAI's vocabulary; else at its first place.
     score = ids if self.eos_token_id == 2 else ids == self.eos_token_id
-    x = x[jnp.arange(batch), jnp.argmax(score, axis=-1)]
+    x = x[jnp.arange(batch), jnp.argmax(score, axis=-1)]  # [B, D]
     return self._norm(self.text, params["final_layer_norm"], x)
 
   def _block(self, tower: Tower) -> EncoderBlock:
@@ -261,6 +265,7 @@ def _norm_params(width: int) -> PyTree:
 
 
 def _project(h: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Maps states [B, D] to unit vectors [B, E], float32."""
   h = (h @ kernel.astype(h.dtype)).astype(jnp.float32)
   squares = jnp.sum(h**2, axis=-1, keepdims=True)
   return h * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

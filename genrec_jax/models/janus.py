@@ -1,7 +1,7 @@
-"""Janus-Pro: reads images with a SigLIP tower, draws them as VQGAN codes.
+"""Janus-Pro: reads images with a SigLIP tower, generates them as VQGAN codes.
 
 Same function as `JanusForConditionalGeneration` of transformers 5.23; prompts
-may hold images also when an image is drawn, which transformers leaves out.
+may hold images also when one is generated, which transformers leaves out.
 Letters: P prompts, T prompt tokens, N images, G samples, I codes per image,
 C codebook, D width, E width of a codebook vector.
 """
@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree
 from genrec_jax.models import llama, siglip, vqgan
 from genrec_jax.models.api import Vocabulary
+from genrec_jax.models.janus_layers import Aligner, Head
 from genrec_jax.nn import layers
 
 RULES = (
@@ -34,61 +35,6 @@ RULES = (
 )
 
 
-class Hidden(nn.Module):
-  """The layers of an aligner after its first; a module for the path's sake."""
-
-  width: int
-  depth: int
-  activation: str
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x):
-    """Maps [..., D] to the same shape."""
-    for i in range(self.depth):
-      x = layers.ACTIVATIONS[self.activation](x)
-      x = layers.Linear(self.width, self.dtype, name=str(i))(x)
-    return x
-
-
-class Aligner(nn.Module):
-  """Linear layers with activations between, into the language model's width."""
-
-  width: int
-  depth: int
-  activation: str
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x):
-    """Maps [..., any] to [..., D]."""
-    x = layers.Linear(self.width, self.dtype, name="fc1")(x)
-    return Hidden(
-      self.width,
-      self.depth - 1,
-      self.activation,
-      self.dtype,
-      name="hidden_layers",
-    )(x)
-
-
-class Head(nn.Module):
-  """Logits of the next image code."""
-
-  width: int
-  num_codes: int
-  activation: str
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x):
-    """Maps [..., D] to [..., C] float32."""
-    x = layers.Linear(self.width, self.dtype, name="proj_out")(x)
-    x = layers.ACTIVATIONS[self.activation](x)
-    x = layers.Linear(self.num_codes, self.dtype, name="vision_head")(x)
-    return x.astype(jnp.float32)
-
-
 @dataclasses.dataclass(frozen=True)
 class Janus:
   """Static configuration and the functions of the generator; see `api`."""
@@ -105,18 +51,19 @@ class Janus:
   image_aligner_depth: int = 2
   image_activation: str = "gelu"  # of the codes' aligner and head
 
-  def __post_init__(self):
-    """Checks that images are drawn at the size at which they are read.
+  def __post_init__(self) -> None:
+    """Checks that images are generated at the size at which they are read.
 
     Raises:
       ValueError: the two towers do not fit.
     """
-    drawn = self.vision.image_size // self.vision.patch_size
-    drawn *= self.tokenizer.downsampling
-    if drawn != self.vision.image_size:
+    # A placeholder of an image read stands for a patch, and so does a code.
+    generated = self.vision.image_size // self.vision.patch_size
+    generated *= self.tokenizer.downsampling
+    if generated != self.vision.image_size:
       raise ValueError(
-        f"images are read at {self.vision.image_size} pixels and drawn at"
-        f" {drawn}; expected patch_size ({self.vision.patch_size}) to equal"
+        f"images are read at {self.vision.image_size} pixels and generated at"
+        f" {generated}; expected patch_size ({self.vision.patch_size}) to equal"
         f" the tokenizer's downsampling ({self.tokenizer.downsampling})"
       )
 
@@ -132,7 +79,7 @@ class Janus:
 
   @property
   def image_size(self) -> int:
-    """Pixels per side of the images it reads and draws."""
+    """Pixels per side of the images it reads and generates."""
     return self.vision.image_size
 
   @property
@@ -151,7 +98,7 @@ class Janus:
 
   @property
   def adaptable(self) -> str:
-    """Kernels that LoRA adapters may stand beside: all of the layers'."""
+    """Kernels that may have LoRA adapters: all of the language layers'."""
     return f"language/{llama.ADAPTABLE}"
 
   @property
@@ -178,7 +125,7 @@ class Janus:
     code = jnp.zeros((1, self.tokenizer.embed_dim))
     table = nn.initializers.normal(1.0)(
       keys[4], (self.codebook_size, self.tokenizer.embed_dim)
-    )
+    )  # [C, E]
     feature, hidden = jnp.zeros((1, self.vision.width)), jnp.zeros((1, width))
     return {
       "language": self.language.init(keys[0]),
@@ -201,6 +148,7 @@ class Janus:
     else: kept, they would tell how many items the user has.
     """
     begins = prompt.ids == self.boi_id  # [P, T]
+    # How many begins stand at or after a place: the last one sees itself only.
     later = jnp.cumsum(begins[:, ::-1].astype(jnp.int32), 1)[:, ::-1]
     keep = (prompt.ids == self.bos_id) | (begins & (later == 1))
     return dataclasses.replace(
@@ -223,12 +171,13 @@ class Janus:
     A row holds at most N I placeholders; with fewer, its last images are not
     used.
     """
-    embeds = self.language.embed(params["language"], prompt.ids)
+    embeds = self.language.embed(params["language"], prompt.ids)  # [P, T, D]
     if prompt.images.shape[1] == 0:
       return embeds
-    features = self.image_features(params, prompt.images)
+    features = self.image_features(params, prompt.images)  # [P, N, I, D]
     features = features.reshape(features.shape[0], -1, features.shape[-1])
-    slots = prompt.ids == self.image_id
+    slots = prompt.ids == self.image_id  # [P, T]
+    # The number of a placeholder within its row; elsewhere any feature will do.
     order = jnp.maximum(jnp.cumsum(slots, -1, dtype=jnp.int32) - 1, 0)
     inserted = jnp.take_along_axis(features, order[..., None], 1)
     return jnp.where(slots[..., None], inserted, embeds)
@@ -301,28 +250,29 @@ class Janus:
     They follow prompts of embeddings [P, T, D] and mask [P, T].
     """
     # Code i is predicted at the token before it, code 0 at the prompt's last.
-    answers = self._embed_codes(params, codes[:, :, :-1])
+    answers = self._embed_codes(params, codes[:, :, :-1])  # [P, G, I - 1, D]
     return self.language.forward_shared_prefix(
       params["language"], embeds, mask, answers
     )
 
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""
-    flat = pixels.reshape(-1, *pixels.shape[-3:])
+    flat = pixels.reshape(-1, *pixels.shape[-3:])  # [B, h, w, 3]
     codes = self.tokenizer.encode(params["tokenizer"], flat * 2 - 1)
     return codes.reshape(*pixels.shape[:-3], -1)
 
   def decode_pixels(self, params: PyTree, codes: jax.Array) -> jax.Array:
-    """Draws codes [..., I] as float32 images [..., h, w, 3] in [0, 1]."""
+    """Decodes codes [..., I] to float32 images [..., h, w, 3] in [0, 1]."""
     side = self.vision.image_size // self.vision.patch_size
-    grids = codes.reshape(-1, side, side)
-    pixels = self.tokenizer.decode(params["tokenizer"], grids)
+    grids = codes.reshape(-1, side, side)  # [B, h', w']
+    pixels = self.tokenizer.decode(params["tokenizer"], grids)  # [B, h, w, 3]
     pixels = jnp.clip(pixels / 2 + 0.5, 0, 1)
     return pixels.reshape(*codes.shape[:-1], *pixels.shape[1:])
 
   def _embed_codes(self, params: PyTree, codes: jax.Array) -> jax.Array:
     head = params["image_head"]
-    vectors = head["embed"]["embedding"][codes].astype(self.language.dtype)
+    vectors = head["embed"]["embedding"][codes]  # [..., E]
+    vectors = vectors.astype(self.language.dtype)
     return layers.apply(self._image_aligner(), head["aligner"], vectors)
 
   def _code_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ N heads, K kv heads, R = N / K, H head width.
 """
 
 import dataclasses
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core import sharding
 from genrec_jax.core.types import KVCache, Prefix, PyTree
+from genrec_jax.models.llama_layers import Attend, Block, Rope, rotary
 from genrec_jax.nn import attention, layers
 
 # Tensor parallel over 'model' (heads and MLP width), the other axis over 'data'
@@ -29,112 +31,17 @@ RULES = (
   (r"layers/(input|post_attention)_layernorm/scale", P()),
   (r"norm/scale", P()),
 )
-# The kernels that LoRA adapters may stand beside; see `nn.lora`.
+# Kernels that may have LoRA adapters next to them; see `nn.lora`.
 ADAPTABLE = r"layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)/kernel"
 
 
-def rotary(
-  positions: jax.Array, head_width: int, base: float
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the cosines and sines [..., H] of positions [...]; float32.
-
-  Source: arXiv 2104.09864, in the half-split order of transformers.
-  """
-  exponents = jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
-  angles = positions.astype(jnp.float32)[..., None] * jnp.reshape(
-    base**-exponents, (1,) * positions.ndim + (-1,)
-  )
-  angles = jnp.concatenate([angles, angles], -1)
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  """Rotates [..., H] by angles of the same rank; float32 inside."""
-  h = x.astype(jnp.float32)
-  low, high = jnp.split(h, 2, -1)
-  return (h * cos + jnp.concatenate([-high, low], -1) * sin).astype(x.dtype)
-
-
-class Attention(nn.Module):
-  """Self-attention, of whom to whom is the caller's."""
-
-  config: "Llama"
-
-  @nn.compact
-  def __call__(self, x, rope, attend):
-    """Maps [P, G, T, D] to the same shape; see `Block`."""
-    c = self.config
-    p, g, t, _ = x.shape
-    cos, sin = rope
-
-    def project(heads, name):
-      dense = layers.Linear(heads * c.head_width, c.dtype, False, name=name)
-      return dense(x).reshape(p, g, t, heads, c.head_width)
-
-    q = rotate(project(c.num_heads, "q_proj"), cos, sin)
-    q = q.reshape(p, g, t, c.num_kv_heads, -1, c.head_width)
-    q = q.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
-    k = rotate(project(c.num_kv_heads, "k_proj"), cos, sin)
-    k = k.transpose(0, 3, 1, 2, 4)  # [P, K, G, T, H]
-    v = project(c.num_kv_heads, "v_proj").transpose(0, 3, 1, 2, 4)
-    out, kept = attend(q, k, v)
-    out = out.transpose(0, 2, 4, 1, 3, 5).reshape(p, g, t, -1)
-    dense = layers.Linear(c.width, c.dtype, False, name="o_proj")
-    return dense(out), kept
-
-
-def _append(cache, new, index):
+def _append(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
   """Writes keys or values [P, K, G, T, H] into a cache from `index` on."""
+  # A cache leaves out those of P, K and G that are 1; see `Llama.init_cache`.
   new = new.reshape(*cache.shape[:-2], *new.shape[-2:])
   return jax.lax.dynamic_update_slice(
     cache, new, (0,) * (cache.ndim - 2) + (index, 0)
   )
-
-
-class GatedMLP(nn.Module):
-  """SwiGLU; arXiv 2002.05202."""
-
-  config: "Llama"
-
-  @nn.compact
-  def __call__(self, x):
-    """Maps [..., D] to the same shape."""
-    c = self.config
-
-    def dense(width, name):
-      return layers.Linear(width, c.dtype, False, name=name)
-
-    h = nn.silu(dense(c.mlp_width, "gate_proj")(x))
-    h *= dense(c.mlp_width, "up_proj")(x)
-    return dense(c.width, "down_proj")(h)
-
-
-class Block(nn.Module):
-  """One decoder layer."""
-
-  config: "Llama"
-
-  @nn.compact
-  def __call__(self, x, rope, attend):
-    """Runs the layer.
-
-    Args:
-      x: [P, G, T, D].
-      rope: cosines and sines of the positions, [P, 1, T, 1, H] each.
-      attend: maps queries [P, K, G, R, T, H], keys and values [P, K, G, T, H]
-        to what the queries attend to, shaped as they, and what is to be kept.
-
-    Returns:
-      [P, G, T, D], and what `attend` keeps.
-    """
-    c = self.config
-    norm = layers.RMSNorm(c.norm_epsilon, c.dtype, name="input_layernorm")
-    h, kept = Attention(c, name="self_attn")(norm(x), rope, attend)
-    x += h
-    norm = layers.RMSNorm(
-      c.norm_epsilon, c.dtype, name="post_attention_layernorm"
-    )
-    return x + GatedMLP(c, name="mlp")(norm(x)), kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,28 +64,29 @@ class Llama:
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters."""
     keys = jax.random.split(key, 3)
-    draw = nn.initializers.normal(0.02)
+    normal = nn.initializers.normal(0.02)
     shape = (self.vocab_size, self.width)
     x = jnp.zeros((1, 1, 1, self.width))
     rope = self._rope(jnp.zeros((1, 1), jnp.int32))
     params = {
-      "embed_tokens": {"embedding": draw(keys[0], shape)},
+      "embed_tokens": {"embedding": normal(keys[0], shape)},
       "layers": layers.init_stack(
         Block(self),
         keys[1],
         self.num_layers,
         x,
         rope,
-        lambda q, k, v: (q, None),
+        lambda q, k, v: (q, None),  # parameters do not depend on it
       ),
       "norm": {"scale": jnp.ones(self.width)},
     }
     if not self.tied:
-      params["lm_head"] = {"kernel": draw(keys[2], shape[::-1])}
+      params["lm_head"] = {"kernel": normal(keys[2], shape[::-1])}
     return params
 
   def embed(self, params: PyTree, ids: jax.Array) -> jax.Array:
     """Looks up ids [...]: [..., D]."""
+    # Cast after the look-up: not the whole table.
     return params["embed_tokens"]["embedding"][ids].astype(self.dtype)
 
   def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
@@ -215,6 +123,7 @@ class Llama:
       The prefix, its `hidden` being that of the last token.
     """
     hidden, (keys, values) = self._run(params, embeds, mask)
+    # Those are [L, P, K, 1, T, H]: a prompt is one sample.
     return Prefix(
       keys=keys[:, :, :, 0],
       values=values[:, :, :, 0],
@@ -245,9 +154,11 @@ class Llama:
       last token, and those of the answer's.
     """
     p, g, length, d = answers.shape
-    start = jnp.sum(mask, -1, dtype=jnp.int32)
+    start = jnp.sum(mask, -1, dtype=jnp.int32)  # [P]
+    # Every answer begins where its prompt ends, as if it were the only one.
     after = start[:, None, None] + jnp.arange(length)[None, None]
-    after = jnp.broadcast_to(after, (p, g, length)).reshape(p, -1)
+    after = jnp.broadcast_to(after, (p, g, length)).reshape(p, -1)  # [P, G I]
+    # [P, T + G I, D]
     x = jnp.concatenate([embeds, answers.reshape(p, -1, d)], 1)
     hidden, _ = self._layers(
       params,
@@ -256,6 +167,7 @@ class Llama:
       lambda q, k, v: (attention.attend_shared(q, k, v, mask, g), None),
     )
     t = embeds.shape[1]
+    # What predicts an answer's first token is the same state for all of them.
     last = jnp.broadcast_to(hidden[:, None, t - 1 : t], (p, g, 1, d))
     rest = hidden[:, t:].reshape(p, g, length, d)
     return self._norm(params, jnp.concatenate([last, rest], 2))
@@ -275,7 +187,7 @@ class Llama:
     self, prefix: Prefix, num_samples: int, length: int
   ) -> KVCache:
     """Returns zeros for G answers of `length` tokens to each prompt."""
-    rows = (prefix.mask.shape[0], self.num_kv_heads, num_samples)
+    rows = (prefix.mask.shape[0], self.num_kv_heads, num_samples)  # P, K, G
     # With axes of length 1 XLA's CPU compiler copies the cache at each token,
     # four times.
     shape = (*(n for n in rows if n > 1), length, self.head_width)
@@ -306,22 +218,25 @@ class Llama:
     Returns:
       [P, G, D] hidden states after the final norm, and the new cache.
     """
-    start = jnp.sum(prefix.mask, -1, dtype=jnp.int32)
+    start = jnp.sum(prefix.mask, -1, dtype=jnp.int32)  # [P]
     rope = self._rope((start + index)[:, None])
+    # The cache has its full length from the start; what is empty is masked.
     mask = jnp.arange(cache.keys[0].shape[-2]) <= index
-    mask = mask.reshape(1, 1, 1, 1, 1, -1)
+    mask = mask.reshape(1, 1, 1, 1, 1, -1)  # [P, K, G, R, T, S]
     x = sharding.constrain_batch(embeds.astype(self.dtype)[:, :, None])
     keys, values = [], []
+    # Unrolled: a scan over layers would copy its slice of the stack at each.
     for i, layer in enumerate(decode_params["layers"]):
 
       def attend(q, k, v, i=i):
-        kept = (
-          _append(cache.keys[i], k, index),
-          _append(cache.values[i], v, index),
-        )
-        own = [x.reshape(*q.shape[:3], -1, self.head_width) for x in kept]
+        k = _append(cache.keys[i], k, index)
+        v = _append(cache.values[i], v, index)
+        full = (*q.shape[:3], -1, self.head_width)  # [P, K, G, I, H]
         shared = prefix.keys[i], prefix.values[i], prefix.mask
-        return attention.attend(q, own[0], own[1], mask, shared), kept
+        out = attention.attend(
+          q, k.reshape(full), v.reshape(full), mask, shared
+        )
+        return out, (k, v)
 
       x, (k, v) = layers.apply(Block(self), layer, x, rope, attend)
       x = sharding.constrain_batch(x)
@@ -332,16 +247,24 @@ class Llama:
       KVCache(keys=tuple(keys), values=tuple(values)),
     )
 
-  def _run(self, params, embeds, mask):
+  def _run(
+    self, params: PyTree, embeds: jax.Array, mask: jax.Array
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Returns the states [P, T, D] of `_layers`, and keys and values."""
-    seen = mask[:, None, None, None, None]
+    seen = mask[:, None, None, None, None]  # [P, K, G, R, T, S]
 
     def attend(q, k, v):
       return attention.attend(q, k, v, seen, causal=True), (k, v)
 
     return self._layers(params, embeds, _positions(mask), attend)
 
-  def _layers(self, params, embeds, positions, attend):
+  def _layers(
+    self,
+    params: PyTree,
+    embeds: jax.Array,
+    positions: jax.Array,
+    attend: Attend,
+  ) -> tuple[jax.Array, Any]:
     """Runs the stack over [P, T, D]; returns that, and what `attend` keeps."""
     rope = self._rope(positions)
 
@@ -353,17 +276,17 @@ class Llama:
     )
     return hidden[:, 0], kept
 
-  def _rope(self, positions):
+  def _rope(self, positions: jax.Array) -> Rope:
     """Returns cosines and sines [P, 1, T, 1, H] of positions [P, T]."""
-    tables = rotary(positions, self.head_width, self.rope_base)
-    return tuple(table[:, None, :, None] for table in tables)
+    cos, sin = rotary(positions, self.head_width, self.rope_base)
+    return cos[:, None, :, None], sin[:, None, :, None]
 
-  def _norm(self, params, hidden):
+  def _norm(self, params: PyTree, hidden: jax.Array) -> jax.Array:
     norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
     return layers.apply(norm, params["norm"], hidden)
 
 
-def _positions(mask):
+def _positions(mask: jax.Array) -> jax.Array:
   """Numbers the real tokens of left-padded rows [P, T] from 0."""
   return jnp.maximum(jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, 0)
 
@@ -379,6 +302,7 @@ def split_prefix(prefix: Prefix) -> Prefix:
   Inside a decode loop a slice of the stack, or a transposed product, would be a
   copy at every token.
   """
+  # [L, P, K, T, H] to L x [P, K, H, T] and L x [P, K, T, H].
   return dataclasses.replace(
     prefix,
     keys=tuple(prefix.keys.swapaxes(-1, -2)),

@@ -92,7 +92,7 @@ class Siglip:
         f" {expected}; resize them first"
       )
     x = layers.apply(self._patches(), params["patch_embedding"], pixels)
-    x = x.reshape(x.shape[0], self.num_patches, self.width)
+    x = x.reshape(x.shape[0], self.num_patches, self.width)  # [B, T, D]
     table = params["position_embedding"]["embedding"]
     x += table.astype(self.dtype)[None]
 

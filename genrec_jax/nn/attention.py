@@ -1,4 +1,4 @@
-"""Attention, and attention of many answers to the one prefix they share.
+"""Attention, also of many answers to the one prefix that they share.
 
 Letters: P prompts, G samples per prompt, T query, S key, K kv heads, R query
 heads per kv head (N = K R), H head width. Products are batched over (P, K) or
@@ -14,20 +14,26 @@ import jax.numpy as jnp
 
 from genrec_jax.core.chunks import map_chunks
 
-# By which a policy of `jax.checkpoint` knows what attention returns.
+# Name of attention's results in policies of `jax.checkpoint`.
 ATTENTION_OUTPUT = "attended"
 # Finite: a row with every key masked must not become NaN, even if unused.
 _MASKED = -1e30
-# Queries that attend at a time, about: the scores of all 3,000 tokens of a
-# prompt would fill a device.
+# Queries per block, about: the scores of all 3,000 tokens of a prompt would
+# fill a device.
 _BLOCK = 256
-# Parts of causal queries, each of which leaves out the keys that come after it:
-# of all pairs four compute 5/8. More would make larger programs.
-_PARTS = 4
+# Number of causal segments; each skips the keys after it, so 4 segments compute
+# 5/8 of all pairs. More would make larger programs.
+_SEGMENTS = 4
+
+# Keys [P, K, H, S'] or [P, K, S', H], values [P, K, S', H] and mask [P, S'].
+SharedPrefix = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def _scores(q: jax.Array, k: jax.Array, axes: str = "sh") -> jax.Array:
-  """Returns scaled products of [..., M, H] and keys [..., `axes`]."""
+  """Returns scaled products [..., M, S] of [..., M, H] and keys [..., `axes`].
+
+  In float32 whatever the inputs: a softmax follows.
+  """
   scores = jnp.einsum(
     f"...mh,...{axes}->...ms", q, k, preferred_element_type=jnp.float32
   )
@@ -49,7 +55,7 @@ def attend(
   k: jax.Array,
   v: jax.Array,
   mask: jax.Array | None = None,
-  prefix: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+  prefix: SharedPrefix | None = None,
   *,
   causal: bool = False,
 ) -> jax.Array:
@@ -74,10 +80,12 @@ def attend(
   if not causal:
     return checkpoint_name(_in_blocks(q, k, v, mask, prefix), ATTENTION_OUTPUT)
   t = q.shape[-2]
-  size = -(-t // min(_PARTS, -(-t // _BLOCK)))
+  # A short row is one segment: it has no more than a block of queries.
+  size = -(-t // min(_SEGMENTS, -(-t // _BLOCK)))
   out = []
   for start in range(0, t, size):
     stop = min(start + size, t)
+    # [1, 1, 1, 1, t, s], t of this segment and s up to its end.
     seen = jnp.tri(stop - start, stop, start, dtype=bool)[(None,) * 4]
     if mask is not None:
       seen &= mask[..., :stop]
@@ -109,21 +117,27 @@ def attend_shared(
     v[..., :t, :],
     mask[:, None, None, None, None],
     causal=True,
-  )
+  )  # [P, K, 1, R, T, H]
   p, kv, _, r, n, h = q.shape
-  rows = (num_samples, (n - t) // num_samples, h)
+  rows = (num_samples, (n - t) // num_samples, h)  # G, I, H
   answers = attend(
     q[..., t:, :].reshape(p, kv, r, *rows).swapaxes(2, 3),
     k[..., t:, :].reshape(p, kv, *rows),
     v[..., t:, :].reshape(p, kv, *rows),
     prefix=(k[:, :, 0, :t].swapaxes(2, 3), v[:, :, 0, :t], mask),
     causal=True,
-  )
+  )  # [P, K, G, R, I, H]
   answers = answers.swapaxes(2, 3).reshape(p, kv, 1, r, n - t, h)
   return jnp.concatenate([prompt, answers], -2)
 
 
-def _in_blocks(q, k, v, mask, prefix):
+def _in_blocks(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  mask: jax.Array | None,
+  prefix: SharedPrefix | None,
+) -> jax.Array:
   """Attends with about `_BLOCK` queries at a time; see `attend`."""
   t = q.shape[-2]
   blocks = -(-t // _BLOCK)
@@ -155,24 +169,37 @@ def _in_blocks(q, k, v, mask, prefix):
 # and reload them took longer than to recompute them. The callers are scans,
 # which keep the two computations apart.
 @functools.partial(jax.checkpoint, prevent_cse=False)
-def _attend(q, k, v, mask, prefix):
-  """Attends with all queries at once; see `attend`."""
+def _attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  mask: jax.Array | None,
+  prefix: SharedPrefix | None,
+) -> jax.Array:
+  """Attends with all queries at once; see `attend`.
+
+  One softmax over own keys and the prefix's without a copy that joins them:
+  both are shifted by their common maximum and divided by their common sum.
+  """
   p, kv, g, r, t, h = q.shape
+  # Query heads of one kv head are rows of one product.
   own_scores = _scores(q.reshape(p, kv, g, r * t, h), k).reshape(
     p, kv, g, r, t, -1
-  )
+  )  # [P, K, G, R, T, S]
   if mask is not None:
     own_scores = jnp.where(mask, own_scores, _MASKED)
-  peak = jnp.max(own_scores, -1, keepdims=True)
+  peak = jnp.max(own_scores, -1, keepdims=True)  # [P, K, G, R, T, 1]
   if prefix is not None:
     keys, values, seen = prefix
+    # So are the queries of all samples, as they have the prefix in common.
     prefix_scores = _scores(q.reshape(p, kv, g * r * t, h), keys, "hs")
     prefix_scores = jnp.where(seen[:, None, None, :], prefix_scores, _MASKED)
-    prefix_scores = prefix_scores.reshape(p, kv, g, r, t, -1)
+    prefix_scores = prefix_scores.reshape(p, kv, g, r, t, -1)  # [..., T, S']
     peak = jnp.maximum(peak, jnp.max(prefix_scores, -1, keepdims=True))
+  # It cancels in the quotient: its gradient is zero, and rounding is not.
   peak = jax.lax.stop_gradient(peak)
   weights = jnp.exp(own_scores - peak)
-  total = jnp.sum(weights, -1, keepdims=True)
+  total = jnp.sum(weights, -1, keepdims=True)  # [P, K, G, R, T, 1]
   out = _mix(weights.reshape(p, kv, g, r * t, -1), v).reshape(q.shape)
   if prefix is not None:
     weights = jnp.exp(prefix_scores - peak)
@@ -203,8 +230,11 @@ def self_attention(
   batch, length, width = q.shape
 
   def heads(x):
+    """Splits [B, T, D] into [B, N, T, H]."""
     return x.reshape(batch, length, num_heads, -1).transpose(0, 2, 1, 3)
 
+  # Rows are prompts of one sample, and each head is a kv head of one query
+  # head: G = R = 1.
   out = attend(
     heads(q)[:, :, None, None],
     heads(k)[:, :, None],

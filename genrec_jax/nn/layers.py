@@ -31,18 +31,15 @@ REMAT_POLICIES = {
 
 
 def exactly(dtype: str) -> contextlib.AbstractContextManager:
-  """Traces products of float32 in float32; those of other types as ever.
+  """Returns a context in which float32 products are traced as float32.
+
+  Products of other types are as ever.
 
   By default a TPU multiplies float32 in bfloat16, recent GPUs in TF32. In full
   a product takes a TPU six passes instead of one, a GPU some eight times as
   long: for frozen models that see each image once, where rounding decides.
   """
   return jax.default_matmul_precision("highest" if dtype == "float32" else None)
-
-
-def apply(module: nn.Module, params: PyTree, *inputs: Any) -> Any:
-  """Returns the output of a module for its parameters."""
-  return module.apply({"params": params}, *inputs)
 
 
 def layer_norm(
@@ -54,9 +51,9 @@ def layer_norm(
 
 
 class Linear(nn.Module):
-  """A linear layer on rows: what `nn.Dense` computes, on a flat matrix.
+  """Linear layer on rows: what `nn.Dense` computes, on a flat matrix.
 
-  Parameters with adapters beside the kernel get those added; see `lora`.
+  Adapters next to the kernel are added where there are any; see `lora`.
   The backward pass of a product with more than one row axis ran 1.7x slower
   on CPU: XLA transposes the operands of the weight's gradient.
   """
@@ -70,12 +67,13 @@ class Linear(nn.Module):
     """Maps [..., D] to [..., features]."""
     shape = (x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-    rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-    y = rows @ kernel.astype(self.dtype)
+    rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)  # [M, D]
+    y = rows @ kernel.astype(self.dtype)  # [M, features]
     if self.has_variable("params", lora.A):
-      a: jax.Array = self.get_variable("params", lora.A)  # [D, rank]
-      b: jax.Array = self.get_variable("params", lora.B)
-      y += (rows @ a.astype(self.dtype) * lora.SCALE) @ b.astype(self.dtype)
+      a: jax.Array = self.get_variable("params", lora.A)  # [D, R]
+      b: jax.Array = self.get_variable("params", lora.B)  # [R, features]
+      a, b = a.astype(self.dtype), b.astype(self.dtype)
+      y += (rows @ a * lora.SCALE) @ b
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
       y += bias.astype(self.dtype)[None]
@@ -94,6 +92,7 @@ class RMSNorm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
     h = x.astype(jnp.float32)
     h *= jax.lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + self.epsilon)
+    # Rounded before it is scaled, as transformers does.
     scale = scale.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
     return scale * h.astype(self.dtype)
 
@@ -119,6 +118,7 @@ class GroupNorm(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, shape)
 
     def group_mean(h):
+      """Returns the mean of each group, for each of its channels."""
       sums = jnp.sum(h, (1, 2)).reshape(batch, self.num_groups, -1)
       means = jnp.mean(sums, -1) / (height * width)
       means = jnp.repeat(means, channels // self.num_groups, -1)
@@ -126,9 +126,14 @@ class GroupNorm(nn.Module):
 
     h = x.astype(jnp.float32)
     h -= group_mean(h)
-    gain = jax.lax.rsqrt(group_mean(h**2) + self.epsilon)
+    gain = jax.lax.rsqrt(group_mean(h**2) + self.epsilon)  # [B, 1, 1, c]
     gain *= scale.reshape(1, 1, 1, -1)
     return (h * gain + bias.reshape(1, 1, 1, -1)).astype(self.dtype)
+
+
+def apply(module: nn.Module, params: PyTree, *inputs: Any) -> Any:
+  """Runs a module on its parameters, a plain dict; there is no other state."""
+  return module.apply({"params": params}, *inputs)
 
 
 def init_stack(
@@ -165,14 +170,15 @@ def scan_stack(
     names = ", ".join(["none", *REMAT_POLICIES])
     raise ValueError(f"remat={remat!r}: expected one of {names}")
 
-  def pinned(x, layer):
+  # Left to choose, XLA may split the width and move all rows to all devices.
+  def constrained(x, layer):
     x, out = step(sharding.constrain_batch(x), layer)
     return sharding.constrain_batch(x), out
 
   if remat != "none":
     # The scan already keeps the recomputation from being merged with the
     # forward pass.
-    pinned = jax.checkpoint(
-      pinned, policy=REMAT_POLICIES[remat], prevent_cse=False
+    constrained = jax.checkpoint(
+      constrained, policy=REMAT_POLICIES[remat], prevent_cse=False
     )
-  return jax.lax.scan(pinned, sharding.constrain_batch(x), layers)
+  return jax.lax.scan(constrained, sharding.constrain_batch(x), layers)

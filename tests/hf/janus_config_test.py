@@ -84,7 +84,7 @@ def test_all_that_does_not_fit_is_named():
 def test_towers_that_do_not_fit_are_refused():
   config = tiny_janus.pair()[0].config.to_dict()
   config["vq_config"] |= {"channel_multiplier": [1, 2]}
-  with pytest.raises(UserError, match="read at 20 pixels and drawn at 10"):
+  with pytest.raises(UserError, match="read at 20 pixels and generated at 10"):
     janus_config.config_from_hf(config, **IDS)
 
 

@@ -244,10 +244,10 @@ def test_one_key_draws_one_set_of_parameters(pair, dtype):
   )
 
 
-def test_images_must_be_drawn_at_the_size_at_which_they_are_read(pair):
+def test_images_must_be_generated_at_the_size_at_which_they_are_read(pair):
   _, ours, _ = pair
   vision = dataclasses.replace(ours.vision, image_size=24, patch_size=8)
-  with pytest.raises(ValueError, match="read at 24 pixels and drawn at 12"):
+  with pytest.raises(ValueError, match="read at 24 pixels and generated at 12"):
     dataclasses.replace(ours, vision=vision)
 
 

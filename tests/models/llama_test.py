@@ -11,7 +11,7 @@ import torch
 from transformers.models.llama import modeling_llama
 
 from genrec_jax.core import tree
-from genrec_jax.models import llama
+from genrec_jax.models import llama, llama_layers
 from genrec_jax.nn import attention
 from tests import rounding
 from tests.hf import tiny_janus
@@ -45,8 +45,8 @@ def test_rotary_is_that_of_transformers(pair):
     torch.tensor(np.asarray(x)),
     *theirs.rotary_emb(torch.zeros(1), torch.tensor(positions)),
   )
-  tables = llama.rotary(positions, ours.head_width, ours.rope_base)
-  found = llama.rotate(x, *(table[:, None] for table in tables))
+  tables = llama_layers.rotary(positions, ours.head_width, ours.rope_base)
+  found = llama_layers.rotate(x, *(table[:, None] for table in tables))
   # An angle of 200 radians, a rotation of two terms.
   rounding.assert_close(found, expected.numpy(), terms=3, scale=200)
 
@@ -63,8 +63,10 @@ def test_a_layer_matches(pair):
       attention_mask=causal,
       position_embeddings=theirs.rotary_emb(torch.zeros(1), positions),
     )
-  tables = llama.rotary(jnp.arange(T)[None], ours.head_width, ours.rope_base)
-  found, _ = llama.Block(ours).apply(
+  tables = llama_layers.rotary(
+    jnp.arange(T)[None], ours.head_width, ours.rope_base
+  )
+  found, _ = llama_layers.Block(ours).apply(
     {"params": jax.tree.map(lambda leaf: leaf[1], params["layers"])},
     x[:, None],
     tuple(table[:, None, :, None] for table in tables),

@@ -74,7 +74,9 @@ def local_folder(name: str | os.PathLike[str]) -> Path:
   if Path(name).is_dir():
     return Path(name)
   kinds = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-  return Path(huggingface_hub.snapshot_download(name, allow_patterns=kinds))
+  return Path(
+    huggingface_hub.snapshot_download(str(name), allow_patterns=kinds)
+  )
 
 
 def special_ids(folder: Path, config: Any, processor: Any) -> dict[str, Any]:

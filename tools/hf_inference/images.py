@@ -24,7 +24,7 @@ def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
       orientation = opened.getexif().get(274)  # the tag of the orientation
     except Exception:  # damaged, but the image need not be
       orientation = 1
-  turn = {
+  by_orientation = {
     2: turns.FLIP_LEFT_RIGHT,
     3: turns.ROTATE_180,
     4: turns.FLIP_TOP_BOTTOM,
@@ -32,14 +32,17 @@ def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
     6: turns.ROTATE_270,
     7: turns.TRANSVERSE,
     8: turns.ROTATE_90,
-  }.get(orientation)
+  }
+  turn = by_orientation.get(orientation or 1)
   return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
   """Converts an opened image of any mode, as genrec_jax/data/images.py does."""
   mode, key = image.mode, image.info.get("transparency")
-  stored = image.tile[0][3] if getattr(image, "tile", None) else ""
+  # Of an opened file: how its pixels are stored.
+  tile = getattr(image, "tile", None)
+  stored = tile[0][3] if tile else ""
   if mode == "F":
     raise ValueError("floating-point values")
   if mode == "I" or mode.startswith("I;16"):

@@ -20,8 +20,9 @@ from .training import epochs, fit, renders, titles, write_json
 from .vqgan import VQ
 
 
-def tiny_janus(tokens: transformers.PreTrainedTokenizerFast) -> Janus:
+def tiny_janus(tokens: transformers.PreTrainedTokenizerBase) -> Janus:
   """Returns the model: 32-pixel images of 16 codes, 1.9 M parameters."""
+  vocabulary = tokens.get_vocab()
   return Janus(
     language=llama.Llama(
       vocab_size=-(-len(tokens) // 8) * 8,  # so that small meshes divide it
@@ -44,8 +45,8 @@ def tiny_janus(tokens: transformers.PreTrainedTokenizerFast) -> Janus:
     tokenizer=VQ,
     bos_id=tokens.bos_token_id,
     pad_id=tokens.pad_token_id,
-    boi_id=tokens.convert_tokens_to_ids(JANUS_TOKENS["boi_token"]),
-    image_id=tokens.convert_tokens_to_ids(JANUS_TOKENS["image_token"]),
+    boi_id=vocabulary[JANUS_TOKENS["boi_token"]],
+    image_id=vocabulary[JANUS_TOKENS["image_token"]],
   )
 
 
@@ -121,7 +122,7 @@ def train(
 
   def loss_fn(params, rows, key):
     generated, read = rows
-    draw_loss = generation_loss(model, params, *generated, key)
+    draw_loss = generation_loss(model, params, key, *generated)
     read_loss = reading_loss(model, params, *read)
     return draw_loss + 0.5 * read_loss, {"draw": draw_loss, "read": read_loss}
 
@@ -141,10 +142,10 @@ def train(
 def generation_loss(
   model: Janus,
   params: PyTree,
+  key: jax.Array,
   ids: jax.Array,  # [B, T]
   mask: jax.Array,  # [B, T]
   codes: jax.Array,  # [B, I]
-  key: jax.Array,
 ) -> jax.Array:
   """Returns the mean cross-entropy of codes; a tenth of prompts are dropped."""
   prompt = Prompt(ids, mask, jnp.zeros((len(ids), 0, 32, 32, 3), jnp.uint8))
