@@ -5,6 +5,8 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
+from PIL import Image
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -42,3 +44,18 @@ def test_command(command):
       for key in match[1].split("."):
         assert key in node, word
         node = node[key]
+
+
+def test_its_python_generates(tmp_path, monkeypatch):
+  """In the folder of two images, as a reader would run it."""
+  for name in ("a", "b"):
+    Image.new("RGB", (40, 50), "red").save(tmp_path / f"{name}.png")
+  monkeypatch.chdir(tmp_path)
+  [code] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+  names: dict = {}
+  exec(code, names)
+  images = np.asarray(names["images"])
+  assert images.shape == (1, 4, 32, 32, 3)
+  assert images.min() >= 0
+  assert images.max() <= 1
+  assert images.std() > 0.05  # something is to be seen

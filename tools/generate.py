@@ -85,8 +85,8 @@ def main() -> None:
   import jax
   import numpy as np
 
-  from genrec_jax.core.types import Prompt
   from genrec_jax.hf import load
+  from genrec_jax.hf.processor import make_prompt
 
   pictures = read_pictures(_HISTORY.value)
   sampling, instruction = settings()
@@ -103,13 +103,8 @@ def main() -> None:
     per_image=processor.num_image_tokens + 2,
     most=processor.max_positions,
   )
-  side = model.image_size
-  pixels = np.zeros((len(pictures), side, side, 3), np.uint8)
-  for i, picture in enumerate(pictures):
-    pixels[i] = processor.pixels(picture)
-  prompt = Prompt(
-    ids=ids[None], mask=np.ones_like(ids, bool)[None], images=pixels[None]
-  )
+  prompt = make_prompt(processor, ids, pictures)
+  pixels = prompt.images[0]  # [n, S, S, 3]
   arrays = {
     "prompt_ids": ids,
     "pixel_values": pixels.transpose(0, 3, 1, 2) / np.float32(127.5) - 1,

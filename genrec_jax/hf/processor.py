@@ -4,9 +4,11 @@ from collections.abc import Sequence
 import os
 from typing import Protocol
 
+import numpy as np
 import PIL.Image
 
 from genrec_jax.core.errors import UserError
+from genrec_jax.core.types import Prompt
 from genrec_jax.data import examples, images
 
 
@@ -31,6 +33,25 @@ class Processor(examples.Processor, Protocol):
       titles: one for each image, in their order; '' where one has none.
       question: what to answer.
     """
+
+
+def make_prompt(
+  processor: Processor, ids: Sequence[int], images: Sequence[PIL.Image.Image]
+) -> Prompt:
+  """Returns one prompt, P = 1, of token ids and the images they stand for.
+
+  Args:
+    processor: of the generator.
+    ids: of `Processor.prompt_ids` or its siblings; T of them.
+    images: upright and RGB, in the order of their placeholders, as `open_image`
+      returns them.
+  """
+  side = processor.image_size
+  pixels = np.zeros((1, len(images), side, side, 3), np.uint8)
+  for place, image in enumerate(images):
+    pixels[0, place] = processor.pixels(image)
+  tokens = np.asarray([ids], np.int32)  # [1, T]
+  return Prompt(ids=tokens, mask=np.ones_like(tokens, bool), images=pixels)
 
 
 def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
