@@ -95,7 +95,7 @@ def main() -> None:
   drawing = _MODE.value == "image"
   text = (_PROMPT.value or "").strip() or (instruction if drawing else QUESTION)
   write_prompt = processor.prompt_ids if drawing else processor.question_ids
-  ids = np.asarray(write_prompt(titles, text), np.int32)
+  ids = write_prompt(titles, text)
   check_length(
     len(ids),
     model.image_tokens if drawing else _MAX_TOKENS.value,
@@ -106,7 +106,7 @@ def main() -> None:
   prompt = make_prompt(processor, ids, pictures)
   pixels = prompt.images[0]  # [n, S, S, 3]
   arrays = {
-    "prompt_ids": ids,
+    "prompt_ids": prompt.ids[0],
     "pixel_values": pixels.transpose(0, 3, 1, 2) / np.float32(127.5) - 1,
   }
 
