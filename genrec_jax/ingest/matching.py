@@ -44,7 +44,7 @@ def match(db: Connection, root: Path, by_path: bool) -> None:
     ), named AS (
       SELECT id, title, CASE WHEN image <> '' THEN {wanted} END AS wanted
       FROM ids LEFT JOIN raw_titles t ON t.item = id AND t.reason IS NULL
-    ), pictured AS (
+    ), located AS (
       SELECT id, title, wanted, f.path FROM named LEFT JOIN {files}
     )
     SELECT CAST(row_number() OVER (ORDER BY id) - 1 AS INTEGER) AS i, id,
@@ -55,7 +55,7 @@ def match(db: Connection, root: Path, by_path: bool) -> None:
           '(^|[/\\\\])\\.\\.([/\\\\]|$)|^[A-Za-z]:[/\\\\]')
           THEN 'image_outside_folder'
         ELSE 'no_image' END AS reason
-    FROM pictured""")
+    FROM located""")
   # A later event of the same user and item is not another choice.
   db.execute("""
     CREATE OR REPLACE TABLE events AS

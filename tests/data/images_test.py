@@ -1,4 +1,4 @@
-"""One form for every picture, and a reason for each that has none."""
+"""One form for every image, and a reason for each that has none."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ def _encoded(image, kind="PNG", **kwargs):
 
 
 def _near(image, colour):
-  """Says whether a picture is of one colour, but for what JPEG changes."""
+  """Returns whether an image is of one colour, but for what JPEG changes."""
   return np.abs(np.asarray(image, int) - np.asarray(colour)).max() <= 3
 
 
@@ -134,7 +134,7 @@ def test_turned_as_exif_says():
     assert result.size == expected.size
     difference = np.asarray(result, int) - np.asarray(expected, int)
     assert np.abs(difference).mean() < 2
-  # Damaged, but the picture is not.
+  # Damaged, but the image is not.
   assert _encoded(image, exif=b"Exif\0\0II*\0\xff\xff\xff\xff").size == (64, 48)
 
 

@@ -9,8 +9,8 @@ def test_a_sheet_has_room_for_long_titles_and_many_images():
   images = [np.full((20, 20, 3), 10 * i, np.uint8) for i in range(9)]
   titles = ["", "w" * 200, "a b\nc", "many words " * 20, *"efghi"]
   sheet = contact_sheet(
-    "draw " * 90,
-    [Section("history", images, titles), Section("drawn", images, titles)],
+    "generate " * 60,
+    [Section("history", images, titles), Section("generated", images, titles)],
   )
   width, height = sheet.size
   assert width == 8 * (160 + 10) + 10

@@ -170,7 +170,7 @@ WRITERS = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def image_folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp("raw") / "images"
   return folder, dirty.write_images(folder)
 
@@ -194,11 +194,11 @@ def _make(raw, work, processes=1, **kwargs):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_raw_row_is_in_its_bucket(name, pictures, tmp_path):
+def test_every_raw_row_is_in_its_bucket(name, image_folder, tmp_path):
   raw_folder = tmp_path / "raw"
   raw_folder.mkdir()
   tables, rows, bad = WRITERS[name](raw_folder)
-  folder, bad_files = pictures
+  folder, bad_files = image_folder
   raw = raw_data.Raw(*tables, folder)
   work = _make(raw, tmp_path / "work")
   report, kept = work.report, dirty.kept(rows)
@@ -259,10 +259,10 @@ def test_every_raw_row_is_in_its_bucket(name, pictures, tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_images_are_stored_as_documented(pictures, tmp_path):
+def test_images_are_stored_as_documented(image_folder, tmp_path):
   (tmp_path / "raw").mkdir()
   tables, *_ = _microlens(tmp_path / "raw")
-  work = _make(raw_data.Raw(*tables, pictures[0]), tmp_path / "work")
+  work = _make(raw_data.Raw(*tables, image_folder[0]), tmp_path / "work")
   found = {item.id: Image.open(io.BytesIO(item.image)) for item in work.items()}
   assert {(i.format, i.mode) for i in found.values()} == {("JPEG", "RGB")}
   sizes = {item: image.size for item, image in found.items()}
@@ -272,10 +272,10 @@ def test_images_are_stored_as_documented(pictures, tmp_path):
   assert sizes == dict.fromkeys(dirty.GOOD, (40, 30)) | tall
 
 
-def test_a_stopped_import_goes_on(pictures, tmp_path, monkeypatch):
+def test_a_stopped_import_goes_on(image_folder, tmp_path, monkeypatch):
   (tmp_path / "raw").mkdir()
   tables, *_ = _movielens_csv(tmp_path / "raw")
-  raw = raw_data.Raw(*tables, pictures[0])
+  raw = raw_data.Raw(*tables, image_folder[0])
   monkeypatch.setattr(image_store, "CHUNK", 4)
   whole = _make(raw, tmp_path / "whole")
 
@@ -308,8 +308,8 @@ def test_a_stopped_import_goes_on(pictures, tmp_path, monkeypatch):
   assert next(again.items()).image != next(whole.items()).image
 
 
-def test_image_paths_that_leave_the_folder_are_counted(pictures, tmp_path):
-  root = pictures[0]
+def test_image_paths_that_leave_the_folder_are_counted(image_folder, tmp_path):
+  root = image_folder[0]
   paths = {
     "a": "g0.jpg",
     "b": "./more/0012345.png",
@@ -348,7 +348,7 @@ def test_image_paths_that_leave_the_folder_are_counted(pictures, tmp_path):
   )
 
 
-def test_an_image_list_names_the_files(pictures, tmp_path):
+def test_an_image_list_names_the_files(image_folder, tmp_path):
   (tmp_path / "raw").mkdir()
   tables, *_ = _microlens(tmp_path / "raw")
   log = tmp_path / "log.jsonl"
@@ -356,7 +356,7 @@ def test_an_image_list_names_the_files(pictures, tmp_path):
   dirty.write_jsonl(log, [{"id": i, "path": p} for i, p in files.items()])
   names = {"item": ("id",), "image": ("path",)}
   paths = open_table(log, names, required=tuple(names))
-  raw = raw_data.Raw(*tables, pictures[0], paths)
+  raw = raw_data.Raw(*tables, image_folder[0], paths)
   work = _make(raw, tmp_path / "work")
   assert work.item_ids() == ["g0", "g1"]
   assert work.report["images"]["kept"] == 1
@@ -364,10 +364,10 @@ def test_an_image_list_names_the_files(pictures, tmp_path):
   assert first.image == second.image
 
 
-def test_nothing_left_is_an_error_with_the_reasons(pictures, tmp_path):
+def test_nothing_left_is_an_error_with_the_reasons(image_folder, tmp_path):
   (tmp_path / "raw").mkdir()
   tables, *_ = _microlens(tmp_path / "raw")
-  raw = raw_data.Raw(*tables, pictures[0])
+  raw = raw_data.Raw(*tables, image_folder[0])
   with pytest.raises(UserError, match=r"(?s)nothing is left.*k_core: "):
     _make(raw, tmp_path / "work", k_core=9)
 
@@ -375,18 +375,18 @@ def test_nothing_left_is_an_error_with_the_reasons(pictures, tmp_path):
 MOVIES = pathlib.Path(__file__).parents[3] / "shared/data/ml-latest-small"
 
 
-@pytest.mark.skipif(not MOVIES.is_dir(), reason="MovieLens is not at hand")
+@pytest.mark.skipif(not MOVIES.is_dir(), reason="MovieLens is not there")
 def test_movielens_counts_are_those_of_plain_python(tmp_path):
   folder = tmp_path / "images"
   folder.mkdir()
   Image.new("RGB", (8, 12), "teal").save(tmp_path / "poster.jpg")
   with (MOVIES / "movies.csv").open(newline="") as file:
     titles = {row["movieId"]: row["title"] for row in csv.DictReader(file)}
-  pictured = [item for n, item in enumerate(titles) if n % 10]
-  for item in pictured:
+  with_image = [item for n, item in enumerate(titles) if n % 10]
+  for item in with_image:
     (folder / f"{item}.jpg").hardlink_to(tmp_path / "poster.jpg")
-  (folder / f"{pictured[0]}.jpg").unlink()
-  (folder / f"{pictured[0]}.jpg").write_bytes(b"")
+  (folder / f"{with_image[0]}.jpg").unlink()
+  (folder / f"{with_image[0]}.jpg").write_bytes(b"")
 
   with (MOVIES / "ratings.csv").open(newline="") as file:
     rows = list(csv.DictReader(file))
@@ -396,8 +396,8 @@ def test_movielens_counts_are_those_of_plain_python(tmp_path):
     pair, time = (row["userId"], row["movieId"]), int(row["timestamp"])
     events[pair] = min(time, events.get(pair, time))
   single = len(events)
-  usable = set(pictured[1:])
-  bad = sum(item == pictured[0] for _, item in events)
+  usable = set(with_image[1:])
+  bad = sum(item == with_image[0] for _, item in events)
   events = {pair: t for pair, t in events.items() if pair[1] in usable}
   with_image = len(events)
   while True:

@@ -29,7 +29,7 @@ def _write(path, header, rows):
   path.write_text("\n".join(lines) + "\n")
 
 
-def _picture(path, size=(9, 9), colour="red"):
+def _write_image(path, size=(9, 9), colour="red"):
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.new("RGB", size, colour).save(path)
 
@@ -63,7 +63,7 @@ def _movies(tmp_path, names):
   _write(tmp_path / "movies.csv", ("movieId", "title", "genres"), titles)
   _write(tmp_path / "links.csv", ("movieId", "imdbId", "tmdbId"), FILMS)
   for name in names:
-    _picture(tmp_path / f"images/{name}.png")
+    _write_image(tmp_path / f"images/{name}.png")
   return raw_data.Raw(
     *movielens.tables(tmp_path),
     tmp_path / "images",
@@ -125,7 +125,9 @@ def test_most_files_match_no_item(name, words, tmp_path):
   rows = [("u", f"{n}a", SECOND + n) for n in range(1, 9)]
   raw = _generic(tmp_path, rows, [(i, f"Title {i}") for _, i, _ in rows])
   for place, (_, item, _) in enumerate(rows):
-    _picture(tmp_path / f"images/{name.format(item) if place else item}.png")
+    _write_image(
+      tmp_path / f"images/{name.format(item) if place else item}.png"
+    )
   report = _make(raw, tmp_path / "work").report
   if not words:
     assert report["warnings"] == []
@@ -142,7 +144,7 @@ def test_most_listed_paths_are_not_in_the_folder(tmp_path):
   titles = [(n, f"Title {n}", f"x/{n}.png" if n else "0.png") for n in range(4)]
   raw = _generic(tmp_path, rows, titles, NAMES | {"image": "image"})
   for n in range(4):
-    _picture(tmp_path / f"images/{n}.png")
+    _write_image(tmp_path / f"images/{n}.png")
   report = _make(raw, tmp_path / "work").report
   (warning,) = report["warnings"]
   assert warning.startswith("3 of 4 image paths are not in")
@@ -166,7 +168,7 @@ def test_nothing_left_says_what_and_why(rows, titles, files, words, tmp_path):
   events = [(user, rows, SECOND) for user in "uv"]
   raw = _generic(tmp_path, events, [(titles, "Title")])
   if files:
-    _picture(tmp_path / f"images/{files}.png")
+    _write_image(tmp_path / f"images/{files}.png")
   with pytest.raises(UserError, match="nothing is left of") as error:
     _make(raw, tmp_path / "work", k_core=5)
   for word in words:
@@ -178,7 +180,7 @@ def test_nothing_left_of_paths_of_another_machine(tmp_path):
   titles = [(n, "Title", f"C:\\shop\\{n}.png") for n in range(3)]
   raw = _generic(tmp_path, events, titles, NAMES | {"image": "image"})
   for n in range(3):
-    _picture(tmp_path / f"images/{n}.png")
+    _write_image(tmp_path / f"images/{n}.png")
   with pytest.raises(UserError) as error:
     _make(raw, tmp_path / "work")
   text = str(error.value)
@@ -196,7 +198,7 @@ def test_nothing_left_of_paths_of_another_machine(tmp_path):
 def test_slashes_of_any_system(path, tmp_path):
   names = NAMES | {"image": "image"}
   raw = _generic(tmp_path, [("u", "i", SECOND)], [("i", "One", path)], names)
-  _picture(tmp_path / "images/sub/p 1.png")
+  _write_image(tmp_path / "images/sub/p 1.png")
   assert _make(raw, tmp_path / "work").report["images"]["kept"] == 1
 
 
@@ -205,8 +207,8 @@ def test_a_backslash_may_be_a_letter(tmp_path):
   titles = [("i", "One", "a\\b.png"), ("j", "Two", "a\\..\\..\\c.png")]
   rows = [("u", "i", SECOND), ("u", "j", SECOND)]
   raw = _generic(tmp_path, rows, titles, names)
-  _picture(tmp_path / "images" / "a\\b.png")
-  _picture(tmp_path / "c.png")
+  _write_image(tmp_path / "images" / "a\\b.png")
+  _write_image(tmp_path / "c.png")
   report = _make(raw, tmp_path / "work").report
   assert report["rows"]["dropped"] == {"image_outside_folder": 1}
 
@@ -218,15 +220,15 @@ def test_of_two_files_the_larger_image_is_used(tmp_path):
   rows = [("u", item, SECOND) for item in "abcd"]
   raw = _generic(tmp_path, rows, [(item, item) for item in "abcd"])
   folder = tmp_path / "images"
-  _picture(folder / "large/a.png", (30, 20))
-  _picture(folder / "big/a.png", (10, 10))  # earlier in the alphabet
+  _write_image(folder / "large/a.png", (30, 20))
+  _write_image(folder / "big/a.png", (10, 10))  # earlier in the alphabet
   (folder / "b.gif").write_bytes(b"")  # no image at all
-  _picture(folder / "b.png")
+  _write_image(folder / "b.png")
   # As many pixels: more bytes count.
-  _picture(folder / "c.bmp", (20, 20))
-  _picture(folder / "c.png", (20, 20))
+  _write_image(folder / "c.bmp", (20, 20))
+  _write_image(folder / "c.png", (20, 20))
   Image.new("RGB", (1, 3)).save(folder / "d.bmp")  # too small to be used
-  _picture(folder / "d.png", (9, 9))
+  _write_image(folder / "d.png", (9, 9))
   work = _make(raw, tmp_path / "work")
   report = work.report
   assert report["images"]["kept"] == 4
@@ -268,7 +270,7 @@ def test_malformed_rows_are_named_by_file_and_line(name, tmp_path):
   (tmp_path / name).write_text("\r\n".join(lines))
   (tmp_path / "movies.dat").write_text("i::One::x\nbad film\n")
   _write(tmp_path / "t.csv", ("item", "title"), [("i", "One"), ("bad", "x,y")])
-  _picture(tmp_path / "images/i.png")
+  _write_image(tmp_path / "images/i.png")
   if name == "ratings.dat":
     tables = movielens.tables(tmp_path)
     titles = ["line 2 of movies.dat: bad film"]
@@ -291,7 +293,7 @@ def test_rows_that_python_writes_and_json_does_not_know(tmp_path):
     '{"user": "v", "item": "i", "timestamp": 1, "votes": NaN}\n'
   )
   _write(tmp_path / "t.csv", ("item", "title"), [("i", "One")])
-  _picture(tmp_path / "images/i.png")
+  _write_image(tmp_path / "images/i.png")
   tables = generic.tables(tmp_path, "e.jsonl", "t.csv", NAMES)
   report = _make(
     raw_data.Raw(*tables, tmp_path / "images"), tmp_path / "w"
@@ -315,7 +317,7 @@ def test_times_that_mean_little_are_warned_of(times, words, tmp_path):
   rows = [("u", item, time) for item, time in zip("abc", times, strict=True)]
   raw = _generic(tmp_path, rows, [(item, item) for item in "abc"])
   for item in "abc":
-    _picture(tmp_path / f"images/{item}.png")
+    _write_image(tmp_path / f"images/{item}.png")
   report = _make(raw, tmp_path / "work").report
   assert len(report["warnings"]) == len(words)
   for word, warning in zip(words, report["warnings"], strict=True):
@@ -328,7 +330,7 @@ def test_times_that_mean_little_are_warned_of(times, words, tmp_path):
 
 def test_folders_that_cannot_be_listed_are_said_to_be_so(tmp_path, monkeypatch):
   raw = _generic(tmp_path, [("u", "i", SECOND)], [("i", "One")])
-  _picture(tmp_path / "images/i.png")
+  _write_image(tmp_path / "images/i.png")
   (tmp_path / "images/closed").mkdir()
   scan = os.scandir
 
