@@ -11,7 +11,7 @@ from genrec_jax import sampling
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.types import Prompt
-from genrec_jax.data import world
+from genrec_jax.data import world, world_users
 from genrec_jax.hf.load import load_clip, load_generator
 from genrec_jax.hf.locate import ASSETS
 from genrec_jax.sampling import Sampling
@@ -114,7 +114,7 @@ def test_the_base_draws_from_a_title_and_reads_an_image():
 def test_the_fine_tuned_model_draws_what_this_user_wants_now():
   loaded = load_generator("tiny_sft", dtype="float32")
   users = 96
-  events = world.simulate(users, 13, seed=99)
+  events = world_users.simulate(users, 13, seed=99)
   attrs = world.attributes(events.items[:, 7:12])
   rows = [
     loaded.processor.prompt_ids(

@@ -212,28 +212,3 @@ def _prompt_tokens(
       "which this model was made for; give a smaller one."
     )
   return tokens
-
-
-def window_info(
-  dataset: Dataset, windows: Windows, numbers: Sequence[int]
-) -> dict[str, Any]:
-  """Returns ids and titles of some windows; see `stream.EvalBatch.info`."""
-  names = ("user", "target", "history", "future", "titles", "history_titles")
-  info: dict[str, Any] = {name: [] for name in names}
-  wants = []
-  for number in numbers:
-    user, start, target, end = windows[number]
-    record = dataset.users[user]
-    history = records.to_history(record)
-    info["user"].append(history.user)
-    info["target"].append(history.items[target])
-    info["history"].append(list(history.items[start:target]))
-    info["future"].append(list(history.items[target:end]))
-    history_rows, future_rows = windows.item_rows(number)
-    info["titles"].append(dataset.index.title(future_rows[0]))
-    info["history_titles"].append(
-      [dataset.index.title(row) for row in history_rows]
-    )
-    if "wants" in record:  # of the synthetic world
-      wants.append(record["wants"][target])  # [3]
-  return info | ({"wants": np.stack(wants)} if wants else {})

@@ -7,7 +7,7 @@ and futures shorter than N and F are padded and masked.
 
 from collections.abc import Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import numpy as np
@@ -15,21 +15,11 @@ import numpy as np
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.data.examples import Examples, Processor, stack, window_info
+from genrec_jax.data.examples import Examples, Processor, stack
 from genrec_jax.data.windows import WindowSpec, find_windows
 
 _PREFETCH = 4  # batches
 _ROWS = 2**40  # of a stream: without end, for any run
-
-
-class EvalBatch(NamedTuple):
-  """A batch of evaluation windows, and ids and titles of its P users."""
-
-  batch: Batch
-  # 'user', 'target': P ids; 'history', 'future': P lists of ids; 'titles',
-  # 'history_titles': those of the target and of the history; 'wants' [P, 3] at
-  # the target, where the data set knows them.
-  info: dict[str, Any]
 
 
 def train_batches(
@@ -81,58 +71,6 @@ def train_batches(
   rows = np.arange(batch_size) if local_rows is None else np.asarray(local_rows)
   batches = numbers.map(functools.partial(_batch, examples, rows))
   return _Stream(batches, workers)
-
-
-def eval_batches(
-  dataset: Dataset,
-  processor: Processor,
-  clip_tokenizer: Any,
-  spec: WindowSpec,
-  *,
-  batch_size: int,
-  split: str = "test",
-  num_users: int | None = None,
-) -> Sequence[EvalBatch]:
-  """Returns the windows of an evaluation split, always in the same order.
-
-  Made when indexed; the last batch may have fewer rows than the others.
-
-  Args:
-    dataset: see `dataset.load`.
-    processor: of the generator.
-    clip_tokenizer: of the reward model, as in training.
-    spec: as in training.
-    batch_size: P.
-    split: 'validation' or 'test'.
-    num_users: at most so many, spread evenly over the split; None: all.
-
-  Raises:
-    UserError: the split has no windows.
-  """
-  windows = find_windows(dataset, split, spec)
-  if not len(windows):
-    least = spec.history_length + 2 if spec.whole_only else 3
-    raise UserError(
-      f"{dataset.path} has no {split} windows: expected users with at least"
-      f" {least} items. Prepare a data set with longer histories, or give"
-      " data.short_histories=pad."
-    )
-  examples = Examples(dataset, windows, processor, clip_tokenizer)
-  users = min(num_users or len(examples), len(examples))
-  # A split of evaluation has one window a user.
-  chosen = np.arange(users) * len(examples) // users  # [users]
-
-  def batch_of(numbers: list[int]) -> EvalBatch:
-    return EvalBatch(
-      stack([examples[number] for number in numbers]),
-      window_info(dataset, windows, numbers),
-    )
-
-  numbers = [
-    chosen[start : start + batch_size].tolist()
-    for start in range(0, users, batch_size)
-  ]
-  return grain.MapDataset.source(numbers).map(batch_of)
 
 
 class _Stream(grain.IterDataset):

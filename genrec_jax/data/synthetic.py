@@ -12,7 +12,14 @@ from PIL import Image
 import tensorflow_datasets as tfds
 
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.data import histories, records, tfds_writer, world
+from genrec_jax.data import (
+  histories,
+  records,
+  tfds_writer,
+  world,
+  world_users,
+)
+from genrec_jax.data.prepare import prepare
 from genrec_jax.runtime import distributed
 
 
@@ -77,11 +84,13 @@ class Synthetic(tfds_writer.Prepared, tfds.core.GeneratorBasedBuilder):
     return np.stack([wants[int(item)] for item in history.items])
 
   @functools.cached_property
-  def _simulated(self) -> tuple[list[str], world.Events]:
+  def _simulated(self) -> tuple[list[str], world_users.Events]:
     """Ids of the users, [U], and their events."""
     settings = self.settings
     number = settings["num_users"] + settings["held_out"]
-    events = world.simulate(number, settings["num_events"], settings["seed"])
+    events = world_users.simulate(
+      number, settings["num_events"], settings["seed"]
+    )
     return [f"u{row:06d}" for row in range(number)], events
 
 
@@ -115,7 +124,7 @@ def build(
     "future_horizon": future_horizon,
     "seed": seed,
   }
-  return tfds_writer.prepare(Synthetic, path, settings)
+  return prepare(Synthetic, path, settings)
 
 
 def open_or_build(

@@ -1,16 +1,12 @@
-"""A synthetic world with a known truth: item images, users with drifting wants.
+"""Items of the synthetic world, whose truth is known: attributes and images.
 
 An item is five attributes, rendered as a 32 x 32 image, with a title in words.
-A user wants one shape, one colour and one texture at a time, mostly gets them,
-and now and then changes their mind: the next item depends on the recent history
-more than on the average. `read` recognises the attributes in an image without
-any learned model, so it can judge generated images.
+`read` recognises the attributes in an image without any learned model, so it
+can judge generated images.
 """
 
 from collections.abc import Sequence
 import functools
-import itertools
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +32,11 @@ VERSION = 1  # raise it when the same arguments give other images or users
 PREFERRED = ("shape", "colour", "texture")  # what users have wants for
 IMAGE_SIZE = 32  # pixels a side
 
-_COUNTS = tuple(len(words) for words in ATTRIBUTES.values())
-NUM_ITEMS = int(np.prod(_COUNTS))
-# Columns of attributes, in and not in PREFERRED.
-_WANTED = [list(ATTRIBUTES).index(name) for name in PREFERRED]
-_FREE = [a for a in range(len(_COUNTS)) if a not in _WANTED]
+COUNTS = tuple(len(words) for words in ATTRIBUTES.values())  # values of each
+NUM_ITEMS = int(np.prod(COUNTS))
+# Columns of attributes, of those in PREFERRED and of the others.
+WANTED = [list(ATTRIBUTES).index(name) for name in PREFERRED]
+FREE = [a for a in range(len(COUNTS)) if a not in WANTED]
 
 # sRGB. Objects are saturated, backgrounds muted, the texture's second tone is
 # white, so no two of the three are near each other.
@@ -66,16 +62,6 @@ _WHITE = (255, 255, 255)
 _HALF_EXTENTS = (8, 11, 14)  # pixels from the centre to the bounding box
 _SUPERSAMPLE = 8  # points a pixel side; their mean is a smooth edge
 _CHUNK = 256  # images read at once; bounds memory
-_START = 1_600_000_000  # seconds; any day will do
-_TIE = 0.2  # share of neighbouring events with equal timestamps
-
-
-class Events(NamedTuple):
-  """Events of simulated users, and what they wanted at each."""
-
-  items: np.ndarray  # [U, E] int64 item indices
-  timestamps: np.ndarray  # [U, E] int64 seconds, never decreasing
-  wants: np.ndarray  # [U, E, 3] int64, in the order of PREFERRED
 
 
 def attributes(item_index: npt.ArrayLike) -> np.ndarray:
@@ -86,13 +72,13 @@ def attributes(item_index: npt.ArrayLike) -> np.ndarray:
       f"Item index {index.min()}..{index.max()} is outside the world: "
       f"expected 0..{NUM_ITEMS - 1}."
     )
-  return np.stack(np.unravel_index(index, _COUNTS), axis=-1)
+  return np.stack(np.unravel_index(index, COUNTS), axis=-1)
 
 
 def item_index(attrs: npt.ArrayLike) -> np.ndarray:
   """Returns the item index of attributes: [..., 5] int -> [...] int64."""
   columns = tuple(np.moveaxis(np.asarray(attrs), -1, 0))  # 5 of [...]
-  return np.asarray(np.ravel_multi_index(columns, _COUNTS))
+  return np.asarray(np.ravel_multi_index(columns, COUNTS))
 
 
 def title(attrs: Sequence[int] | np.ndarray) -> str:
@@ -142,85 +128,10 @@ def read(images: npt.ArrayLike) -> np.ndarray:
   return attributes(items)
 
 
-def simulate(
-  num_users: int,
-  num_events: int,
-  seed: int,
-  *,
-  fidelity: float = 0.9,
-  drift: float = 0.06,
-) -> Events:
-  """Simulates users; the same arguments give the same events.
-
-  Before each event each want switches to another value with probability
-  `drift`. Each preferred attribute of the event's item equals the want with
-  probability `fidelity`, else is uniform over the others; background and size
-  are uniform. No user gets an item twice: background and size are sampled
-  again, and a user who has had all that a want offers gets any unseen item.
-  """
-  if num_events > NUM_ITEMS:
-    raise ValueError(
-      f"num_events={num_events}: expected at most {NUM_ITEMS}, as no item comes"
-      " twice; give fewer."
-    )
-  rng = np.random.default_rng(seed)
-  counts = np.asarray([_COUNTS[a] for a in _WANTED])
-  current = rng.integers(counts, size=(num_users, len(counts)))  # [U, 3] wants
-  seen = np.zeros((num_users, NUM_ITEMS), bool)
-  items = np.zeros((num_users, num_events), np.int64)
-  wants = np.zeros((num_users, num_events, len(counts)), np.int64)
-  for event in range(num_events):
-    current = _switch(rng, current, counts, drift)
-    wants[:, event] = current
-    preferred = _switch(rng, current, counts, 1 - fidelity)  # [U, 3]
-    items[:, event] = _sample_unseen(rng, preferred, seen)
-    seen[np.arange(num_users), items[:, event]] = True
-  # Seconds between events, none where they are tied.
-  gaps = rng.integers(60, 86_400, size=(num_users, num_events))
-  gaps = np.where(rng.random(gaps.shape) < _TIE, 0, gaps)
-  return Events(items, _START + np.cumsum(gaps, axis=1), wants)
-
-
 def preference_match(attrs: npt.ArrayLike, wants: npt.ArrayLike) -> np.ndarray:
   """Returns the share of wants met: [..., 5], [..., 3] -> [...] float32."""
-  met = np.asarray(attrs)[..., _WANTED] == np.asarray(wants)
+  met = np.asarray(attrs)[..., WANTED] == np.asarray(wants)
   return met.mean(axis=-1, dtype=np.float32)
-
-
-def _switch(
-  rng: np.random.Generator,
-  values: np.ndarray,
-  counts: np.ndarray,
-  probability: float,
-) -> np.ndarray:
-  """Moves each value to another, uniformly, with the given probability."""
-  # Added to a value, 1 to count - 1 gives each other value once.
-  other = (values + 1 + rng.integers(counts - 1, size=values.shape)) % counts
-  return np.where(rng.random(values.shape) < probability, other, values)
-
-
-def _sample_unseen(
-  rng: np.random.Generator, preferred: np.ndarray, seen: np.ndarray
-) -> np.ndarray:
-  """Samples an item with the preferred attributes for each user: [U] int64.
-
-  Args:
-    rng: source of the other attributes.
-    preferred: attributes, [U, 3].
-    seen: items that a user has had, [U, items] bool.
-  """
-  attrs = np.zeros((len(preferred), len(_COUNTS)), np.int64)
-  attrs[:, _WANTED] = preferred
-  todo = np.arange(len(preferred))  # users who still need an item
-  for attempt in itertools.count():
-    # After so many attempts a user has most likely had all that it wants.
-    fresh = range(len(_COUNTS)) if attempt >= 200 else _FREE
-    for a in fresh:
-      attrs[todo, a] = rng.integers(_COUNTS[a], size=len(todo))
-    todo = todo[seen[todo, item_index(attrs[todo])]]
-    if not len(todo):
-      break
-  return item_index(attrs)
 
 
 @functools.cache

@@ -51,7 +51,7 @@ def prepare(
   """Reads evaluation batches into memory and embeds their targets once.
 
   Args:
-    batches: of `stream.eval_batches`.
+    batches: of `eval_batches.eval_batches`.
     embed_targets: see `Judge.embed_targets`.
     batch_size: P; no batch has more rows.
   """

@@ -8,8 +8,9 @@ import functools
 from typing import NamedTuple
 
 from genrec_jax.core.types import PyTree
-from genrec_jax.data import stream, synthetic
+from genrec_jax.data import synthetic
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.eval_batches import eval_batches
 from genrec_jax.data.windows import WindowSpec
 from genrec_jax.evals import compiled, held_out, lineage
 from genrec_jax.evals.catalogue import DatasetCatalogue
@@ -107,7 +108,7 @@ def _read_users(
   config, inputs: Inputs, judge: Judge, split: str, users: int
 ) -> list[HeldOutBatch]:
   """Returns the held-out users of a split, at most `users`, in memory."""
-  batches = stream.eval_batches(
+  batches = eval_batches(
     inputs.dataset,
     inputs.generator.processor,
     judge.tokenizer,

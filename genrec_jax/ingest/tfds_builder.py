@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from genrec_jax.data import index, records, tfds_writer
+from genrec_jax.data.prepare import prepare
 from genrec_jax.ingest import work_folder
 from genrec_jax.ingest.datasets import DATASETS
 from genrec_jax.ingest.work_folder import Work
@@ -60,14 +61,14 @@ def store(
   Args:
     dataset: one of `DATASETS`.
     work: the import.
-    path: the folder to be; see `tfds_writer.prepare`.
+    path: the folder to be; see `prepare.prepare`.
     finish: adds files, such as the report, before the folder gets its name.
     **beam: `beam_runner` and `beam_options` of `tfds.download.DownloadConfig`,
       to write the items' shards on Apache Beam. Its workers need the work
       folder and that of `path` under the same names.
 
   Raises:
-    UserError: see `tfds_writer.prepare`.
+    UserError: see `prepare.prepare`.
   """
 
   def complete(folder):
@@ -79,7 +80,7 @@ def store(
     finish(folder)
 
   builder = functools.partial(Imported, dataset=dataset, work=work)
-  return tfds_writer.prepare(
+  return prepare(
     builder,
     path,
     {"dataset": dataset, **work.settings},

@@ -8,6 +8,7 @@ from genrec_jax import testing
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import stream as stream_lib
 from genrec_jax.data import synthetic
+from genrec_jax.data.eval_batches import eval_batches
 from tests.data import tiny_data
 
 
@@ -50,7 +51,7 @@ def stream(dataset, processor, clip_tokenizer):
 @pytest.fixture
 def evaluation(dataset, processor, clip_tokenizer):
   def make(**kwargs):
-    return stream_lib.eval_batches(
+    return eval_batches(
       dataset,
       processor,
       clip_tokenizer,

@@ -10,6 +10,7 @@ from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import histories, images, world
 from genrec_jax.data import stream as stream_lib
 from genrec_jax.data import titles as titles_lib
+from genrec_jax.data.eval_batches import eval_batches
 from genrec_jax.hf.janus_processor import JanusProcessor
 from genrec_jax.hf.locate import ASSETS
 from genrec_jax.testing import BOI, IMAGE, IMAGE_TOKENS, INSTRUCTION, PAD
@@ -137,9 +138,7 @@ def test_starting_reads_no_record_and_few_titles(
   )
   counted = dataset_lib.Dataset("counted", Items(), dataset.users, {})
   counted.__dict__["index"] = known
-  batches = stream_lib.eval_batches(
-    counted, processor, clip_tokenizer, SPEC, batch_size=2
-  )
+  batches = eval_batches(counted, processor, clip_tokenizer, SPEC, batch_size=2)
   assert not read
   batch, info = batches[0]
   # Others are cut to its one token, so that no item is lost.
@@ -155,9 +154,7 @@ def test_a_broken_image_is_named(dataset, processor, clip_tokenizer):
   items = [dataset.items[row] for row in range(len(dataset.items))]
   items = [{**item, "image": item["image"][:60]} for item in items]
   broken = dataset_lib.Dataset("broken", items, dataset.users, {})
-  batches = stream_lib.eval_batches(
-    broken, processor, clip_tokenizer, SPEC, batch_size=1
-  )
+  batches = eval_batches(broken, processor, clip_tokenizer, SPEC, batch_size=1)
   with pytest.raises(UserError, match=r"image of item '\d{4}' cannot"):
     batches[0]
 
@@ -166,7 +163,7 @@ def test_page_long_titles_are_cut(dataset, processor, clip_tokenizer):
   items = [dataset.items[row] for row in range(len(dataset.items))]
   items[17] = {**items[17], "title": b"red circle " * 500}
   long = dataset_lib.Dataset("long", items, dataset.users, {})
-  batches = stream_lib.eval_batches(
+  batches = eval_batches(
     long,
     processor,
     clip_tokenizer,

@@ -4,7 +4,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from genrec_jax.data import records, synthetic, world
+from genrec_jax.data import records, synthetic, world, world_users
 
 SMALL = {
   "num_users": 30,
@@ -25,7 +25,7 @@ def test_items_are_renders_with_titles(dataset):
 
 
 def test_users_are_the_simulated_ones(dataset):
-  events = world.simulate(40, 12, seed=0)
+  events = world_users.simulate(40, 12, seed=0)
   assert len(dataset.users) == 40
   for row in range(40):
     record = dataset.users[row]

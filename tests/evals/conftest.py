@@ -11,7 +11,7 @@ import pytest
 
 from genrec_jax import testing
 from genrec_jax.core.types import Batch, Prompt
-from genrec_jax.data import world
+from genrec_jax.data import world, world_users
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.evals.held_out import prepare
 from genrec_jax.evals.judge import Judge
@@ -25,7 +25,7 @@ USERS, SIZE, HISTORY, FUTURE, SAMPLES, WIDTH = 10, 4, 5, 3, 4, 16
 
 def _batches(known):
   """Yields (batch, info) of 10 users in batches of 4, 4 and 2."""
-  events = world.simulate(USERS, HISTORY + FUTURE, seed=3)
+  events = world_users.simulate(USERS, HISTORY + FUTURE, seed=3)
   attrs = world.attributes(events.items)
   images = world.render(attrs)
   for start in range(0, USERS, SIZE):
