@@ -13,7 +13,14 @@ from absl import app, flags
 import jax
 
 from genrec_jax.config import TASKS, check, complete, flag
-from genrec_jax.runtime import cli, distributed, launch, path_flags, workdir
+from genrec_jax.runtime import (
+  cli,
+  distributed,
+  launch,
+  path_flags,
+  workdir,
+  workdir_lock,
+)
 
 _CONFIG = flag.define()
 _WORKDIR = path_flags.path_flag(
@@ -47,7 +54,7 @@ def main(_: list[str]) -> None:
     complete.make_absolute(config)
     # Before anything is loaded: a 7B model takes minutes.
     workdir.check(config.workdir, config.to_json())
-    with workdir.locked(config.workdir):
+    with workdir_lock.locked(config.workdir):
       complete.add_fingerprints(config)
       # Again, with hashes: the same path may hold another model by now.
       workdir.check(config.workdir, config.to_json())

@@ -28,6 +28,7 @@ from genrec_jax.runtime import (
   cli,
   distributed,
   launch,
+  liveness,
   metric_writer,
 )
 from tests.train import toy
@@ -317,7 +318,7 @@ def _raise(error, **_):
   raise error
 
 
-SECRET = bytes(range(launch._SECRET_BYTES))
+SECRET = bytes(range(liveness._SECRET_BYTES))
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_only_processes_of_the_run_are_missed(said, missed):
   theirs.sendall(said)
   theirs.close()
   found = []
-  launch._watch_peer(ours, SECRET, 4, found.append)
+  liveness._watch_peer(ours, SECRET, 4, found.append)
   assert found == missed
 
 

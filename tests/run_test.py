@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.data import synthetic
-from genrec_jax.runtime import checkpoint
+from genrec_jax.runtime import checkpoint, workdir_lock
 from genrec_jax.runtime import workdir as workdir_lib
 from tests.hf import tiny_janus
 
@@ -204,7 +204,7 @@ def test_a_run_is_prolonged_on_data_that_moved_but_not_on_other(folder, sft):
 
 def test_a_second_run_in_a_workdir_is_refused(folder, sft):
   del sft
-  with workdir_lib.locked(str(folder / "sft")):
+  with workdir_lock.locked(str(folder / "sft")):
     output = finish(command(folder, "sft", "sft", *SFT_DATA), status=1)
   (error,) = [line for line in output.splitlines() if line[:6] == "error:"]
   assert f"{folder / 'sft'} is in use by another run (process" in error

@@ -10,7 +10,7 @@ from typing import Any
 
 from genrec_jax.config.flag import FOLDERS
 from genrec_jax.core.tree import flatten
-from genrec_jax.runtime import distributed, workdir
+from genrec_jax.runtime import distributed, inheritance, run_config, workdir
 
 
 def inherit_data(config: Any, given: set[str]) -> None:
@@ -21,9 +21,9 @@ def inherit_data(config: Any, given: set[str]) -> None:
 
   Args:
     config: of the run; changed in place.
-    given: the keys that the command line sets; see `workdir.inherited_data`.
+    given: the keys that the command line sets; see `inheritance`.
   """
-  taken, source = workdir.inherited_data(
+  taken, source = inheritance.inherited_data(
     config.to_dict(), given, config.workdir
   )
   config.data.update(taken)
@@ -36,7 +36,7 @@ def inherit_data(config: Any, given: set[str]) -> None:
     distributed.say(f"as {source} was trained: {', '.join(values)}")
   others = [
     f"data.{key} was {theirs[key]!r}, is {config.data[key]!r}"
-    for key in workdir.PROMPT_KEYS
+    for key in inheritance.PROMPT_KEYS
     if key in theirs and theirs[key] != config.data[key]
   ]
   if others and config.task != "evaluate":
@@ -72,9 +72,11 @@ def add_fingerprints(config: Any) -> None:
   from genrec_jax.hf import workdir_model
 
   fingerprints = {
-    workdir.DATA_FINGERPRINT: dataset.fingerprint(config.data.path),
-    workdir.FINGERPRINT: workdir_model.fingerprint(config.model.checkpoint),
-    workdir.CLIP_FINGERPRINT: workdir_model.fingerprint(config.clip.checkpoint),
+    run_config.DATA_FINGERPRINT: dataset.fingerprint(config.data.path),
+    run_config.FINGERPRINT: workdir_model.fingerprint(config.model.checkpoint),
+    run_config.CLIP_FINGERPRINT: workdir_model.fingerprint(
+      config.clip.checkpoint
+    ),
   }
   with config.unlocked():
     config.update_from_flattened_dict(fingerprints)

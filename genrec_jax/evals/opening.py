@@ -18,8 +18,7 @@ from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.judge import Judge
 from genrec_jax.hf import load
-from genrec_jax.runtime import distributed
-from genrec_jax.runtime import workdir as workdir_lib
+from genrec_jax.runtime import distributed, inheritance
 from genrec_jax.sampling import Sampling
 
 
@@ -42,7 +41,7 @@ def open_inputs(config) -> Inputs:
   # First, as it takes least to open and is most often mistyped.
   dataset = synthetic.open_or_build(
     config.data.path,
-    **{name: config.data[name] for name in workdir_lib.WORLD_KEYS},
+    **{name: config.data[name] for name in inheritance.WORLD_KEYS},
   )
   warnings = lineage.warnings(
     config.model.checkpoint, config.clip.checkpoint, dataset

@@ -12,7 +12,7 @@ from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.evals import calibration, lineage, opening, results
 from genrec_jax.evals.judge import Judge
-from genrec_jax.runtime import distributed
+from genrec_jax.runtime import distributed, inheritance
 from genrec_jax.runtime import workdir as workdir_lib
 from genrec_jax.sampling import Sampling
 
@@ -79,10 +79,10 @@ def _check_data(config: Any) -> None:
   if not os.path.exists(os.path.join(path, workdir_lib.CONFIG)):
     return
   theirs = workdir_lib.read_config(path).get("data", {})  # of the training
-  keys = list(workdir_lib.PROMPT_KEYS)
+  keys = list(inheritance.PROMPT_KEYS)
   # Of another data set, the world's keys say nothing.
   if theirs.get("path") == config.data.path:
-    keys += workdir_lib.WORLD_KEYS
+    keys += inheritance.WORLD_KEYS
   problems = [
     f"data.{key}: {theirs[key]!r} there, {config.data[key]!r} now"
     for key in keys

@@ -8,7 +8,7 @@ from typing import Any
 from genrec_jax.core import tree
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import locate, safetensors_io
-from genrec_jax.runtime import checkpoint, workdir
+from genrec_jax.runtime import checkpoint, run_config, workdir
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
@@ -47,12 +47,12 @@ def base_of(folder: Path) -> str:
 def check_base(folder: Path) -> None:
   """Refuses a workdir whose base has other weights than it was trained from."""
   config = tree.flatten(workdir.read_config(str(folder)), sep=".")
-  then = config.get(workdir.FINGERPRINT)
+  then = config.get(run_config.FINGERPRINT)
   now = then and fingerprint(base_of(folder))
   if then != now:
     raise UserError(
       f"{folder} was trained from {base_of(folder)} when that had other weights"
-      f" ({workdir.FINGERPRINT} {then} then, {now} now): put those back, or"
+      f" ({run_config.FINGERPRINT} {then} then, {now} now): put those back, or"
       " train again"
     )
 

@@ -1,52 +1,28 @@
-"""How the processes of a run start, and end, together.
+"""Start and end of a run of several processes.
 
-What fails in one of them ends the others too, with its message: left alone they
-would wait for it for ever.
+A process that fails ends the others; see `runtime.liveness`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import glob
 import importlib.util
 import os
 import re
-import secrets
 import signal
-import socket
-import sys
-import threading
-import time
-import traceback
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 from jax._src import distributed as jax_distributed  # no public key-value store
 
 from genrec_jax.core.errors import UserError, one_line
-from genrec_jax.runtime.distributed import (
-  RESUME,
-  index,
-  is_first,
-  is_single_process,
-)
+from genrec_jax.runtime import liveness
+from genrec_jax.runtime.distributed import is_single_process
+from genrec_jax.runtime.liveness import START_SECONDS
 
 # How long a machine may be silent until the others give it up, as JAX does by
 # default. A process that ends, in whatever way, is missed at once.
 HEARTBEAT_SECONDS = 100
-# How long processes wait for the last one to start.
-START_SECONDS = 300
-
-_FAILED, _PORT = "genrec_jax/failed", "genrec_jax/port"
-_WATCH_MS = 24 * 3600 * 1000
-_CONNECT_SECONDS = 10
-_SECRET_BYTES = 16
-_FIRST_KILLED = "process 0 was killed"
-# How long the process that passes messages on outlives what it passes on.
-_LINGER_SECONDS = 3
-# How the loss of another process reads, from gloo, NCCL or JAX's coordinator.
-_LOST = re.compile(
-  "gloo|nccl|connection|heartbeat|coordination|unavailable|peer", re.IGNORECASE
-)
 
 
 class Address(NamedTuple):
@@ -136,9 +112,7 @@ def start(spec: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
       " it is with --distributed=HOST:PORT,NUM,ID, or run one process alone"
       " with --distributed=off"
     ) from error
-  _in_background(_watch)
-  if jax.process_count() > 1:
-    _open_liveness_sockets()
+  liveness.watch()
 
 
 @contextlib.contextmanager
@@ -154,8 +128,8 @@ def joined(spec: str) -> Iterator[None]:
   except BaseException as error:
     if is_single_process():
       raise
-    _fail(error)
-  _leaving.set()
+    liveness.fail(error)
+  liveness.leave()
   jax.distributed.shutdown()
 
 
@@ -178,157 +152,6 @@ def deferring_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-_leaving = threading.Event()
-_ending = threading.Lock()
-
-
-def _client() -> Any:
-  return jax_distributed.global_state.client
-
-
 def _on_tpu_vm() -> bool:
   chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
   return bool(chips) and importlib.util.find_spec("libtpu") is not None
-
-
-def _in_background(function: Callable[..., None], *args: Any) -> None:
-  threading.Thread(target=function, args=args, daemon=True).start()
-
-
-def _watch() -> None:
-  """Ends this process when another says that it failed, or is lost."""
-  client = _client()
-  while not _leaving.is_set():
-    try:
-      message = client.blocking_key_value_get(_FAILED, _WATCH_MS)
-      if _leaving.is_set():
-        return
-      _end(message)
-    except jax.errors.JaxRuntimeError as error:
-      if "DEADLINE_EXCEEDED" in str(error):
-        continue
-      if not _leaving.is_set():
-        closed = "Socket closed" in str(error)
-        _end(_peer_lost_message(_FIRST_KILLED if closed else one_line(error)))
-      return
-
-
-def _open_liveness_sockets() -> None:
-  """Detects a dead peer at once: its TCP connection closes with it.
-
-  JAX would notice after `HEARTBEAT_SECONDS` of silence. Each process holds one
-  connection to process 0 and shows a secret that only joined processes know.
-  Where a firewall forbids the connection, JAX's heartbeat remains.
-  """
-  client = _client()
-  if is_first():
-    server = socket.create_server(("", 0), backlog=jax.process_count())
-    secret = secrets.token_bytes(_SECRET_BYTES)
-    port = server.getsockname()[1]
-    client.key_value_set(_PORT, f"{port} {secret.hex()}")
-    _in_background(
-      _accept, server, secret, jax.process_count(), _report_dead_peer
-    )
-    return
-  found = client.blocking_key_value_get(_PORT, 1000 * START_SECONDS)
-  port, secret = found.split()
-  address = jax_distributed.global_state.coordinator_address
-  assert address is not None  # set by `jax.distributed.initialize`
-  host = address.rsplit(":", 1)[0]
-  with contextlib.suppress(OSError):
-    peer = socket.create_connection(
-      (host.strip("[]"), int(port)), _CONNECT_SECONDS
-    )
-    peer.settimeout(None)
-    peer.sendall(bytes.fromhex(secret) + index().to_bytes(4, "big"))
-    _in_background(_watch_first, peer)
-
-
-def _accept(
-  server: socket.socket,
-  secret: bytes,
-  count: int,
-  report_dead: Callable[[int], None],
-) -> None:
-  while True:
-    try:
-      peer, _ = server.accept()
-    except OSError:  # too many connections: closing would end all processes
-      time.sleep(1)
-    else:
-      _in_background(_watch_peer, peer, secret, count, report_dead)
-
-
-def _watch_peer(
-  peer: socket.socket,
-  secret: bytes,
-  count: int,
-  report_dead: Callable[[int], None],
-) -> None:
-  """Calls `report_dead` with a peer's index when its connection closes."""
-  with peer, contextlib.suppress(OSError):
-    peer.settimeout(START_SECONDS)
-    greeting = peer.makefile("rb").read(len(secret) + 4)
-    who = int.from_bytes(greeting[-4:], "big")
-    known = secrets.compare_digest(greeting[:-4], secret)
-    if not known or not 0 < who < count:
-      return  # no process of this run: a port scanner, for example
-    peer.settimeout(None)
-    with contextlib.suppress(OSError):  # reset, as good as closed
-      peer.recv(1)
-    report_dead(who)
-
-
-def _report_dead_peer(who: int) -> None:
-  """Reports to the other processes that one was killed."""
-  if not _leaving.is_set():
-    _publish_failure(_peer_lost_message(f"process {who} was killed"))
-
-
-def _watch_first(peer: socket.socket) -> None:
-  """Ends this process when its connection to process 0 closes."""
-  with peer, contextlib.suppress(OSError):
-    peer.recv(1)
-  if not _leaving.is_set():
-    _end(_peer_lost_message(_FIRST_KILLED))
-
-
-def _publish_failure(message: str) -> None:
-  with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
-    _client().key_value_set(_FAILED, message)
-
-
-def _fail(error: BaseException) -> NoReturn:
-  """Ends this process and those that would wait for it."""
-  if isinstance(error, UserError):
-    message = str(error)
-  elif isinstance(error, KeyboardInterrupt):
-    message = "interrupted"
-  elif isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(
-    str(error)
-  ):
-    time.sleep(_LINGER_SECONDS)  # if it is known why, `_watch` says so
-    message = _peer_lost_message(one_line(error))
-  else:
-    traceback.print_exception(error)
-    message = f"{type(error).__name__}: {one_line(error)}"
-  _leaving.set()
-  _publish_failure(f"process {index()} ended: {message}")
-  _end(message)
-
-
-def _end(message: str) -> NoReturn:
-  _ending.acquire()  # the first thread to come here says why
-  print(f"error: {message}", file=sys.stderr, flush=True)
-  sys.stdout.flush()
-  if is_first():
-    time.sleep(_LINGER_SECONDS)
-  # Leaving in any other way waits for processes that wait for this one.
-  os._exit(1)
-
-
-def _peer_lost_message(reason: str) -> str:
-  return (
-    f"another process of this run has ended ({reason}); its own output, or its"
-    f" machine, says why. When that is put right, {RESUME}"
-  )

@@ -11,8 +11,7 @@ from genrec_jax.core.types import TrainState
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import janus_config, workdir_model
 from genrec_jax.hf.rules import to_params
-from genrec_jax.runtime import checkpoint
-from genrec_jax.runtime import workdir as workdir_lib
+from genrec_jax.runtime import checkpoint, run_config
 from genrec_jax.testing import BOI, BOS, EOI, IMAGE, PAD, VOCABULARY
 from tests.hf import random_janus
 
@@ -131,7 +130,7 @@ def save_settings(folder, side=SIDE):
 
 def make_workdir(path, base, params):
   """Writes what a run leaves."""
-  section, key = workdir_lib.FINGERPRINT.split(".")
+  section, key = run_config.FINGERPRINT.split(".")
   config = {
     section: {"checkpoint": str(base), key: workdir_model.fingerprint(base)},
   }

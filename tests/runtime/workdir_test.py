@@ -1,12 +1,10 @@
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.runtime import workdir
+from genrec_jax.runtime import run_config, workdir
 
 
 def save(folder):
@@ -114,103 +112,6 @@ def test_paths_are_compared_where_no_hash_was_recorded(tmp_path):
   workdir.check(str(tmp_path), run_of(data={"path": "/b"}))
 
 
-HOLD = """
-import sys, time
-from genrec_jax.runtime import workdir
-with workdir.locked(sys.argv[1]):
-  print("held", flush=True)
-  time.sleep(600)
-"""
-
-
-def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
-  folder = str(tmp_path)
-  with subprocess.Popen(
-    [sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True
-  ) as other:
-    try:
-      assert other.stdout.readline() == "held\n"
-      with (
-        pytest.raises(UserError, match=f"in use by another.*{other.pid} on"),
-        workdir.locked(folder),
-      ):
-        pass
-    finally:
-      other.kill()
-  with workdir.locked(folder):
-    assert os.listdir(folder) == [".lock"]
-    with pytest.raises(UserError, match="in use"), workdir.locked(folder):
-      pass
-  assert os.listdir(folder) == []
-
-
-DATA = {
-  "path": "",
-  "history_length": 5,
-  "instruction": "draw",
-  "short_histories": "pad",
-  "num_users": 9,
-  "seed": 0,
-}
-
-
-def inherited(tmp_path, theirs, given=(), own=None, **ours):
-  """Returns what a run takes over from a checkpoint trained on `theirs`."""
-  for name, data in (("sft", theirs), ("own", own)):
-    if data is not None:
-      (tmp_path / name).mkdir(parents=True)
-      text = json.dumps({"data": DATA | data})
-      (tmp_path / name / "config.json").write_text(text)
-      save(tmp_path / name)
-  config = {
-    "model": {"checkpoint": str(tmp_path / "sft")},
-    "data": DATA | ours,
-  }
-  given = {f"data.{key}" for key in (*ours, *given)}
-  return workdir.inherited_data(config, given, str(tmp_path / "own"))
-
-
-def test_a_run_goes_on_with_the_data_of_its_checkpoint(tmp_path):
-  theirs = {"path": "/p", "history_length": 2, "num_users": 7}
-  assert inherited(tmp_path, theirs) == (
-    {"path": "/p", "history_length": 2, "num_users": 7},
-    str(tmp_path / "sft"),
-  )
-
-
-@pytest.mark.parametrize(
-  ("ours", "expected"),
-  [
-    ({"path": "/q"}, {"history_length": 2}),
-    ({"path": "synthetic"}, {"path": "", "history_length": 2}),
-    ({"history_length": 3}, {"path": "/p", "num_users": 7}),
-  ],
-)
-def test_the_command_line_says_otherwise(tmp_path, ours, expected):
-  theirs = {"path": "/p", "history_length": 2, "num_users": 7}
-  assert inherited(tmp_path, theirs, **ours)[0] == expected
-
-
-def test_the_world_of_a_checkpoint_is_found_again(tmp_path):
-  theirs = {"num_users": 7, "seed": 3}
-  assert inherited(tmp_path, theirs)[0] == theirs
-  ours = {"path": "synthetic"}
-  assert inherited(tmp_path / "x", theirs, **ours)[0] == theirs | {"path": ""}
-
-
-def test_a_run_begun_before_this_rule_goes_on_with_its_own(tmp_path):
-  # It was trained on the world, from a model that knew another data set.
-  assert inherited(tmp_path, {"path": "/p"}, own={"path": ""})[0] == {}
-
-
-def test_a_model_that_is_no_workdir_has_no_data(tmp_path):
-  (tmp_path / "sft").mkdir()
-  (tmp_path / "sft" / "config.json").write_text('{"model_type": "janus"}')
-  assert inherited(tmp_path, None) == ({}, "")
-  found = inherited(tmp_path, None, path="synthetic")
-  assert found == ({"path": ""}, "")
-
-
 @pytest.mark.parametrize("left", ["", "2.orbax-checkpoint-tmp-1"])
 def test_a_run_that_saved_nothing_makes_way(tmp_path, left):
   workdir.claim(str(tmp_path), '{"seed": 0}')
@@ -237,7 +138,7 @@ def test_another_config_is_refused_with_its_differing_keys(tmp_path):
 
 
 def test_weights_are_compared_where_both_are_known(tmp_path):
-  section, key = workdir.FINGERPRINT.split(".")
+  section, key = run_config.FINGERPRINT.split(".")
   workdir.claim(str(tmp_path), json.dumps({section: {key: "a", "x": 1}}))
   save(tmp_path)
   workdir.check(str(tmp_path), json.dumps({section: {"x": 1}}))
