@@ -24,13 +24,14 @@ from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import (
-  checkpoint,
   cli,
   distributed,
   launch,
   liveness,
   metric_writer,
 )
+from genrec_jax.runtime import saved_params as saved_params_lib
+from genrec_jax.runtime import workdir as workdir_lib
 from tests.train import toy
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -163,7 +164,7 @@ def test_stopped_killed_and_resumed_processes_end_as_one_alone(tmp_path, alone):
   started[1][0].send_signal(signal.SIGTERM)
   statuses, outputs = finish(started)
   assert statuses == [1, 1], outputs
-  saved = checkpoint.latest_step(str(workdir))
+  saved = workdir_lib.newest_step(str(workdir))
   assert 3 < saved < 12
   for found in errors(outputs):
     assert f"SIGTERM): step {saved} of 12 is saved" in found[0]
@@ -198,7 +199,7 @@ def test_stopped_killed_and_resumed_processes_end_as_one_alone(tmp_path, alone):
 
 def saved_params(workdir):
   return jax.tree.map(
-    lambda saved: saved[...], checkpoint.open_params(str(workdir))
+    lambda saved: saved[...], saved_params_lib.open_params(str(workdir))
   )
 
 

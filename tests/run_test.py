@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from genrec_jax.data import synthetic
-from genrec_jax.runtime import checkpoint, workdir_lock
 from genrec_jax.runtime import workdir as workdir_lib
+from genrec_jax.runtime import workdir_lock
 from tests.hf import tiny_janus
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -143,7 +143,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, rl):
   process.send_signal(signal.SIGKILL)
   process.wait()
   log.unlink()
-  begun = checkpoint.latest_step(str(killed))
+  begun = workdir_lib.newest_step(str(killed))
   assert begun in (2, 4)  # 4 if the save was quicker than the kill
   output = finish(command(folder, "rl", "killed", STEPS))
   assert f"resumed at step {begun} of 6" in output
@@ -199,7 +199,7 @@ def test_a_run_is_prolonged_on_data_that_moved_but_not_on_other(folder, sft):
   output = finish(command(folder, "sft", "longer", *moved))
   assert "train.steps: 4 there, 5 now" in output
   assert "resumed at step 4 of 5" in output
-  assert checkpoint.latest_step(str(folder / "longer")) == 5
+  assert workdir_lib.newest_step(str(folder / "longer")) == 5
 
 
 def test_a_second_run_in_a_workdir_is_refused(folder, sft):
@@ -225,6 +225,6 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_good(folder):
   assert "loss is nan at step 2" in error
   workdir = str(folder / "nan")
   assert f"the last good checkpoint is {workdir}/checkpoints/1" in error
-  assert checkpoint.latest_step(workdir) == 1
+  assert workdir_lib.newest_step(workdir) == 1
   for leaf in jax.tree.leaves(tiny_janus.read_params(workdir)):
     assert np.isfinite(leaf).all()

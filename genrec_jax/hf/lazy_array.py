@@ -19,7 +19,7 @@ CHUNK_BYTES = 2**20
 class LazyArray(Protocol):
   """A parameter whose shape is known and whose values are read when asked for.
 
-  `HFParam` reads HF tensors, `checkpoint.SavedParam` a checkpoint of ours, and
+  `HFParam` reads HF tensors, `SavedParam` a checkpoint of ours, and
   `lora_merge.LoRAParam` two others and their adapters.
   """
 

@@ -30,7 +30,7 @@ from genrec_jax.hf.rules import to_params
 from genrec_jax.hf.tokenizers import read_tokenizer
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
-from genrec_jax.runtime import checkpoint
+from genrec_jax.runtime import checkpoint, saved_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CheckpointHandle:
   family: Family
   shapes: PyTree  # of its parameters, float32
   stored: dict[str, HFParam]  # path -> its tensors in `source`
-  # path -> newer values than those, `checkpoint.SavedParam` or
+  # path -> newer values than those, `SavedParam` or
   # `lora_merge.LoRAParam`
   trained: dict[str, LazyArray]
 
@@ -236,7 +236,7 @@ def _everywhere(
 def _overlay(base: CheckpointHandle, folder: Path) -> CheckpointHandle:
   """Returns the base with a workdir's trained parameters in their places."""
   flat = tree.flatten(base.shapes)
-  saved = tree.flatten(checkpoint.open_params(str(folder)))
+  saved = tree.flatten(saved_params.open_params(str(folder)))
   new = lora_merge.merged(saved, {**base.stored, **base.trained})
   problems = [f"{name}: not in the base model" for name in new.keys() - flat]
   problems += [

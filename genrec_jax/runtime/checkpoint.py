@@ -11,10 +11,7 @@ save and restore together.
 
 from collections.abc import Callable, Iterator
 import contextlib
-import dataclasses
 import functools
-import gc
-import json
 import logging
 import os
 import re
@@ -22,22 +19,19 @@ import shutil
 import sys
 from typing import Any
 
-from etils import epath
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 
 from genrec_jax.core.errors import UserError, listed, one_line
-from genrec_jax.core.tree import diff, flatten, unflatten
+from genrec_jax.core.tree import diff
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.runtime import distributed
 from genrec_jax.runtime import workdir as workdir_lib
+from genrec_jax.runtime.checkpoint_damage import reading
 
 FOLDER = workdir_lib.CHECKPOINTS
 # What is written, compressed and read as one; a reader needs no more memory.
 CHUNK_BYTES = 2**26
-_ARRAYS = ("params", "optimizer")  # items that TensorStore holds
 _DISK_FULL = re.compile(
   "RESOURCE_EXHAUSTED|No space left|quota exceeded", re.IGNORECASE
 )
@@ -206,78 +200,11 @@ def restore(
     iterator.set_state(restored["data"])
     return TrainState(params=restored["params"], **restored["optimizer"])
 
-  problems = _read(folder, compare)
+  problems = reading(folder, compare)
   if problems:
     raise UserError(listed(f"checkpoint {folder} does not fit:", problems))
   jax.tree.map(lambda array: array.delete(), state)
-  return _read(folder, read)
-
-
-def _read(folder: str, function: Callable[[], Any]) -> Any:
-  """Returns `function()`, which reads a checkpoint `checkpoints/<step>`.
-
-  Raises:
-    UserError: it is damaged, which raises errors of many kinds.
-  """
-  try:
-    return function()
-  except (UserError, MemoryError, jax.errors.JaxRuntimeError):
-    raise  # the latter is of devices, such as their memory
-  except Exception as error:
-    why = one_line(error)
-  # Orbax leaves coroutines, each of which would complain when it is let go.
-  hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
-  gc.collect()
-  sys.unraisablehook = hook
-  raise UserError(_damaged(folder, _unreadable(folder) or why))
-
-
-def _damaged(folder: str, why: str) -> str:
-  """Says what to do about a damaged checkpoint `checkpoints/<step>`."""
-  parent, newest = os.path.split(folder)
-  for step in sorted(ocp.utils.checkpoint_steps(parent), reverse=True):
-    if step < int(newest) and not _unreadable(os.path.join(parent, str(step))):
-      return (
-        f"checkpoint {folder} is damaged ({why}): remove that folder, and the"
-        f" same command uses {parent}/{step}, the last whole one"
-      )
-  return (
-    f"checkpoint {folder} is damaged ({why}), and there is no whole one before"
-    " it: put back a copy of it, or train again in another workdir"
-  )
-
-
-def _unreadable(folder: str) -> str:
-  """Reads all of a checkpoint; returns what cannot be read, '' if nothing."""
-  try:
-    for item in _ARRAYS:
-      for name in ("_METADATA", "manifest.ocdbt"):
-        path = os.path.join(folder, item, name)
-        if not os.path.getsize(path):
-          return f"{item}/{name} is empty"
-      base = {"driver": "file", "path": f"{os.path.join(folder, item)}/"}
-      spec = {"driver": "ocdbt", "base": base}
-      store = tensorstore.KvStore.open(spec).result()
-      for key in store.list().result():
-        # Of a file that is gone TensorStore returns no bytes and no error.
-        if not store.read(key).result().value:
-          return f"{item}: the file that holds {key.decode()} is missing"
-    with open(os.path.join(folder, "data", "metadata")) as file:
-      json.load(file)
-  except OSError as error:
-    where = os.path.relpath(error.filename or folder, folder)
-    return f"{where}: {error.strerror or error}"
-  except ValueError as error:  # of TensorStore and of JSON
-    return one_line(error)
-  return ""
-
-
-def latest_step(workdir: str) -> int | None:
-  """Returns the newest whole checkpoint's step, None if there is none."""
-  folder = os.path.join(workdir, FOLDER)
-  if not os.path.isdir(folder):
-    return None
-  return max(ocp.utils.checkpoint_steps(folder), default=None)
+  return reading(folder, read)
 
 
 def saved_step(workdir: str) -> int:
@@ -286,86 +213,13 @@ def saved_step(workdir: str) -> int:
   Raises:
     UserError: there is none.
   """
-  step = latest_step(workdir)
+  step = workdir_lib.newest_step(workdir)
   if step is None:
     raise UserError(
       f"{workdir} holds no checkpoint: expected {FOLDER}/<step>; train there"
       " until the first is saved"
     )
   return step
-
-
-@dataclasses.dataclass(frozen=True)
-class SavedParam:
-  """A parameter in a checkpoint; `saved[index]` reads a slice as numpy."""
-
-  folder: str
-  name: str
-  shape: tuple[int, ...]
-  dtype: np.dtype
-
-  def __getitem__(self, index: Any) -> np.ndarray:
-    """Reads a slice and, of the rest, what shares its chunks."""
-    # Orbax itself restores whole arrays and holds a shard and more of it on
-    # the host; its format is one that TensorStore reads.
-    spec = {
-      "driver": "zarr",
-      "kvstore": {
-        "driver": "ocdbt",
-        "base": {"driver": "file", "path": f"{self.folder}/"},
-        "path": f"{self.name}/",
-      },
-    }
-    context = _context()
-
-    def read():
-      array = tensorstore.open(spec, open=True, read=True, context=context)
-      return array.result()[index].read().result()
-
-    return _read(os.path.dirname(self.folder), read)
-
-  def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
-    """Reads a slice as another type."""
-    return np.asarray(self[index], dtype)
-
-
-@functools.cache
-def _context() -> tensorstore.Context:
-  # Slices of one chunk are asked for one after another.
-  return tensorstore.Context(
-    {"cache_pool": {"total_bytes_limit": 2 * CHUNK_BYTES}}
-  )
-
-
-def open_params(workdir: str, step: int | None = None) -> dict[str, Any]:
-  """Opens the trained parameters of a workdir's checkpoint, the newest.
-
-  Returns:
-    A nested dict of `SavedParam`: the trainable parameters only, to lay over
-    those of `config.json`'s base model.
-
-  Raises:
-    UserError: the workdir has no whole checkpoint.
-  """
-  step = saved_step(workdir) if step is None else step
-  folder = os.path.join(os.path.abspath(workdir), FOLDER, str(step), "params")
-  found = _read(
-    os.path.dirname(folder),
-    lambda: flatten(
-      ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
-    ),
-  )
-  return unflatten(
-    {
-      path: SavedParam(
-        folder,
-        path.replace("/", "."),
-        tuple(leaf.shape),
-        np.dtype(leaf.dtype),
-      )
-      for path, leaf in found.items()
-    }
-  )
 
 
 def _optimizer(state: TrainState) -> dict[str, PyTree]:

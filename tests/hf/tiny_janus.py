@@ -11,7 +11,7 @@ from genrec_jax.core.types import TrainState
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import janus_config, workdir_model
 from genrec_jax.hf.rules import to_params
-from genrec_jax.runtime import checkpoint, run_config
+from genrec_jax.runtime import checkpoint, run_config, saved_params
 from genrec_jax.testing import BOI, BOS, EOI, IMAGE, PAD, VOCABULARY
 from tests.hf import random_janus
 
@@ -86,7 +86,7 @@ def ours_of(theirs):
 
 def read_params(workdir, step=None):
   """Returns a workdir's trained parameters as numpy arrays."""
-  saved = checkpoint.open_params(workdir, step)
+  saved = saved_params.open_params(workdir, step)
   return jax.tree.map(lambda leaf: leaf[...], saved)
 
 

@@ -12,7 +12,8 @@ from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import TrainState
-from genrec_jax.runtime import checkpoint
+from genrec_jax.runtime import checkpoint, saved_params
+from genrec_jax.runtime import workdir as workdir_lib
 
 
 def iterator():
@@ -68,7 +69,7 @@ def test_reads_trained_parameters_without_their_mesh_or_optimizer(
   )
   with checkpoint.open_manager(str(tmp_path), 1) as manager:
     checkpoint.save(manager, state, iterator())
-  params = checkpoint.open_params(str(tmp_path))
+  params = saved_params.open_params(str(tmp_path))
   assert params["b"].dtype == jnp.bfloat16
   np.testing.assert_array_equal(params["b"][...], np.full(3, 1.5))
   saved = params["a"]["kernel"]
@@ -80,13 +81,13 @@ def test_reads_trained_parameters_without_their_mesh_or_optimizer(
 
 
 def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path):
-  assert checkpoint.latest_step(str(tmp_path)) is None
+  assert workdir_lib.newest_step(str(tmp_path)) is None
   with checkpoint.open_manager(str(tmp_path), 1) as manager:
     state = make_state(0.0)
     assert checkpoint.restore(manager, state, iterator()) is None
   assert not state.params["b"].is_deleted()
   with pytest.raises(UserError, match="holds no checkpoint"):
-    checkpoint.open_params(str(tmp_path))
+    saved_params.open_params(str(tmp_path))
 
 
 def test_refuses_other_parameters_by_name(tmp_path):
@@ -175,7 +176,7 @@ def test_readers_name_a_damaged_checkpoint_too(two, tmp_path):
     # The one before is no better.
     DAMAGES[other](workdir / "checkpoints" / "7")
     with pytest.raises(UserError) as error:
-      checkpoint.open_params(str(workdir))["noise"].read(
+      saved_params.open_params(str(workdir))["noise"].read(
         (slice(None), slice(None)), np.float32
       )
     message = str(error.value)

@@ -18,7 +18,8 @@ import pytest
 
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core.errors import UserError
-from genrec_jax.runtime import checkpoint, launch, metric_writer
+from genrec_jax.runtime import launch, metric_writer
+from genrec_jax.runtime import workdir as workdir_lib
 from genrec_jax.train import loop
 from tests.hf import tiny_janus
 from tests.train import toy
@@ -121,7 +122,7 @@ def test_a_run_that_is_asked_to_stop_saves(
       toy.run(tmp_path, inputs)
   assert f"(SIGTERM): step {saved} of 12 is saved" in str(error.value)
   assert not finished
-  assert checkpoint.latest_step(str(tmp_path)) == saved
+  assert workdir_lib.newest_step(str(tmp_path)) == saved
   assert_same_state(toy.run(tmp_path), whole[1])
   assert contents(tmp_path) == contents(whole[0])
 
@@ -138,7 +139,7 @@ def test_sigterm_waits_only_while_there_is_something_to_save(
   def deferring():
     events.append("defer")
     yield
-    events.append(checkpoint.latest_step(str(tmp_path)))
+    events.append(workdir_lib.newest_step(str(tmp_path)))
 
   monkeypatch.setattr(launch, "deferring_sigterm", deferring)
   names = ("evaluate", "step", "finish")
@@ -170,7 +171,7 @@ def test_sigkill_while_saving_resumes_bit_for_bit(tmp_path):
     process.send_signal(signal.SIGKILL)
   assert process.returncode == -signal.SIGKILL
   assert unfinished(), "killed too late to be in the middle of a save"
-  assert checkpoint.latest_step(str(killed)) in (3, 6)
+  assert workdir_lib.newest_step(str(killed)) in (3, 6)
 
   subprocess.run([*command, str(killed)], cwd=ROOT, check=True)
   assert not unfinished()
@@ -297,7 +298,7 @@ def poisoned(step, what):
 def test_stops_at_a_nan(tmp_path, what, step, message, good):
   with pytest.raises(UserError, match=message) as error:
     toy.run(tmp_path, poisoned(step, what))
-  assert checkpoint.latest_step(str(tmp_path)) == good
+  assert workdir_lib.newest_step(str(tmp_path)) == good
   if good:
     assert f"last good checkpoint is {tmp_path}/checkpoints/{good}" in str(
       error.value
@@ -339,7 +340,7 @@ def test_stops_at_once_when_a_checkpoint_cannot_be_written(tmp_path):
   assert "\n" not in str(error.value)
   assert f"the last whole one is {tmp_path}/checkpoints/3" in str(error.value)
   toy.run(tmp_path, inputs, steps=6)
-  assert checkpoint.latest_step(str(tmp_path)) == 6
+  assert workdir_lib.newest_step(str(tmp_path)) == 6
 
 
 def test_metrics_that_cannot_be_written_stop_it_too(tmp_path):
