@@ -68,6 +68,21 @@ def test_baselines(prepared, judge, catalogue):
     assert 0 < metrics["diversity"] < 2
 
 
+def test_batches_have_random_items_of_their_own(
+  prepared, judge, catalogue, monkeypatch
+):
+  seeds = []
+  sample = baselines.random_items
+
+  def random_items(*args, seed):
+    seeds.append(seed)
+    return sample(*args, seed=seed)
+
+  monkeypatch.setattr(baselines, "random_items", random_items)
+  baselines.score_all(judge, prepared, catalogue, num_samples=4, seed=7)
+  assert seeds == [7, 8, 9]
+
+
 def test_copy_last_is_undefined_without_a_history(prepared, judge, catalogue):
   held = prepared[0]
   mask = held.batch.history_mask.copy()

@@ -48,3 +48,32 @@ def test_curves_of_a_single_step_are_left_out():
   assert curves.charts({}, {"models": {}}) == ({}, [])
   found = curves.charts({"loss": [(3, 1.0)], "odd": [(3, 1.0)]}, {"models": {}})
   assert found == ({}, ["loss = 1"])
+
+
+def test_many_values_are_averaged_over_the_steps_before():
+  values = [float(i % 2) for i in range(50)]
+  (chart,) = _charts({"loss": list(enumerate(values))})
+  assert chart.raw.split() != chart.line.split()
+  assert len(chart.raw.split()) == len(chart.line.split()) == 50
+  assert chart.marks == []
+  middle = float(chart.line.split()[-1].split(",")[1])  # of ones and zeros
+  heights = [y for y, _ in chart.grid]
+  assert min(heights) + 10 < middle < max(heights) - 10
+  (chart,) = _charts({"loss": list(enumerate(values[:40]))})
+  assert chart.raw == ""
+  assert len(chart.marks) == 40
+
+
+def test_chance_and_aim_are_labelled_at_different_ends():
+  row = {"text_clip": {"mean": 0.3, "low": 0.2, "high": 0.4}}
+  summary = {"models": {"real_next_item": row, "random_item": row}}
+  (chart,) = _charts({"eval/text_clip": [(0, 0.1), (9, 0.5)]}, summary)
+  places = {label: anchor for _, label, anchor in chart.references}
+  assert places == {"real": "end", "random": "start"}
+  (chart,) = _charts({"loss": [(0, 0.1), (9, 0.5)]}, summary)
+  assert not chart.references
+
+
+def _charts(points, summary=None):
+  found, _ = curves.charts(points, summary or {"models": {}})
+  return list(itertools.chain(*found.values()))

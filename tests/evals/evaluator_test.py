@@ -19,6 +19,7 @@ def test_scores_are_per_user_and_better_for_a_better_model(evaluator):
   assert good.scores.keys() == scores.METRICS.keys()
   assert all(values.shape == (10,) for values in good.scores.values())
   assert good.samples.shape == (6, 4, 32, 32, 3)
+  assert good.embeds.shape[:2] == good.attributes.shape[:2] == (10, 4)
   for name in ("preference_match", "future_clip_mean", "history_clip_mean"):
     assert good.scores[name].mean() > bad.scores[name].mean(), name
 
@@ -92,8 +93,13 @@ def test_no_image_is_generated_for_shuffled_rows(evaluator):
 
 
 def test_midrun_gives_means_and_a_grid(evaluator):
-  evaluator = dataclasses.replace(evaluator, validation=evaluator.test[:2])
+  validation = evaluator.test[1:]
+  evaluator = dataclasses.replace(evaluator, validation=validation)
   metrics, grid = evaluator.midrun(1.0, grid_users=3)
+  scored = evaluator.evaluate(1.0, validation).scores
+  assert metrics == {name: values.mean() for name, values in scored.items()}
+  first = validation[0].batch
+  np.testing.assert_array_equal(grid[:32, -32:], first.future[0, 0])
   assert metrics.keys() == scores.METRICS.keys()
   assert all(isinstance(value, float) for value in metrics.values())
   assert grid.dtype == np.uint8

@@ -38,3 +38,4 @@ def test_prepare_reads_the_attributes_of_the_history(prepared):
 def test_prepare_claims_no_truth_it_was_not_given(batches, judge):
   for held in held_out.prepare(batches(known=False), judge.embed_targets, 4):
     assert held.truth is None
+    assert held_out.read_attributes(held, held.batch.history) is None

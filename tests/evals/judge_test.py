@@ -1,15 +1,16 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from genrec_jax import testing
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
-from genrec_jax.evals import held_out
+from genrec_jax.evals import compiled, held_out
 from genrec_jax.evals.judge import Judge
 
 
-def test_images_of_devices_and_of_the_host_are_embedded_alike():
+def test_images_of_devices_and_of_the_host_are_embedded_alike(monkeypatch):
   clip = testing.tiny_clip(image_size=32)
   mesh = mesh_lib.make_mesh(devices=jax.devices()[:2])
   judge = Judge(clip, testing.random_params(clip, 0, 0.1), None, 0.9, mesh)
@@ -19,6 +20,11 @@ def test_images_of_devices_and_of_the_host_are_embedded_alike():
   embeds = np.asarray(judge.embed_images(images))
   assert embeds.shape[:2] == (4, 2)
   np.testing.assert_allclose(np.linalg.norm(embeds, axis=-1), 1, rtol=1e-5)
+  pixels = jnp.float32(images) / 255
+  expected = jax.jit(clip.embed_images)(judge.params, pixels)
+  np.testing.assert_allclose(embeds, expected, atol=1e-5)
+  # Those on devices are read where they lie, not put there once more.
+  monkeypatch.delattr(compiled.distributed, "put_global")
   rows = jax.NamedSharding(mesh, sharding.BATCH)
   there = judge.embed_images(jax.device_put(images, rows))
   np.testing.assert_array_equal(there, embeds)

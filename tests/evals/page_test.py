@@ -80,7 +80,7 @@ def test_page_with_everything():
     command="python main.py --config=configs/rl.py",
     config={
       "task": "rl",
-      "weights": {"text": 0.5, "copy": 1.0},
+      "rewards": {"text": {"weight": 0.5}, "copy": {"weight": 1.0}},
       "clip": {"checkpoint": "some/clip"},
     },
     curves={
@@ -91,7 +91,7 @@ def test_page_with_everything():
     users=users,
   )
   _check(text)
-  assert "Preference match: base 0.200 → rl 0.700" in text
+  assert "Preference match: base 0.200 → rl 0.700</b>" in text
   assert text.count('class="best"') == 2
   assert "image/png" in text
   assert "image/jpeg" in text
@@ -101,6 +101,8 @@ def test_page_with_everything():
   assert "+0.500" in text
   assert "rl - shuffled" in text
   assert "text 0.5, copy 1" in text
+  older = _page(config={"weights": {"text": 0.5, "copy": 1.0}})
+  assert "text 0.5, copy 1" in older
   assert "reward: text zero spread = 0" in text
   assert text.count("<figure data-points") == 2
   assert "prefers-color-scheme: dark" in text

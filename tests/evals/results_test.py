@@ -25,6 +25,7 @@ def test_a_comparison_leaves_a_summary_a_table_and_a_page(
   assert loaded == ["rl"]
   assert json.loads((tmp_path / "summary.json").read_text()) == summary
   assert summary["users"] == 10
+  assert any("base" in line for line in summary["verdicts"])
   assert list(summary["models"]) == [
     "base",
     "sft",

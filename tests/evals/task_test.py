@@ -40,7 +40,9 @@ def test_run_compares_a_workdir_with_what_it_came_from(
       mean = np.nanmean(rows[name][metric])
       assert mean == pytest.approx(cell["mean"]), (name, metric)
   assert (tmp_path / "out" / "config.json").exists()
-  assert "8 users" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "8 users" in out
+  assert out.count("with their own VQ") == 1  # calibrated, and once
   assert checkpoints[-1] == ["first", sft, rl]  # each once
   # The same place serves the evaluation of another model.
   shutil.rmtree("first")
