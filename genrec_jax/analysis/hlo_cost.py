@@ -119,6 +119,8 @@ def _convolution_flops(step: Step) -> int:
   left, right = (x.arrays[0] for x in step.computation.operands(line)[:2])
   # Which axis is batch, feature or spatial: 'b01f_01io->b01f'.
   labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes)
+  if labels is None:
+    raise ValueError(f"{line.name}: a convolution without dim_labels")
   lhs, rhs, out = labels.groups()
   groups = re.search(r"batch_group_count=(\d+)", line.attributes)
   count = left.shape[lhs.index("b")] // (int(groups[1]) if groups else 1)
@@ -207,7 +209,7 @@ def _fusion_traffic(
   for user in inner.instructions.values():
     for name in user.operands:
       users.setdefault(name, []).append(user)
-  total = 0
+  total = 0.0
   returned = _returned(inner)
   if len(returned) != len(line.arrays):  # one instruction gives several
     returned = (inner.root,) * len(line.arrays)

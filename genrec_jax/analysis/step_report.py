@@ -198,7 +198,7 @@ def text(found: Report) -> str:
   if not found.fits:
     # Where it did not compile, what comes and goes is all the rest.
     memory = {"other": found.total - sum(found.memory.values())} | found.memory
-    largest = sorted(memory, key=memory.get, reverse=True)
+    largest = sorted(memory, key=lambda name: memory[name], reverse=True)
     lines += ["", "what would help, the largest part first:"]
     lines += [f"  {name}: {KNOBS[name]}" for name in largest[:3]]
   if found.problem:

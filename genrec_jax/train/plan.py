@@ -43,7 +43,7 @@ class Plan(NamedTuple):
     """Puts this process's rows of a batch on the mesh."""
     return sharding.put_batch(self.mesh, batch)
 
-  def jit(self, step: Callable) -> Callable:
+  def jit(self, step: Callable) -> jax.stages.Wrapped:
     """Compiles (state, frozen, batch) -> (state, metrics)."""
     layout = shardings_of(self.state)
     whole = jax.NamedSharding(self.mesh, sharding.REPLICATED)
