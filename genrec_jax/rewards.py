@@ -107,7 +107,8 @@ def copy(images: jax.Array, targets: Targets, *, threshold: float) -> jax.Array:
   return jnp.minimum(threshold - nearest, 0.0)
 
 
-REWARDS: Mapping[str, Callable[..., jax.Array]] = {
+# A config file may add its own.
+REWARDS: dict[str, Callable[..., jax.Array]] = {
   "text": text,
   "history": history,
   "future": future,

@@ -72,17 +72,17 @@ def main(_: list[str]) -> None:
     devices = describe(topology, config.mesh.slices)
     from genrec_jax.analysis import abstract_step, step_report
 
-    plan = abstract_step.plan(config, flag.variant(), devices)
+    plan = abstract_step.open_plan(config, flag.variant(), devices)
     hbm = int(HBM[topology.split(":")[0]] * step_report.GIB)
-    found = step_report.report(config, plan, _TITLE_TOKENS.value, hbm)
+    report = step_report.report(config, plan, _TITLE_TOKENS.value, hbm)
     versions = _versions()
     print(f"{topology}, {versions}: compiled, not run")
-    print(step_report.text(found))
+    print(step_report.text(report))
     if _JSON.value:
-      record = {"topology": topology, "versions": versions, "fits": found.fits}
-      record |= dataclasses.asdict(found)
+      record = {"topology": topology, "versions": versions, "fits": report.fits}
+      record |= dataclasses.asdict(report)
       Path(_JSON.value).write_text(json.dumps(record, indent=2) + "\n")
-  sys.exit(0 if found.fits else 1)
+  sys.exit(0 if report.fits else 1)
 
 
 def describe(topology: str, slices: int) -> list[Any]:

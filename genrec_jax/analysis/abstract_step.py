@@ -28,7 +28,7 @@ _FRAME = 32
 _ITEM = 3
 
 
-def plan(config, variant: str, devices: Sequence[Any] | None) -> Plan:
+def open_plan(config, variant: str, devices: Sequence[Any] | None) -> Plan:
   """Lays out the models of a config on devices, real or only described.
 
   Args:

@@ -63,13 +63,13 @@ def report(config, plan: Plan, title_tokens: int, hbm: int) -> Report:
 
   Args:
     config: of an SFT or RL run.
-    plan: see `abstract_step.plan`.
+    plan: see `abstract_step.open_plan`.
     title_tokens: see `abstract_step.prompt_tokens`.
     hbm: bytes of one chip's memory.
   """
   args = abstract_step.arguments(config, plan, title_tokens)
   state, frozen, batch = args
-  found = Report(
+  figures = Report(
     chips=plan.mesh.size,
     mesh=dict(plan.mesh.shape),
     settings=_settings(config, plan, batch),
@@ -89,14 +89,14 @@ def report(config, plan: Plan, title_tokens: int, hbm: int) -> Report:
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    found.problem = str(error).strip()
-    found.total = _needed(found.problem, sum(found.memory.values()))
-    if not found.total:
+    figures.problem = str(error).strip()
+    figures.total = _needed(figures.problem, sum(figures.memory.values()))
+    if not figures.total:
       raise
   else:
-    _read(found, config, plan, args, compiled)
-  found.compile_seconds = time.perf_counter() - start
-  return found
+    _read(figures, config, plan, args, compiled)
+  figures.compile_seconds = time.perf_counter() - start
+  return figures
 
 
 def _needed(problem: str, resident: int) -> int:
@@ -125,13 +125,13 @@ def _settings(config, plan: Plan, batch) -> dict[str, Any]:
   return settings
 
 
-def _read(found: Report, config, plan: Plan, args, compiled) -> None:
+def _read(figures: Report, config, plan: Plan, args, compiled) -> None:
   """Fills in the figures of a compiled step."""
   stats = compiled.memory_analysis()
   # Memory beyond the arguments; outputs that take a donated one's are not new.
   temporary = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
   temporary += stats.output_size_in_bytes - stats.alias_size_in_bytes
-  found.total = stats.argument_size_in_bytes + temporary
+  figures.total = stats.argument_size_in_bytes + temporary
   program = hlo.parse(compiled.as_text())
   loops = hlo_walk.loops(program)
   # What the decode loop carries is the cache or else the rollout's parameters.
@@ -141,25 +141,25 @@ def _read(found: Report, config, plan: Plan, args, compiled) -> None:
       whole = abstract_step.kv_shapes(config, plan, args)
       kv = sum(a.nbytes for a in loop.carried if _is_part(a, whole))
       rollout = sum(a.nbytes for a in loop.carried) - kv
-  found.memory |= {
+  figures.memory |= {
     "kv": kv,
     "rollout": rollout,
     "other": max(temporary - kv - rollout, 0),
   }
-  found.work = {
+  figures.work = {
     name: {"decode loop": count(program, DECODE), "all": count(program)}
     for name, count in (
       ("FLOPs", hlo_cost.flops),
       ("bytes", hlo_cost.memory_bytes),
     )
   }
-  found.unknown_trip_counts = [
+  figures.unknown_trip_counts = [
     loop.op_name or loop.name for loop in loops if loop.trip_count is None
   ]
   groups: dict[tuple[bool, str], list[hlo_collectives.Collective]] = {}
   for moved in hlo_collectives.find(program):
     groups.setdefault((moved.within(DECODE), moved.kind), []).append(moved)
-  found.collectives = [
+  figures.collectives = [
     {
       "where": "decode loop" if inside else "elsewhere",
       "kind": kind,
@@ -182,42 +182,46 @@ def _is_part(array: hlo.Array, whole: list[Any]) -> bool:
   )
 
 
-def text(found: Report) -> str:
+def text(figures: Report) -> str:
   """Returns a report for a terminal."""
-  mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+  mesh = " x ".join(f"{name} {size}" for name, size in figures.mesh.items())
   lines = [
-    f"{found.chips} chips, mesh {mesh}",
-    ", ".join(f"{k} {v}" for k, v in found.settings.items()),
-    f"compiled in {found.compile_seconds:.0f} s",
+    f"{figures.chips} chips, mesh {mesh}",
+    ", ".join(f"{k} {v}" for k, v in figures.settings.items()),
+    f"compiled in {figures.compile_seconds:.0f} s",
     "",
     f"{'memory per chip':<28}{'GiB':>8}",
-    *(f"  {name:<26}{size / GIB:>8.2f}" for name, size in found.memory.items()),
-    f"  {'total':<26}{found.total / GIB:>8.2f} of {found.hbm / GIB:.2f}:"
-    f" {'fits' if found.fits else 'DOES NOT FIT'}",
+    *(
+      f"  {name:<26}{size / GIB:>8.2f}" for name, size in figures.memory.items()
+    ),
+    f"  {'total':<26}{figures.total / GIB:>8.2f} of {figures.hbm / GIB:.2f}:"
+    f" {'fits' if figures.fits else 'DOES NOT FIT'}",
   ]
-  if not found.fits:
+  if not figures.fits:
     # Where it did not compile, what comes and goes is all the rest.
-    memory = {"other": found.total - sum(found.memory.values())} | found.memory
+    memory = {
+      "other": figures.total - sum(figures.memory.values())
+    } | figures.memory
     largest = sorted(memory, key=lambda name: memory[name], reverse=True)
     lines += ["", "what would help, the largest part first:"]
     lines += [f"  {name}: {KNOBS[name]}" for name in largest[:3]]
-  if found.problem:
-    lines += ["", found.problem]
-  if found.work:
+  if figures.problem:
+    lines += ["", figures.problem]
+  if figures.work:
     lines += ["", f"{'work per chip':<28}{'decode loop':>14}{'all':>14}"]
     lines += [
       f"  {name:<26}{count['decode loop']:>14.2e}{count['all']:>14.2e}"
-      for name, count in found.work.items()
+      for name, count in figures.work.items()
     ]
     header = f"{'instructions':>14}{'times':>10}{'GB':>10}{'largest MB':>12}"
     lines += ["", f"{'between chips, per chip':<36}{header}"]
     lines += [
       f"  {c['where']:<12}{c['kind']:<22}{c['instructions']:>14}"
       f"{c['times']:>10}{c['bytes'] / 1e9:>10.2f}{c['largest'] / 1e6:>12.3f}"
-      for c in found.collectives
+      for c in figures.collectives
     ] or ["  nothing"]
   lines += [
     f"loop of unknown trip count, counted once: {name}"
-    for name in found.unknown_trip_counts
+    for name in figures.unknown_trip_counts
   ]
   return "\n".join(lines)

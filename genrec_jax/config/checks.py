@@ -59,6 +59,7 @@ _SEED = Numbers("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 _COSINE = Numbers("a cosine, from -1 to 1", lambda value: -1 <= value <= 1)
 _DECAY = Numbers("at least 0 and less than 1", lambda value: 0 <= value < 1)
 _SHARE = Numbers("more than 0 and at most 1", lambda value: 0 < value <= 1)
+_WEIGHT = Numbers("at least 0; 0 leaves a reward out", lambda value: value >= 0)
 # Every key of the configs that is a number; a test holds this to them.
 NUMBERS: Mapping[str, Numbers] = {
   "seed": _SEED,
@@ -101,12 +102,7 @@ NUMBERS: Mapping[str, Numbers] = {
   ),
   "rewards.history.recency_decay": _SHARE,
   "rewards.copy.threshold": _COSINE,
-  **{
-    f"rewards.{name}.weight": Numbers(
-      "at least 0; 0 leaves a reward out", lambda value: value >= 0
-    )
-    for name in rewards.REWARDS
-  },
+  **{f"rewards.{name}.weight": _WEIGHT for name in rewards.REWARDS},
   "rl.inner_epochs": _at_least(1),
   "rl.sampler_weight_cap": _at_least(0),
   "objective.clip_low": _SHARE,
@@ -145,9 +141,11 @@ def check(config: Any) -> None:
     for key, names in NAMES.items()
     if key in values and values[key] not in names
   ]
+  # Of rewards that a config file has added, too.
+  added = {f"rewards.{name}.weight": _WEIGHT for name in rewards.REWARDS}
   problems += [
     f"{key} is {values[key]}: expected {numbers.expected}"
-    for key, numbers in NUMBERS.items()
+    for key, numbers in {**NUMBERS, **added}.items()
     if key in values
     and not (math.isfinite(values[key]) and numbers.allow(values[key]))
   ]

@@ -161,6 +161,18 @@ def test_rewards_have_the_options_of_their_functions():
   ) in found
 
 
+def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
+  monkeypatch.setitem(rewards.REWARDS, "novelty", lambda images, targets: 0)
+  config = get_config()
+  with config.unlocked():
+    config.rewards.novelty = {"weight": 0.5}
+  assert not said(config)
+  config.rewards.novelty.weight = -1.0
+  assert said(config) == (
+    "rewards.novelty.weight is -1.0: expected at least 0; 0 leaves a reward out"
+  )
+
+
 # --- what does not go together --------------------------------------------
 
 

@@ -143,7 +143,7 @@ def test_shapes_of_published_sizes():
   """Nothing is compiled: parameters and keys of 7B on 8 devices, by hand."""
   config = rl_config.get_config("janus_pro_7b")
   config.data.batch_size = config.eval.batch_size = 8
-  plan = abstract_step.plan(config, "janus_pro_7b", jax.devices())
+  plan = abstract_step.open_plan(config, "janus_pro_7b", jax.devices())
   args = abstract_step.arguments(config, plan, 32)
   tokens = args[2].prompt.ids.shape[1]
   assert tokens == 5 * (576 + 32 + 3) + 32
@@ -158,7 +158,7 @@ def test_shapes_of_published_sizes():
   assert "reference" not in abstract_step.arguments(config, plan, 32)[1]
   config.model.checkpoint = ""
   with pytest.raises(abstract_step.UserError, match="janus_pro_1b"):
-    abstract_step.plan(config, "", jax.devices())
+    abstract_step.open_plan(config, "", jax.devices())
 
 
 @pytest.mark.parametrize(
