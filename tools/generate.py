@@ -1,4 +1,4 @@
-"""Draws a user's next item, or answers a question about pictures.
+"""Generates a user's next item, or answers a question about images.
 
     python tools/generate.py --model=DIR --history=a.png,b.png \
         --titles='red cup|blue cup' --out=DIR
@@ -12,16 +12,19 @@ answer.txt; it appears when it is whole and not before. --dump=DIR keeps the
 arrays behind them: prompt_ids.npy [T], pixel_values.npy [n, 3, S, S] (what the
 vision tower got), codes.npy [num, I] and images.npy [num, S, S, 3], or
 answer_ids.npy.
+
+tools/hf_inference has the same flags, refusals and prompts once more, in torch:
+it is copied to where there is no genrec_jax, and this tool must not need torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import functools
 import math
 import os
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -40,7 +43,7 @@ _HISTORY = path_flags.paths_flag(
   "history", "Images, oldest first: a.png,b.png; a name may hold commas."
 )
 _TITLES = flags.DEFINE_string(
-  "titles", None, "A title for each picture, '|' between; by default none."
+  "titles", None, "A title for each image, '|' between; by default none."
 )
 _MODE = flags.DEFINE_enum("mode", "image", ["image", "text"], "What to answer.")
 _PROMPT = flags.DEFINE_string(
@@ -48,13 +51,13 @@ _PROMPT = flags.DEFINE_string(
   None,
   "The instruction after the history, or the question; by default"
   f" the run's or {INSTRUCTION!r}, or {QUESTION!r}. Without a history: what to"
-  " draw.",
+  " generate.",
 )
 _OUT = path_flags.path_flag(
   "out", None, "Folder to write, absent or empty.", required=True
 )
 _DUMP = path_flags.path_flag("dump", None, "Folder for arrays, as --out.")
-_NUM = flags.DEFINE_integer("num", 4, "Images to draw.")
+_NUM = flags.DEFINE_integer("num", 4, "Images to generate.")
 # How to sample, and what no checkpoint says otherwise.
 _DEFAULTS = {"guidance": 5.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 _GUIDANCE = flags.DEFINE_float(
@@ -78,81 +81,73 @@ _DTYPE = flags.DEFINE_enum(
 )
 
 
+class Result(NamedTuple):
+  """What a mode leaves."""
+
+  files: Files
+  arrays: dict[str, Any]  # for --dump
+  done: str  # such as '4 images of 16 codes'
+  names: str  # of the files
+
+
 def main() -> None:
   """Does what the flags say."""
   titles = check()
-  # JAX takes seconds to import: bad flags are told sooner.
+  # JAX takes seconds to import: bad flags are reported sooner.
   import jax
   import numpy as np
 
   from genrec_jax.hf import load
   from genrec_jax.hf.processor import make_prompt
 
-  pictures = read_pictures(_HISTORY.value)
+  history = open_images(_HISTORY.value)
   sampling, instruction = settings()
-  opened = load.open_generator(_MODEL.value, dtype=_DTYPE.value)
-  model, processor = opened.model, opened.processor
-  drawing = _MODE.value == "image"
-  text = (_PROMPT.value or "").strip() or (instruction if drawing else QUESTION)
-  write_prompt = processor.prompt_ids if drawing else processor.question_ids
-  ids = write_prompt(titles, text)
-  check_length(
-    len(ids),
-    model.image_tokens if drawing else _MAX_TOKENS.value,
-    images=len(pictures),
-    per_image=processor.num_image_tokens + 2,
-    most=processor.max_positions,
-  )
-  prompt = make_prompt(processor, ids, pictures)
-  pixels = prompt.images[0]  # [n, S, S, 3]
+  handle = load.open_generator(_MODEL.value, dtype=_DTYPE.value)
+  processor, of_image = handle.processor, _MODE.value == "image"
+  default = instruction if of_image else QUESTION
+  text = (_PROMPT.value or "").strip() or default
+  write_ids = processor.prompt_ids if of_image else processor.question_ids
+  ids = write_ids(titles, text)
+  check_length(handle, len(ids))
+  prompt = make_prompt(processor, ids, history)
+  pixels = np.asarray(prompt.images[0])
   arrays = {
     "prompt_ids": prompt.ids[0],
     "pixel_values": pixels.transpose(0, 3, 1, 2) / np.float32(127.5) - 1,
   }
 
   start = time.perf_counter()
-  params = opened.read(param_dtype=_DTYPE.value)
+  params = handle.read(param_dtype=_DTYPE.value)
   key = jax.random.key(_SEED.value)
   loaded, start = time.perf_counter() - start, time.perf_counter()
-  if drawing:
-    codes, images = draw(model, params, prompt, key, sampling)
-    arrays |= {"codes": codes, "images": images}
-    files = picture_files(text, titles, pixels, images)
-    done = f"{len(images)} images of {codes.shape[1]} codes"
-    names = "0.png" + (f" to {len(images) - 1}.png" if images[1:].size else "")
-    names += " and sheet.png"
+  if of_image:
+    result = generate(handle.model, params, prompt, key, sampling, text, titles)
   else:
     sampling.pop("guidance")
-    tokens = answer(model, params, prompt, key, processor.end_ids, sampling)
-    arrays["answer_ids"] = tokens
-    words = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    files = {"answer.txt": lambda path: path.write_text(words + "\n", "utf-8")}
-    done, names = f"{len(tokens)} tokens of an answer", "answer.txt"
+    result = answer(handle, params, prompt, key, sampling)
   took = time.perf_counter() - start
 
   saved: Files = {
     f"{name}.npy": functools.partial(np.save, arr=array)
-    for name, array in arrays.items()
+    for name, array in (arrays | result.arrays).items()
   }
-  write(files, saved if _DUMP.value else {})
-  if not drawing:
-    print(words or "(the model ended its turn without a word)")
+  write(result.files, saved if _DUMP.value else {})
   how = "greedy" if _GREEDY.value else f"seed {_SEED.value}"
   how += "".join(f", {name} {value:g}" for name, value in sampling.items())
   print(
-    f"prompt: {len(ids)} tokens, {len(pictures)} images, {text!r}\n"
-    f"{_MODEL.value}, loaded in {loaded:.1f} s, {_DTYPE.value}: {done} in"
+    f"prompt: {len(ids)} tokens, {len(history)} images, {text!r}\n"
+    f"{_MODE.value}, loaded in {loaded:.1f} s, {_DTYPE.value}: {result.done} in"
     f" {took:.1f} s with compiling, {how}\n"
-    f"written: {names} in {_OUT.value}"
+    f"written: {result.names} in {_OUT.value}"
     + (f", arrays in {_DUMP.value}" if _DUMP.value else "")
   )
 
 
 def check() -> list[str]:
-  """Returns the history's titles, '' where a picture has none.
+  """Returns the history's titles, '' where an image has none.
 
   Raises:
-    UserError: lists all flags that cannot be.
+    UserError: lists all invalid flags.
   """
   history, problems = _HISTORY.value, []
   titles = [""] * len(history)
@@ -183,15 +178,20 @@ def check() -> list[str]:
   problems += filter(None, map(unwritable, folders))
   if len(folders) == 2 and folders[1].resolve() in folders[0].resolve().parents:
     problems.append("--out lies in --dump: expected the other way round")
-  if problems[1:]:
-    raise UserError(listed("flags that cannot be:", problems))
-  if problems:
-    raise UserError(problems[0])
+  refuse("invalid flags:", problems)
   return titles
 
 
+def refuse(head: str, problems: Sequence[str]) -> None:
+  """Raises UserError for problems: one alone, or a list of them."""
+  if len(problems) > 1:
+    raise UserError(listed(head, list(problems)))
+  if problems:
+    raise UserError(problems[0])
+
+
 def unwritable(folder: Path) -> str:
-  """Says why a folder cannot be written, '' if it can."""
+  """Returns why a folder cannot be written, '' if it can."""
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     return f"{folder} exists and is not an empty folder; choose another"
   parent = next(
@@ -202,48 +202,22 @@ def unwritable(folder: Path) -> str:
   return ""
 
 
-def read_pictures(paths: list[str]) -> list[Any]:
-  """Opens pictures, upright and RGB.
+def open_images(paths: Sequence[str]) -> list[Any]:
+  """Opens images, upright and RGB.
 
   Raises:
-    UserError: names all that are none.
+    UserError: names all files that are none.
   """
   from genrec_jax.hf.processor import open_image
 
-  pictures, problems = [], []
+  images, problems = [], []
   for path in paths:
     try:
-      pictures.append(open_image(path))
+      images.append(open_image(path))
     except UserError as error:
       problems.append(str(error))
-  if problems[1:]:
-    raise UserError(listed("pictures of the history:", problems))
-  if problems:
-    raise UserError(problems[0])
-  return pictures
-
-
-def check_length(
-  prompt: int, answer: int, *, images: int, per_image: int, most: int
-) -> None:
-  """Refuses what the model's positions do not hold.
-
-  Raises:
-    UserError: says how many images would fit.
-  """
-  if prompt + answer <= most:
-    return
-  fit = (most - answer - prompt + images * per_image) // per_image
-  advice = "shorten the prompt"
-  if images:
-    advice = f"give at most {fit} images" if fit > 0 else "give no images"
-  if _MODE.value == "text":
-    advice += ", or a smaller --max_tokens"
-  raise UserError(
-    f"a prompt of {prompt} tokens ({images} images of {per_image}) and an"
-    f" answer of up to {answer} do not fit the {most} positions of"
-    f" {_MODEL.value}: {advice}"
-  )
+  refuse("images of the history:", problems)
+  return images
 
 
 def settings() -> tuple[dict[str, Any], str]:
@@ -261,77 +235,133 @@ def settings() -> tuple[dict[str, Any], str]:
   return chosen, instruction or INSTRUCTION
 
 
-def draw(model, params, prompt, key, sampling_options) -> tuple[Any, Any]:
-  """Returns codes [num, I] int32 and images [num, S, S, 3] uint8."""
+def check_length(handle: Any, prompt: int) -> None:
+  """Refuses what the model's positions do not hold.
+
+  Args:
+    handle: the opened generator.
+    prompt: its tokens.
+
+  Raises:
+    UserError: says how many images would fit.
+  """
+  images = len(_HISTORY.value)
+  per_image = handle.processor.num_image_tokens + 2  # begin and end of image
+  most = handle.processor.max_positions
+  answer = handle.model.image_tokens
+  if _MODE.value == "text":
+    answer = _MAX_TOKENS.value
+  if prompt + answer <= most:
+    return
+  fit = (most - answer - prompt + images * per_image) // per_image
+  advice = "shorten the prompt"
+  if images:
+    advice = f"give at most {fit} images" if fit > 0 else "give no images"
+  if _MODE.value == "text":
+    advice += ", or a smaller --max_tokens"
+  raise UserError(
+    f"a prompt of {prompt} tokens ({images} images of {per_image}) and an"
+    f" answer of up to {answer} do not fit the {most} positions of"
+    f" {_MODEL.value}: {advice}"
+  )
+
+
+def generate(
+  model: Any,
+  params: Any,
+  prompt: Any,
+  key: Any,
+  sampling_options: dict[str, Any],
+  text: str,
+  titles: Sequence[str],
+) -> Result:
+  """Generates images: codes [num, I] int32 and uint8 [num, S, S, 3]."""
   import jax
   import jax.numpy as jnp
   import numpy as np
 
   from genrec_jax import sampling
 
+  options = sampling.Sampling(
+    num_samples=_NUM.value, greedy=_GREEDY.value, **sampling_options
+  )
+
   @jax.jit
   def compiled(params, prompt, key):
-    codes = sampling.sample_images(
-      model,
-      params,
-      prompt,
-      key,
-      sampling.Sampling(
-        num_samples=_NUM.value, greedy=_GREEDY.value, **sampling_options
-      ),
-    ).codes
+    codes = sampling.sample_images(model, params, prompt, key, options).codes
     pixels = sampling.decode_images(model, params, codes)
     return codes[0], jnp.round(255 * pixels[0]).astype(jnp.uint8)
 
-  codes, images = compiled(params, prompt, key)
-  return np.asarray(codes), np.asarray(images)
+  codes, images = map(np.asarray, compiled(params, prompt, key))
+  names = "0.png" + (f" to {len(images) - 1}.png" if len(images) > 1 else "")
+  return Result(
+    image_files(text, titles, np.asarray(prompt.images[0]), images),
+    {"codes": codes, "images": images},
+    f"{len(images)} images of {codes.shape[1]} codes",
+    names + " and sheet.png",
+  )
 
 
-def answer(model, params, prompt, key, end_ids, sampling_options):
-  """Returns the tokens of an answer, [n] int32, the end token among them."""
+def answer(
+  handle: Any,
+  params: Any,
+  prompt: Any,
+  key: Any,
+  sampling_options: dict[str, Any],
+) -> Result:
+  """Prints an answer in words: its tokens [n] int32, the end token too."""
   import jax
   import numpy as np
 
   from genrec_jax import sampling
 
+  options = sampling.Sampling(greedy=_GREEDY.value, **sampling_options)
+  processor = handle.processor
+
   @jax.jit
   def compiled(params, prompt, key):
     return sampling.answer(
-      model,
+      handle.model,
       params,
       prompt,
       key,
-      sampling.Sampling(greedy=_GREEDY.value, **sampling_options),
-      end_ids=end_ids,
+      options,
+      end_ids=processor.end_ids,
       max_tokens=_MAX_TOKENS.value,
     )
 
   answers = compiled(params, prompt, key)
-  return np.asarray(answers.tokens)[0, 0][np.asarray(answers.mask)[0, 0]]
+  tokens = np.asarray(answers.tokens)[0, 0][np.asarray(answers.mask)[0, 0]]
+  words = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+  print(words or "(the model ended its turn without a word)")
+  return Result(
+    {"answer.txt": lambda path: path.write_text(words + "\n", "utf-8")},
+    {"answer_ids": tokens},
+    f"{len(tokens)} tokens of an answer",
+    "answer.txt",
+  )
 
 
-def picture_files(text, titles, history, images) -> Files:
-  """Returns how to save each drawn picture and the sheet of them all."""
+def image_files(
+  text: str, titles: Sequence[str], history: Any, images: Any
+) -> Files:
+  """Returns how to save each generated image and the sheet of them all."""
   import PIL.Image
 
   from genrec_jax.html.contact_sheet import Section, contact_sheet
 
-  names = [f"{i}.png" for i in range(len(images))]
+  files: Files = {
+    f"{i}.png": PIL.Image.fromarray(image).save
+    for i, image in enumerate(images)
+  }
   sheet = contact_sheet(
     text,
     [
       Section("history, oldest first", history, titles),
-      Section("drawn", images, names),
+      Section("generated", images, list(files)),
     ],
   )
-  pictures = [*map(PIL.Image.fromarray, images), sheet]
-  return dict(
-    zip(
-      [*names, "sheet.png"],
-      [picture.save for picture in pictures],
-      strict=True,
-    )
-  )
+  return files | {"sheet.png": sheet.save}
 
 
 def write(files: Files, arrays: Files) -> None:

@@ -198,7 +198,7 @@ def seen_by_generate(folder):
     "tool = importlib.util.module_from_spec(spec)\n"
     "spec.loader.exec_module(tool)\n"
     "numpy.savez(sys.argv[2], *map(numpy.asarray,"
-    " tool.read_pictures(sys.argv[3:])))\n"
+    " tool.open_images(sys.argv[3:])))\n"
   )
   out, paths = folder / "seen.npz", [str(folder / name) for name in FILES]
   subprocess.run([sys.executable, "-c", code, TOOL, out, *paths], check=True)

@@ -18,7 +18,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.hf import janus_processor
 from genrec_jax.hf.janus_processor import JanusProcessor
 from genrec_jax.hf.locate import ASSETS
-from genrec_jax.hf.processor import open_image
+from genrec_jax.hf.processor import make_prompt, open_image
 from tests.hf import tiny_janus
 
 
@@ -412,3 +412,14 @@ def test_transformers_does_not_say_that_torch_is_absent():
   )
   assert "kept" in done.stderr
   assert "PyTorch" not in done.stderr
+
+
+def test_a_prompt_of_one_user_holds_its_images_in_order(processor):
+  images = [PIL.Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
+  ids = processor.prompt_ids(["a", "b"], "what")
+  prompt = make_prompt(processor, ids, images)
+  assert prompt.ids.tolist() == [ids]
+  assert prompt.mask.all()
+  assert prompt.mask.shape == prompt.ids.shape
+  assert prompt.images[0, :, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
+  assert make_prompt(processor, ids, []).images.shape[:2] == (1, 0)
