@@ -71,7 +71,10 @@ _SIZE = flags.DEFINE_integer(
   upper_bound=8192,
 )
 _PROCESSES = flags.DEFINE_integer(
-  "processes", os.cpu_count() or 1, "For images, threads for tables.", lower_bound=1
+  "processes",
+  os.cpu_count() or 1,
+  "For images, threads for tables.",
+  lower_bound=1,
 )
 _MEMORY = flags.DEFINE_float(
   "memory_gb",
