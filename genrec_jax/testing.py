@@ -67,7 +67,7 @@ def tiny_janus(image_size: int = 16, **language: Any) -> Janus:
       embed_dim=4,
       num_embeddings=16,
       latent_channels=32,
-      base_channels=32,
+      base_channels=32,  # its group norms have 32 groups
       channel_multiplier=(1,) * levels,
       num_res_blocks=1,
     ),
@@ -101,7 +101,7 @@ def tiny_clip(image_size: int = 16, **changes: Any) -> Clip:
 
 
 def random_params(model: Janus | Clip, seed: int, scale: float) -> PyTree:
-  """Returns normal parameters; `model.init` would compile each leaf's draw."""
+  """Returns normal parameters; `model.init` would compile."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
     lambda leaf: rng.normal(0, scale, leaf.shape).astype(leaf.dtype),
@@ -124,14 +124,14 @@ def random_batch(prompts: int, seed: int = 0) -> Batch:
   row = [BOS, 7, *image, 8, *image, 9, BOI]
   ids = np.tile(np.asarray(row, np.int32), (prompts, 1))  # [P, T]
   words = (1, 7, 8, 14)
-  ids[:, words] = rng.integers(6, 24, (prompts, len(words)))
+  ids[:, words] = rng.integers(6, 24, (prompts, len(words)))  # no special one
   title = rng.integers(2, 12, (prompts, 5)).astype(np.int32)  # [P, W]
-  title[:, -1] = 1
+  title[:, -1] = 1  # `tiny_clip`'s end token, whose place is the embedding's
 
   def pixels() -> np.ndarray:
     return rng.integers(0, 256, (prompts, 2, 16, 16, 3), np.uint8)
 
-  history = pixels()
+  history = pixels()  # [P, 2, h, w, 3], square already: padded as cropped
   return Batch(
     prompt=Prompt(ids=ids, mask=np.ones(ids.shape, bool), images=history),
     history=history,

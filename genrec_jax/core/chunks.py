@@ -31,12 +31,13 @@ def map_chunks(
   Returns:
     The results along the whole axis, in its order.
   """
-  if chunks == 1:
+  if chunks == 1:  # a loop of one step would still be a loop to XLA
     return function(*inputs)
 
   def split(x):
     return split_chunks(x, chunks, axis=axis, strided=strided)
 
+  # [chunks, ..., n, ...]: `map` takes one after another off the front.
   parts = jax.lax.map(lambda part: function(*part), jax.tree.map(split, inputs))
   return jax.tree.map(
     lambda x: join_chunks(x, axis=axis, strided=strided), parts
@@ -57,9 +58,10 @@ def split_chunks(
   """
   axis %= x.ndim
   size = x.shape[axis] // chunks
+  # Strided: element i of the axis goes to chunk i % chunks.
   lengths = (size, chunks) if strided else (chunks, size)
   x = x.reshape(*x.shape[:axis], *lengths, *x.shape[axis + 1 :])
-  return jnp.moveaxis(x, axis + strided, 0)
+  return jnp.moveaxis(x, axis + strided, 0)  # [chunks, ..., N / chunks, ...]
 
 
 def join_chunks(

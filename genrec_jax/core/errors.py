@@ -1,4 +1,4 @@
-"""The one exception that means: the user can put this right."""
+"""The exception for errors that a user can fix, and the form of messages."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -7,11 +7,15 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-  """Says what is wrong, what was expected and what to do; ends main.py."""
+  """An error that the user can fix; its message ends the program.
+
+  It says what is wrong, what was expected, and what to do.
+  """
 
 
 def listed(heading: str, problems: list[str], limit: int = 20) -> str:
   """Returns a heading and its problems, one per line, the first `limit`."""
+  # A checkpoint of another model differs in thousands of parameters.
   lines = [f"  {problem}" for problem in problems[:limit]]
   if len(problems) > limit:
     lines.append(f"  ... and {len(problems) - limit} more")
@@ -20,6 +24,7 @@ def listed(heading: str, problems: list[str], limit: int = 20) -> str:
 
 def one_line(error: BaseException, limit: int = 300) -> str:
   """Returns the first line of an error's text; its kind if it has none."""
+  # XLA's messages run over pages; what is wrong is in their first line.
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[0][:limit]
 

@@ -19,6 +19,7 @@ def replacing(path: StrPath) -> Iterator[Path]:
   It does so when the body ends without an error. Readers see the old file or
   the new one; a process that is killed leaves the old one.
   """
+  # In the same folder: a rename is atomic only within one file system.
   partial = Path(f"{os.fspath(path)}.tmp")
   yield partial
   # Without it some file systems, after a power cut, show the new name with
@@ -64,7 +65,7 @@ def new_folder(folder: StrPath) -> Iterator[Path]:
 
 
 def check_unused(folder: StrPath) -> None:
-  """Refuses a folder that holds anything.
+  """Checks that a folder is absent or empty.
 
   Raises:
     UserError: it is not empty, or is a file.

@@ -35,6 +35,7 @@ def make_mesh(
       is not the number of TPU slices.
   """
   devices = list(devices or jax.devices())
+  # max: a size below 1 is reported below, not divided by here.
   rest = max(model * slices, 0)
   size = len(devices) // rest if data == -1 and rest else data
   if min(size, model, slices) < 1 or size * rest != len(devices):
@@ -44,6 +45,7 @@ def make_mesh(
       " devices; set mesh.data=-1 to take what the others leave"
     )
   grid = _grid((slices, size, model), devices)
+  # Auto: XLA places what no constraint does; the code says where it must.
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -61,6 +63,7 @@ def _grid(shape: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
   slices, *within = shape
   found = len({slice_of(device) for device in devices})
   # An axis of the torus is split over two of the mesh where nothing else fits.
+  # Any number of `slices` may be cut from one: its links are all fast.
   if found == 1:
     return mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=True
@@ -71,13 +74,14 @@ def _grid(shape: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
       f" {found} slices: parameters are split within a slice; set"
       f" mesh.slices={found}"
     )
+  # Within each slice neighbours on the torus stay neighbours on the mesh.
   return mesh_utils.create_hybrid_device_mesh(
     (1, *within), (slices, 1, 1), devices, allow_split_physical_axes=True
   )
 
 
 def check_batch(mesh: Mesh, parts: int = 1, **sizes: int) -> None:
-  """Refuses batch sizes that the mesh does not divide, all at once.
+  """Checks that the mesh divides batch sizes.
 
   Args:
     mesh: batches are split over its axes 'slice' and 'data'.

@@ -32,10 +32,13 @@ def specs(rules: Rules, tree: PyTree) -> PyTree:
     ValueError: lists every leaf and rule that breaks this.
   """
   compiled = [re.compile(regex) for regex, _ in rules]
-  unused, found, problems = set(range(len(rules))), {}, []
+  unused = set(range(len(rules)))
+  found: dict[str, PartitionSpec] = {}
+  problems = []  # all of them are listed at once
   for path, leaf in flatten(tree).items():
     hits = [i for i, regex in enumerate(compiled) if regex.fullmatch(path)]
     unused.difference_update(hits)
+    # None would replicate a large kernel in silence; two hide which one wins.
     if len(hits) != 1:
       named = " and ".join(repr(rules[i][0]) for i in hits) or "no rule"
       problems.append(f"{path} matches {named}")
@@ -57,6 +60,8 @@ def specs_like_params(param_specs: PyTree, tree: PyTree) -> PyTree:
   Every subtree with the parameters' structure (Adam's moments, a TrainState's
   params) gets `param_specs`; every other leaf (step, counts) is replicated.
   """
+  # Optimizers nest copies of the parameters at depths that only they know:
+  # a copy is known by its structure.
   structure: Any = jax.tree.structure(param_specs)
 
   def same(node: PyTree) -> bool:
@@ -71,7 +76,7 @@ def drop_axis(axis: str, spec_tree: PyTree) -> PyTree:
   """Returns the specs without one mesh axis: the leaves are whole along it."""
 
   def drop(entry: Any) -> Any:
-    if isinstance(entry, tuple):
+    if isinstance(entry, tuple):  # one array axis over several mesh axes
       return tuple(name for name in entry if name != axis) or None
     return None if entry == axis else entry
 
@@ -79,7 +84,7 @@ def drop_axis(axis: str, spec_tree: PyTree) -> PyTree:
 
 
 def divided(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
-  """Returns the specs, without what the mesh does not divide evenly.
+  """Returns the specs without the splits that the mesh cannot make evenly.
 
   For models that a mesh was not chosen for. An axis of a leaf that the mesh
   does not divide lies whole on each device.
@@ -87,6 +92,7 @@ def divided(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
   by_path = flatten(tree)
 
   def whole(path: str, spec: PartitionSpec) -> PartitionSpec:
+    # A spec may be shorter than the shape: the rest is whole anyway.
     sizes = zip(by_path[path].shape, spec, strict=False)
     return PartitionSpec(
       *(None if size % _parts(mesh, entry) else entry for size, entry in sizes)
@@ -97,8 +103,9 @@ def divided(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
 
 
 def _parts(mesh: Mesh, entry: Any) -> int:
-  """Returns into how many parts an entry of a spec splits an axis."""
+  """Returns the number of parts that an entry of a spec splits an axis in."""
   names = entry if isinstance(entry, tuple) else (entry,)
+  # None splits nothing: the product of no sizes is 1.
   return math.prod(mesh.shape[name] for name in names if name)
 
 
@@ -119,7 +126,7 @@ def checked_shardings(mesh: Mesh, spec_tree: PyTree, tree: PyTree) -> PyTree:
   for path, leaf in flatten(tree).items():
     for size, names in zip(leaf.shape, by_path[path], strict=False):
       parts = _parts(mesh, names)
-      if size % parts:
+      if size % parts:  # JAX makes even shards only
         problems.append(f"{path}{list(leaf.shape)}: {size} % {parts} != 0")
   if problems:
     raise UserError(
@@ -145,6 +152,7 @@ def trace_with_mesh(mesh: Mesh, function: Callable) -> Callable:
   """Returns `function` traced under `mesh`, for `constrain_batch` to see it."""
 
   def traced(*args: Any) -> Any:
+    # Abstract: the same function is compiled for devices that are not here.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       return function(*args)
 
@@ -162,13 +170,22 @@ def constrain_batch(x: jax.Array) -> jax.Array:
   Left to choose, XLA splits the width as the parameters are, and moves the rows
   of all devices to every one of them.
   """
+  # The models are written once for one device and for many.
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, BATCH)
 
 
 def put_batch(mesh: Mesh, batch: PyTree) -> PyTree:
-  """Makes global arrays, split by `BATCH`, of this process's rows."""
+  """Returns global arrays, split by `BATCH`, of this process's rows.
+
+  Args:
+    mesh: of all processes.
+    batch: arrays [B / processes, ...], numpy.
+
+  Returns:
+    Arrays [B, ...].
+  """
   sharding = NamedSharding(mesh, BATCH)
   return jax.tree.map(
     lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch

@@ -25,7 +25,7 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
   Raises:
     ValueError: a path is both a leaf and a branch.
   """
-  # Flax would let the later of the two overwrite the other.
+  # 'a' and 'a/b' at once: Flax would let the later overwrite the other.
   branches = {
     path[:end] for path in flat for end, c in enumerate(path) if c == "/"
   }
@@ -47,10 +47,12 @@ def select(
     UserError: a pattern is no regular expression or matches no path.
   """
   flat = flatten(tree)
+  # Every bad pattern is reported, not the first alone.
   problems: list[str] = []
   matched: dict[str, None] = {}  # a set that keeps the order
   for pattern in patterns:
     try:
+      # search, not fullmatch: '^language/' names a whole branch.
       hits = {path for path in flat if re.search(pattern, path)}
     except re.error as error:
       problems.append(f"{pattern!r} is no regular expression: {error}")
@@ -79,6 +81,7 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> Tree:
     ValueError: a path is in both.
   """
   flat_a, flat_b = flatten(a), flatten(b)
+  # Neither wins: a parameter that is trained and frozen at once is a bug.
   both = sorted(flat_a.keys() & flat_b.keys())
   if both:
     raise ValueError(listed("paths in both trees:", both))
@@ -86,7 +89,7 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> Tree:
 
 
 def diff(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
-  """Says, one line per path, how `actual` differs in structure and type.
+  """Returns a line for each path where `actual` differs in shape or type.
 
   Leaves need only `.shape` and `.dtype` (arrays, ShapeDtypeStruct); values
   are not compared. An empty list means that the trees fit.
@@ -101,7 +104,7 @@ def diff(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
     f"unexpected {k}: {_form(v)}" for k, v in have.items() if k not in want
   ]
   for path in want.keys() & have.keys():
-    if _form(want[path]) != _form(have[path]):
+    if _form(want[path]) != _form(have[path]):  # values may differ
       lines.append(
         f"{path}: expected {_form(want[path])}, found {_form(have[path])}"
       )

@@ -13,7 +13,7 @@ Array = Any
 
 @struct.dataclass
 class Prompt:
-  """What the generator is conditioned on; rows are left-padded.
+  """A prompt of the generator; rows are left-padded.
 
   The placeholders in `ids` take the features of `images` in order, so a row
   with fewer images than N keeps its real ones first.
@@ -26,7 +26,7 @@ class Prompt:
 
 @struct.dataclass
 class Prefix:
-  """A prompt after prefill: what every answer to it attends to.
+  """Keys and values of a prefilled prompt, shared by all its answers.
 
   Laid out for decoding, keys and values are tuples of L, and keys transposed:
   [P, K, H, T].
@@ -77,7 +77,7 @@ class Batch:
 
 @struct.dataclass
 class TrainState:
-  """All that a step changes and a checkpoint saves."""
+  """Parameters and optimizer state: what a step changes and is saved."""
 
   step: Array  # [] int32
   params: PyTree  # trainable only

@@ -51,6 +51,8 @@ def open_manager(workdir: str, keep: int) -> ocp.CheckpointManager:
       "optimizer": ocp.StandardCheckpointHandler(),
       "data": ocp.JsonCheckpointHandler(),
     },
+    # A temporary folder is what a killed run left: nothing else writes here,
+    # for the run holds the workdir's lock.
     options=ocp.CheckpointManagerOptions(
       max_to_keep=keep, cleanup_tmp_directories=True
     ),
@@ -74,12 +76,12 @@ def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
         manager.close()
     raise
   with _saving(manager):
-    manager.close()
+    manager.close()  # waits for the save that goes on
   sys.unraisablehook = hook
 
 
 def _report(hook: Callable[[Any], None], unraisable: Any) -> None:
-  """Passes an error on to `hook`, but for those that a failed save leaves.
+  """Passes errors on to `hook`, apart from those that a failed save leaves.
 
   The first array that cannot be written closes the event loop of a save, to
   which TensorStore's threads then report each of the others.
@@ -91,11 +93,12 @@ def _report(hook: Callable[[Any], None], unraisable: Any) -> None:
 def save(
   manager: ocp.CheckpointManager, state: TrainState, iterator: Any
 ) -> None:
-  """Starts to save; returns once it is safe to donate the state.
+  """Starts a save; returns once it is safe to donate the state.
 
   Raises:
     UserError: this save, or the one before, cannot be written.
   """
+  # Of the parameters only: nobody reads a slice of the optimizer's state.
   chunks = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES)
   with _saving(manager):
     manager.save(
@@ -111,7 +114,7 @@ def save(
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
-  """Returns when what was begun is saved.
+  """Waits for the save that goes on.
 
   Raises:
     UserError: it cannot be written.
@@ -121,7 +124,7 @@ def wait(manager: ocp.CheckpointManager) -> None:
 
 
 def check_saving(manager: ocp.CheckpointManager) -> None:
-  """Returns at once, unless a save that goes on meanwhile has failed.
+  """Checks, without waiting, that the save that goes on has not failed.
 
   Raises:
     UserError: it has; the next save, perhaps hours later, would find out.
@@ -132,10 +135,10 @@ def check_saving(manager: ocp.CheckpointManager) -> None:
 
 @contextlib.contextmanager
 def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
-  """Turns what a failed save raises, of many kinds, into one line."""
+  """Turns the errors of a failed save, of many kinds, into one message."""
   try:
     yield
-  except Exception as error:
+  except Exception as error:  # of Orbax, TensorStore or the system
     folder = os.fspath(manager.directory)
     steps = ocp.utils.checkpoint_steps(folder)
     kept = (
@@ -182,6 +185,7 @@ def restore(
   )
   if step is None:
     return None
+  # The wanted layout, kept beyond the arrays that it is read from.
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
   folder = os.path.join(os.fspath(manager.directory), str(step))
 
@@ -203,6 +207,7 @@ def restore(
   problems = reading(folder, compare)
   if problems:
     raise UserError(listed(f"checkpoint {folder} does not fit:", problems))
+  # From here on there is no way back to `state`, so the check came before.
   jax.tree.map(lambda array: array.delete(), state)
   return reading(folder, read)
 

@@ -1,4 +1,4 @@
-"""Errors of damaged checkpoints: what is damaged, and what to do."""
+"""Messages about damaged checkpoints: the damage, and what to do."""
 
 from collections.abc import Callable
 import gc
@@ -36,7 +36,7 @@ def reading(folder: str, function: Callable[[], Any]) -> Any:
 
 
 def _damaged(folder: str, why: str) -> str:
-  """Says what to do about a damaged checkpoint `checkpoints/<step>`."""
+  """Returns the message about a damaged checkpoint `checkpoints/<step>`."""
   parent, newest = os.path.split(folder)
   for step in sorted(ocp.utils.checkpoint_steps(parent), reverse=True):
     if step < int(newest) and not _unreadable(os.path.join(parent, str(step))):
@@ -51,13 +51,14 @@ def _damaged(folder: str, why: str) -> str:
 
 
 def _unreadable(folder: str) -> str:
-  """Reads all of a checkpoint; returns what cannot be read, '' if nothing."""
+  """Returns the first part of a checkpoint that cannot be read, or ''."""
   try:
     for item in _ARRAYS:
       for name in ("_METADATA", "manifest.ocdbt"):
         path = os.path.join(folder, item, name)
         if not os.path.getsize(path):
           return f"{item}/{name} is empty"
+      # Reading all values checks their checksums; listing would not.
       base = {"driver": "file", "path": f"{os.path.join(folder, item)}/"}
       spec = {"driver": "ocdbt", "base": base}
       store = tensorstore.KvStore.open(spec).result()

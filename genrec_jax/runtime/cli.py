@@ -1,4 +1,4 @@
-"""How commands parse their flags and end: one clear error, no traceback."""
+"""Commands: their flags, and one clear error in place of a traceback."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -16,7 +16,7 @@ from genrec_jax.core.errors import UserError, one_line
 def run(main: Callable[..., None], *, arguments: bool = False) -> None:
   """Runs a tool whose flags are absl's: parses them, calls `main()`, exits.
 
-  With `arguments` what is given beside the flags is passed on to it.
+  With `arguments` it gets the arguments that are no flags.
 
   The exit status is 0, 1 for bad flags or a `UserError`, whose message goes to
   standard error, or 130 when interrupted.
@@ -31,7 +31,7 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
 
 
 def parse(argv: list[str], *, arguments: bool = False) -> list[str]:
-  """Parses flags; what is wrong with them ends the program in one line."""
+  """Parses flags; an invalid one ends the program in one line."""
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
@@ -43,7 +43,7 @@ def parse(argv: list[str], *, arguments: bool = False) -> list[str]:
 
 def refuse_arguments(rest: list[str]) -> None:
   """Ends the program if anything but flags was given."""
-  if rest[1:]:
+  if rest[1:]:  # the first is the program
     fail(f"unexpected argument {rest[1]!r}: options start with --")
 
 
@@ -51,7 +51,7 @@ def refuse_arguments(rest: list[str]) -> None:
 def user_errors(
   interrupted: Callable[[], str] = lambda: "stopped",
 ) -> Iterator[None]:
-  """Ends the program in one line where the user can put it right.
+  """Ends the program in one line after an error that the user can fix.
 
   That is with the message of a `UserError`, or `interrupted()`, or if the disk
   is full, or JAX has no device: which it may say in many ways.
@@ -63,11 +63,13 @@ def user_errors(
   except KeyboardInterrupt:
     fail(interrupted(), 130)
   except OSError as error:
+    # Of other errors of the system the traceback says more than a line.
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
     where = f" for {error.filename}" if error.filename else ""
     fail(f"no space is left on the disk{where}: make room, and run it again")
   except Exception:
+    # Without a device JAX fails wherever it is first used, in many ways.
     if "jax" in sys.modules:
       try:
         require_device()
@@ -77,7 +79,7 @@ def user_errors(
 
 
 def require_device() -> None:
-  """Refuses to go on where JAX has no device to compute on.
+  """Checks that JAX has a device to compute on.
 
   Raises:
     UserError: names `JAX_PLATFORMS` and what JAX says.
@@ -96,13 +98,13 @@ def require_device() -> None:
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
-  """Ends the program."""
+  """Prints an error and ends the program."""
   print(f"error: {message}", file=sys.stderr, flush=True)
   sys.exit(status)
 
 
 def quieten() -> None:
-  """Silences what Orbax and JAX report, unless --verbosity asks for it."""
+  """Silences the logs of Orbax and JAX, unless --verbosity asks for them."""
   if not any(arg.lstrip("-").startswith("verbosity") for arg in sys.argv):
     logging.set_verbosity(logging.ERROR)
   # Orbax logs tracebacks of errors that it raises as well.

@@ -22,7 +22,7 @@ def options(platform: str) -> dict[str, str]:
 
 
 def _processor_flags() -> set[str]:
-  """Returns what the processor can do as Linux names it, or nothing."""
+  """Returns the processor's features as Linux names them; none elsewhere."""
   try:
     with open("/proc/cpuinfo") as file:
       lines = [line for line in file if line.startswith("flags")]

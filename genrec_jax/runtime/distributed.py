@@ -1,4 +1,4 @@
-"""Several processes that are one run: who is who, and what all must share.
+"""Processes of one run: their indices, and values that they share.
 
 Each runs the same program on the devices of its machine. The first writes the
 files; all enter what computes, evaluates or saves. Alone, everything here costs
@@ -22,11 +22,13 @@ RESUME = "start all of them again with the same command: it resumes"
 
 def is_single_process() -> bool:
   """Returns True if this run is one process."""
+  # Asked in this order: the count alone would start JAX's backends, after
+  # which `launch.start` could join no other process.
   return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def index() -> int:
-  """Returns which process of the run this is, from 0."""
+  """Returns the index of this process in the run, from 0."""
   return 0 if is_single_process() else jax.process_index()
 
 
@@ -52,7 +54,7 @@ def say(text: str) -> None:
 
 
 def barrier(name: str) -> None:
-  """Waits until all processes have come here."""
+  """Waits until all processes have called it with this name."""
   if not is_single_process():
     multihost_utils.sync_global_devices(name)
 
@@ -70,8 +72,10 @@ def assert_same_everywhere(what: str, text: str) -> None:
   Raises:
     UserError: on all processes, naming those whose text is not the first's.
   """
+  # 31 bits of it: what travels is an array, and int32 without x64.
   digest = hashlib.sha256(text.encode()).digest()
   numbers = allgather_scalar(int.from_bytes(digest[:4], "big") >> 1)
+  # All processes see the same numbers, so all raise, or none.
   others = [i for i, number in enumerate(numbers) if number != numbers[0]]
   if others:
     raise UserError(
@@ -86,6 +90,7 @@ def to_host(array: Any) -> np.ndarray:
   if isinstance(array, jax.Array) and not (
     array.is_fully_addressable or array.is_fully_replicated
   ):
+    # Parts of it lie on other machines: a collective, so all must call it.
     return multihost_utils.process_allgather(array, tiled=True)
   return np.asarray(array)
 
@@ -98,10 +103,11 @@ def put_global(sharding: jax.sharding.Sharding, tree: PyTree) -> PyTree:
 
 
 def local_rows(sharding: jax.sharding.Sharding, size: int) -> np.ndarray:
-  """Returns which rows of `size` the devices of this process hold, in order.
+  """Returns the indices of the rows that this process's devices hold, sorted.
 
   Processes that share examples, as tensor parallelism over several of them
   does, hold the same ones.
   """
   places = sharding.addressable_devices_indices_map((size,)).values()
+  # Devices that split something else than examples hold the same rows: once.
   return np.unique(np.concatenate([np.arange(size)[index] for index in places]))

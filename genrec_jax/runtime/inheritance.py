@@ -16,7 +16,7 @@ SYNTHETIC = "synthetic"
 def inherited_data(
   config: dict[str, Any], given: set[str], workdir: str
 ) -> tuple[dict[str, Any], str]:
-  """Returns what of `data` a run takes over, and where from.
+  """Returns the keys of `data` that a run takes over, and their source.
 
   A checkpoint that is a workdir was trained on some data set with prompts of
   some form. A run from it goes on with both, but for what the command line
@@ -36,12 +36,14 @@ def inherited_data(
   forced = {"path": ""} if data["path"] == SYNTHETIC else {}
   if not os.path.exists(os.path.join(checkpoint, CONFIG)):
     return forced, ""
+  # A resumed run goes on as it began, whatever its checkpoint says now.
   source = checkpoint if newest_step(workdir) is None else workdir
   theirs = read_config(source).get("data")
   if not isinstance(theirs, dict):  # an HF-format folder's config
     return forced, ""
   keys = ["path", "short_histories", *PROMPT_KEYS]
   path = theirs.get("path") if "data.path" not in given else data["path"]
+  # On the same data the same users must stay held out.
   if forced.get("path", path) == theirs.get("path"):
     keys += WORLD_KEYS
   found = {

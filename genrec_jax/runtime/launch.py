@@ -26,7 +26,7 @@ HEARTBEAT_SECONDS = 100
 
 
 class Address(NamedTuple):
-  """Where a process belongs."""
+  """The place of a process in its run."""
 
   coordinator: str  # host:port at which process 0 is found by all
   num_processes: int
@@ -41,6 +41,7 @@ def parse(spec: str) -> Address | None:
   """
   if spec in ("auto", "off"):
     return None
+  # The host may be an IPv6 address in brackets, with colons of its own.
   found = re.fullmatch(r"([^,]+:\d+),(\d+),(\d+)", spec)
   address = found and Address(found[1], int(found[2]), int(found[3]))
   if not address or address.process_id >= address.num_processes:
@@ -52,7 +53,7 @@ def parse(spec: str) -> Address | None:
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> str:
-  """Returns what says that a launcher started several processes; '' if none."""
+  """Returns the variable by which a launcher announces processes, or ''."""
   several = (
     "SLURM_STEP_NUM_TASKS",  # not in a batch script, which is one process
     "OMPI_COMM_WORLD_SIZE",
@@ -81,6 +82,8 @@ def start(spec: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
   Raises:
     UserError: the others cannot be found or do not come.
   """
+  # A launcher that started several processes means one run, not many alone:
+  # if they cannot join, that is an error.
   address, reason = parse(spec), launched()
   if spec == "off" or not (address or reason or _on_tpu_vm()):
     return
@@ -119,8 +122,8 @@ def start(spec: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
 def joined(spec: str) -> Iterator[None]:
   """Runs its body as one of the processes of a run; see `start`.
 
-  If it raises in one of several, this one says why and ends, and tells the
-  others, whatever they are waiting for, to end as well. The exit status is 1.
+  If it raises in one of several processes, that one prints why and ends, and
+  the others end as well, whatever they wait for. The exit status is 1.
   """
   start(spec)
   try:
@@ -128,16 +131,16 @@ def joined(spec: str) -> Iterator[None]:
   except BaseException as error:
     if is_single_process():
       raise
-    liveness.fail(error)
+    liveness.fail(error)  # does not return
   liveness.leave()
   jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
 def deferring_sigterm() -> Iterator[None]:
-  """Lets SIGTERM wait for `multihost_utils.reached_preemption_sync_point`.
+  """Defers SIGTERM to `multihost_utils.reached_preemption_sync_point`.
 
-  That tells all processes in its body that one of them got it. Before and after
+  That returns True in all processes once one of them got it. Before and after
   the body, and in a run of one process, it ends who gets it at once.
   """
   state = jax_distributed.global_state

@@ -1,4 +1,4 @@
-"""Liveness of a run's processes: what ends one ends the others, with a message.
+"""Liveness of processes: a failure of one ends the others with a message.
 
 Left alone the others would wait for it for ever, in a collective.
 """
@@ -24,8 +24,9 @@ from genrec_jax.runtime.distributed import RESUME, index, is_first
 # How long processes wait for the last one to start.
 START_SECONDS = 300
 
+# Keys of the store that JAX's coordinator, in process 0, keeps for all.
 _FAILED, _PORT = "genrec_jax/failed", "genrec_jax/port"
-_WATCH_MS = 24 * 3600 * 1000
+_WATCH_MS = 24 * 3600 * 1000  # of one wait; it is repeated
 _CONNECT_SECONDS = 10
 _SECRET_BYTES = 16
 _FIRST_KILLED = "process 0 was killed"
@@ -37,8 +38,8 @@ _LOST = re.compile(
 )
 
 
-_leaving = threading.Event()
-_ending = threading.Lock()
+_leaving = threading.Event()  # set: a lost connection is no failure
+_ending = threading.Lock()  # never released: one thread ends the process
 
 
 def _client() -> Any:
@@ -53,7 +54,7 @@ def watch() -> None:
 
 
 def leave() -> None:
-  """Says that this process ends well: what is lost after it is no failure."""
+  """Marks the end of the run: a connection may close without a failure."""
   _leaving.set()
 
 
@@ -62,7 +63,7 @@ def _in_background(function: Callable[..., None], *args: Any) -> None:
 
 
 def _watch() -> None:
-  """Ends this process when another says that it failed, or is lost."""
+  """Ends this process when another publishes a failure or is lost."""
   client = _client()
   while not _leaving.is_set():
     try:
@@ -71,7 +72,7 @@ def _watch() -> None:
         return
       _end(message)
     except jax.errors.JaxRuntimeError as error:
-      if "DEADLINE_EXCEEDED" in str(error):
+      if "DEADLINE_EXCEEDED" in str(error):  # of `_WATCH_MS`; wait again
         continue
       if not _leaving.is_set():
         closed = "Socket closed" in str(error)
@@ -102,11 +103,11 @@ def _open_liveness_sockets() -> None:
   address = jax_distributed.global_state.coordinator_address
   assert address is not None  # set by `jax.distributed.initialize`
   host = address.rsplit(":", 1)[0]
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError):  # a firewall: see above
     peer = socket.create_connection(
       (host.strip("[]"), int(port)), _CONNECT_SECONDS
     )
-    peer.settimeout(None)
+    peer.settimeout(None)  # it is to stay open for hours without a word
     peer.sendall(bytes.fromhex(secret) + index().to_bytes(4, "big"))
     _in_background(_watch_first, peer)
 
@@ -134,11 +135,13 @@ def _watch_peer(
 ) -> None:
   """Calls `report_dead` with a peer's index when its connection closes."""
   with peer, contextlib.suppress(OSError):
+    # A connection that says nothing is not waited for without end.
     peer.settimeout(START_SECONDS)
     greeting = peer.makefile("rb").read(len(secret) + 4)
     who = int.from_bytes(greeting[-4:], "big")
+    # In constant time; a peer's word can end the run.
     known = secrets.compare_digest(greeting[:-4], secret)
-    if not known or not 0 < who < count:
+    if not known or not 0 < who < count:  # 0 is this process
       return  # no process of this run: a port scanner, for example
     peer.settimeout(None)
     with contextlib.suppress(OSError):  # reset, as good as closed
@@ -167,7 +170,7 @@ def _publish_failure(message: str) -> None:
 
 def fail(error: BaseException) -> NoReturn:
   """Ends this process and those that would wait for it."""
-  if isinstance(error, UserError):
+  if isinstance(error, UserError):  # no traceback: the user can mend it
     message = str(error)
   elif isinstance(error, KeyboardInterrupt):
     message = "interrupted"
@@ -188,7 +191,7 @@ def _end(message: str) -> NoReturn:
   _ending.acquire()  # the first thread to come here says why
   print(f"error: {message}", file=sys.stderr, flush=True)
   sys.stdout.flush()
-  if is_first():
+  if is_first():  # its end closes the store, and with it the message
     time.sleep(_LINGER_SECONDS)
   # Leaving in any other way waits for processes that wait for this one.
   os._exit(1)

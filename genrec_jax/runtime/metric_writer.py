@@ -40,8 +40,8 @@ def read(workdir: str) -> list[dict[str, Any]]:
   return [json.loads(line) for line in lines[:-1]]
 
 
-def _told(method: Callable[..., None]) -> Callable[..., None]:
-  """Turns a full disk, or one that is gone, into one line."""
+def _with_disk_errors(method: Callable[..., None]) -> Callable[..., None]:
+  """Turns errors of a disk that is full or gone into one message."""
 
   @functools.wraps(method)
   def wrapped(self, *args):
@@ -66,9 +66,10 @@ class Writer:
   """
 
   @first_only
-  @_told
+  @_with_disk_errors
   def __init__(self, workdir: str, step: int | None):
     self.workdir = workdir
+    # Step 0 has a row, of the evaluation before training: -1 is before it.
     last = -1 if step is None else step
     rows = [row for row in read(workdir) if row["step"] <= last]
     path = os.path.join(workdir, FILE)
@@ -82,7 +83,7 @@ class Writer:
     self._samples = os.path.join(workdir, SAMPLES)
 
   @first_only
-  @_told
+  @_with_disk_errors
   def scalars(self, step: int, values: dict[str, float]) -> None:
     """Appends a row to metrics.jsonl and its values to TensorBoard.
 
@@ -90,11 +91,11 @@ class Writer:
     """
     row = {k: v if math.isfinite(v) else None for k, v in values.items()}
     self._file.write(json.dumps({"step": step, **row}) + "\n")
-    self._file.flush()
+    self._file.flush()  # for those who follow the file; `sync` is for disks
     self.board(step, values)
 
   @first_only
-  @_told
+  @_with_disk_errors
   def board(self, step: int, values: dict[str, float]) -> None:
     """Sends values to TensorBoard only, such as those that time a run."""
     for name, value in values.items():
@@ -102,7 +103,7 @@ class Writer:
     self._board.flush()
 
   @first_only
-  @_told
+  @_with_disk_errors
   def image(self, step: int, grid: np.ndarray) -> None:
     """Writes a uint8 [h, w, 3] to samples/<step>.png and TensorBoard."""
     os.makedirs(self._samples, exist_ok=True)
@@ -113,15 +114,15 @@ class Writer:
     self._event(step, summary=shown)
 
   @first_only
-  @_told
+  @_with_disk_errors
   def sync(self) -> None:
-    """Makes sure that what was written outlives the machine."""
+    """Flushes metrics.jsonl to the disk."""
     os.fsync(self._file.fileno())
     self._board.flush()
 
   @first_only
   def close(self) -> None:
-    """Closes the files; what should last was written out by `sync`."""
+    """Closes the files; `sync` has flushed what must last."""
     for file in (self._file, self._board):
       with contextlib.suppress(OSError):
         file.close()

@@ -30,7 +30,7 @@ def home(path: str) -> str:
 
 
 def split_paths(text: str) -> list[str]:
-  """Splits 'a.png,b.png' at its commas, but for those of names that exist.
+  """Splits 'a.png,b.png' at its commas, except those of existing names.
 
   Where files 'a,b.png' and 'c.png' exist, 'a,b.png,c.png' is these two. Double
   quotes keep a name together, as in CSV. '~' is the home folder.
@@ -40,6 +40,7 @@ def split_paths(text: str) -> list[str]:
   """
   parts, paths = next(csv.reader([text]), []), []
   while parts:
+    # The longest name that exists: its commas are its own.
     names = [home(",".join(parts[:n])) for n in range(len(parts), 0, -1)]
     name = next(filter(os.path.exists, names), home(parts[0].strip()))
     count = len(parts) - names.index(name) if name in names else 1
@@ -59,7 +60,7 @@ class _Parser(flags.ArgumentParser):
       return argument
     try:
       return self._convert(argument)
-    except UserError as error:
+    except UserError as error:  # absl reports ValueErrors with the flag
       raise ValueError(str(error)) from None
 
 

@@ -15,13 +15,15 @@ class _Line:
 
   def __init__(self, every: float):
     self._terminal = sys.stdout.isatty()
+    # A terminal is watched; a log is kept, so its lines are few.
     self._every = 0.2 if self._terminal else every
-    self._printed = -float("inf")
+    self._printed = -float("inf")  # the first line is due at once
     self._open = False  # the cursor is at the end of a line to rewrite
 
   @first_only
   def say(self, text: str) -> None:
     """Prints a line of its own."""
+    # Back to the line's start and clear it: ANSI, as every terminal knows.
     print(("\r\033[K" if self._open else "") + text, flush=True)
     self._open = False
 
@@ -33,7 +35,7 @@ class _Line:
     self._open = False
 
   def _due(self, now: float) -> bool:
-    """Returns whether it is time for the next line, and notes that."""
+    """Returns whether the next line is due; if so it counts as printed."""
     due = now - self._printed >= self._every
     if due:
       self._printed = now
@@ -79,14 +81,14 @@ class Progress(_Line):
       self._first = now
       speed = f"first step {now - self._begun:.1f} s (compiles)"
     else:
-      done = step - self._start - 1
+      done = step - self._start - 1  # since the step that compiled
       rate = done / max(now - self._first, 1e-9)
       eta = _duration((self._steps - step) / rate)
       then = f", then {self._then}" if self._then else ""
       speed = f"{rate:.2f} steps/s  ETA {eta}{then}"
     due = self._due(now)
     line = f"step {step}/{self._steps}  {speed}  {name} {value:.4g}"
-    if step == self._steps:
+    if step == self._steps:  # the last line stays, rewritten by none
       self.say(line)
     elif due:
       self._rewrite(line)
@@ -110,12 +112,12 @@ class Tally(_Line):
     self._total, self._unit = total, unit
     self._done = 0
     self._first: tuple[int, float] | None = None
-    if not self._terminal:
+    if not self._terminal:  # no line before `every` seconds have passed
       self._printed = time.monotonic()
 
   @first_only
   def add(self, label: str, count: int) -> None:
-    """Reports that `count` more are done, of what `label` says."""
+    """Reports that `count` more are done; `label` names the work."""
     now = time.monotonic()
     self._done += count
     eta = ""

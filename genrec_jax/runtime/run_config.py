@@ -40,15 +40,16 @@ def compare(
   Raises:
     UserError: lists the keys for which it would be another run.
   """
+  # A path and its hash say the same: the hash, where both sides have one.
   skipped = set()
   for key, known in _HASHED.items():
     if known not in theirs:  # of a run made before it was recorded
       skipped.add(known)
     elif known in ours:
       skipped.add(key)
-    else:
+    else:  # not hashed yet; with `final` it never will be: compare paths
       skipped |= {known} if final else {known, key}
-  absent = object()
+  absent = object()  # None is a value that a key may have
   differing = {
     key: f"{key}: {_show(theirs, key)} there, {_show(ours, key)} now"
     for key in sorted((theirs.keys() | ours.keys()) - skipped)
@@ -67,13 +68,14 @@ def compare(
         problems,
       )
     )
+  # Where a workdir lies is no part of the run: it may have been moved.
   return [line for key, line in differing.items() if key != "workdir"]
 
 
 def _wrong_steps(
   workdir: str, theirs: dict[str, Any], ours: dict[str, Any], begun: int
 ) -> list[str]:
-  """Says why a run cannot end at another step than it was to."""
+  """Returns why a run cannot end at another step than planned, if so."""
   key, until = "train.steps", "optim.decay_steps"
   steps = ours.get(key)
   if steps is None or steps == theirs.get(key):
@@ -83,7 +85,7 @@ def _wrong_steps(
       f"{key}: {_show(theirs, key)} there, {steps} now, and step {begun} is"
       " saved already"
     ]
-  if 0 < theirs.get(until, 0) < steps:
+  if 0 < theirs.get(until, 0) < steps:  # 0: a rate that never decays
     return [
       f"{key}: {_show(theirs, key)} there, {steps} now, but the learning rate"
       f" is 0 from {until}={theirs[until]} on, and another {until} would have"

@@ -22,7 +22,7 @@ class SavedParam:
   folder: str
   name: str
   shape: tuple[int, ...]
-  dtype: np.dtype
+  dtype: np.dtype  # as saved; `read` casts
 
   def __getitem__(self, index: Any) -> np.ndarray:
     """Reads a slice and, of the rest, what shares its chunks."""
@@ -79,7 +79,7 @@ def open_params(workdir: str, step: int | None = None) -> dict[str, Any]:
     {
       path: SavedParam(
         folder,
-        path.replace("/", "."),
+        path.replace("/", "."),  # as Orbax names arrays
         tuple(leaf.shape),
         np.dtype(leaf.dtype),
       )

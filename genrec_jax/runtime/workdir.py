@@ -1,4 +1,4 @@
-"""A run's folder: checked, claimed for one config, and read."""
+"""The folder of a run: checked, claimed for one config, and read."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _SEEN_SECONDS = 10
 
 
 def check(workdir: str, config_json: str) -> None:
-  """Refuses a folder that cannot be written or holds another config's run.
+  """Checks that a folder can be written and holds no other config's run.
 
   All processes of a run call it; each must be able to write there and see what
   the others write.
@@ -37,6 +37,7 @@ def check(workdir: str, config_json: str) -> None:
   Raises:
     UserError: says why the folder cannot be used; names differing keys.
   """
+  # Locks, appends to metrics.jsonl and atomic renames need a file system.
   if "://" in workdir:
     raise UserError(
       f"workdir {workdir} is not a folder: expected one, which a bucket can be"
@@ -48,7 +49,8 @@ def check(workdir: str, config_json: str) -> None:
 
 
 def _probe(workdir: str) -> None:
-  """Refuses a folder that is not writable, or not one for all processes."""
+  """Checks that a folder is writable and the same for all processes."""
+  # Process ids keep two runs that start in one folder apart.
   processes = enumerate(distributed.allgather_scalar(os.getpid()))
   probes = {i: f".writable-{i}-{pid}" for i, pid in processes}
   own = os.path.join(workdir, probes[distributed.index()])
@@ -59,6 +61,7 @@ def _probe(workdir: str) -> None:
     try:
       distributed.barrier("all can write")
       unseen = _unseen(workdir, probes)
+      # None removes its file before all others have looked for it.
       distributed.barrier("all have looked")
     finally:
       os.remove(own)
@@ -77,7 +80,7 @@ def _probe(workdir: str) -> None:
 
 
 def _unseen(workdir: str, probes: dict[int, str]) -> list[int]:
-  """Returns whose probes are not there; network disks may show them late."""
+  """Returns the processes whose probes are absent, after waiting for them."""
   until = time.monotonic() + _SEEN_SECONDS
   while True:
     names = set(os.listdir(workdir))
@@ -89,6 +92,7 @@ def _unseen(workdir: str, probes: dict[int, str]) -> list[int]:
 
 def _compare(workdir: str, config: dict[str, Any], *, final: bool) -> list[str]:
   """Compares `config` with that of the run in a workdir, if any began."""
+  # Without a checkpoint there is no run to protect.
   begun = newest_step(workdir)
   path = os.path.join(workdir, CONFIG)
   if not os.path.exists(path) or begun is None:
@@ -134,7 +138,8 @@ def read_config(workdir: str) -> dict[str, Any]:
 
 
 def newest_step(workdir: str) -> int | None:
-  """Returns the step of the newest whole checkpoint, a folder named by it."""
+  """Returns the step of the newest whole checkpoint, or None."""
   folder = os.path.join(workdir, CHECKPOINTS)
+  # A checkpoint that is being written has a longer name until it is whole.
   names = os.listdir(folder) if os.path.isdir(folder) else []
   return max((int(name) for name in names if name.isdecimal()), default=None)

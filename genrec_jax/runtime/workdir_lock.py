@@ -15,7 +15,7 @@ _LOCK = ".lock"
 
 @contextlib.contextmanager
 def locked(workdir: str) -> Iterator[None]:
-  """Keeps other runs from writing into a workdir while its body runs.
+  """Locks a workdir against other runs while its body runs.
 
   The lock is the system's (`flock`), so a killed process leaves none. Of
   several processes of a run the first holds it. Readers, such as an evaluation
@@ -54,10 +54,10 @@ def _take_lock(workdir: str, path: str) -> int | None:
       with contextlib.suppress(FileNotFoundError):
         # Whoever had it may have removed the file meanwhile.
         if os.path.samestat(os.fstat(file), os.stat(path)):
-          os.ftruncate(file, 0)
+          os.ftruncate(file, 0)  # for the message of a run that is refused
           os.write(file, f"{os.getpid()} on {socket.gethostname()}".encode())
           return file
-      os.close(file)
+      os.close(file)  # it was another's; the path leads to a new one
     except OSError as error:
       holder = os.read(file, 300).decode(errors="replace")
       os.close(file)
