@@ -8,6 +8,7 @@ on each of them; see docs/launch.md.
 
 import functools
 import importlib
+from typing import Any
 
 from absl import app, flags
 import jax
@@ -61,7 +62,7 @@ def main(_: list[str]) -> None:
       importlib.import_module(TASKS[config.task]).run(config, config.workdir)
 
 
-def interrupted(config) -> str:
+def interrupted(config: Any) -> str:
   """Returns what the same command will do after this one was interrupted."""
   if config.task == "evaluate":
     return "stopped; the same command begins anew"

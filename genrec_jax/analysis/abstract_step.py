@@ -28,7 +28,7 @@ _FRAME = 32
 _ITEM = 3
 
 
-def open_plan(config, variant: str, devices: Sequence[Any] | None) -> Plan:
+def open_plan(config: Any, variant: str, devices: Sequence[Any] | None) -> Plan:
   """Lays out the models of a config on devices, real or only described.
 
   Args:
@@ -62,7 +62,7 @@ def open_plan(config, variant: str, devices: Sequence[Any] | None) -> Plan:
   return make_plan(config, model=model, rules=rules, clip=clip, devices=devices)
 
 
-def prompt_tokens(config, model: Generator, title_tokens: int) -> int:
+def prompt_tokens(config: Any, model: Generator, title_tokens: int) -> int:
   """Returns T, the length of prompts of full histories.
 
   Args:
@@ -74,7 +74,9 @@ def prompt_tokens(config, model: Generator, title_tokens: int) -> int:
   return config.data.history_length * item + _FRAME
 
 
-def batch(config, model: Generator, clip: Clip, title_tokens: int) -> Batch:
+def batch(
+  config: Any, model: Generator, clip: Clip, title_tokens: int
+) -> Batch:
   """Returns the shapes and types of a config's batch."""
   p, n, f = (
     config.data.batch_size,
@@ -103,7 +105,7 @@ def batch(config, model: Generator, clip: Clip, title_tokens: int) -> Batch:
   )
 
 
-def arguments(config, plan: Plan, title_tokens: int) -> tuple:
+def arguments(config: Any, plan: Plan, title_tokens: int) -> tuple:
   """Returns (state, frozen, batch) as shapes, types and shardings."""
   frozen = plan.frozen
   if config.task == "rl":
@@ -116,13 +118,13 @@ def arguments(config, plan: Plan, title_tokens: int) -> tuple:
   return plan.state, frozen, rows
 
 
-def lower(config, plan: Plan, args: tuple) -> jax.stages.Lowered:
+def lower(config: Any, plan: Plan, args: tuple) -> jax.stages.Lowered:
   """Traces the step of a config, ready to be compiled."""
   make_step = {"sft": sft.make_step, "rl": rl.make_step}[config.task]
   return plan.jit(make_step(config, plan)).lower(*args)
 
 
-def kv_shapes(config, plan: Plan, args: tuple) -> list[Any]:
+def kv_shapes(config: Any, plan: Plan, args: tuple) -> list[Any]:
   """Returns the whole arrays of keys and values that a rollout holds."""
   model, sample = plan.model, config.sample
 

@@ -34,7 +34,7 @@ class RunParts(NamedTuple):
   models: list[ComparedModel]  # what the trained model came from
 
 
-def build(config, *, sample: Sampling, copy_threshold: float) -> RunParts:
+def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
   """Loads models and data and lays the state out on the mesh.
 
   Args:
@@ -83,7 +83,7 @@ def build(config, *, sample: Sampling, copy_threshold: float) -> RunParts:
 
 
 def init_state(
-  config, generator: load.CheckpointHandle, plan: Plan
+  config: Any, generator: load.CheckpointHandle, plan: Plan
 ) -> tuple[TrainState, PyTree]:
   """Reads the generator and initialises the optimizer.
 
@@ -109,7 +109,7 @@ def init_state(
 
 
 def _describe(
-  config, generator: load.CheckpointHandle, trainable: PyTree, rest: PyTree
+  config: Any, generator: load.CheckpointHandle, trainable: PyTree, rest: PyTree
 ) -> None:
   """Prints how many parameters are trained, and what to know of the model."""
   trained = parameter_overview.count_parameters(trainable)
@@ -121,7 +121,7 @@ def _describe(
     distributed.say(line)
 
 
-def open_batches(config, inputs: opening.Inputs, plan: Plan) -> Any:
+def open_batches(config: Any, inputs: opening.Inputs, plan: Plan) -> Any:
   """Returns the iterator of this process's rows of training batches."""
   spec = windows.WindowSpec.from_options(config.data)
   dataset = inputs.dataset
@@ -143,7 +143,7 @@ def open_batches(config, inputs: opening.Inputs, plan: Plan) -> Any:
 
 
 def open_compared(
-  config, inputs: opening.Inputs, plan: Plan
+  config: Any, inputs: opening.Inputs, plan: Plan
 ) -> list[ComparedModel]:
   """Opens the models that the trained one came from; none is read yet.
 

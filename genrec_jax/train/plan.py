@@ -59,7 +59,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-  config,
+  config: Any,
   *,
   model: Generator,
   rules: sharding.Rules,
@@ -125,7 +125,7 @@ def make_plan(
   )
 
 
-def _check_schedule(config) -> None:
+def _check_schedule(config: Any) -> None:
   if 0 < config.optim.decay_steps < config.train.steps:
     raise UserError(
       f"optim.decay_steps={config.optim.decay_steps}: nothing is learned from"
@@ -134,7 +134,7 @@ def _check_schedule(config) -> None:
     )
 
 
-def _make_mesh(config, devices: Sequence[Any] | None) -> jax.sharding.Mesh:
+def _make_mesh(config: Any, devices: Sequence[Any] | None) -> jax.sharding.Mesh:
   """Returns the mesh, over which training and evaluation batches divide."""
   mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
   mesh_lib.check_batch(

@@ -13,6 +13,7 @@ width of CLIP's common space.
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,7 @@ def reward_samples(
   return values, {"reward": total} | rewards.statistics(raw) | contributions
 
 
-def make_options(config) -> RLOptions:
+def make_options(config: Any) -> RLOptions:
   """Returns the options of a config's step."""
   return RLOptions(
     seed=config.seed,
@@ -132,7 +133,7 @@ def make_options(config) -> RLOptions:
   )
 
 
-def make_step(config, plan: Plan):
+def make_step(config: Any, plan: Plan) -> Callable:
   """Returns the step of a config: (state, frozen, batch) -> ..."""
   return functools.partial(
     train_step,
@@ -144,7 +145,7 @@ def make_step(config, plan: Plan):
   )
 
 
-def reference(config, plan: Plan) -> dict[str, PyTree]:
+def reference(config: Any, plan: Plan) -> dict[str, PyTree]:
   """Returns shapes, types and shardings of the KL's reference.
 
   The reference is the trained parameters as they start, in the type that every
@@ -171,7 +172,9 @@ def reference(config, plan: Plan) -> dict[str, PyTree]:
   }
 
 
-def copy_reference(config, plan: Plan, params: PyTree) -> dict[str, PyTree]:
+def copy_reference(
+  config: Any, plan: Plan, params: PyTree
+) -> dict[str, PyTree]:
   """Returns `reference` with the values of the trainable parameters."""
   kept = reference(config, plan)
   if not kept:
@@ -186,7 +189,7 @@ def copy_reference(config, plan: Plan, params: PyTree) -> dict[str, PyTree]:
   return {"reference": copy(lora.without(params))}
 
 
-def run(config, workdir: str) -> None:
+def run(config: Any, workdir: str) -> None:
   """Trains with RL from `config.model.checkpoint`; see configs/rl.py."""
   # Groups are as large as rewards need, evaluation as many as the table says.
   parts = build(

@@ -1,6 +1,7 @@
 """Run of a training task: the loop, then the comparison of models."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from genrec_jax.train.build import RunParts
 
 
 def train(
-  config, workdir: str, parts: RunParts, step: Callable, *, headline: str
+  config: Any, workdir: str, parts: RunParts, step: Callable, *, headline: str
 ) -> None:
   """Trains, then compares the trained model with those it came from.
 

@@ -4,8 +4,10 @@ Letters: P prompts, T prompt tokens, I codes per image, C codebook, D width,
 h w pixels.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +139,7 @@ def code_loss(
   return losses.mean(), {"code_accuracy": right.mean()}
 
 
-def make_step(config, plan: Plan):
+def make_step(config: Any, plan: Plan) -> Callable:
   """Returns the step of a config: (state, frozen, batch) -> ..."""
   return functools.partial(
     train_step,
@@ -151,7 +153,7 @@ def make_step(config, plan: Plan):
   )
 
 
-def run(config, workdir: str) -> None:
+def run(config: Any, workdir: str) -> None:
   """Fine-tunes `config.model.checkpoint`; see configs/sft.py."""
   parts = build(
     config,
