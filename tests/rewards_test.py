@@ -389,9 +389,9 @@ def test_with_a_real_clip_a_copy_is_found():
   @jax.jit
   def run(params, batch):
     targets = embed_targets(clip, params, batch)
-    drawn = batch.history[:, :2].astype(jnp.float32) / 255
+    images = batch.history[:, :2].astype(jnp.float32) / 255
     return targets, rewards.score(
-      clip.embed_images(params, drawn),
+      clip.embed_images(params, images),
       targets,
       rewards.from_options(
         OPTIONS

@@ -73,7 +73,7 @@ def exact_kl(logits, reference):
 
 
 def expected_kl(name, logits, reference, probs):
-  """The estimator's mean over codes drawn with fixed probabilities."""
+  """The estimator's mean over codes sampled with fixed probabilities."""
   return jnp.sum(
     probs
     * kl_lib.estimate(

@@ -387,7 +387,7 @@ def test_gradient_steps_raise_the_expected_reward():
   advantages = TinyPolicy.rewards - before
 
   def loss(params):
-    # The 9 images as groups of one, each weighted by how often it is drawn.
+    # The 9 images as groups of one, each weighted by how often it is sampled.
     return objectives.policy_loss(
       Objective(**PLAIN | {"kl_weight": 0.01, "kl": "k3_straight_through"}),
       TinyPolicy.logprobs(params)[:, None],

@@ -21,10 +21,10 @@ def params(model):
 @pytest.fixture(scope="module")
 def prompt():
   """Two prompts of unequal length, the second with one image less."""
-  picture = [BOI, IMAGE, IMAGE, IMAGE, IMAGE, 5]
+  image = [BOI, IMAGE, IMAGE, IMAGE, IMAGE, 5]
   long, short = (
-    [BOS, 7, *picture, 8, *picture, 9, BOI],
-    [BOS, 11, *picture, BOI],
+    [BOS, 7, *image, 8, *image, 9, BOI],
+    [BOS, 11, *image, BOI],
   )
   rows = [long, [PAD] * (len(long) - len(short)) + short]
   rng = np.random.default_rng(0)

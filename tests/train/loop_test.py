@@ -106,13 +106,13 @@ def test_running_a_finished_run_again_only_finishes(tmp_path, whole):
   assert contents(tmp_path) == contents(whole[0])
 
 
-@pytest.mark.parametrize(("told", "saved"), [(1, 1), (12, 12), (13, 12)])
+@pytest.mark.parametrize(("asked", "saved"), [(1, 1), (12, 12), (13, 12)])
 def test_a_run_that_is_asked_to_stop_saves(
-  tmp_path, whole, monkeypatch, told, saved
+  tmp_path, whole, monkeypatch, asked, saved
 ):
   # Step 13 is what JAX is asked after the last evaluation.
   def asked(step):
-    return step == told
+    return step == asked
 
   finished = []
   inputs = toy.make_inputs(finish=lambda *_: finished.append(True))
@@ -320,7 +320,7 @@ def files_of_at_most(size):
 
 
 def test_stops_at_once_when_a_checkpoint_cannot_be_written(tmp_path):
-  # Saving goes on beside later steps: its failure must not wait for the next.
+  # Saving goes on next to later steps: its failure must not wait for the next.
   inputs, taken = toy.make_inputs(ballast=20_000), []
 
   def put(batch):

@@ -268,11 +268,11 @@ def test_eight_devices_draw_and_learn_as_one():
   base = sharding.specs(janus.RULES, params)
   beside = lora.specs(lora.kernels(base, patterns, model.adaptable))
   mesh = mesh_lib.make_mesh(4, 2)
-  rollout = sharding.drop_axis("data", tree.merge(base, beside))
+  layout = sharding.drop_axis("data", tree.merge(base, beside))
 
   def learn(adapters, params, prompt, gather=lambda params: params):
     whole = tree.merge(params, adapters)
-    drawn = sampling.sample_images(
+    rollout = sampling.sample_images(
       model,
       sampling.rollout_params(model, whole, gather),
       prompt,
@@ -285,16 +285,16 @@ def test_eight_devices_draw_and_learn_as_one():
         model,
         tree.merge(params, adapters),
         prompt,
-        drawn.codes,
+        rollout.codes,
         Sampling(guidance=2.0),
       )
       return scores.mean()
 
-    return drawn, jax.grad(loss)(adapters)
+    return rollout, jax.grad(loss)(adapters)
 
   gather = functools.partial(
     jax.lax.with_sharding_constraint,
-    shardings=sharding.shardings(mesh, rollout),
+    shardings=sharding.shardings(mesh, layout),
   )
   expected, slopes = jax.jit(learn)(adapters, params, batch.prompt)
   inputs = (

@@ -111,7 +111,7 @@ def test_a_workdir_that_trained_the_head_still_opens(tmp_path):
 
 @pytest.mark.optimised
 def test_a_reference_of_half_the_size_scores_the_same(params):
-  """Bit for bit, what adapters stand beside included."""
+  """Bit for bit, with and without adapters next to it."""
   cast = trainable.cast_frozen(MODEL, params)
   for path, leaf in tree.flatten(cast).items():
     half = not path.startswith(("vision/", "tokenizer/"))

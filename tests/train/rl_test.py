@@ -148,44 +148,44 @@ def test_the_step_is_on_policy_and_moves_away_from_the_reference(
     path: np.abs(new - before[path]).max()
     for path, new in tree.flatten(state.params).items()
   }
-  assert moved.pop("language/lm_head/kernel") == 0  # no text is drawn
+  assert moved.pop("language/lm_head/kernel") == 0  # no text is sampled
   assert all(moved.values())
 
 
-def draw(params, prompt, gather=lambda params: params):
-  """Draws what the first step draws."""
+def sample(params, prompt, gather=lambda params: params):
+  """Samples what the first step samples."""
   params = sampling.rollout_params(MODEL, params, gather)
   key = jax.random.fold_in(jax.random.key(OPTIONS.seed), 0)
   return sampling.sample_images(MODEL, params, prompt, key, OPTIONS.sample)
 
 
 @pytest.fixture(scope="module")
-def drawn(params):
-  return jax.jit(draw)(params, random_batch(8).prompt)
+def samples(params):
+  return jax.jit(sample)(params, random_batch(8).prompt)
 
 
 def laid_out(shape, params):
   """Returns a mesh, parameters on it, and how the rollout gathers them."""
   mesh = mesh_lib.make_mesh(*shape)
   specs = sharding.specs(janus.RULES, params)
-  rollout = sharding.shardings(mesh, sharding.drop_axis("data", specs))
-  gather = functools.partial(
-    jax.lax.with_sharding_constraint, shardings=rollout
-  )
+  layout = sharding.shardings(mesh, sharding.drop_axis("data", specs))
+  gather = functools.partial(jax.lax.with_sharding_constraint, shardings=layout)
   return mesh, specs, sharding.shard_params(mesh, specs, params), gather
 
 
 @pytest.mark.optimised
 @pytest.mark.parametrize("shape", MESHES)
-def test_eight_devices_draw_what_one_draws(params, drawn, shape):
+def test_eight_devices_sample_what_one_samples(params, samples, shape):
   mesh, _, placed, gather = laid_out(shape, params)
   prompt = sharding.put_batch(mesh, random_batch(8).prompt)
   pinned = sharding.trace_with_mesh(
-    mesh, functools.partial(draw, gather=gather)
+    mesh, functools.partial(sample, gather=gather)
   )
   found = jax.jit(pinned)(placed, prompt)
-  np.testing.assert_array_equal(found.codes, drawn.codes)
-  np.testing.assert_allclose(found.logprobs, drawn.logprobs, rtol=0, atol=SAME)
+  np.testing.assert_array_equal(found.codes, samples.codes)
+  np.testing.assert_allclose(
+    found.logprobs, samples.logprobs, rtol=0, atol=SAME
+  )
 
 
 @pytest.mark.parametrize("shape", MESHES)
@@ -263,10 +263,10 @@ def test_no_parameter_is_gathered_in_the_decode_loop(params, free):
   mesh, _, placed, gather = laid_out((8, 1), params)
   prompt = sharding.put_batch(mesh, random_batch(8).prompt)
   if free:
-    lowered = jax.jit(draw).lower(placed, prompt)
+    lowered = jax.jit(sample).lower(placed, prompt)
   else:
     pinned = sharding.trace_with_mesh(
-      mesh, functools.partial(draw, gather=gather)
+      mesh, functools.partial(sample, gather=gather)
     )
     lowered = jax.jit(pinned).lower(placed, prompt)
   program = hlo.parse(lowered.compile().as_text())
@@ -287,7 +287,7 @@ def test_inner_epochs_take_more_than_one_update(params, clip_params, single):
   assert int(state.step) == 1
 
 
-def test_conditional_scoring_leaves_guidance_out(params, clip_params, drawn):
+def test_conditional_scoring_leaves_guidance_out(params, clip_params, samples):
   """Without rewards, the gradient is that of the KL; both by hand."""
   batch, scale = random_batch(8), 1.1
   trainable, rest = tree.select(params, TRAINABLE)
@@ -296,13 +296,13 @@ def test_conditional_scoring_leaves_guidance_out(params, clip_params, drawn):
     def score(trainable):
       whole = tree.merge(trainable, rest)
       logits, others = (
-        code_logits(MODEL, whole, one, drawn.codes)
+        code_logits(MODEL, whole, one, samples.codes)
         for one in (batch.prompt, MODEL.unconditional(batch.prompt))
       )
       if guidance != 1:
         logits = others + guidance * (logits - others)
       scores = jax.nn.log_softmax(logits)
-      return jnp.take_along_axis(scores, drawn.codes[..., None], -1)
+      return jnp.take_along_axis(scores, samples.codes[..., None], -1)
 
     reference = score(jax.tree.map(lambda x: scale * x, trainable))
     difference = jax.lax.stop_gradient(reference) - score(trainable)
