@@ -113,3 +113,30 @@ def test_names_say_what_a_module_is_for():
   assert not BANNED_NAMES & {
     part.removesuffix(".py") for path in sources() for part in path.parts
   }
+
+
+def takes_config(path):
+  """Returns if a function of a file takes a ConfigDict, not a dict of one."""
+  return any(
+    argument.arg == "config"
+    and (
+      argument.annotation is None or ast.unparse(argument.annotation) == "Any"
+    )
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.FunctionDef)
+    for argument in (*node.args.args, *node.args.kwonlyargs)
+  )
+
+
+def test_a_config_passes_few_files_on_its_way_to_a_step():
+  """Of RL: main.py, the config's two files, and those that take it on."""
+  others = {"sft.py", "task.py"}  # of the other tasks
+  found = {
+    str(path.relative_to(ROOT))
+    for path in sources()
+    if package(path) in ("config", "evals", "train")
+    and path.name not in others
+    and takes_config(path)
+  }
+  found |= {"main.py", "configs/rl.py", "configs/common.py"}
+  assert len(found) <= 12, sorted(found)

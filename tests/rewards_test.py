@@ -322,8 +322,8 @@ def test_options_are_those_of_the_function():
 
 def test_rewards_are_added_in_one_order_whatever_the_config_s():
   """Else the same weights would round otherwise in another order."""
-  found = rewards.from_options(dict(reversed(OPTIONS.items())))
-  assert list(found) == sorted(OPTIONS)
+  for options in (OPTIONS, dict(reversed(OPTIONS.items()))):
+    assert list(rewards.from_options(options)) == sorted(OPTIONS)
 
 
 def test_a_reward_that_is_added_is_scored(monkeypatch):
