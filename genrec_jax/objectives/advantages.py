@@ -21,7 +21,7 @@ from genrec_jax.groups import (
 )
 
 
-def _leave_one_out(rewards: jax.Array) -> jax.Array:
+def _leave_one_out(rewards: jax.Array) -> jax.Array:  # [P, G] -> [P, G]
   samples = rewards.shape[1]
   if samples < 2:
     raise UserError(
@@ -39,7 +39,8 @@ class Advantage(NamedTuple):
   measured; see `estimate`.
   """
 
-  relative: Callable[[jax.Array], jax.Array]  # subtracts the baseline; linear
+  # [P, G] -> [P, G]: subtracts the baseline; linear
+  relative: Callable[[jax.Array], jax.Array]
   standardised: bool  # then divides by the group's deviation
 
 
@@ -53,12 +54,12 @@ ADVANTAGES: Mapping[str, Advantage] = {
 
 def estimate(
   name: str,
-  rewards: jax.Array,
+  rewards: jax.Array,  # [P, G]
   *,
-  floor: float | jax.Array = FLOOR,
-  of: jax.Array | None = None,
+  floor: float | jax.Array = FLOOR,  # [] or [P, 1]
+  of: jax.Array | None = None,  # [P, G]
 ) -> jax.Array:
-  """Turns rewards into advantages, which are constants to the gradient.
+  """Returns the advantages of rewards, constants to the gradient.
 
   - grpo: (r - mean) / std of the group. arXiv 2402.03300, section 4.1.2. The
     deviation is the population's, so the mean square of a group is 1 for any G,
@@ -87,21 +88,23 @@ def estimate(
     UserError: an unknown name, or rloo with one sample per prompt.
   """
   how = lookup("advantage", ADVANTAGES, name)
-  values = how.relative(rewards if of is None else of)
+  values = how.relative(rewards if of is None else of)  # [P, G]
   if how.standardised:  # by the whole's deviation, also where it is of a term
     values = values / jnp.maximum(deviation(rewards), floor)
   return jax.lax.stop_gradient(values)
 
 
-def _one(values: jax.Array) -> jax.Array:
+def _one(values: jax.Array) -> jax.Array:  # [1, 1]
   return jnp.ones((1, 1), values.dtype)
 
 
-def _group_deviation(values: jax.Array) -> jax.Array:
+def _group_deviation(values: jax.Array) -> jax.Array:  # [P, 1]
   return jnp.maximum(deviation(values), FLOOR)
 
 
-def _batch_deviation(values: jax.Array) -> jax.Array:
+def _batch_deviation(values: jax.Array) -> jax.Array:  # [1, 1]
+  # The mean of deviations within groups: the deviation of the whole batch
+  # would also hold the differences between prompts.
   return jnp.maximum(deviation(values).mean(keepdims=True), FLOOR)
 
 
@@ -135,7 +138,7 @@ def contradictions(
     for key, name in chosen.items()
     if name not in tables[key]
   ]
-  if problems:
+  if problems:  # the checks below compare known names
     return problems
   if normalise == "group" and advantage != "grpo":
     problems.append(
@@ -159,13 +162,13 @@ def contradictions(
 
 
 def combine(
-  rewards: Mapping[str, jax.Array],
+  rewards: Mapping[str, jax.Array],  # [P, G] each
   weights: Mapping[str, float],
   *,
   normalise: str,
   advantage: str,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Turns several raw rewards into one advantage per sample.
+  """Returns one advantage per sample from several raw rewards.
 
   Each reward is divided by a unit, weighted and summed; the sum goes through
   `estimate`. The unit is, by `normalise`:
@@ -213,16 +216,21 @@ def combine(
     raise UserError(listed("invalid advantages:", problems))
   # A reward of weight 0 may be nan: 0 * nan would spoil the sum.
   used = {k: at_least_float32(rewards[k]) for k, w in weights.items() if w}
+  # [P, 1] or [1, 1] each.
   units = {k: NORMALISATIONS[normalise](v) for k, v in used.items()}
   terms = {k: weights[k] * v / units[k] for k, v in used.items()}  # [P, G]
-  total = sum(terms.values(), jnp.zeros(shape, jnp.float32))
-  # The smallest deviation of the sum, in the unit of the sum.
+  # Zeros to start from: the sum of no terms would be the number 0.
+  total = sum(terms.values(), jnp.zeros(shape, jnp.float32))  # [P, G]
+  # The smallest deviation of the sum, in the unit of the sum: a spread of FLOOR
+  # in a raw reward is weight * FLOOR / unit there.
   floor: float | jax.Array = FLOOR
   if used:
-    largest = functools.reduce(jnp.maximum, units.values())
+    largest = functools.reduce(jnp.maximum, units.values())  # as the units
     floor = FLOOR * max(abs(weights[k]) for k in used) / largest
   whole = estimate(advantage, total, floor=floor)  # [P, G]
-  parts = {
+  # `relative` is linear and the divisor is the whole's, so these add up to
+  # `whole`: the shares below are of one and the same advantage.
+  parts = {  # [P, G] each
     name: estimate(advantage, total, floor=floor, of=term)
     for name, term in terms.items()
   }
@@ -230,10 +238,10 @@ def combine(
 
 
 def _contributions(
-  rewards: Mapping[str, jax.Array],
+  rewards: Mapping[str, jax.Array],  # [P, G] each
   weights: Mapping[str, float],
-  whole: jax.Array,
-  parts: Mapping[str, jax.Array],
+  whole: jax.Array,  # [P, G]
+  parts: Mapping[str, jax.Array],  # [P, G] each
 ) -> dict[str, jax.Array]:
   """Returns two metrics [] of each reward, constants to the gradient.
 
@@ -252,7 +260,9 @@ def _contributions(
   square = jnp.mean(whole * whole)  # []
   metrics = {}
   for name, values in rewards.items():
-    share = jnp.zeros((), jnp.float32)
+    # Also of rewards without a weight: the same metrics in every run, so that
+    # curves of runs with other weights lie next to each other.
+    share = jnp.zeros((), jnp.float32)  # []
     if name in parts:
       # An all-zero batch has no shares: 0 / 1, not 0 / 0.
       share = jnp.mean(parts[name] * whole) / jnp.where(

@@ -1,6 +1,7 @@
 """KL estimators of a policy and its reference, at sampled codes.
 
-Letters: P prompts, G samples per prompt, I codes per image.
+Letters: P prompts, G samples per prompt, I codes per image. All functions are
+elementwise, so [P, G, I, B] with an axis of branches passes as well.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,27 +17,31 @@ from genrec_jax.groups import at_least_float32
 _LIMIT = 20.0
 
 
-def difference(logprobs: jax.Array, constant: jax.Array) -> jax.Array:
+def difference(
+  logprobs: jax.Array,  # [P, G, I]
+  constant: jax.Array,  # [P, G, I]
+) -> jax.Array:  # [P, G, I] float32
   """Returns logprobs - constant in [-20, 20]; the gradient is 0 beyond."""
   constant = jax.lax.stop_gradient(at_least_float32(constant))
   return jnp.clip(at_least_float32(logprobs) - constant, -_LIMIT, _LIMIT)
 
 
-def k2(difference: jax.Array) -> jax.Array:
+def k2(difference: jax.Array) -> jax.Array:  # [P, G, I]
   """Returns d^2 / 2 of d = logprobs - ref_logprobs; see `estimate`."""
   return 0.5 * difference * difference
 
 
-def k3(difference: jax.Array) -> jax.Array:
+def k3(difference: jax.Array) -> jax.Array:  # [P, G, I]
   """Returns exp(-d) - 1 + d of d = logprobs - ref_logprobs; see `estimate`."""
   x = -difference
   # exp(x) - 1 - x loses every digit to cancellation near 0, and may turn
   # negative: there its series, to a relative 3e-7 at 0.1.
   series = x * x * (0.5 + x * (1 / 6 + x * (1 / 24 + x / 120)))
+  # `where` differentiates both; both are finite, |x| being at most 20.
   return jnp.where(jnp.abs(x) < 0.1, series, jnp.expm1(x) - x)
 
 
-def k3_straight_through(difference: jax.Array) -> jax.Array:
+def k3_straight_through(difference: jax.Array) -> jax.Array:  # [P, G, I]
   """Returns the value of k3 with the gradient of k2; see `estimate`."""
   carrier = k2(difference)
   value = jax.lax.stop_gradient(k3(difference))
@@ -52,9 +57,11 @@ KLS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def estimate(
-  name: str, logprobs: jax.Array, ref_logprobs: jax.Array
+  name: str,
+  logprobs: jax.Array,  # [P, G, I]
+  ref_logprobs: jax.Array,  # [P, G, I]
 ) -> jax.Array:
-  """Estimates KL(policy || reference) of each code, given the codes before it.
+  """Returns KL(policy || reference) of each code given those before, estimated.
 
   With d = logprobs - ref_logprobs, of codes sampled from the policy:
 

@@ -12,7 +12,9 @@ from genrec_jax.objectives.policy import Objective, log_ratio
 
 
 def truncated_weights(
-  old_logprobs: jax.Array, sampled: jax.Array, cap: float
+  old_logprobs: jax.Array,  # [P, G, I]
+  sampled: jax.Array,  # [P, G, I]
+  cap: float,
 ) -> jax.Array:
   """Returns min(old / sampled, cap) of each code's probability: constants.
 
@@ -31,12 +33,15 @@ def truncated_weights(
     [P, G, I] float32.
   """
   ratio = jnp.exp(difference(old_logprobs, sampled))  # [P, G, I]
+  # Cut above only: rare large weights would make most of the variance.
   return jax.lax.stop_gradient(jnp.minimum(ratio, cap))
 
 
 def sampler_mismatch(
-  objective: Objective, old_logprobs: jax.Array, sampled: jax.Array
-) -> dict[str, jax.Array]:
+  objective: Objective,
+  old_logprobs: jax.Array,  # [P, G, I]
+  sampled: jax.Array,  # [P, G, I]
+) -> dict[str, jax.Array]:  # [] each
   """Returns metrics of how far the sampler is from what scoring computes.
 
   Args:
@@ -50,8 +55,8 @@ def sampler_mismatch(
     that the clip would stop at once if the sampler's were the old policy.
   """
   apart = jnp.abs(difference(old_logprobs, sampled))  # [P, G, I]
+  # As if the sampler's numbers were taken as the old policy's: [P, G, I].
   ratios = jnp.exp(log_ratio(objective.ratio, old_logprobs, sampled))
-  # As if the sampler's numbers were taken as the old policy's.
   low, high = 1 - objective.clip_low, 1 + objective.clip_high
   outside = (ratios < low) | (ratios > high)
   metrics = {

@@ -41,7 +41,7 @@ def contradictions(
     )
     if name not in names
   ]
-  if problems:
+  if problems:  # the checks below compare known names
     return problems
   guided = scoring == "guided"
   if sampler_weight_cap and not guided:
@@ -58,14 +58,17 @@ def contradictions(
   return problems
 
 
-def _sequence_mean(values: jax.Array) -> jax.Array:
+def _sequence_mean(values: jax.Array) -> jax.Array:  # [P, G, I]
+  # Back to one value a code, so that clip and aggregation need no second case.
   return jnp.broadcast_to(values.mean(-1, keepdims=True), values.shape)
 
 
+# Log-ratios of codes to log-ratios as the clip sees them: [P, G, I] both.
 RATIOS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
   "token": lambda values: values,
   "sequence": _sequence_mean,
 }
+# [P, G, I] -> [].
 AGGREGATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
   "token": jnp.mean,
   "sequence": lambda values: values.sum(-1).mean(),
@@ -85,16 +88,18 @@ class Objective:
     aggregation: see `aggregate`; of surrogate and KL alike.
   """
 
-  ratio: str
-  clip_low: float
-  clip_high: float
-  kl: str
+  ratio: str  # of RATIOS
+  clip_low: float  # (0, 1]
+  clip_high: float  # (0, inf]
+  kl: str  # of kl.KLS
   kl_weight: float
-  aggregation: str
+  aggregation: str  # of AGGREGATIONS
 
 
 def log_ratio(
-  name: str, logprobs: jax.Array, old_logprobs: jax.Array
+  name: str,
+  logprobs: jax.Array,  # [P, G, I]
+  old_logprobs: jax.Array,  # [P, G, I]
 ) -> jax.Array:
   """Returns the log of the importance ratio policy / old policy.
 
@@ -117,13 +122,13 @@ def log_ratio(
   Raises:
     UserError: an unknown name.
   """
-  apart = kl_lib.difference(logprobs, old_logprobs)
+  apart = kl_lib.difference(logprobs, old_logprobs)  # [P, G, I]
   return lookup("ratio", RATIOS, name)(apart)
 
 
 def clipped_surrogate(
-  ratio: jax.Array,
-  advantages: jax.Array,
+  ratio: jax.Array,  # [P, G, I]
+  advantages: jax.Array,  # [P, G]
   clip_low: float,
   clip_high: float,
 ) -> jax.Array:
@@ -144,6 +149,7 @@ def clipped_surrogate(
   Raises:
     UserError: a bound outside its range.
   """
+  # `not >`, as nan is to be refused too.
   if not 0 < clip_low <= 1 or not clip_high > 0:
     raise UserError(
       f"clip_low={clip_low}, clip_high={clip_high}: expected 0 < clip_low <= 1"
@@ -151,7 +157,7 @@ def clipped_surrogate(
     )
   ratio = at_least_float32(ratio)  # [P, G, I]
   each = at_least_float32(advantages)[..., None]  # [P, G, 1]
-  clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+  clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)  # [P, G, I]
   # The lower bound of both: no reward for moving far, no shelter from a loss.
   return jnp.minimum(ratio * each, clipped * each)
 
@@ -181,13 +187,13 @@ def aggregate(name: str, values: jax.Array) -> jax.Array:
 
 def policy_loss(
   objective: Objective,
-  logprobs: jax.Array,
-  old_logprobs: jax.Array,
-  ref_logprobs: jax.Array | None,
-  advantages: jax.Array,
+  logprobs: jax.Array,  # [P, G, I]
+  old_logprobs: jax.Array,  # [P, G, I]
+  ref_logprobs: jax.Array | None,  # [P, G, I]
+  advantages: jax.Array,  # [P, G]
   *,
-  weights: jax.Array | None = None,
-  branches: tuple[jax.Array, jax.Array] | None = None,
+  weights: jax.Array | None = None,  # [P, G, I]
+  branches: tuple[jax.Array, jax.Array] | None = None,  # [P, G, I, B] each
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the loss to minimise and its metrics.
 
@@ -225,11 +231,12 @@ def policy_loss(
   estimator = lookup("kl", kl_lib.KLS, objective.kl)
   clip_low, clip_high = objective.clip_low, objective.clip_high
   advantages = jax.lax.stop_gradient(at_least_float32(advantages))
+  # [P, G, I] both. On policy all ratios are 1, and only their gradient counts.
   ratios = jnp.exp(log_ratio(objective.ratio, logprobs, old_logprobs))
   surrogate = clipped_surrogate(ratios, advantages, clip_low, clip_high)
-  if weights is not None:
+  if weights is not None:  # after the clip, which is of the policy's ratio
     surrogate *= jax.lax.stop_gradient(at_least_float32(weights))
-  loss = policy = -aggregate(objective.aggregation, surrogate)
+  loss = policy = -aggregate(objective.aggregation, surrogate)  # []
   metrics = {
     "policy_loss": policy,
     "ratio_mean": ratios.mean(),
@@ -242,7 +249,7 @@ def policy_loss(
     metrics["kl"] = kl_lib.k3(apart).mean()
     if kl_weight:
       if branches is None:
-        penalty = estimator(apart)
+        penalty = estimator(apart)  # [P, G, I]
       else:
         # [P, G, I, B] to [P, G, I]: neither branch may drift.
         penalty = estimator(kl_lib.difference(*branches)).sum(-1)
@@ -251,7 +258,10 @@ def policy_loss(
 
 
 def _stopped(
-  ratios: jax.Array, advantages: jax.Array, clip_low: float, clip_high: float
+  ratios: jax.Array,  # [P, G, I]
+  advantages: jax.Array,  # [P, G]
+  clip_low: float,
+  clip_high: float,
 ) -> jax.Array:
   """Returns the share [] of codes whose gradient the clip stops.
 
@@ -272,6 +282,7 @@ def _check_shapes(logprobs, old_logprobs, ref_logprobs, advantages) -> None:
   if ref_logprobs is not None:
     expected["ref_logprobs"] = (ref_logprobs, "[P, G, I]", logprobs.shape)
   expected["advantages"] = (advantages, "[P, G]", logprobs.shape[:2])
+  # Checked, as broadcasting would turn a forgotten axis into another loss.
   wrong = [
     f"{name} {array.shape}, expected {letters} = {shape}"
     for name, (array, letters, shape) in expected.items()
