@@ -1,5 +1,8 @@
 """The store of encoded images: the same, however many processes made it."""
 
+import io
+
+from PIL import Image
 import pytest
 
 from genrec_jax.ingest import image_files, image_store
@@ -16,6 +19,8 @@ def test_processes_change_nothing(tmp_path, monkeypatch):
   one = image_store.encode_all(folder, items, tmp_path / "one", 16, 1)
   two = image_store.encode_all(folder, items, tmp_path / "two", 16, 2)
   assert dict(one) == dict(two)
+  for item, size in one.sizes():
+    assert Image.open(io.BytesIO(one[item])).size == size
   assert one.unusable == two.unusable
   assert len(one) + len(one.unusable) == len(items)
   assert {reason for reason, _ in one.unusable.values()} == {

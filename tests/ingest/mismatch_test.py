@@ -217,8 +217,8 @@ def test_a_backslash_may_be_a_letter(tmp_path):
 
 
 def test_of_two_files_the_larger_image_is_used(tmp_path):
-  rows = [("u", item, SECOND) for item in "abcd"]
-  raw = _generic(tmp_path, rows, [(item, item) for item in "abcd"])
+  rows = [("u", item, SECOND) for item in "abcde"]
+  raw = _generic(tmp_path, rows, [(item, item) for item in "abcde"])
   folder = tmp_path / "images"
   _write_image(folder / "large/a.png", (30, 20))
   _write_image(folder / "big/a.png", (10, 10))  # earlier in the alphabet
@@ -229,18 +229,21 @@ def test_of_two_files_the_larger_image_is_used(tmp_path):
   _write_image(folder / "c.png", (20, 20))
   Image.new("RGB", (1, 3)).save(folder / "d.bmp")  # too small to be used
   _write_image(folder / "d.png", (9, 9))
+  _write_image(folder / "e.bmp", (20, 20))  # more bytes, but fewer pixels
+  _write_image(folder / "e.png", (40, 40))
   work = _make(raw, tmp_path / "work")
   report = work.report
-  assert report["images"]["kept"] == 4
-  assert report["images"]["dropped"] == {"second_file_of_item": 4}
+  assert report["images"]["kept"] == 5
+  assert report["images"]["dropped"] == {"second_file_of_item": 5}
   assert report["offenders"]["second_file_of_item"] == [
     "b.gif: used is b.png",
     "big/a.png: used is large/a.png",
     "c.png: used is c.bmp",
     "d.bmp: used is d.png",
+    "e.bmp: used is e.png",
   ]
   store = image_store.Store(work.folder / work_folder.IMAGES)
-  assert len(store) == 4
+  assert len(store) == 5
 
 
 # --- lines, times, folders ----------------------------------------------------

@@ -279,12 +279,19 @@ def test_ids_that_pandas_made_floats(kind, raw):
   assert report["rows"]["dropped"] == {"missing_user": 1 + bool(missing)}
 
 
-def test_ids_that_have_lost_digits_are_refused(raw):
+@pytest.mark.parametrize(
+  ("kind", "written", "read"),
+  [
+    ("DOUBLE", 9007199254740993, 9007199254740992),
+    ("FLOAT", 16777217, 16777216),
+  ],
+)
+def test_ids_that_have_lost_digits_are_refused(kind, written, read, raw):
   _parquet(
-    "SELECT 9007199254740993::DOUBLE AS \"user\", 'é0' AS item, 1 AS timestamp",
+    f"SELECT {written}::{kind} AS \"user\", 'é0' AS item, 1 AS timestamp",
     raw / "e.parquet",
   )
-  with pytest.raises(UserError, match=r'"user".*9007199254740992.*lost digits'):
+  with pytest.raises(UserError, match=rf'"user".*{read}.*lost digits'):
     _import(raw, "e.parquet")
 
 
