@@ -36,7 +36,7 @@ def _environment(folder: Path) -> jinja2.Environment:
     # Lines of tags alone leave no empty lines in the page.
     trim_blocks=True,
     lstrip_blocks=True,
-    keep_trailing_newline=True,
+    keep_trailing_newline=True,  # of the file that is written
   )
   # Ours, and the only text that enters a page as it is.
   environment.globals["css"] = Markup((_FOLDER / "page.css").read_text())

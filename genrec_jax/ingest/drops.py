@@ -33,6 +33,7 @@ def count_drops(
   Returns:
     The parts 'rows', 'titles', 'images' and 'offenders' of the report.
   """
+  # What is left over after the filters gets its reason only now.
   _mark_titles(db)
   _mark_files(db)
   # The first of each reason, in the order of the raw files.
@@ -64,6 +65,7 @@ def count_drops(
     table = (tables or {}).get(name)  # none, where nobody reads the report
     if table and reason in examples:
       examples[reason] = _lines(db, name, reason, table)
+  # In the order in which reasons apply, as the tables of the page are.
   order = (*reasons.ROWS, *reasons.TITLES, *reasons.FILES)
   return {
     "rows": _row_counts(db),
@@ -126,7 +128,7 @@ def _counts(db, table, meanings):
       f"SELECT reason, count(*) FROM {table} GROUP BY reason"
     ).fetchall()
   )
-  read = sum(counts.values())
+  read = sum(counts.values())  # every row is in one group
   return _bucket(read, counts.pop(None, 0), counts, meanings)
 
 

@@ -37,6 +37,7 @@ def shrink(db: Connection, k: int) -> list[str]:
 
 def images(db: Connection) -> list[tuple[str, str]]:
   """Returns (id, image path) of the items that are in `core`, by id."""
+  # In the order that the store of images keeps them in.
   rows = db.execute("""
     SELECT id, path FROM items SEMI JOIN core USING (i) ORDER BY i""")
   return rows.fetchall()

@@ -63,6 +63,7 @@ def match(db: Connection, root: Path, by_path: bool) -> None:
     FROM raw_events JOIN users ON users.id = "user"
       JOIN items ON items.id = item
     WHERE raw_events.reason IS NULL GROUP BY u, i""")
+  # What `k_core` shrinks; items without a title or an image are out already.
   db.execute("""
     CREATE OR REPLACE TABLE core AS
     SELECT u, i, ms FROM events SEMI JOIN
@@ -71,7 +72,7 @@ def match(db: Connection, root: Path, by_path: bool) -> None:
 
 def _path_in_folder(root):
   """Returns SQL of the column `image` as `image_files.listing` writes paths."""
-  prefix = quoted(f"{root.absolute()}/")
+  prefix = quoted(f"{root.absolute()}/")  # of absolute paths on this machine
   # A list made on Windows separates folders by '\\', elsewhere a letter of
   # names: a file of exactly that name wins.
   slashed = r"""

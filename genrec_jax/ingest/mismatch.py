@@ -37,6 +37,7 @@ def check_other_ids(
       CREATE OR REPLACE TEMP TABLE other_ids AS
       SELECT * FROM ({select(table, ("item", *kinds), work)})""")
   for kind in kinds:
+    # Both as plain numbers, of which links.csv and file names write variants.
     value, name = _plain(kind, identifier(kind)), _plain(kind, "name")
     counts = f"""
       WITH names AS ({FILES}), judged AS (

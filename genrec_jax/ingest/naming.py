@@ -35,6 +35,7 @@ def of_paths(db: Connection, root: Path) -> str:
   )
   files = "SELECT path AS id FROM files WHERE problem = ''"
   last = r"regexp_extract({}, '[^/\\]+$')"
+  # Paths of which a file of the same name is somewhere in the folder.
   alike = duckdb_file.one(
     db,
     f"SELECT count(*) FROM ({wanted}) WHERE {last.format('name')} IN "

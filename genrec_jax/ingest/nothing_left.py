@@ -29,12 +29,13 @@ def message(
     k_core: see `k_core.shrink`.
     counts: see `drops.count_drops`.
   """
-  lines, examples = [], counts["offenders"]
+  lines, examples = [], counts["offenders"]  # the report's word
   for part in ("rows", "titles", "images"):
     dropped = counts[part]["dropped"]
     for reason, number in sorted(dropped.items(), key=lambda pair: -pair[1]):
       shown = "; ".join(examples.get(reason, ())[:_SHOWN])
       lines.append(f"{part}: {reason}: {number:,}, such as {shown}")
+  # Nothing read is nothing dropped, so no reason says it.
   if not counts["rows"]["read"]:
     lines.append(f"{raw.interactions.path.name} has no rows")
   if not counts["images"]["read"]:
@@ -79,7 +80,7 @@ def _cause_in_names(db, reason, raw, by_path):
 
 def _cause_in_rows(reason, interactions, k_core):
   """Returns a likely cause of a reason that rows are dropped for."""
-  column = interactions.roles.get
+  column = interactions.roles.get  # its name in the file, as the user knows it
   name = interactions.path.name
   if reason == "malformed_row":
     if interactions.format == "jsonl":

@@ -30,6 +30,7 @@ def write(db: Connection, folder: Path, future_horizon: int) -> Sizes:
     folder: to write to; see `work_folder`.
     future_horizon: see `histories.split_points`.
   """
+  # Rows of what is kept; ids that sort first come first.
   for number, name in (("u", "users"), ("i", "items")):
     db.execute(f"""
       CREATE OR REPLACE TABLE kept_{name} AS

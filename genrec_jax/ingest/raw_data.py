@@ -37,6 +37,7 @@ class Raw:
 
   def stamps(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
     """Yields each table with sizes and times of its files."""
+    # Not of the images, of which the listing holds sizes and times.
     for table in (self.interactions, self.titles, self.paths):
       if table:
         stats = [file.stat() for file in table.files]
@@ -121,7 +122,7 @@ def unreadable(folder: Path) -> str:
   """Returns why a folder cannot be listed, '' if it can."""
   try:
     with os.scandir(folder) as entries:
-      next(entries, None)
+      next(entries, None)  # some file systems open what they cannot list
   except OSError as error:
     return error.strerror or str(error)
   return ""

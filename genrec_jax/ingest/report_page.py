@@ -89,6 +89,7 @@ def _binned(counts):
   """Returns bars of a few bins of equal ratio, shortest first."""
   longest, shortest = max(counts), min(counts)
   edges, edge = [], float(shortest)
+  # Lengths spread over orders of magnitude, most of them short.
   ratio = max((longest / shortest) ** (1 / _LENGTH_BARS), 1.0001)
   while edge <= longest:
     edges.append(round(edge))
@@ -124,7 +125,7 @@ def _shown(item):
     if max(image.size) > _SIDE:
       image.thumbnail((_SIDE, _SIDE))
       small = io.BytesIO()
-      image.save(small, "JPEG", quality=85)
+      image.save(small, "JPEG", quality=85)  # to look at, not to keep
       data = small.getvalue()
   source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
   return {"id": item.id, "title": item.title, "tiny": tiny, "source": source}

@@ -79,6 +79,7 @@ def store(
     )
     finish(folder)
 
+  # `prepare` makes it twice, for items and for users.
   builder = functools.partial(Imported, dataset=dataset, work=work)
   return prepare(
     builder,

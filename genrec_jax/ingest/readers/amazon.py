@@ -31,7 +31,7 @@ def tables(raw: Path) -> tuple[Table, Table]:
     for suffix in _SUFFIXES  # the last one counts: csv is smaller
     if (path := raw / f"{category}{suffix}").is_file()
   }
-  if len(reviews) != 1:
+  if len(reviews) != 1:  # a folder of several categories is no data set
     raise UserError(
       f"{raw} holds {len(reviews)} categories of Amazon Reviews 2023 "
       f"({', '.join(sorted(reviews)) or 'none'}): expected one, as "

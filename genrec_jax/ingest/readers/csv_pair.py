@@ -6,6 +6,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.ingest.readers import text_file
 from genrec_jax.ingest.readers.table import Table, open_table
 
+# Names of columns in the releases of both data sets.
 _ITEM = ("item", "item_id", "video_id", "id")
 _NAMES = {
   "user": ("user", "user_id"),
@@ -37,6 +38,7 @@ def tables(
       candidates["titles"].append(table)
     elif table.has("user") and table.has("timestamp"):
       candidates["interactions"].append(table)
+  # None of a kind, or several samples of the data set in one folder.
   if any(len(files) != 1 for files in candidates.values()):
     here = ", ".join(
       f"{kind}: {', '.join(table.path.name for table in files) or 'none'}"

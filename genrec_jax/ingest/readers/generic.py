@@ -11,6 +11,7 @@ from genrec_jax.ingest.readers.table import (
   open_table,
 )
 
+# In the order of messages about missing columns.
 _EVENT_ROLES = ("user", "item", "timestamp", "rating")
 _ITEM_ROLES = ("item", "title", "image")
 _ADVICE = "Give the names as flags, such as --user_column."
@@ -39,6 +40,7 @@ def tables(
       raise UserError(
         f"{raw / name} is no table: {EXPECTED.replace(' .dat,', '')}."
       )
+  # A column that is named must be there; one that is not is not looked for.
   given = {role: (name,) for role, name in columns.items() if name}
   events = {role: given[role] for role in _EVENT_ROLES if role in given}
   items = {role: given[role] for role in _ITEM_ROLES if role in given}

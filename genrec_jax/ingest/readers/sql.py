@@ -65,6 +65,7 @@ def _select_delimited(table, roles, work):
   is_csv = table.format == "csv"
   skip, compression = int(is_csv), text_file.detect(path).compression
   if not delimited.is_plain(path, quotes=is_csv, header=is_csv):
+    # DuckDB reads the copy, without header, instead.
     path, compression = work / f"{path.name}.rows", ""
     delimited.rewrite(
       table.path, path, delimiter, count, quotes=is_csv, header=is_csv
@@ -127,6 +128,7 @@ def _select_jsonl(table, roles, work):
 
 
 def _select_parquet(table, roles):
+  # No row of Parquet is malformed: `text` is always NULL.
   types = parquet.column_types(table.path, table.parts)
 
   def column(role):

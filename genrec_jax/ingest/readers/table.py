@@ -93,6 +93,7 @@ def open_table(
   except (*text_file.ERRORS, duckdb.Error) as error:
     raise UserError(f"cannot read {path}: {error}; {EXPECTED}") from None
   roles = _roles(path, columns, names)
+  # All that are missing at once, with what is there: typos are seen then.
   missing = [
     f"{role} ({' or '.join(names[role])})"
     for role in required
@@ -185,7 +186,7 @@ def _roles(path, columns, names):
   """
   roles = {}
   for role, accepted in names.items():
-    for name in accepted:
+    for name in accepted:  # the best first
       # A column of exactly this name wins over one that only resembles it.
       matches = [column for column in columns if column == name] or [
         column
