@@ -26,12 +26,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch; two test processes
 import jax
 import pytest
 
+from tests.fast import FAST
+
 # Minutes each. A process takes whole files, so the longest go first: none of
 # them may be left when the others are done.
 _LONGEST = (
   "tests/run_test.py",
-  "tests/sampling_test.py",
   "tests/train/",
+  "tests/sampling/",
   "tests/distributed_test.py",
   "tests/data/prepared_run_test.py",
   "tests/models/janus_test.py",
@@ -40,12 +42,17 @@ _LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
+  def path(item):
+    return item.path.relative_to(_ROOT).as_posix()
+
   def rank(item):
-    path = item.path.relative_to(_ROOT).as_posix()
-    starts = (i for i, one in enumerate(_LONGEST) if path.startswith(one))
+    starts = (i for i, x in enumerate(_LONGEST) if path(item).startswith(x))
     return next(starts, len(_LONGEST))
 
   items.sort(key=rank)
+  for item in items:
+    if path(item).startswith(FAST) and not item.get_closest_marker("slow"):
+      item.add_marker("fast")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,6 +3,8 @@
 import ast
 import pathlib
 
+from tests.fast import FAST
+
 ROOT = pathlib.Path(__file__).parents[1]
 # A package imports from lower floors only, and nothing else of its own floor.
 FLOORS = (
@@ -140,3 +142,13 @@ def test_a_config_passes_few_files_on_its_way_to_a_step():
   }
   found |= {"main.py", "configs/rl.py", "configs/common.py"}
   assert len(found) <= 12, sorted(found)
+
+
+def test_each_room_has_fast_tests():
+  rooms = {path.parent for path in (ROOT / "tests").rglob("*_test.py")}
+  names = {room.relative_to(ROOT).as_posix() + "/" for room in rooms}
+  assert not [x for x in names if not any(f.startswith(x) for f in FAST)]
+
+
+def test_what_is_named_fast_exists():
+  assert not [path for path in FAST if not (ROOT / path).exists()]
