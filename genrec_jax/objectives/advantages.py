@@ -200,7 +200,7 @@ def combine(
     `_contributions`.
 
   Raises:
-    UserError: names that differ, or choices that mean nothing together, see
+    UserError: names that differ, or choices that do not go together, see
       `contradictions`; all are listed.
   """
   if set(rewards) != set(weights):

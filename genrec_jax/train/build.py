@@ -111,7 +111,7 @@ def init_state(
 def _describe(
   config: Any, generator: load.CheckpointHandle, trainable: PyTree, rest: PyTree
 ) -> None:
-  """Prints how many parameters are trained, and what to know of the model."""
+  """Prints how many parameters are trained, and the model's warnings."""
   trained = parameter_overview.count_parameters(trainable)
   total = trained + parameter_overview.count_parameters(rest)
   distributed.say(

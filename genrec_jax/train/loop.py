@@ -164,12 +164,12 @@ class _Loop:
         # What moves to the host here would wait for the device.
         with jax.transfer_guard("disallow"):
           state, values = self.inputs.step(state, self.inputs.frozen, batch)
-        if step == start + 1:  # until it was compiled, nothing was to be saved
+        if step == start + 1:  # before it compiled there was nothing to save
           stack.enter_context(launch.deferring_sigterm())
         self.write_pending()  # of the step before, while this one runs
         checkpoint.check_saving(self.manager)
         self.pending = (step, values)
-        # Of several processes all learn here that one was sent SIGTERM.
+        # All processes learn here if one of them was sent SIGTERM.
         stopping = multihost_utils.reached_preemption_sync_point(step)
         if self.schedule.evaluates(step):
           self.evaluate(step, state)
@@ -178,7 +178,7 @@ class _Loop:
         self.stop_if(stopping, step)
       if start < steps:
         checkpoint.wait(self.manager)
-        # What came in the last evaluation is not for the reports to swallow.
+        # A SIGTERM during the last evaluation stops the run before its reports.
         last = multihost_utils.reached_preemption_sync_point(steps + 1)
         self.stop_if(last, steps)
     return state

@@ -1,4 +1,4 @@
-"""Trainable parameters: what of a generator an optimizer updates, what rests.
+"""Trainable parameters: the part of a generator that the optimizer updates.
 
 Trees here are of parameters or of anything shaped like them: shapes, specs.
 """
@@ -74,9 +74,9 @@ def partition(
 def split(
   model: Generator, params: PyTree, patterns: Sequence[str]
 ) -> tuple[PyTree, PyTree]:
-  """Splits as `tree.select`, but what can have no gradient is not trained.
+  """Splits as `tree.select`, but never trains what can have no gradient.
 
-  It would only take memory, and rot under weight decay.
+  It would only take memory, and shrink under weight decay.
 
   Raises:
     UserError: a pattern fits nothing, or nothing that has a gradient.
