@@ -151,15 +151,14 @@ def test_eight_devices_equal_one(params, alone, shape):
 
 def test_the_loss_of_codes_by_hand():
   """Of a table of logits: those of a code are not those of its neighbours."""
-  model = Bandit(image_tokens=2, codebook_size=3)
-  logits = jnp.asarray([[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]]])  # [P, I, C]
+  model = Bandit(image_tokens=3, codebook_size=3)
+  logits = jnp.asarray([[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [0.0, 1.0, 5.0]]])
+  codes = jnp.asarray([[2, 0, 0]])  # the last is not the likeliest
   embeds = logits.reshape(1, 1, -1)
-  loss, metrics = sft.code_loss(
-    model, {}, embeds, np.ones((1, 1), bool), jnp.asarray([[2, 1]])
-  )
-  expected = -jax.nn.log_softmax(logits)[0, [0, 1], [2, 1]].mean()
+  loss, metrics = sft.code_loss(model, {}, embeds, np.ones((1, 1), bool), codes)
+  expected = -jax.nn.log_softmax(logits)[0, [0, 1, 2], [2, 0, 0]].mean()
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
-  assert metrics["code_accuracy"] == 0.5
+  np.testing.assert_allclose(metrics["code_accuracy"], 2 / 3, rtol=1e-6)
 
 
 def test_dropped_prompts_are_embedded_without_their_condition():
