@@ -1,3 +1,3 @@
 """One run on machines and disks: processes, workdir, checkpoints, metrics,
-the terminal; may import core.
+flags and progress lines; imports core only.
 """
