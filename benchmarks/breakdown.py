@@ -1,16 +1,16 @@
-"""Where the time of a compiled step goes.
+"""The time of a compiled step, split into its parts.
 
     python -m benchmarks.breakdown [--size=40m] [--task=sft,rl_conditional]
 
 One step is traced; the parts and the idle time add up to it (see `tracing`). On
-CPUs, products for the gradients of weights are launched, and computed beside
-what follows them: both share that time, whoever keeps the cores busier, so the
-groups below are told apart better than the parts of one group.
+CPUs, products for the gradients of weights are launched, and computed next to
+what follows them: both share that time, whichever keeps the cores busier, so
+the groups below are separated better than the parts of one group.
 
-Parts are told by the names that XLA keeps of the traced functions, and by the
-loops around an instruction. 'only forward' is what has no gradient: the prefix
-before drawing, and the reference. 'forward' and 'backward' are of the loss;
-what is computed again counts as backward.
+Parts are recognised by the names that XLA keeps of the traced functions, and by
+the loops around an instruction. 'drawing' is the decode loop. 'only forward' is
+what has no gradient: the prefix before sampling, and the reference. 'forward'
+and 'backward' are of the loss; what is computed again counts as backward.
 """
 
 import re
@@ -24,8 +24,11 @@ from genrec_jax.runtime import cli
 
 GROUPS = ("drawing", "only forward", "forward", "backward", "elsewhere")
 _CONTROL = ("while", "call", "conditional")  # of which others are traced
+# A custom-call is a library's kernel, which XLA puts in the place of a dot.
 _PRODUCTS = ("dot", "convolution", "custom-call")
+# Paths of layers with weights; all other products are attention's.
 _LINEAR = re.compile(r"(_proj|/fc\d|hidden_layers/\d+)/|/Head/|/Aligner/")
+# What lax.scan makes to read a slice of its inputs and to stack its outputs.
 _STACKS = re.compile(r"dynamic_(update_)?index_in_dim")
 # All of a loop belongs to what one of its instructions is named after.
 _MARKS = {
@@ -37,8 +40,9 @@ _MARKS = {
 
 def parts(program):
   """Returns the (group, part) of every instruction that runs by itself."""
+  # What is inside a fusion is traced as the fusion, under the fusion's name.
   steps = [step for step in hlo_walk.walk(program) if not step.fused]
-  marked = {}
+  marked = {}  # loop's name -> (group, part)
   for step in steps:
     if step.loops and (found := _mark(step.instruction.op_name)):
       marked.setdefault(step.loops[-1].name, found)
@@ -56,6 +60,7 @@ def _mark(path):
 def _part(program, step, marked):
   line = step.instruction
   path = line.op_name
+  # A fusion that holds a product spends its time on it.
   product = any(
     inside.opcode in _PRODUCTS
     for name in line.called.get("calls", ())
@@ -63,6 +68,7 @@ def _part(program, step, marked):
   )
   product = product or line.opcode in _PRODUCTS
   linear = product and _LINEAR.search(path)
+  # The decode loop first: it has no gradient, so its paths name no phase.
   if step.within("decode"):
     if linear:
       return "drawing", "linear layers"
@@ -71,9 +77,12 @@ def _part(program, step, marked):
       # those with several samples' own keys have an axis of samples.
       which = " with the prefix" if path else ""
       if len(line.arrays[0].shape) > 4:
-        which = " with what was drawn"
+        which = " with sampled codes"
       return "drawing", f"attention, products{which}"
     return "drawing", "attention, rest" if "self_attn" in path else "rest"
+  # JAX names what it differentiates jvp(...), and the backward pass of it
+  # transpose(jvp(...)). The loops' names count as well, as XLA drops those of
+  # many instructions inside.
   where = " ".join([path, *(loop.op_name for loop in step.loops)])
   phase = "backward" if "transpose(jvp" in where else "only forward"
   if phase == "only forward" and "jvp(" in where:
@@ -87,6 +96,7 @@ def _part(program, step, marked):
     return phase, "attention"
   if "/Block/" in path:
     return phase, "norms and other elementwise"
+  # Nameless instructions are XLA's own; in a loop or a phase they are copies.
   if (not path or _STACKS.search(path)) and (loop or phase != "only forward"):
     return phase, "what scans stack and read back, copies"
   if phase == "only forward" and not path:
@@ -106,13 +116,16 @@ def measure(side, text):
   import jax
 
   known = parts(hlo.parse(text))
+  # Without the trace, which slows a step: the reader sees by how much. It also
+  # runs the step twice, so the traced one is warm.
   seconds = sides.median(side.step, 1)
   options = jax.profiler.ProfileOptions()
-  options.python_tracer_level = 0
+  options.python_tracer_level = 0  # events of Python would slow it further
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder, profiler_options=options):
       side.step()
     found = tracing.spans(folder, re.match(r"HloModule ([^\s,]+)", text)[1])
+  # Loops and calls are traced too, and would count what is in them twice.
   found = [(a, b, known[name]) for a, b, name in found if name in known]
   traced = max(end for _, end, _ in found) - min(start for start, *_ in found)
   idle = "elsewhere", "idle or untraced"
@@ -147,8 +160,10 @@ def main():
   from benchmarks import jax_loop
 
   name, rows = flags.FLAGS.size, []
+  # As `versus_torch` trains small sizes, so that the parts are of its times.
   options = {"dtype": "float32", "remat": "dots"}
   with tempfile.TemporaryDirectory() as folder:
+    # In a process of its own: torch's threads and memory end with it.
     sides.apart(workload.save, folder, name)
     for task in flags.FLAGS.task:
       side = jax_loop.build(task, folder, workload.SIZES[name], **options)
@@ -159,7 +174,7 @@ def main():
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("size", "40m", list(workload.SIZES), "Of the models.")
+  flags.DEFINE_enum("size", "40m", list(workload.SIZES), "Size of the models.")
   sides.define_some("task", ["sft", "rl_conditional"], workload.TASKS)
   flags.DEFINE_string("json", "", "File for the figures.")
   cli.run(main)

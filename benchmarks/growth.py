@@ -1,15 +1,15 @@
-"""How the cost of an RL step grows with what one may want more of.
+"""Growth of an RL step's cost with samples, history, prompts and width.
 
     python -m benchmarks.growth [--repeats=3] [--json=FILE]
 
 One quantity at a time is doubled, the others staying: samples G of a prompt,
 images of its history, prompts of a batch, width of the model. The slope of a
 line through the logarithms is the power by which the cost grows: 1 means in
-proportion. The same slope of the operations that were compiled stands beside
-it, and for the largest step the share of its time that drawing takes, and its
-operations a second. Time that grows slower than the operations has a part that
-stays, such as reading all weights for each code; time that grows faster has
-outgrown a cache.
+proportion. The same slope of the compiled operations stands next to it, and for
+the largest step the share of its time that sampling takes, and its operations a
+second. Time that grows slower than the operations has a part that stays, such
+as reading all weights for each code; time that grows faster has outgrown a
+cache.
 """
 
 import functools
@@ -25,21 +25,27 @@ from genrec_jax.analysis import hlo, hlo_cost
 from genrec_jax.core import tree
 from genrec_jax.runtime import cli
 
+# A point of every row below, so that the rows cross there and it is timed once.
 START = {"samples": 4, "history": 2, "prompts": 1, "width": 512}
+# Three doublings, as a power from one would rest on two noisy times.
 GROWN = {
   "samples": (2, 4, 8, 16),
   "history": (1, 2, 4, 8),
   "prompts": (1, 2, 4, 8),
   "width": (128, 256, 512, 1024),
 }
-MARGIN = 0.15  # powers that differ by less count as equal
+# Powers that differ by less count as equal: a machine whose speed varies by a
+# fifth can shift a slope over three doublings by 0.1.
+MARGIN = 0.15
 
 
 def size_of(width: int) -> workload.Size:
-  """Returns a size whose depth stays."""
+  """Returns a size of fixed depth: heads and MLP grow with the width."""
+  # Vision and reward models stay as small as can be: they are a part that does
+  # not grow, and would hide the language model's powers.
   return workload.small(
     width=width,
-    mlp_width=11 * width // 4,
+    mlp_width=11 * width // 4,  # as the sizes of `workload`
     depth=4,
     head_width=64,
     vision=64,
@@ -52,13 +58,16 @@ def size_of(width: int) -> workload.Size:
 
 
 def measure(folder, size, repeats, *, samples, history, prompts):
-  """Returns seconds of a step and of its drawing, and its operations."""
+  """Returns seconds of a step and of its sampling, and its operations."""
   batch = workload.history_batch(size, prompts, history)
   side = jax_loop.RL(
     folder, batch, guided=True, dtype="float32", remat="dots", samples=samples
   )
+  # Compiled once for both, so the operations counted are those timed.
   program = hlo.parse(side.compile().as_text())
   step = sides.median(side.step, repeats)
+  # Sampling by itself, from the same prompt and weights: inside a step there is
+  # no point at which to stop a clock.
   draw = jax.jit(
     functools.partial(
       sampling.sample_images,
@@ -68,6 +77,7 @@ def measure(folder, size, repeats, *, samples, history, prompts):
   )
   params = tree.merge(side.state.params, side.frozen["generator_rest"])
   inputs = params, side.batch.prompt, jax.random.key(0)
+  # JAX returns before it has computed; without the wait this times the call.
   drawing = sides.median(lambda: jax.block_until_ready(draw(*inputs)), repeats)
   flops = hlo_cost.flops(program)
   return {"seconds": step, "drawing": drawing, "flops": flops}
@@ -75,13 +85,15 @@ def measure(folder, size, repeats, *, samples, history, prompts):
 
 def slope(sizes, values) -> float:
   """Returns the power of `sizes` by which `values` grow."""
+  # Least squares over all points, as each single ratio is of two noisy times.
   return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def fit(name, sizes, found):
-  """Returns a row: the powers, and what the largest step tells."""
+  """Returns a row: the powers, and figures of the largest step."""
   seconds, flops = ([one[k] for one in found] for k in ("seconds", "flops"))
   powers = {"time": slope(sizes, seconds), "operations": slope(sizes, flops)}
+  # Of the largest, where fixed costs weigh least.
   share = found[-1]["drawing"] / seconds[-1]
   return {
     "grown": name,
@@ -107,12 +119,12 @@ def line(row) -> str:
 
 
 def bound(time: float, operations: float, drawing: float) -> str:
-  """Says what bounds a step.
+  """Returns in words what bounds a step.
 
   Args:
     time: power by which its seconds grow.
     operations: power by which its operations grow.
-    drawing: share of the largest step's time that drawing takes.
+    drawing: share of the largest step's time that sampling takes.
   """
   if time < operations - MARGIN:
     return "a part that stays"
@@ -127,7 +139,7 @@ def main():
     "an RL step, guided; else"
     f" {', '.join(f'{name} {value}' for name, value in START.items())}\n"
     "what     sizes                seconds of each                   "
-    " time   ops  draws of the largest       bounded by",
+    " time   ops sampling of largest         bounded by",
     flush=True,
   )
   rows, done = [], {}
@@ -137,7 +149,7 @@ def main():
       options = START | {name: value}
       key = tuple(options.values())
       if key not in done:
-        size = size_of(options.pop("width"))
+        size = size_of(options.pop("width"))  # the rest are of `measure`
         with tempfile.TemporaryDirectory() as folder:
           workload.save(folder, size)
           done[key] = measure(folder, size, flags.FLAGS.repeats, **options)

@@ -1,4 +1,7 @@
-"""The work of `torch_loop`, by this project."""
+"""The work of `torch_loop`, by this project.
+
+Letters as in `workload`.
+"""
 
 import functools
 import re
@@ -16,6 +19,7 @@ from genrec_jax.train import optimizers, rl, sft
 from genrec_jax.train.rl_options import RLOptions
 
 SEED = 0
+# Neither top-k nor top-p, which torch's loop has none of.
 SAMPLE = {"guidance": workload.GUIDANCE}
 
 
@@ -42,7 +46,8 @@ def batch_of(arrays) -> Batch:
   """Returns a batch of `workload` on the device."""
   arrays = dict(arrays)
   prompt = Prompt(**{k: arrays.pop(k) for k in ("ids", "mask", "images")})
-  # Squares: padded and cropped they are one.
+  # Squares: padded for the model and cropped for CLIP they are one array, which
+  # the device then holds once.
   return jax.device_put(Batch(prompt=prompt, history=prompt.images, **arrays))
 
 
@@ -58,6 +63,7 @@ def split(params, patterns):
 
 def optimizer():
   """Returns the optimizer of both tasks."""
+  # No schedule and no decay: torch's side has a constant rate.
   b1, b2 = workload.BETAS
   return optimizers.adamw(
     lr=workload.LEARNING_RATE,
@@ -71,10 +77,11 @@ def optimizer():
 
 
 class Draw:
-  """Draws an image for each prompt."""
+  """Sampling of one image for each prompt."""
 
   def __init__(self, folder, batch, *, dtype, greedy=False):
     """Loads the model; arguments as those of `RL`."""
+    # Sampling has no backward pass, so there is nothing to rematerialise.
     self.model, self.params = _load(folder, dtype, "none")
     self.prompt, self.calls = batch_of(batch).prompt, 0
     self.draw = jax.jit(
@@ -86,7 +93,9 @@ class Draw:
     )
 
   def compile(self):
-    """Returns what is compiled, which `step` will run."""
+    """Returns the compiled sampling, which `step` will run."""
+    # Replaces the jitted function, which would compile once more when called:
+    # its cache knows nothing of what is compiled here.
     inputs = self.params, self.prompt, jax.random.key(0)
     self.draw = self.draw.lower(*inputs).compile()
     return self.draw
@@ -94,12 +103,14 @@ class Draw:
   def step(self):
     """Returns codes [P, 1, I]."""
     self.calls += 1
+    # Other codes each time, as torch samples them: no run is special.
     key = jax.random.key(self.calls)
+    # Waits, as JAX returns before it has computed.
     return jax.block_until_ready(self.draw(self.params, self.prompt, key).codes)
 
 
 class _Trained:
-  """A state, what its step reads, and the jitted step as `run`."""
+  """A state, the inputs of its step, and the jitted step as `run`."""
 
   def compile(self):
     """Returns the compiled step, which `step` will run."""
@@ -136,13 +147,16 @@ class RL(_Trained):
       samples: G.
     """
     self.model, params = _load(folder, dtype, remat)
+    # float32, on both sides: bfloat16 rounds cosines by up to 0.004.
     clip, clip_params, _ = load.load_clip(f"{folder}/clip", dtype="float32")
     self.batch, chain = batch_of(batch), optimizer()
+    # Split, as only what is trained has gradients and moments.
     trained, rest = split(params, workload.GENERATES)
     self.state = _state(trained, chain)
     self.frozen = {
       "generator_rest": rest,
       "clip": clip_params,
+      # Copied, as the step is donated the arrays of its state.
       "reference": jax.tree.map(jnp.copy, trained),
     }
     low, high = workload.CLIP
@@ -151,17 +165,17 @@ class RL(_Trained):
       model=self.model,
       clip=clip,
       optimizer=chain,
-      to_rollout_layout=lambda params: params,
+      to_rollout_layout=lambda params: params,  # one device: nothing to gather
       options=RLOptions(
         seed=SEED,
-        microbatches=1,
+        microbatches=1,  # one prompt
         sample=sampling.Sampling(num_samples=samples, **SAMPLE),
         rewards=_rewards(),
         objective=Objective(
           ratio="token",
           clip_low=low,
           clip_high=high,
-          kl="k3",
+          kl="k3",  # as `torch_loop.grpo`, written out there
           kl_weight=workload.KL_WEIGHT,
           aggregation="token",
         ),
@@ -169,11 +183,12 @@ class RL(_Trained):
         normalise="group",
         scoring="guided" if guided else "conditional",
         stop_unconditional_gradient=False,
-        inner_epochs=1,
+        inner_epochs=1,  # on policy: the ratio is 1, on both sides
         sampler_weight_cap=0.0,
         kl_of="scored",
       ),
     )
+    # Donated as in training: parameters and moments are held once, not twice.
     self.run = jax.jit(step, donate_argnums=0)
 
 
@@ -207,6 +222,7 @@ class SFT(_Trained):
       sft.train_step,
       model=self.model,
       optimizer=chain,
+      # No dropout of conditions: torch's loop trains on whole prompts.
       options=sft.SFTOptions(seed=SEED, microbatches=1, condition_dropout=0.0),
     )
     self.run = jax.jit(step, donate_argnums=0)
@@ -226,5 +242,6 @@ def _state(trained, chain):
 
 def _settled(state, metrics):
   """Waits for a step; returns its metrics as numbers."""
+  # All results of the step, whichever it computes last.
   jax.block_until_ready(state)
   return {name: float(value) for name, value in metrics.items()}
