@@ -1,12 +1,13 @@
 """The same work in transformers and torch, written as T2I-R1 and TRL write it.
 
-Every sample is a row of its own: its prompt is repeated, in drawing and in
-both passes over what was drawn. Where those loops differ, this one does what
-is faster: features of the history's images are computed once a step, not per
+Every sample is a row of its own: its prompt is repeated, in sampling and in
+both passes over the samples. Where those loops differ, this one does what is
+faster: features of the history's images are computed once a step, not per
 sample and pass; rows go through the policy pass in small parts whose
 activations fit, none being computed twice; no entropy is logged.
 
-Letters: R rows, T prompt tokens, D width, I codes.
+Letters as in `workload`; R rows, D width, E width of CLIP's embeddings, C codes
+in the codebook, L latent channels.
 """
 
 import copy
@@ -19,7 +20,8 @@ import transformers
 from benchmarks import workload
 from tools.hf_inference import sampling as torch_sampling
 
-# The smallest deviation that is divided by, `groups.FLOOR`.
+# The smallest deviation that is divided by, `groups.FLOOR`, whose module would
+# bring JAX into this process.
 FLOOR = 0.01
 
 
@@ -29,9 +31,11 @@ def load(folder, device, dtype):
   generator = transformers.JanusForConditionalGeneration.from_pretrained(
     f"{folder}/generator", dtype=dtype
   )
+  # As on the other side: rounding decides between codes that are about as near.
   generator.model.vqmodel.float()
   clip = transformers.CLIPModel.from_pretrained(f"{folder}/clip")
   for module in (generator, clip):
+    # Frozen as a whole; `trainable` turns on what is trained.
     module.eval().requires_grad_(False).to(device)
   return generator, clip
 
@@ -42,7 +46,10 @@ def on_device(batch, device):
 
 
 def trainable(model, patterns):
-  """Turns gradients on for what `patterns` match, in our names of parts."""
+  """Returns the parameters that `patterns` match, their gradients turned on.
+
+  Patterns are of the JAX side's paths, so that both train the same parts.
+  """
   ours = {
     "lm_head": "language/",
     "model.language_model": "language/",
@@ -58,9 +65,10 @@ def trainable(model, patterns):
 
 
 def generate(model, batch, do_sample=True):
-  """Draws an image for each prompt of text: codes [R, I]."""
+  """Returns codes [P, I] of an image sampled for each prompt of text."""
+  # By transformers' own loop, whose guidance is for prompts of text alone.
   return model.generate(
-    batch["ids"].long(),
+    batch["ids"].long(),  # [P, T]
     attention_mask=batch["mask"].long(),
     generation_mode="image",
     do_sample=do_sample,
@@ -70,8 +78,8 @@ def generate(model, batch, do_sample=True):
 
 
 def image_features(model, batch):
-  """Reads a batch's images: [P N I, D]."""
-  pixels = batch["images"].flatten(0, 1).permute(0, 3, 1, 2)
+  """Returns features [P N I, D] of a batch's images."""
+  pixels = batch["images"].flatten(0, 1).permute(0, 3, 1, 2)  # [P N, 3, h, w]
   pixels = (pixels / 127.5 - 1).to(model.dtype)
   return model.model.get_image_features(pixels, return_dict=True).pooler_output
 
@@ -83,16 +91,18 @@ def encode(model, pixels):
   compares them as they are.
   """
   tokenizer = model.model.vqmodel
+  # [P, L, side, side], side^2 being I.
   latents = tokenizer.quant_conv(tokenizer.encoder(pixels))
-  latents = F.normalize(latents.flatten(2).transpose(1, 2), dim=-1)
-  book = F.normalize(tokenizer.quantize.embedding.weight, dim=-1)
+  latents = F.normalize(latents.flatten(2).transpose(1, 2), dim=-1)  # [P, I, L]
+  book = F.normalize(tokenizer.quantize.embedding.weight, dim=-1)  # [C, L]
+  # Of unit vectors the largest product is the smallest distance.
   return (latents @ book.T).argmax(-1)
 
 
 def embed(model, ids, features):
-  """Returns embeddings [P, T, D] of prompts with their content and without."""
+  """Returns embeddings [P, T, D] of prompts, conditional and unconditional."""
   table = model.get_input_embeddings()
-  slots = (ids == model.config.image_token_id)[..., None]
+  slots = (ids == model.config.image_token_id)[..., None]  # [P, T, 1]
   return (
     table(ids).masked_scatter(slots, features),
     table(torch_sampling.unconditional_ids(model, ids)),
@@ -103,21 +113,23 @@ def embed(model, ids, features):
 def draw(model, conditional, unconditional):
   """Samples codes [R, I] after embeddings [R, T, D], guided."""
   language, codes = model.model.language_model, []
-  step = torch.cat([conditional, unconditional])
+  # Both branches as rows of one pass, as its weights are read once then.
+  step = torch.cat([conditional, unconditional])  # [2 R, T, D]
   cached = torch_sampling.new_cache(language)
   vision = model.config.vision_config
   for _ in range((vision.image_size // vision.patch_size) ** 2):
     out = language(inputs_embeds=step, use_cache=True, **cached)
+    # [2 R, C]; float32 before guidance, which multiplies rounding errors.
     logits = model.model.generation_head(out.last_hidden_state[:, -1]).float()
-    probs = guide(logits).softmax(-1)
-    codes.append(torch.multinomial(probs, 1))
+    probs = guide(logits).softmax(-1)  # [R, C]
+    codes.append(torch.multinomial(probs, 1))  # [R, 1]
     step = model.prepare_embeddings_for_image_generation(codes[-1])
-    step = step.repeat(2, 1, 1)
-  return torch.cat(codes, 1)
+    step = step.repeat(2, 1, 1)  # [2 R, 1, D]: a code continues both branches
+  return torch.cat(codes, 1)  # [R, I]
 
 
 def guide(logits):
-  """Combines the two halves of the rows."""
+  """Returns guided logits [R, ..., C] of both branches' [2 R, ..., C]."""
   conditional, unconditional = logits.chunk(2)
   return unconditional + workload.GUIDANCE * (conditional - unconditional)
 
@@ -130,16 +142,18 @@ def score(model, branches, codes):
     branches: embeddings [R, T, D]; a second one's logits guide.
     codes: [R, I].
   """
+  # The last code is predicted, and never read: [R, I - 1, D].
   answer = model.prepare_embeddings_for_image_generation(codes[:, :-1])
   rows = [torch.cat([embeds, answer], 1) for embeds in branches]
   out = model.model.language_model(
     inputs_embeds=torch.cat(rows), use_cache=False
   )
-  hidden = out.last_hidden_state[:, -codes.shape[1] :]
-  logits = model.model.generation_head(hidden).float()
+  # The head on image positions alone: on a prompt's it would be wasted.
+  hidden = out.last_hidden_state[:, -codes.shape[1] :]  # [R or 2 R, I, D]
+  logits = model.model.generation_head(hidden).float()  # [R or 2 R, I, C]
   if len(branches) == 2:
     logits = guide(logits)
-  chosen = logits.gather(-1, codes[..., None])[..., 0]
+  chosen = logits.gather(-1, codes[..., None])[..., 0]  # [R, I]
   return chosen - logits.logsumexp(-1)
 
 
@@ -147,10 +161,12 @@ def score(model, branches, codes):
 def rewards(clip, batch, pixels):
   """Returns the four raw rewards [R] of one prompt's pixels [R, 3, h, w]."""
   config = clip.config.vision_config
+  # CLIP's published constants.
   mean = pixels.new_tensor([0.48145466, 0.4578275, 0.40821073])
   std = pixels.new_tensor([0.26862954, 0.26130258, 0.27577711])
 
   def see(images):
+    # On the device, as on the other side: samples never go to the host.
     size = (config.image_size,) * 2
     images = F.interpolate(
       images, size, mode="bicubic", antialias=True, align_corners=False
@@ -158,16 +174,18 @@ def rewards(clip, batch, pixels):
     images = (images - mean[:, None, None]) / std[:, None, None]
     return F.normalize(clip.get_image_features(images).pooler_output, dim=-1)
 
+  # [N + F, h, w, 3], of the one prompt.
   real = torch.cat([batch["images"][0], batch["future"][0]])
-  real = see(real.permute(0, 3, 1, 2) / 255)
+  real = see(real.permute(0, 3, 1, 2) / 255)  # [N + F, E]
   text = clip.get_text_features(
     batch["title_ids"].long(), batch["title_mask"].long()
-  ).pooler_output
-  drawn = see(pixels)
+  ).pooler_output  # [1, E]
+  drawn = see(pixels)  # [R, E]
+  # Cosines [R, N] and [R, F], as all rows are unit vectors.
   history, future = (drawn @ real.T).split(
     [batch["images"].shape[1], batch["future"].shape[1]], -1
   )
-  nearest = history.max(-1).values
+  nearest = history.max(-1).values  # [R]
   return {
     "text": (drawn @ F.normalize(text, dim=-1).T)[:, 0],
     "history": history.mean(-1),
@@ -195,7 +213,8 @@ def deviation(values, floor=FLOOR):
 def advantages(raw):
   """Returns [R] of raw rewards [R], as `advantages.combine` for one prompt."""
   weights = workload.WEIGHTS
-  units = {name: deviation(raw[name]) for name in weights}
+  units = {name: deviation(raw[name]) for name in weights}  # [] each
+  # [R]; the floor of its deviation is in its own unit.
   total = sum(w * raw[name] / units[name] for name, w in weights.items())
   floor = FLOOR * max(weights.values()) / max(units.values())
   return centred(total) / deviation(total, floor)
@@ -206,7 +225,8 @@ class AdamW:
 
   def __init__(self, params):
     """Takes the parameters that are to be trained."""
-    # Of one that is float32, this is the same tensor.
+    # As on the other side: a step of 1e-6 is below the rounding of bfloat16. A
+    # float32 parameter gives the same tensor, no second copy.
     self.pairs = [(param, param.detach().float()) for param in params]
     self.optimizer = torch.optim.AdamW(
       [master for _, master in self.pairs],
@@ -222,6 +242,7 @@ class AdamW:
       if param.grad is not None:  # no task reads all parts of a model
         master.grad, param.grad = param.grad.float(), None
     masters = [master for _, master in self.pairs]
+    # One norm over all, as `optimizers.adamw` clips.
     norm = torch.nn.utils.clip_grad_norm_(masters, workload.GRAD_NORM)
     self.optimizer.step()
     self.optimizer.zero_grad()
@@ -247,6 +268,7 @@ class RL:
     """
     self.model, self.clip = load(folder, device, dtype)
     parts = self.model.model.vision_model, self.model.model.vqmodel
+    # In memory once: the reference differs only in what is trained.
     shared = {id(part): part for part in parts}
     self.reference = copy.deepcopy(self.model, shared)
     self.batch = on_device(batch, device)
@@ -265,14 +287,16 @@ class RL:
     """
     model, ids = self.model, self.batch["ids"].long()
     with torch.no_grad():
-      features = image_features(model, self.batch)
+      features = image_features(model, self.batch)  # [N I, D]
       if codes is None:
         both = embed(model, ids, features)
         codes = draw(model, *(x.repeat_interleave(samples, 0) for x in both))
+      # [G, 3, h, w] in [-1, 1], and beyond.
       pixels = model.decode_image_tokens(codes).permute(0, 3, 1, 2)
       raw = rewards(self.clip, self.batch, (pixels / 2 + 0.5).clamp(0, 1))
 
     def logprobs(model, codes):
+      # Anew for each part, as its backward pass frees the graph.
       both = embed(model, ids, features)
       rows = [x.expand(len(codes), -1, -1) for x in both]
       return score(model, rows if self.guided else rows[:1], codes)
@@ -285,6 +309,7 @@ class RL:
       parts, advantages(raw).split(self.rows), references, strict=True
     ):
       found = logprobs(model, part)
+      # Of the mean over all codes, so that the parts' gradients add up to its.
       part_loss = grpo(found, reference, weights).sum() / codes.numel()
       part_loss.backward()
       loss += part_loss.item()
@@ -298,6 +323,7 @@ class RL:
 
 def grpo(logprobs, reference, advantages):
   """Returns the loss [R, I] of each code, on policy."""
+  # 1 in value: samples are of this policy. What counts is its gradient.
   ratio = (logprobs - logprobs.detach()).exp()
   low, high = workload.CLIP
   clipped = ratio.clamp(1 - low, 1 + high)
@@ -305,7 +331,7 @@ def grpo(logprobs, reference, advantages):
     ratio * advantages[:, None], clipped * advantages[:, None]
   )
   difference = reference - logprobs
-  kl = difference.exp() - 1 - difference
+  kl = difference.exp() - 1 - difference  # k3, [R, I]
   return workload.KL_WEIGHT * kl - surrogate
 
 
@@ -323,11 +349,13 @@ class SFT:
     """Takes a step; returns metrics as those of `train.sft.train_step`."""
     model, loss = self.model, 0.0
     with torch.no_grad():
+      # The next item's image, [P, 3, h, w].
       pixels = self.batch["future"][:, 0].permute(0, 3, 1, 2) / 127.5 - 1
-      codes = encode(model, pixels)
+      codes = encode(model, pixels)  # [P, I]
     for start in range(0, len(codes), self.rows):
       rows = slice(start, start + self.rows)
       part = {name: x[rows] for name, x in self.batch.items()}
+      # With a gradient here, for the aligner.
       features = image_features(model, part)
       conditional, _ = embed(model, part["ids"].long(), features)
       logprobs = score(model, [conditional], codes[rows])

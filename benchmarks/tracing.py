@@ -1,4 +1,4 @@
-"""Reads what `jax.profiler` wrote: what ran when, and who had which share."""
+"""Traces of `jax.profiler`: when instructions ran, and each part's time."""
 
 import collections
 import pathlib
@@ -16,6 +16,8 @@ def spans(folder, module):
     folder: of `jax.profiler.trace`.
     module: the compiled program's name.
   """
+  # XLA links a launch to the end of its work by an id: `_p`, the producer's, is
+  # the `_c` of the event that consumes it.
   starts, ends = {}, {}
   for file in pathlib.Path(folder).glob("**/*.xplane.pb"):
     for plane in ProfileData.from_file(str(file)).planes:
@@ -23,6 +25,7 @@ def spans(folder, module):
         stats = dict(event.stats)
         if stats.get("hlo_module") == module and "hlo_op" in stats:
           end = event.start_ns + event.duration_ns
+          # Without a link the thread did the work itself: a key that no id has.
           key = stats.get("_p", -len(starts) - 1)
           starts[key] = event.start_ns, end, stats["hlo_op"]
         elif event.name.startswith("end: "):
@@ -43,8 +46,10 @@ def shares(found, idle):
     idle: the part that has the time when none is under way.
   """
   turns = [(start, 1, part) for start, _, part in found]
+  # At equal times -1 sorts first: one that ends gives way to one that starts.
   turns = sorted(turns + [(end, -1, part) for _, end, part in found])
   seconds, active = collections.Counter(), collections.Counter()
+  # Swept once in the order of time; between two turns nothing changes.
   before = turns[0][0]
   for now, change, part in turns:
     under_way = active.total()

@@ -1,4 +1,4 @@
-r"""How fast this project is beside transformers and torch, and in what memory.
+r"""Speed and memory of this project next to transformers and torch.
 
     python -m benchmarks.versus_torch [--size=40m,200m] [--task=rl_guided]
     python -m benchmarks.versus_torch --size=1b --device=cuda
@@ -11,8 +11,8 @@ of guided probabilities; a supervised step on two such prompts.
 
 Memory on CPUs is what a process holds at the peak of a run. On GPUs it is what
 its arrays took on the device at the peak since it started, so loading counts,
-on both sides. There both compute in bfloat16 and train float32 weights; what is
-not trained, torch holds in bfloat16 and this project, here, in float32.
+on both sides. There both compute in bfloat16 and train float32 weights; frozen
+weights are bfloat16 in torch and float32 in this project.
 """
 
 import functools
@@ -34,6 +34,7 @@ REMAT = {"40m": "dots", "200m": "dots", "1b": "full"}
 
 def build_torch(task, folder, size, device, threads, rows):
   """Returns torch's side of a task; see `sides.Side` and `torch_loop.RL`."""
+  # Here, not at the top: the processes of both sides import this module.
   import torch
 
   from benchmarks import torch_loop
@@ -52,21 +53,25 @@ def build_torch(task, folder, size, device, threads, rows):
   else:
     guided = task == "rl_guided"
     run = torch_loop.RL(folder, batch, guided=guided, rows=rows, **options).step
-  if device == "cpu":
+  if device == "cpu":  # torch returns when it has computed
     return lambda: _numbers(run()), None
 
   def settled():
     result = _numbers(run())
+    # CUDA works on after the call has returned.
     torch.cuda.synchronize()
     return result
 
+  # Of arrays. What an allocator reserves, and nvidia-smi shows, includes free
+  # blocks, on both sides.
   return settled, torch.cuda.max_memory_allocated
 
 
 def build_jax(task, folder, size, device, remat):
   """Returns this project's side of a task; see `sides.Side`."""
+  # Both are read when JAX is imported or first used.
   os.environ["JAX_PLATFORMS"] = device
-  # On a GPU, torch's side needs room beside this one.
+  # On a GPU, torch's side needs room next to this one.
   os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
   import jax
 
@@ -78,6 +83,7 @@ def build_jax(task, folder, size, device, remat):
   if device != "cpu":
     memory = jax.devices()[0].memory_stats
 
+    # As torch's: of arrays, since the start. JAX cannot reset it.
     def peak():
       return memory()["peak_bytes_in_use"]
 
@@ -85,11 +91,12 @@ def build_jax(task, folder, size, device, remat):
 
 
 def measure(task, size, folder, *, rows, remat, device, threads, repeats):
-  """Returns what one row of the table shows.
+  """Returns the figures of one row of the table.
 
   Raises:
     UserError: the sides' supervised losses differ, so their work does too.
   """
+  # The folder's weights, too: both sides read the same files.
   same = {"task": task, "folder": folder, "size": size, "device": device}
   found = sides.compare(
     {
@@ -102,6 +109,8 @@ def measure(task, size, folder, *, rows, remat, device, threads, repeats):
   torch, ours = found["torch"], found["jax"]
   if task == "sft":
     losses = torch["first"]["loss"], ours["first"]["loss"]
+    # Within rounding, of bfloat16 on GPUs. RL's losses cannot be compared, as
+    # each side samples its own codes.
     if abs(losses[0] - losses[1]) > (1e-3 if device == "cpu" else 3e-2):
       raise UserError(
         f"the supervised losses of torch and JAX are {losses}: expected equal"
@@ -159,7 +168,7 @@ def main():
 
 
 def _numbers(result):
-  """Returns metrics, and nothing of what cannot be compared."""
+  """Returns metrics; None of codes, which each side samples by itself."""
   return result if isinstance(result, dict) else None
 
 

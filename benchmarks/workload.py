@@ -1,7 +1,10 @@
-"""The models and prompts that the benchmarks run, alike for every side.
+"""Models and prompts of the benchmarks, the same for every side.
+
+Random weights and pixels serve as well as real ones: all shapes are fixed, and
+no step takes another path for other values.
 
 Letters: P prompts, T prompt tokens, N history images, F future images, G
-samples, I codes per image.
+samples, I codes per image, h and w pixels.
 """
 
 import dataclasses
@@ -9,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-# As genrec_jax.testing has them, which would bring JAX into torch's processes.
+# Token ids of genrec_jax.testing, which would bring JAX into torch's processes.
 BOS, _, _, IMAGE, BOI, EOI = range(6)
 HISTORY = 5  # images of a prompt
-FUTURE = 3  # images that the reward looks at
+FUTURE = 3  # images that the reward compares with
 SAMPLES = 8  # G
 GUIDANCE = 5.0  # Janus-Pro's default
 TITLE = 8  # tokens before each image
@@ -21,6 +24,7 @@ TEXT = 32  # tokens of a prompt of text
 WINDOWS = 2  # of a supervised step
 TASKS = ("draw_1", "draw_8", "rl_conditional", "rl_guided", "sft")
 
+# Of both sides' training, whose steps the tests compare.
 LEARNING_RATE = 1e-6
 BETAS = (0.9, 0.95)
 GRAD_NORM = 1.0
@@ -29,16 +33,16 @@ KL_WEIGHT = 0.01
 WEIGHTS = {"text": 0.5, "history": 0.5, "future": 1.0, "copy": 1.0}
 COPY_THRESHOLD = 0.95
 GENERATES = r"language/|image_head/"  # what RL trains
-READS = r"aligner/"  # what SFT trains beside it
+READS = r"aligner/"  # what SFT trains as well
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
   """A Janus and a CLIP of transformers, in the words of their configs."""
 
-  text: dict[str, Any]
-  vision: dict[str, Any]
-  vq: dict[str, Any]
+  text: dict[str, Any]  # the language model
+  vision: dict[str, Any]  # the tower that reads images
+  vq: dict[str, Any]  # the image tokenizer
   clip: dict[str, Any]
 
   @property
@@ -49,6 +53,7 @@ class Size:
   @property
   def codes(self) -> int:
     """I."""
+    # Codes of a generated image are as many as the tokens that one is read as.
     return (self.side // self.vision["patch_size"]) ** 2
 
 
@@ -69,17 +74,17 @@ def small(
   Twelve codes a side make a prompt of five images about 800 tokens and eight
   answers 1,152, the proportions of Janus-Pro's 2,900 and 4,608.
   """
-  side = round(codes**0.5) * 16
+  side = round(codes**0.5) * 16  # pixels
   tower = {"num_attention_heads": clip // 64, "hidden_size": clip}
   tower |= {"intermediate_size": 4 * clip, "num_hidden_layers": 6}
   return Size(
     text={
-      "vocab_size": 4096,
+      "vocab_size": 4096,  # of text, whose logits no step computes
       "hidden_size": width,
       "intermediate_size": mlp_width,
       "num_hidden_layers": depth,
       "num_attention_heads": width // head_width,
-      "num_key_value_heads": width // head_width,
+      "num_key_value_heads": width // head_width,  # as Janus-Pro: not grouped
       "head_dim": head_width,
       "max_position_embeddings": 4096,
     },
@@ -100,7 +105,7 @@ def small(
       "image_token_embed_dim": width,
       "num_hidden_layers": 2,
       "latent_channels": 256,
-      "channel_multiplier": [1, 1, 2, 2, 4],
+      "channel_multiplier": [1, 1, 2, 2, 4],  # five levels: 16 pixels a code
       "num_res_blocks": 1,
       **vq,
     },
@@ -110,7 +115,7 @@ def small(
       "text_config": tower
       | {
         "vocab_size": 1000,
-        "max_position_embeddings": 16,
+        "max_position_embeddings": 16,  # more than TITLE
         "bos_token_id": 998,
         "eos_token_id": 999,
         "pad_token_id": 0,
@@ -126,7 +131,8 @@ _TOWER = {
   "num_attention_heads": 16,
 }
 SIZES = {
-  # Parameters of the language model's layers: 3.9e7 and 1.93e8.
+  # Parameters of the language model's layers: 3.9e7 and 1.93e8. The first runs
+  # in minutes on two cores; the second shows how figures change with size.
   "40m": small(
     512, 1408, 12, 64, 256, 6, 256, base_channels=32, num_embeddings=8192
   ),
@@ -151,6 +157,7 @@ SIZES = {
 
 def save(folder: str, size: str | Size) -> None:
   """Writes `generator` and `clip` in HF format, with random weights."""
+  # Here, not at the top: the JAX side imports this module and needs no torch.
   import torch
   import transformers
   from transformers.models.clip.image_processing_pil_clip import (
@@ -172,7 +179,7 @@ def save(folder: str, size: str | Size) -> None:
     generator.model.generation_aligner.hidden_layers[0].weight.data *= 4
   generator.save_pretrained(f"{folder}/generator")
   random_janus.save_settings(f"{folder}/generator", sizes.side)
-  torch.manual_seed(1)
+  torch.manual_seed(1)  # the same CLIP in every run
   clip = transformers.CLIPModel(transformers.CLIPConfig(**sizes.clip))
   clip.save_pretrained(f"{folder}/clip")
   janus_tokenizer().save_pretrained(f"{folder}/clip")
@@ -200,6 +207,7 @@ def history_batch(
   rng = np.random.default_rng(0)
 
   def words(count):
+    # Above the special ids, which a side would treat as images or padding.
     return rng.integers(10, 250, count).tolist()
 
   rows = []
@@ -207,7 +215,7 @@ def history_batch(
     row = [BOS]
     for _ in range(images):
       row += [*words(TITLE), BOI, *[IMAGE] * size.codes, EOI]
-    rows.append([*row, *words(INSTRUCTION), BOI])
+    rows.append([*row, *words(INSTRUCTION), BOI])  # T
   return _batch(rng, rows, size, images)
 
 
@@ -222,24 +230,24 @@ def text_batch(size: Size, prompts: int) -> dict[str, Any]:
 
 
 def _batch(rng, rows, size: Size, images: int) -> dict[str, Any]:
-  ids = np.asarray(rows, np.int32)
-  count = len(rows)
+  ids = np.asarray(rows, np.int32)  # [P, T]
+  count = len(rows)  # P
 
-  def pictures(number):
+  def noise(number):  # [P, number, h, w, 3]
     shape = (count, number, size.side, size.side, 3)
     return rng.integers(0, 256, shape, np.uint8)
 
   text = size.clip["text_config"]
   end = text.get("eos_token_id", 49407)
   title = rng.integers(1, 900, (count, TITLE)).astype(np.int32)
-  title[:, -1] = end
+  title[:, -1] = end  # CLIP takes its embedding of a text at the end token
   return {
     "ids": ids,
-    "mask": np.ones(ids.shape, bool),
-    "images": pictures(images),
-    "history_mask": np.ones((count, images), bool),
-    "future": pictures(FUTURE),
-    "future_mask": np.ones((count, FUTURE), bool),
-    "title_ids": title,
-    "title_mask": np.ones(title.shape, bool),
+    "mask": np.ones(ids.shape, bool),  # [P, T]
+    "images": noise(images),  # [P, N, h, w, 3]
+    "history_mask": np.ones((count, images), bool),  # [P, N]
+    "future": noise(FUTURE),  # [P, F, h, w, 3]
+    "future_mask": np.ones((count, FUTURE), bool),  # [P, F]
+    "title_ids": title,  # [P, TITLE]
+    "title_mask": np.ones(title.shape, bool),  # [P, TITLE]
   }
