@@ -17,6 +17,7 @@ bundled models, as everywhere.
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -27,7 +28,7 @@ RULES = {
   "by direction (DeepSeek, here)": True,
   "by distance (transformers)": False,
 }
-_BATCH = 8  # images at a time
+_BATCH = 8  # images at a time: few enough for any device
 
 _MODEL = flags.DEFINE_string(
   "model", None, "A generator; its image tokenizer is read.", required=True
@@ -44,7 +45,7 @@ _NUM = flags.DEFINE_integer(
 def main() -> None:
   """Prints the table."""
   paths = find(_IMAGES.value, _NUM.value)
-  # JAX takes seconds to import: bad flags are told sooner.
+  # JAX takes seconds to import: bad flags are reported sooner.
   import jax
   import numpy as np
 
@@ -64,19 +65,19 @@ def main() -> None:
       f"none of {len(paths)} files of {_IMAGES.value} can be read as an image:"
       " expected PNG, JPEG or another format that Pillow opens"
     )
+  # Of a generator of gigabytes the tokenizer alone is read.
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   layout = jax.tree.map(lambda _: place, opened.shapes["tokenizer"])
   params = opened.read({"tokenizer": layout})
   compiled = jax.jit(functools.partial(compare, opened.model, clip))
-  found = []
+  parts = []
   for start in range(0, len(pixels), _BATCH):
     batch = np.stack(pixels[start : start + _BATCH])
     whole = np.resize(batch, (_BATCH, *batch.shape[1:]))  # compiled once
-    scores = compiled(params, clip_params, whole)
-    found.append(scores)
-  count = len(pixels)
-  found = jax.tree.map(lambda *x: np.concatenate(x)[:count], *found)
-  report(opened, found, unread)
+    parts.append(compiled(params, clip_params, whole))
+  count = len(pixels)  # the last batch was filled by repeating images
+  scores = jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
+  report(opened, scores, unread)
 
 
 def find(folder: str, number: int) -> list[Path]:
@@ -96,7 +97,9 @@ def find(folder: str, number: int) -> list[Path]:
   return [Path(folder, files[i * len(files) // number]) for i in range(number)]
 
 
-def compare(model, clip, params, clip_params, images):
+def compare(
+  model: Any, clip: Any, params: Any, clip_params: Any, images: Any
+) -> dict[str, Any]:
   """Encodes and decodes images by both rules.
 
   Args:
@@ -112,28 +115,35 @@ def compare(model, clip, params, clip_params, images):
   import jax.numpy as jnp
 
   real = images.astype(jnp.float32) / 255
-  embeds, found = clip.embed_images(clip_params, real), {}
+  embeds = clip.embed_images(clip_params, real)  # [B, E]
+  scores = {}
   for rule, l2_norm in RULES.items():
     tokenizer = dataclasses.replace(model.tokenizer, l2_norm=l2_norm)
     ruled = dataclasses.replace(model, tokenizer=tokenizer)
-    codes = ruled.encode_pixels(params, real)
-    again = ruled.decode_pixels(params, codes)
-    error = jnp.mean((again - real) ** 2, (1, 2, 3))
+    codes = ruled.encode_pixels(params, real)  # [B, I]
+    again = ruled.decode_pixels(params, codes)  # [B, h, w, 3]
+    error = jnp.mean((again - real) ** 2, (1, 2, 3))  # [B], of values in [0, 1]
     cosine = jnp.sum(clip.embed_images(clip_params, again) * embeds, -1)
-    found[rule] = codes, -10 * jnp.log10(error), cosine
-  return found
+    scores[rule] = codes, -10 * jnp.log10(error), cosine
+  return scores
 
 
-def report(opened, found, unread: int) -> None:
-  """Prints what was found; see `compare`."""
-  first, second = (codes for codes, _, _ in found.values())
+def report(opened: Any, scores: dict[str, Any], unread: int) -> None:
+  """Prints the table.
+
+  Args:
+    opened: the generator.
+    scores: of all images, as of `compare`.
+    unread: files that are no images.
+  """
+  first, second = (codes for codes, _, _ in scores.values())
   skipped = f", {unread} more could not be read" if unread else ""
   print(f"{len(first)} images of {_IMAGES.value}{skipped}")
   from genrec_jax.hf import janus
 
   print(janus.codebook_lengths(opened.stored)[0])
   print(f"{'codes are the nearest':<32}{'PSNR':>10}{'CLIP cosine':>14}")
-  for rule, (_, psnr, cosine) in found.items():
+  for rule, (_, psnr, cosine) in scores.items():
     print(f"{rule:<32}{psnr.mean():>7.2f} dB{cosine.mean():>14.4f}")
   print(f"codes that differ: {(first != second).mean():.2%}")
 

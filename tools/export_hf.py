@@ -32,7 +32,7 @@ _DTYPE = flags.DEFINE_enum(
 def main() -> None:
   """Exports a workdir."""
   files.check_unused(_OUT.value)
-  # JAX takes seconds to import: bad flags are told sooner.
+  # JAX takes seconds to import: bad flags are reported sooner.
   import jax
 
   from genrec_jax.hf import export, load, workdir_model
@@ -42,6 +42,7 @@ def main() -> None:
   opened = load.open_generator(_WORKDIR.value, dtype="float32")
   said, instruction = workdir_model.sampling_settings(_WORKDIR.value)
   export.export_checkpoint(_OUT.value, opened, _DTYPE.value, sampling=said)
+  # A parameter of a stack of layers is as many tensors as layers.
   tensors = {path: len(p.tensors) for path, p in opened.stored.items()}
   trained = sum(tensors[path] for path in opened.trained)
   print(

@@ -1,4 +1,4 @@
-"""HF CLIP checkpoints (`CLIPModel`)."""
+"""CLIP, as `CLIPModel` of transformers: config, preprocessor, rule table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +47,7 @@ def config_from_hf(
       " openai/clip-vit-large-patch14"
     )
   whole, problems = defaults.fill(transformers.CLIPConfig, config)
+  # A section is absent only where transformers refuses the config.
   text, vision = (
     whole.get(name) or {} for name in ("text_config", "vision_config")
   )
@@ -66,10 +67,10 @@ def config_from_hf(
     )
     if not isinstance(section.get(key, 0), int)
   ]
-  pixels, more = _preprocessing(
+  pixels, refused = _preprocessing(
     preprocessor or {}, vision.get("image_size", 224)
   )
-  problems += more
+  problems += refused
   if problems:
     raise UserError(listed("unsupported CLIP config:", problems))
   return Clip(
@@ -92,23 +93,21 @@ def _preprocessing(
 ) -> tuple[dict[str, Any], list[str]]:
   """Returns the fields of `Clip`, and what `Clip.preprocess` does not do."""
   problems = []
-  for key in (
-    "do_resize",
-    "do_center_crop",
-    "do_rescale",
-    "do_normalize",
-  ):
+  # Steps that the graph always takes.
+  for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
     if not config.get(key, True):
       problems.append(f"preprocessor: {key} is false; expected true")
   if config.get("resample", 3) != 3:
     problems.append(
       f"preprocessor: resample is {config['resample']}; expected 3, bicubic"
     )
+  # Files hold 1/255 rounded to different lengths.
   factor = config.get("rescale_factor", 1 / 255)
   if abs(factor - 1 / 255) > 1e-9:
     problems.append(f"preprocessor: rescale_factor is {factor}; expected 1/255")
   for key in ("size", "crop_size"):
     value = config.get(key, image_size)
+    # 224, {"shortest_edge": 224} or {"height": 224, "width": 224}, by version.
     sides = set(value.values()) if isinstance(value, Mapping) else {value}
     if sides != {image_size}:
       problems.append(
@@ -171,7 +170,7 @@ def config_to_hf(clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def rules(clip: Clip) -> tuple[Rule, ...]:
   """Returns the table of `CLIPModel`; it is the same for every size."""
-  del clip
+  del clip  # an argument as in the other tables
   patch = "vision_model.embeddings.patch_embedding"
   return (
     *embedding(
@@ -185,6 +184,7 @@ def rules(clip: Clip) -> tuple[Rule, ...]:
       "same",
     ),
     *conv(patch, "vision_model/patch_embedding", bias=False),
+    # Spelt so in transformers.
     *norm("vision_model.pre_layrnorm", "vision_model/pre_layrnorm"),
     *_tower("vision_model"),
     *norm("vision_model.post_layernorm", "vision_model/post_layernorm"),

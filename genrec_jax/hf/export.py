@@ -39,7 +39,7 @@ def export_generator(
 
 def export_checkpoint(
   folder: str | os.PathLike[str],
-  opened: CheckpointHandle,
+  handle: CheckpointHandle,
   dtype: str | None = None,
   sampling: Mapping[str, Any] | None = None,
 ) -> None:
@@ -49,7 +49,7 @@ def export_checkpoint(
 
   Args:
     folder: where to; absent or empty.
-    opened: an HF-format folder or a workdir, see `load.open_generator`.
+    handle: an HF-format folder or a workdir, see `load.open_generator`.
     dtype: what the weights are stored as; None keeps the types of the
       checkpoint that training began with.
     sampling: how to sample images, see `workdir_model.sampling_settings`.
@@ -58,28 +58,29 @@ def export_checkpoint(
     UserError: the folder is not empty or cannot be written.
   """
   sampling = sampling or {}
+  # Those that change nothing are left out.
   neutral = {"temperature": 1, "top_k": 0, "top_p": 1}
   generation = {
     key: sampling[key]
     for key, nothing in neutral.items()
     if sampling.get(key, nothing) != nothing
   }
-  if "guidance" in sampling:
+  if "guidance" in sampling:  # even 1: a checkpoint may come with 5
     generation["guidance_scale"] = sampling["guidance"]
-  config = opened.family.config_for_export(
-    safetensors_io.read_config(opened.source), opened.model
+  config = handle.family.config_for_export(
+    safetensors_io.read_config(handle.source), handle.model
   )
-  tensors = _tensors(opened)
-  _write(folder, config, tensors, opened.source, dtype, generation)
+  tensors = _tensors(handle)
+  _write(folder, config, tensors, handle.source, dtype, generation)
 
 
-def _tensors(opened: CheckpointHandle) -> dict[str, Any]:
+def _tensors(handle: CheckpointHandle) -> dict[str, Any]:
   """Returns HF name -> tensor, trained or as the source has it."""
   tensors = {}
-  for path, stored in opened.stored.items():
+  for path, stored in handle.stored.items():
     for i, tensor in enumerate(stored.tensors):
-      if path in opened.trained:
-        tensor = stored.layer_of(opened.trained[path], i)
+      if path in handle.trained:
+        tensor = stored.layer_of(handle.trained[path], i)
       tensors[stored.names[i]] = tensor
   return tensors
 

@@ -27,6 +27,7 @@ def check(folder: Path) -> None:
 def _problem(folder: Path) -> str:
   """Returns what a folder is instead of a model in HF format, or ''."""
 
+  # Patterns of names, not contents: none of these files need be readable.
   def has(*patterns: str) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in patterns)
 
@@ -38,11 +39,13 @@ def _problem(folder: Path) -> str:
       " with peft, `merge_and_unload()`, `save_pretrained` the result, and give"
       " that folder"
     )
+  # The second is what compressed-tensors writes.
   quantized = config.get("quantization_config") or config.get(
     "compression_config"
   )
   if isinstance(quantized, Mapping):
     return _quantized(str(quantized.get("quant_method") or "some method"))
+  # Some folders hold the same model in several forms; HF's will do.
   hf_weights = has("model*.safetensors", "model.safetensors.index.json")
   if has("open_clip_config.json", "open_clip_*") and not hf_weights:
     return (
@@ -64,8 +67,9 @@ def _problem(folder: Path) -> str:
   if has("snapshots/*/config.json"):
     (*_, inner) = sorted(folder.glob("snapshots/*/config.json"))
     return f"is a cache of the hub: give {inner.parent}"
-  if has("params/_METADATA"):
+  if has("params/_METADATA"):  # Orbax's
     return f"is one checkpoint of a workdir: give {folder.parent.parent}"
+  # Else the folder is read, and errors name the file that lacks.
   if not config and not has("*.safetensors"):
     return _without_config(folder, has)
   return ""
@@ -81,7 +85,10 @@ def _without_config(folder: Path, has: Any) -> str:
 
 
 def quantized(names: Mapping[str, Any]) -> str:
-  """Returns what is wrong with tensors of these names if quantized, or ''."""
+  """Returns what is wrong with tensors of these names if quantized, or ''.
+
+  For folders whose config.json does not say so.
+  """
   found = [name for name in names if name.endswith(_QUANTIZED)]
   return f"{_quantized('some method')} (found {found[0]})" if found else ""
 
@@ -95,7 +102,7 @@ def _quantized(method: str) -> str:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-  """Returns an object, or nothing: who needs it whole will say so."""
+  """Returns the object in a file, or {} where there is none to be read."""
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError):

@@ -106,7 +106,7 @@ def rules(janus: Janus) -> tuple[Rule, ...]:
   head = linear("lm_head", "language/lm_head", bias=False)
   return (
     *prefixed(_language(), "model.language_model.", "language/"),
-    *(() if janus.language.tied else head),
+    *(() if janus.language.tied else head),  # else it is the embedding
     *prefixed(_vision(janus.vision), "model.vision_model.", "vision/"),
     *_aligner("model.aligner", "aligner", janus.aligner_depth),
     *embedding("model.generation_embeddings", "image_head/embed"),
@@ -122,6 +122,7 @@ def rules(janus: Janus) -> tuple[Rule, ...]:
 
 
 def _language() -> list[Rule]:
+  """Returns the table of `LlamaModel`, names relative to it."""
   hf, ours = "layers.{l}", "layers"
   table = [*embedding("embed_tokens", "embed_tokens")]
   for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
@@ -136,6 +137,7 @@ def _language() -> list[Rule]:
 
 
 def _vision(siglip: Siglip) -> list[Rule]:
+  """Returns the table of `JanusVisionModel`, names relative to it."""
   hf, ours = "encoder.layers.{l}", "layers"
   table = [
     *conv("embeddings.patch_embedding", "patch_embedding"),

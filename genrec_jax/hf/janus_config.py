@@ -37,6 +37,7 @@ def config_from_hf(
       " deepseek-community/Janus-Pro-1B"
     )
   whole, faults = defaults.fill(transformers.JanusConfig, config)
+  # A section is absent only where transformers refuses the config.
   text, vision, vq = (
     whole.get(name) or {}
     for name in ("text_config", "vision_config", "vq_config")
@@ -79,7 +80,7 @@ def config_from_hf(
       image_aligner_depth=vq["num_hidden_layers"],
       image_activation=vq["hidden_act"],
     )
-  except ValueError as error:
+  except ValueError as error:  # sizes that the parts refuse
     raise UserError(f"unsupported Janus config: {error}") from None
 
 
@@ -139,7 +140,7 @@ def config_to_hf(
 
   Args:
     janus: the model.
-    eos_id: end of sequence, which drawing images does not need.
+    eos_id: end of sequence, which generating images does not need.
     max_positions: longest sequence; recorded, not enforced.
   """
   language, vision, vq = janus.language, janus.vision, janus.tokenizer
@@ -175,6 +176,7 @@ def config_to_hf(
     "vision_config": {
       "model_type": "janus_vision_model",
       "hidden_size": vision.width,
+      # transformers keeps the quotient: `config_from_hf` multiplies again.
       "mlp_ratio": vision.mlp_width / vision.width,
       "num_hidden_layers": vision.num_layers,
       "num_attention_heads": vision.num_heads,
@@ -184,6 +186,7 @@ def config_to_hf(
       "hidden_act": vision.activation,
       "layer_norm_eps": vision.norm_epsilon,
       "attention_bias": vision.attention_bias,
+      # Fields of the aligner, which has no section.
       "projection_dim": language.width,
       "depth": janus.aligner_depth,
     },
@@ -197,7 +200,7 @@ def config_to_hf(
       "base_channels": vq.base_channels,
       "channel_multiplier": list(vq.channel_multiplier),
       "num_res_blocks": vq.num_res_blocks,
-      "num_patches": vision.image_size // vision.patch_size,
+      "num_patches": vision.image_size // vision.patch_size,  # along a side
       "projection_dim": language.width,
       "image_token_embed_dim": language.width,
       "num_hidden_layers": janus.image_aligner_depth,
@@ -206,7 +209,7 @@ def config_to_hf(
   }
   generation = {
     **ids,
-    "guidance_scale": 5,
+    "guidance_scale": 5,  # as published checkpoints have it
     "generation_kwargs": {"boi_token_id": janus.boi_id},
   }
   return config, generation

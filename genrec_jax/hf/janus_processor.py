@@ -17,8 +17,8 @@ from genrec_jax.hf import janus_settings, safetensors_io
 from genrec_jax.hf import settings as settings_files
 from genrec_jax.hf.tokenizers import read_tokenizer
 
-# What published Janus checkpoints make of one user's turn, for those that bring
-# no template of their own.
+# Chat template of published Janus checkpoints, for those that bring none:
+# one user's turn.
 CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
 {%- if part['type'] == 'image' -%}
 {{ ('' if loop.first else '\\n') + '<image_placeholder>\\n' }}
@@ -28,7 +28,8 @@ CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
 {%- endif -%}
 {%- endfor -%}
 {{ '\\n\\n<|Assistant|>:' }}"""
-# Of `JanusProcessor`, put before questions where a checkpoint asks for it.
+# System prompt of transformers' processor, put before questions where a
+# checkpoint asks for it.
 _SYSTEM = (
   "You are a helpful language and vision assistant. You are able to understand"
   " the visual content that the user provides, and assist the user with a"
@@ -38,7 +39,7 @@ _SYSTEM = (
 
 @dataclasses.dataclass(frozen=True)
 class JanusProcessor:
-  """Turns titles into prompts and pictures into pixels."""
+  """Processor of Janus: titles to prompts, images to pixels."""
 
   tokenizer: transformers.PreTrainedTokenizerBase
   bos_id: int
@@ -70,6 +71,7 @@ class JanusProcessor:
     tokenizer = read_tokenizer(folder)
     text = config.get("text_config") or {}
     vision = config.get("vision_config") or {}
+    # Defaults of `JanusVisionConfig`.
     size, patch = vision.get("image_size", 384), vision.get("patch_size", 16)
     ids, problems = janus_settings.special_ids(tokenizer, config, generation)
     if not settings:
@@ -98,7 +100,7 @@ class JanusProcessor:
     )
 
   def prompt_ids(self, titles: Sequence[str], instruction: str) -> list[int]:
-    """Writes the prompt for drawing an image after a history.
+    """Returns the prompt of an image after a history.
 
     The chat form of Janus: `<|User|>: `, for each item its title and its image
     on a line, the instruction, an empty line, `<|Assistant|>:` and begin of
@@ -107,7 +109,7 @@ class JanusProcessor:
     Args:
       titles: of the history, oldest first; may be none. Special tokens spelt
         out in a text are taken out, or they would stand for images.
-      instruction: what to draw.
+      instruction: what to generate.
 
     Returns:
       Token ids, BOS first, not padded.
@@ -118,11 +120,11 @@ class JanusProcessor:
     return self._encode(text + self._token(self.boi_id))
 
   def text_prompt_ids(self, text: str) -> list[int]:
-    """Writes the prompt for drawing what a text says."""
+    """Returns the prompt of an image of which there is a text only."""
     return self.prompt_ids([], text.strip())
 
   def question_ids(self, titles: Sequence[str], question: str) -> list[int]:
-    """Writes the prompt for an answer in words, about images if there are any.
+    """Returns the prompt of an answer in words, about images if there are any.
 
     What `JanusProcessor` makes of one user's turn by the checkpoint's own chat
     template: for each item its title, if it has one, and its image, then the
@@ -158,6 +160,7 @@ class JanusProcessor:
     except (jinja2.TemplateError, TypeError) as error:
       problem = f"fails: {error}"
     place = self._token(self.image_id)
+    # A template that leaves images out would answer about none of them.
     if not problem and text.count(place) != len(titles):
       problem = f"has {text.count(place)} places for {len(titles)} images"
     if problem:
@@ -165,13 +168,14 @@ class JanusProcessor:
         f"the chat template of this checkpoint {problem}; take that of"
         " deepseek-community/Janus-Pro-1B, or none for the same"
       )
+    # Some templates spell BOS out; `_encode` puts it first.
     text = self.system + text.removeprefix(self._token(self.bos_id))
     return self._encode(text.replace(place, self._image()))
 
   def pixels(self, image: PIL.Image.Image) -> np.ndarray:
     """Pads an image to a square as `JanusImageProcessorPil` does.
 
-    What the vision tower sees. The longer side becomes `image_size`, bicubic;
+    What the vision tower reads. The longer side becomes `image_size`, bicubic;
     the rest is filled with the middle grey, evenly on both sides. Images of
     other modes than RGB become RGB by `images.upright`. (Where torchvision is
     installed, transformers prefers it to Pillow: its bicubic differs by at most
@@ -192,7 +196,7 @@ class JanusProcessor:
     return square
 
   def crop(self, image: PIL.Image.Image) -> np.ndarray:
-    """Takes the centre square of an image, as Janus was trained to draw it.
+    """Returns the centre square of an image, as Janus was trained to make it.
 
     The shorter side becomes `image_size`, bicubic, and the middle of the longer
     one stays (Janus, arXiv 2410.13848, training details): what the image

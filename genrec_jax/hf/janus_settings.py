@@ -16,8 +16,8 @@ IMAGES = {
   "rescale_factor": 1 / 255,
   "size": {"height": 384, "width": 384},
 }
-# The names that `JanusProcessor` reads off a tokenizer, and what Janus calls
-# the tokens where a tokenizer does not name them.
+# Attributes of tokenizers that `JanusProcessor` of transformers reads, and the
+# tokens of Janus where a tokenizer lacks the attribute.
 _TOKENS = {
   "boi_id": ("boi_token", "<begin_of_image>"),
   "eoi_id": ("eoi_token", "<end_of_image>"),
@@ -30,7 +30,7 @@ def special_ids(
   config: Mapping[str, Any],
   generation: Mapping[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
-  """Returns a checkpoint's special ids by field, and what is wrong with them.
+  """Returns special ids by field of `JanusProcessor`, and their problems.
 
   The order of precedence is that of `generate`: generation_config.json,
   config.json, tokenizer.
@@ -39,6 +39,7 @@ def special_ids(
   extra = generation.get("generation_kwargs") or {}
   vocabulary, problems = tokenizer.get_vocab(), []
   ids: dict[str, Any] = {}
+  # None of these has a default: a wrong one would spoil every prompt silently.
   for field, name in {
     "bos_id": "bos_token_id",
     "pad_id": "pad_token_id",
@@ -55,16 +56,19 @@ def special_ids(
         f"no {name}: neither generation_config.json, config.json nor the"
         " tokenizer has it"
       )
+  # A tokenizer need not name BOS, but must not contradict the others.
   named = tokenizer.bos_token_id
   if named is not None and ids["bos_id"] != named:
     problems.append(
       f"bos_token_id is {named} in the tokenizer and {ids['bos_id']} in"
       " config.json or generation_config.json; get the folder again"
     )
+  # One id or several.
   if not isinstance(ids["end_ids"], list):
     ids["end_ids"] = [ids["end_ids"]]
   ids["end_ids"] = tuple(ids["end_ids"])
-  told = {
+  # The first stands in generation_kwargs or next to it.
+  configured = {
     "boi_id": _first(extra.get("boi_token_id"), generation.get("boi_token_id")),
     "image_id": config.get("image_token_id"),
   }
@@ -76,9 +80,9 @@ def special_ids(
         f"its tokenizer has no token {token!r}; take the tokenizer files of a"
         " Janus checkpoint"
       )
-    elif told.get(field, ids[field]) not in (None, ids[field]):
+    elif configured.get(field, ids[field]) not in (None, ids[field]):
       problems.append(
-        f"{token!r} is {ids[field]} in the tokenizer and {told[field]} in"
+        f"{token!r} is {ids[field]} in the tokenizer and {configured[field]} in"
         " config.json or generation_config.json; get the folder again"
       )
   return ids, problems
@@ -89,7 +93,8 @@ def _first(*values: Any) -> Any:
 
 
 def image_problems(settings: Mapping[str, Any], size: Any) -> list[str]:
-  """Says what `Processor.pixels` and the model's own scaling do not do."""
+  """Returns what `JanusProcessor.pixels` and the model's scaling do not do."""
+  # Any smallest side will do: it is a field of the processor.
   expected = {name: IMAGES[name] for name in IMAGES if name != "min_size"}
   expected |= {
     "image_mean": [0.5, 0.5, 0.5],

@@ -1,5 +1,10 @@
-"""Loads models: HF-format folders, bundled assets, and workdirs of ours."""
+"""Loading of models: HF-format folders, bundled assets, workdirs of ours.
 
+In two steps: a model is opened, which finds every parameter and checks all of
+them by their shapes, and later read, straight into its shards.
+"""
+
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from pathlib import Path
@@ -26,7 +31,7 @@ from genrec_jax.hf import (
 from genrec_jax.hf.families import Family
 from genrec_jax.hf.lazy_array import HFParam, LazyArray
 from genrec_jax.hf.processor import Processor
-from genrec_jax.hf.rules import to_params
+from genrec_jax.hf.rules import Rule, to_params
 from genrec_jax.hf.tokenizers import read_tokenizer
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
@@ -43,8 +48,8 @@ class CheckpointHandle:
   family: Family
   shapes: PyTree  # of its parameters, float32
   stored: dict[str, HFParam]  # path -> its tensors in `source`
-  # path -> newer values than those, `SavedParam` or
-  # `lora_merge.LoRAParam`
+  # path -> newer values than those: `SavedParam` of a full run, `LoRAParam` of
+  # one with adapters.
   trained: dict[str, LazyArray]
 
   @property
@@ -68,6 +73,7 @@ class CheckpointHandle:
         computes casts to its own.
     """
     shardings = _everywhere(self.shapes) if shardings is None else shardings
+    # Replaced by path before anything is read: none is read twice.
     newest = tree.unflatten({**self.stored, **self.trained})
     return sharded_read.read(newest, shardings, param_dtype)
 
@@ -86,10 +92,17 @@ def load_generator(
   remat: str = "none",
   param_dtype: str = "float32",
 ) -> Loaded:
-  """Opens a generator and reads its weights; see `open_generator`."""
-  opened = open_generator(path, dtype=dtype, remat=remat)
-  params = opened.read(param_dtype=param_dtype)
-  return Loaded(**vars(opened), params=params)
+  """Opens a generator and reads its weights.
+
+  Args:
+    path: see `open_generator`.
+    dtype: compute type, 'float32' or 'bfloat16'.
+    remat: see `nn.layers.scan_stack`.
+    param_dtype: type of the parameters.
+  """
+  handle = open_generator(path, dtype=dtype, remat=remat)
+  params = handle.read(param_dtype=param_dtype)
+  return Loaded(**vars(handle), params=params)
 
 
 def open_generator(
@@ -109,11 +122,13 @@ def open_generator(
   """
   folder = locate.resolve(path)
   if (folder / checkpoint.FOLDER).is_dir():
+    # A base may be a workdir too: RL starts from SFT's.
     base = open_generator(
       workdir_model.base_of(folder), dtype=dtype, remat=remat
     )
     workdir_model.check_base(folder)
     return _overlay(base, folder)
+  # First: the errors below would not say what a known other form is.
   forms.check(folder)
   config = safetensors_io.read_config(folder)
   family = families.family_of(folder, config)
@@ -194,19 +209,19 @@ def load_clip(
   dtype: str,
   place: jax.sharding.Sharding | None = None,
 ) -> tuple[Clip, PyTree, transformers.PreTrainedTokenizerBase]:
-  """Opens a CLIP model and reads its weights; see `open_clip`.
+  """Opens a CLIP model and reads its weights.
 
   Args:
-    path: see `open_clip`.
-    dtype: see `open_clip`.
+    path: a folder in HF format or the name of a bundled asset.
+    dtype: compute type.
     place: of every parameter; None means one device.
 
   Returns:
     The model, its float32 parameters, its tokenizer.
   """
-  opened = open_clip(path, dtype=dtype)
-  params = opened.read(_everywhere(opened.shapes, place))
-  return opened.clip, params, opened.tokenizer
+  handle = open_clip(path, dtype=dtype)
+  params = handle.read(_everywhere(handle.shapes, place))
+  return handle.clip, params, handle.tokenizer
 
 
 def _expected(model: Generator | Clip) -> PyTree:
@@ -214,8 +229,15 @@ def _expected(model: Generator | Clip) -> PyTree:
   return jax.eval_shape(model.init, jax.random.key(0))
 
 
-def _stored(folder: Path, rules, tensors, shapes, ignore=()) -> PyTree:
-  """Finds each parameter's tensors; says in which folder they do not fit."""
+def _stored(
+  folder: Path,
+  rules: Sequence[Rule],
+  tensors: Mapping[str, Any],
+  shapes: PyTree,
+  ignore: Sequence[str],
+) -> PyTree:
+  """Finds each parameter's tensors; errors name the folder."""
+  # Before the shapes are compared: those of quantized tensors differ as well.
   problem = forms.quantized(tensors)
   if problem:
     raise UserError(f"{folder} {problem}")
@@ -228,7 +250,7 @@ def _stored(folder: Path, rules, tensors, shapes, ignore=()) -> PyTree:
 def _everywhere(
   shapes: PyTree, place: jax.sharding.Sharding | None = None
 ) -> PyTree:
-  """Returns one sharding for all; on one device if None."""
+  """Returns one sharding for all parameters; on one device if None."""
   place = place or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(lambda _: place, shapes)
 
@@ -237,6 +259,7 @@ def _overlay(base: CheckpointHandle, folder: Path) -> CheckpointHandle:
   """Returns the base with a workdir's trained parameters in their places."""
   flat = tree.flatten(base.shapes)
   saved = tree.flatten(saved_params.open_params(str(folder)))
+  # Adapters become sums with the newest kernels below them.
   new = lora_merge.merged(saved, {**base.stored, **base.trained})
   problems = [f"{name}: not in the base model" for name in new.keys() - flat]
   problems += [

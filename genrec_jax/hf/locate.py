@@ -23,6 +23,7 @@ def is_name(path: str | os.PathLike[str]) -> bool:
   return bool(_NAME.fullmatch(str(path))) and not Path(path).parent.exists()
 
 
+# A run asks for a folder several times, the hub once.
 @functools.cache
 def download(name: str) -> Path:
   """Returns the folder of a model on the hub, from the cache if it is there.
@@ -48,6 +49,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     UserError: there is neither.
   """
   folder = Path(path)
+  # A folder goes before a bundled model of the same name.
   if folder.is_dir():
     return folder
   if (ASSETS / folder.name).is_dir() and str(path) == folder.name:

@@ -1,4 +1,4 @@
-"""One reversible table per model: names and layouts of HF <-> parameters."""
+"""Rule tables: names and layouts of HF tensors <-> parameters, one a model."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ _TO_HF: dict[str, tuple[int, ...] | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """One parameter: its HF name, our path and how the layouts differ.
+  """Rule of one parameter: its HF name, our path, how the layouts differ.
 
   `{l}` in `hf` is the number of a layer: the tensors of all layers are one
   parameter of ours, stacked along a new first axis.
@@ -114,6 +114,7 @@ def to_params(
     ValueError: the table does not fit the model.
   """
   leaves = _leaves(rules, expected)
+  # All problems before the first error: a checkpoint takes long to get again.
   problems, used = [], set()
   for rule, leaf in zip(rules, leaves, strict=True):
     layers, shape = rule.layout(leaf.shape)
@@ -137,7 +138,7 @@ def to_params(
         "the checkpoint's tensors do not fit the model that its config"
         " describes; use the config.json that belongs to them:",
         lines,
-        limit=len(lines),
+        limit=len(lines),  # all of them: they are grouped
       )
     )
   flat = {}
@@ -173,6 +174,7 @@ def to_hf(
 
 def _leaves(rules: Sequence[Rule], params: Mapping[str, Any]) -> list[Any]:
   """Returns the leaf of each rule; the two must match one to one."""
+  # A mismatch here is a fault of the table, not of a checkpoint.
   flat = tree.flatten(params)
   counts = Counter(rule.ours for rule in rules)
   problems = [f"{path}: {n} rules" for path, n in counts.items() if n > 1]
@@ -198,6 +200,7 @@ def _grouped(problems: Sequence[tuple[str, str]]) -> list[str]:
   """Returns one line per problem; the same one in many layers is one line."""
   groups: dict[tuple[str, str], list[str]] = {}
   for name, message in problems:
+    # 'layers.3.mlp' and 'layers.4.mlp' both become 'layers.*.mlp'.
     numberless = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
     groups.setdefault((numberless, message), []).append(name)
   return [

@@ -30,12 +30,13 @@ _DTYPES = {
   "U8": np.uint8,
   "BOOL": np.bool_,
 }
+# Type -> its name in safetensors.
 NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class SafetensorsView:
-  """A tensor on disk; `tensor[index]` and `np.asarray(tensor)` read it."""
+  """Tensor on disk; `tensor[index]` and `np.asarray(tensor)` read it."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -44,7 +45,7 @@ class SafetensorsView:
 
   def __getitem__(self, index: Any) -> np.ndarray:
     """Reads a slice; only the pages that hold it are touched."""
-    if not math.prod(self.shape):
+    if not math.prod(self.shape):  # nothing cannot be mapped
       return np.empty(self.shape, self.dtype)[index]
     # Mapped for the length of this call: pages of a mapping that stays open
     # stay resident, and a process that has read all of a checkpoint from one
@@ -111,6 +112,7 @@ def open_tensors(folder: str | os.PathLike[str]) -> dict[str, SafetensorsView]:
     return tensors
   if (folder / INDEX).exists():
     return _open_shards(folder)
+  # Nothing to read. What else is there says why.
   files = sorted(path.name for path in folder.iterdir())
   pickles = [name for name in files if name.endswith(_REFUSED)]
   shards = [name for name in files if name.endswith(".safetensors")]
@@ -174,6 +176,7 @@ def _open_file(path: Path) -> tuple[dict[str, SafetensorsView], str]:
 def _header(path: Path) -> tuple[dict[str, Any], int]:
   """Returns the entries of a safetensors file and where its data begin."""
   with open(path, "rb") as file:
+    # https://huggingface.co/docs/safetensors: length, JSON, data.
     length = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(length))
   header.pop("__metadata__", None)
@@ -181,14 +184,16 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _open_shards(folder: Path) -> dict[str, SafetensorsView]:
+  """Opens the files that an index names; see `open_tensors`."""
   weight_map = read_json(folder / INDEX).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map:
     raise UserError(f"{folder / INDEX} has no weight_map; get it again")
   tensors, problems = {}, []
   for shard in sorted({str(shard) for shard in weight_map.values()}):
     named = {name for name, file in weight_map.items() if file == shard}
+    # An index is from elsewhere: it must not name files outside its folder.
     if Path(shard).name != shard or not shard.endswith(".safetensors"):
-      problems.append(f"{shard!r} is no name of a shard beside the index")
+      problems.append(f"{shard!r} is no name of a shard next to the index")
     elif not (folder / shard).exists():
       problems.append(f"{shard} is missing; {len(named)} tensors are in it")
     else:

@@ -24,7 +24,7 @@ def image_settings(folder: Path) -> Mapping[str, Any]:
   preprocessor_config.json. The two are not merged.
   """
   nested = read_optional(folder / PROCESSOR).get("image_processor")
-  if nested is not None:
+  if nested is not None:  # also if it is empty
     return nested
   return read_optional(folder / PREPROCESSOR)
 
@@ -57,7 +57,7 @@ def chat_template(folder: Path, of_tokenizer: Any) -> str | None:
     )
   if jinja.exists():
     named["default"] = jinja.read_text(encoding="utf-8")
-  found = next(
+  found = next(  # the first that is there
     (
       template
       for template in (
@@ -70,7 +70,7 @@ def chat_template(folder: Path, of_tokenizer: Any) -> str | None:
     ),
     None,
   )
-  if isinstance(found, list):  # as files have it
+  if isinstance(found, list):  # several with names, as files have them
     found = {entry["name"]: entry["template"] for entry in found}
   if not isinstance(found, Mapping):
     return found

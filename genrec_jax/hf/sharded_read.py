@@ -1,4 +1,4 @@
-"""Reads stored parameters straight into their shards on the devices."""
+"""Reading of stored parameters straight into their shards on the devices."""
 
 from collections.abc import Mapping
 import math
@@ -49,7 +49,7 @@ def _array(stored: LazyArray, sharding: Sharding, dtype: Any) -> jax.Array:
     part = tuple(
       range(size)[s] for size, s in zip(stored.shape, index, strict=True)
     )
-    if part in shards:
+    if part in shards:  # replicated: from one device to the next
       arrays.append(jax.device_put(shards[part], device))
     else:
       shards[part] = _shard(stored, part, dtype, device)
@@ -64,7 +64,7 @@ def _shard(
 ) -> jax.Array:
   """Reads a part of a parameter onto a device, a few rows at a time."""
   index = tuple(slice(r.start, r.stop) for r in part)
-  if not part:
+  if not part:  # a scalar
     return jax.device_put(stored.read(index, dtype), device)
   rows, width = part[0], math.prod(map(len, part[1:]))
   step = max(1, PIECE_BYTES // max(1, width * np.dtype(dtype).itemsize))

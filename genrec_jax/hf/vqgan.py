@@ -32,9 +32,10 @@ def config_from_hf(config: Mapping[str, Any], **overrides: Any) -> VQGAN:
     fields["channel_multiplier"] = tuple(config["channel_multiplier"])
   vqgan = VQGAN(**fields, **overrides)
   problems = []
+  # Twice the latent channels, of which `quantize` knows nothing.
   if config.get("double_latent", False):
     problems.append("double_latent is true; only false is supported")
-  if vqgan.base_channels % 32:
+  if vqgan.base_channels % 32:  # the number of norm groups, which is fixed
     problems.append(
       f"base_channels is {vqgan.base_channels}; expected a multiple of 32"
     )
@@ -56,7 +57,7 @@ def rules(vqgan: VQGAN) -> tuple[Rule, ...]:
 
 def _encoder(vqgan: VQGAN) -> list[Rule]:
   widths = [vqgan.base_channels * m for m in vqgan.channel_multiplier]
-  last = len(widths) - 1
+  last = len(widths) - 1  # the coarsest level: it has attention, no halving
   table = [*conv("encoder.conv_in", "encoder/conv_in")]
   before = vqgan.base_channels
   for i, width in enumerate(widths):
@@ -69,6 +70,7 @@ def _encoder(vqgan: VQGAN) -> list[Rule]:
 
 
 def _decoder(vqgan: VQGAN) -> list[Rule]:
+  # Coarsest first: level 0 has attention, the last no doubling.
   widths = [vqgan.base_channels * m for m in reversed(vqgan.channel_multiplier)]
   last = len(widths) - 1
   table = [*conv("decoder.conv_in", "decoder/conv_in")]
@@ -98,6 +100,7 @@ def _blocks(
 ) -> list[Rule]:
   table: list[Rule] = []
   for i in range(count):
+    # Only the first block of a level changes the number of channels.
     shortcut = i == 0 and before != width
     table += _resnet(f"{hf}.block.{i}", f"{ours}/block_{i}", shortcut)
     if attention:

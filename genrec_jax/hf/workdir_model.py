@@ -1,4 +1,8 @@
-"""Trained models: a workdir's newest checkpoint over the base of its run."""
+"""Workdirs as models: the newest checkpoint over the base of its run.
+
+A workdir holds the trained parameters only, and in its config.json the name of
+the checkpoint that they are laid over.
+"""
 
 import hashlib
 import os
@@ -23,10 +27,12 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
   if (folder / checkpoint.FOLDER).is_dir():
     whole.update(fingerprint(base_of(folder)).encode())
     step = checkpoint.saved_step(str(folder))
+    # Of the parameters: the optimizer's state changes no image.
     folder = folder / checkpoint.FOLDER / str(step) / "params"
     files = [file for file in folder.rglob("*") if file.is_file()]
   else:
     files = list(folder.glob("*.safetensors"))
+  # By contents alone, so that a copy elsewhere has the same.
   for file in sorted(files):
     with open(file, "rb") as opened:
       whole.update(hashlib.file_digest(opened, "sha256").digest())
@@ -63,11 +69,11 @@ def sampling_settings(
   """Returns how a model's images are to be sampled: as when it was trained.
 
   Args:
-    path: see `open_generator`. Of a workdir it is the config that says so, of
-      an HF-format folder generation_config.json, which has no instruction.
+    path: a model, see `load.open_generator`. Of a workdir config.json has them,
+      of an HF-format folder generation_config.json, without an instruction.
 
   Returns:
-    Those of 'guidance', 'temperature', 'top_k' and 'top_p' that are said, and
+    Those of 'guidance', 'temperature', 'top_k' and 'top_p' that are given, and
     the instruction after the history, or None.
 
   Raises:
@@ -78,9 +84,9 @@ def sampling_settings(
   instruction, file = None, folder / "generation_config.json"
   if (folder / checkpoint.FOLDER).is_dir():
     config = workdir.read_config(str(folder))
-    said = config.get("sample") or {}
+    given = config.get("sample") or {}
     instruction = (config.get("data") or {}).get("instruction")
   else:
-    said = dict(safetensors_io.read_json(file)) if file.exists() else {}
-    said["guidance"] = said.get("guidance_scale")
-  return {k: said[k] for k in names if said.get(k) is not None}, instruction
+    given = dict(safetensors_io.read_json(file)) if file.exists() else {}
+    given["guidance"] = given.get("guidance_scale")  # transformers' name
+  return {k: given[k] for k in names if given.get(k) is not None}, instruction

@@ -62,6 +62,7 @@ def write(
 def _check_room(
   folder: Path, tensors: Mapping[str, Any], dtype: str | None
 ) -> None:
+  # Before the first of many gigabytes, not at the one that fails.
   need = sum(
     _size(tensor, _stored(tensor, dtype)) for tensor in tensors.values()
   )

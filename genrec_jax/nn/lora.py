@@ -1,6 +1,6 @@
-"""Low-rank adapters (LoRA) beside frozen kernels; arXiv 2106.09685.
+"""Low-rank adapters (LoRA) next to frozen kernels; arXiv 2106.09685.
 
-A kernel [L, in, out] of a stack of layers has two leaves beside it, `lora_a`
+A kernel [L, in, out] of a stack of layers has two leaves next to it, `lora_a`
 [L, in, R] and `lora_b` [L, R, out]; `layers.Linear` computes x (W + 2 A B)
 without ever forming the sum, and x W where there are none.
 """
@@ -39,6 +39,7 @@ def kernels(
     UserError: a pattern does not fit, or none of them names such a kernel.
   """
   named = tree.flatten(tree.select(params, trainable)[0])
+  # What cannot have adapters is frozen: norms and embeddings, for example.
   found = {k: v for k, v in named.items() if re.fullmatch(adaptable, k)}
   if not found:
     raise UserError(
@@ -94,6 +95,7 @@ def specs(kernel_specs: PyTree) -> PyTree:
   """
   found = {}
   for path, spec in tree.flatten(kernel_specs).items():
+    # Trailing axes that are whole may be left out of a spec.
     layers, rows, columns = (*spec, None, None, None)[:3]
     found[beside(path, A)] = PartitionSpec(layers, rows, None)
     found[beside(path, B)] = PartitionSpec(layers, None, columns)

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
   ids, pixels = prompt["input_ids"], prompt.get("pixel_values")
   check_length(args, model, ids.shape[1])
   size = model.config.vision_config.image_size
-  none = np.zeros((0, 3, size, size), np.float32)
+  none = np.zeros((0, 3, size, size), np.float32)  # --dump's without a history
   arrays = {
     "prompt_ids.npy": ids[0].int().numpy(),
     "pixel_values.npy": none if pixels is None else pixels.numpy(),
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
   if of_image:
     out, more = generate(args, model, prompt, options)
   else:
-    options.pop("guidance")
+    options.pop("guidance")  # a question has no unconditional branch
     out, more = reply(args, model, processor, prompt, options)
   folders = {Path(args.out).resolve(): out}
   if args.dump:
@@ -85,9 +85,10 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
 def sampling_settings(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
   """Returns how to sample: of the flags, the checkpoint, or the defaults."""
   file, theirs = folder / "generation_config.json", {}
+  # Those of a checkpoint are of images.
   if args.mode == "image" and file.exists():
     theirs = json.loads(file.read_text())
-    theirs["guidance"] = theirs.get("guidance_scale")
+    theirs["guidance"] = theirs.get("guidance_scale")  # transformers' name
   return {
     name: checkpoint.first(getattr(args, name), theirs.get(name), value)
     for name, value in flags.DEFAULTS.items()
@@ -124,7 +125,7 @@ def generate(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns the files of generated images, and the arrays behind them."""
   pixels = prompt.get("pixel_values")
-  codes = sampling.sample_codes(
+  codes = sampling.sample_codes(  # [num, I]
     model,
     prompt["input_ids"],
     pixels,
@@ -137,6 +138,7 @@ def generate(
   out = {f"{i}.png": image for i, image in enumerate(generated)}
   rows = []
   if pixels is not None:
+    # As the vision tower got them: padded, in [-1, 1].
     rows.append(sampling.to_uint8(pixels.permute(0, 2, 3, 1)))
   out["sheet.png"] = files.contact_sheet([*rows, generated])
   return out, {

@@ -14,6 +14,7 @@ import PIL.Image
 def contact_sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
   """Returns rows of images, uint8 [n, S, S, 3] each, as one image on white."""
   size, most = rows[0].shape[1], max(map(len, rows))
+  # [row, pixel row, image, pixel column, 3], which reshapes to one image.
   sheet = np.full((len(rows), size, most, size, 3), 255, np.uint8)
   for place, row in zip(sheet, rows, strict=True):
     place[:, : len(row)] = row.swapaxes(0, 1)
@@ -38,6 +39,7 @@ def save(folders: Mapping[Path, Mapping[str, Any]]) -> None:
         part.mkdir(parents=True, exist_ok=True)
       else:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # Next to the folder: a rename works only within one file system.
         temporary = tempfile.TemporaryDirectory(prefix=".", dir=folder.parent)
         part = Path(stack.enter_context(temporary), "part")
         part.mkdir()

@@ -43,6 +43,7 @@ def parse(
     ValueError: says all that is wrong with it.
   """
   args = _parser(description).parse_args(argv)
+  # Defaults that depend on other flags; that of --prompt waits for the mode.
   args.prompt = (args.prompt or "").strip()
   blank = [""] * len(args.history)
   args.titles = args.titles.split("|") if args.titles else blank
@@ -82,6 +83,7 @@ def _parser(description: str) -> Parser:
   add("--temperature", type=float, help="divides the logits")
   add("--top_k", type=int, help="0 keeps all codes")
   add("--top_p", type=float, help="1 keeps all codes")
+  # --greedy, --greedy=false and --nogreedy, as absl has them.
   add("--greedy", nargs="?", type=boolean, const=True, default=False)
   add("--nogreedy", dest="greedy", action="store_false")
   add("--max_tokens", type=int, default=256, help="of an answer in words")
@@ -124,7 +126,7 @@ def _problems(args: argparse.Namespace) -> list[str]:
 def home(path: str) -> str:
   """Returns a path with the home folder for the '~' it begins with."""
   full = os.path.expanduser(path)
-  if full.startswith("~"):
+  if full.startswith("~"):  # left as it is: no such user
     raise argparse.ArgumentTypeError(
       f"{path}: there is no home folder {full.split(os.sep)[0]}; a folder of"
       f" that name is ./{path}"
@@ -140,6 +142,7 @@ def split_paths(text: str) -> list[str]:
   parts: list[str] = next(csv.reader([text]), [])
   paths = []
   while parts:
+    # The longest name first: 'a,b.png' is a file of that name, if there is one.
     names = [home(",".join(parts[:n])) for n in range(len(parts), 0, -1)]
     name = next(filter(os.path.exists, names), home(parts[0].strip()))
     count = len(parts) - names.index(name) if name in names else 1
@@ -164,7 +167,7 @@ def unwritable(folder: Path) -> str:
   parent = next(
     parent for parent in folder.absolute().parents if parent.exists()
   )
-  try:
+  try:  # permissions alone do not tell of a disk that is read-only
     tempfile.TemporaryDirectory(prefix=".", dir=parent).cleanup()
   except OSError:
     return f"{folder} cannot be written: {parent} is not a folder open to you"

@@ -39,6 +39,7 @@ def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
   """Converts an opened image of any mode, as genrec_jax/data/images.py does."""
+  # The colour that means transparent, in the file's own levels.
   mode, key = image.mode, image.info.get("transparency")
   # Of an opened file: how its pixels are stored.
   tile = getattr(image, "tile", None)
@@ -52,11 +53,12 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
       image = image.convert("LA")
       alpha = np.where(values == key, 0, 255).astype("u1")
       image.putalpha(PIL.Image.fromarray(alpha))
+  # Pillow scales such pixels to 8 bits and leaves the key as it was.
   elif key is not None and stored in ("L;2", "L;4"):
     image.info["transparency"] = key * (85 if stored == "L;2" else 17)
   elif key is not None and stored == "RGB;16B":
     image.info["transparency"] = tuple(value >> 8 for value in key)
-  if image.mode == "La":
+  if image.mode == "La":  # premultiplied, which RGBA is not made of directly
     image = image.convert("LA")
   if image.has_transparency_data:
     image = image.convert("RGBA")

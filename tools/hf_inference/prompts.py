@@ -28,6 +28,7 @@ def image_prompt(
     input_ids [1, T], ending with begin-of-image, and with images pixel_values
     [n, 3, S, S].
   """
+  # Written out, not by the chat template: models are trained on this form.
   items = "".join(
     f"{plain(processor, title)}{processor.image_token}\n" for title in titles
   )
@@ -71,7 +72,7 @@ def encoded(
     add_special_tokens=False,
     return_tensors="pt",
   )
-  ones = torch.ones_like(inputs["input_ids"][:, :1])
+  ones = torch.ones_like(inputs["input_ids"][:, :1])  # [1, 1]
   for name, value in (
     ("input_ids", tokenizer.bos_token_id * ones),
     ("attention_mask", ones),

@@ -44,11 +44,12 @@ def sample_codes(
   """
   ids, embed = input_ids.to(model.device), model.get_input_embeddings()
   branches = [embed(ids)]  # [1, T, D] each
+  # The unconditional branch holds no image: they go into the first only.
   if pixel_values is not None:
     features = model.model.get_image_features(
       pixel_values.to(model.device, model.dtype), return_dict=True
     ).pooler_output  # [n, I, D]
-    slots = (ids == model.config.image_token_id)[..., None]
+    slots = (ids == model.config.image_token_id)[..., None]  # [1, T, 1]
     branches = [branches[0].masked_scatter(slots, features)]
   if guidance != 1:
     branches.append(embed(unconditional_ids(model, ids)))
@@ -76,6 +77,7 @@ def sample_codes(
       codes.append(torch.multinomial(probs, 1, generator=generator)[:, 0])
     if len(codes) == codes_per_image(model):
       return torch.stack(codes, -1)
+    # Both branches read the code that was sampled from their mixture.
     step = model.prepare_embeddings_for_image_generation(codes[-1][:, None])
     hidden = language(
       inputs_embeds=torch.cat([step] * len(branches)), use_cache=True, **cached
@@ -138,7 +140,7 @@ def answer(model: Any, inputs: Any, **options: Any) -> torch.Tensor:
     Token ids [n]; the processor's `decode` makes text of them.
   """
   inputs = inputs.to(model.device)
-  if "pixel_values" in inputs:
+  if "pixel_values" in inputs:  # `generate` does not cast them
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
   ids = model.generate(**inputs, generation_mode="text", **options)
   return ids[0, inputs["input_ids"].shape[1] :]

@@ -52,6 +52,7 @@ def train(
     )
     a = clip.embed_images(params, pixels)
     b = clip.embed_texts(params, ids, mask)
+    # Clipped at 100, as there.
     logits = jnp.exp(jnp.minimum(params["logit_scale"], 4.6)) * a @ b.T
     truth = jnp.arange(len(images))
     cross = optax.softmax_cross_entropy_with_integer_labels
@@ -80,6 +81,7 @@ def write(
 ) -> None:
   """Writes CLIP in HF format."""
   config, preprocessor = hf_clip.config_to_hf(clip)
+  # transformers' defaults are ids of OpenAI's vocabulary.
   config["text_config"] |= {
     "bos_token_id": tokens.bos_token_id,
     "pad_token_id": tokens.pad_token_id,

@@ -44,9 +44,11 @@ def train_tokenizer(
   trainer = tokenizers.trainers.BpeTrainer(
     vocab_size=512,
     special_tokens=list(special.values()),
+    # Every byte, or other texts could not be written.
     initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     show_progress=False,
   )
+  # Repeated, for the instructions to be few tokens next to 2,880 titles.
   model.train_from_iterator([*titles(), *INSTRUCTIONS * 100], trainer)
   ends = ["bos_token", "$A", *([suffix] if suffix else [])]
   model.post_processor = tokenizers.processors.TemplateProcessing(
@@ -57,6 +59,7 @@ def train_tokenizer(
       if end in special
     ],
   )
+  # Those that transformers knows; the others are attributes by these names.
   named = ("bos_token", "eos_token", "pad_token")
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=model,

@@ -49,7 +49,7 @@ def fit(
     params = project(optax.apply_updates(params, updates))
     return params, opt_state, metrics | {"loss": loss}
 
-  params = jax.tree.map(jnp.copy, params)
+  params = jax.tree.map(jnp.copy, params)  # the step donates its arguments
   opt_state = optimizer.init(params)
   start = time.time()
   for i in range(steps):
@@ -70,6 +70,7 @@ def epochs(
   """Yields shuffled batches of rows of the arrays, without end."""
   rng = np.random.default_rng(seed)
   while True:
+    # Rows that do not fill the last batch are left to the next epoch.
     order = rng.permutation(len(arrays[0]))
     for start in range(0, len(order) - batch + 1, batch):
       rows = order[start : start + batch]

@@ -70,6 +70,7 @@ def train(seed: int, warm_steps: int, steps: int, batch: int = 32) -> PyTree:
     entries = VQ.lookup(params, codes)
     commit = jnp.sum((z - jax.lax.stop_gradient(entries)) ** 2, -1).mean()
     codebook = jnp.sum((jax.lax.stop_gradient(z) - entries) ** 2, -1).mean()
+    # Straight-through: the decoder's gradient reaches the encoder unchanged.
     straight = z + jax.lax.stop_gradient(entries - z)
     error = jnp.abs(VQ.decode_latents(params, straight) - pixels).mean()
     loss = error + 0.1 * commit + 0.3 * codebook
@@ -83,6 +84,7 @@ def train(seed: int, warm_steps: int, steps: int, batch: int = 32) -> PyTree:
     warm_loss, VQ.init(key), batches, warm_steps, lr=3e-3, key=key, name="vq-ae"
   )
   latents = jax.jit(lambda x: _unit(VQ.latents(params, pixels_of(x))))
+  # Codes start as centres of what there is to quantise: none is left unused.
   points = np.concatenate([latents(x) for x in np.split(images, 10)])
   points = points.reshape(-1, VQ.embed_dim)
   book = spherical_kmeans(points, VQ.num_embeddings, 20, seed)
