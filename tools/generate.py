@@ -196,7 +196,7 @@ def unwritable(folder: Path) -> str:
   """Returns why a folder cannot be written, '' if it can."""
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     return f"{folder} exists and is not an empty folder; choose another"
-  # What is missing of the path is made later, in the first folder that is there.
+  # What the path lacks is made later, in the first folder that is there.
   parent = next(
     parent for parent in folder.absolute().parents if parent.exists()
   )

@@ -29,13 +29,15 @@ class Vocabulary:
       rollout.
   """
 
-  embed: Callable[[PyTree, jax.Array], jax.Array]
-  logits: Callable[[PyTree, jax.Array], jax.Array]
+  embed: Callable[[PyTree, jax.Array], jax.Array]  # [...] -> [..., D]
+  logits: Callable[[PyTree, jax.Array], jax.Array]  # [..., D] -> [..., C]
   decode_params: Callable[[PyTree], PyTree]
 
 
 class Generator(Protocol):
   """An any-to-any model that generates an image code by code."""
+
+  # Sizes, which shapes depend on.
 
   @property
   def image_tokens(self) -> int:
@@ -57,6 +59,8 @@ class Generator(Protocol):
   def text_vocabulary(self) -> Vocabulary:
     """Tokens of texts, V of them."""
 
+  # What training does with which parameters.
+
   @property
   def adaptable(self) -> str:
     """Regular expression of the kernels that may have adapters; `nn.lora`."""
@@ -67,6 +71,8 @@ class Generator(Protocol):
 
   def with_compute(self, *, dtype: str, remat: str = "none") -> "Generator":
     """Returns the same model with another compute type and remat policy."""
+
+  # Prompts.
 
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters, a nested dict."""
@@ -81,6 +87,8 @@ class Generator(Protocol):
     self, params: PyTree, embeds: jax.Array, mask: jax.Array
   ) -> Prefix:
     """Runs the language model over [P, T, D] embeddings, mask [P, T]."""
+
+  # Sampling: once per rollout, then once per token.
 
   def decode_subtree(self, params: PyTree) -> PyTree:
     """Returns what `decode_step` of images reads, in the compute type."""
@@ -122,6 +130,8 @@ class Generator(Protocol):
       The next logits [P, G, C] or [P, G, V], and the new cache.
     """
 
+  # Scoring: all tokens at once.
+
   def teacher_forced_hidden(
     self,
     params: PyTree,
@@ -140,6 +150,8 @@ class Generator(Protocol):
     Returns:
       The states before each of the codes, [P, G, I, D].
     """
+
+  # Images and their codes.
 
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""

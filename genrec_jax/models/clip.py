@@ -71,15 +71,15 @@ class Clip:
 
   vision: Tower
   text: Tower
-  projection_dim: int = 512
-  image_size: int = 224
+  projection_dim: int = 512  # E
+  image_size: int = 224  # S, pixels per side after the crop
   patch_size: int = 32
   vocab_size: int = 49408
-  max_position_embeddings: int = 77
-  eos_token_id: int = 49407
+  max_position_embeddings: int = 77  # tokens of the longest text
+  eos_token_id: int = 49407  # whose states are a text's; see `_text_states`
   image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
   image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
-  logit_scale_init_value: float = 2.6592
+  logit_scale_init_value: float = 2.6592  # a logarithm
   dtype: str = "float32"
 
   def init(self, key: jax.Array) -> PyTree:
@@ -131,13 +131,14 @@ class Clip:
     batch, height, width, channels = pixels.shape
     x = pixels.astype(jnp.float32)
     if min(height, width) != size:
+      # The longer side is cut off to an integer, as there.
       scaled = (
         int(size * height / min(height, width)),
         int(size * width / min(height, width)),
       )
-      # The longer side is cut off to an integer, as there.
       x = jax.image.resize(x, (batch, *scaled, channels), "cubic")
       x = jnp.clip(x, 0.0, 1.0)  # bicubic interpolation overshoots at edges
+    # Of an odd margin the smaller half is on top and left.
     top = (x.shape[1] - size) // 2
     left = (x.shape[2] - size) // 2
     x = x[:, top : top + size, left : left + size]
@@ -201,6 +202,7 @@ class Clip:
     patch, width = self.patch_size, self.vision.width
     grid = self.image_size // patch
     # A convolution whose stride is its size is a matrix product of patches.
+    # What does not fill a patch is left out, as by that convolution.
     x = pixels[:, : grid * patch, : grid * patch].astype(self.dtype)
     x = x.reshape(-1, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(-1, grid * grid, patch * patch * 3)
@@ -253,6 +255,7 @@ class Clip:
     def step(x, layer):
       return layers.apply(self._block(tower), layer, x, mask), None
 
+    # Frozen: there is no backward pass to keep anything for.
     return layers.scan_stack(step, x, params, remat="none")[0]
 
   def _norm(self, tower: Tower, params: PyTree, x: jax.Array) -> jax.Array:
@@ -267,6 +270,7 @@ def _norm_params(width: int) -> PyTree:
 def _project(h: jax.Array, kernel: jax.Array) -> jax.Array:
   """Maps states [B, D] to unit vectors [B, E], float32."""
   h = (h @ kernel.astype(h.dtype)).astype(jnp.float32)
+  # A vector of zeros stays one, as by torch's `normalize` with eps 1e-12.
   squares = jnp.sum(h**2, axis=-1, keepdims=True)
   return h * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 

@@ -126,6 +126,7 @@ class Janus:
     table = nn.initializers.normal(1.0)(
       keys[4], (self.codebook_size, self.tokenizer.embed_dim)
     )  # [C, E]
+    # Inputs of the modules below: only their widths count.
     feature, hidden = jnp.zeros((1, self.vision.width)), jnp.zeros((1, width))
     return {
       "language": self.language.init(keys[0]),
@@ -172,14 +173,14 @@ class Janus:
     used.
     """
     embeds = self.language.embed(params["language"], prompt.ids)  # [P, T, D]
-    if prompt.images.shape[1] == 0:
+    if prompt.images.shape[1] == 0:  # static: the tower is not compiled at all
       return embeds
     features = self.image_features(params, prompt.images)  # [P, N, I, D]
     features = features.reshape(features.shape[0], -1, features.shape[-1])
     slots = prompt.ids == self.image_id  # [P, T]
     # The number of a placeholder within its row; elsewhere any feature will do.
     order = jnp.maximum(jnp.cumsum(slots, -1, dtype=jnp.int32) - 1, 0)
-    inserted = jnp.take_along_axis(features, order[..., None], 1)
+    inserted = jnp.take_along_axis(features, order[..., None], 1)  # [P, T, D]
     return jnp.where(slots[..., None], inserted, embeds)
 
   def hidden_states(
@@ -199,6 +200,7 @@ class Janus:
 
     A model with these in place of its own computes the same.
     """
+    # Not the tower, whose layer norms use float32 parameters, nor the tokenizer.
     cast = ("language", "aligner", "image_head")
     return jax.tree.map(
       lambda x: x.astype(self.language.dtype),
@@ -207,6 +209,7 @@ class Janus:
 
   def decode_subtree(self, params: PyTree) -> PyTree:
     """Returns the subtree that `decode_step` reads, in the compute type."""
+    # Codes have a table and a head of their own: the text's stay behind.
     language = {name: params["language"][name] for name in ("layers", "norm")}
     return self.cast_params(
       {"language": language, "image_head": params["image_head"]}
@@ -245,9 +248,9 @@ class Janus:
     mask: jax.Array,
     codes: jax.Array,
   ) -> jax.Array:
-    """Teacher-forced states before each of codes [P, G, I]: [P, G, I, D].
+    """Returns the states before each of codes [P, G, I]: [P, G, I, D].
 
-    They follow prompts of embeddings [P, T, D] and mask [P, T].
+    They follow prompts of embeddings [P, T, D] and mask [P, T]; see `api`.
     """
     # Code i is predicted at the token before it, code 0 at the prompt's last.
     answers = self._embed_codes(params, codes[:, :, :-1])  # [P, G, I - 1, D]
@@ -266,7 +269,7 @@ class Janus:
     side = self.vision.image_size // self.vision.patch_size
     grids = codes.reshape(-1, side, side)  # [B, h', w']
     pixels = self.tokenizer.decode(params["tokenizer"], grids)  # [B, h, w, 3]
-    pixels = jnp.clip(pixels / 2 + 0.5, 0, 1)
+    pixels = jnp.clip(pixels / 2 + 0.5, 0, 1)  # the decoder's are in [-1, 1]
     return pixels.reshape(*codes.shape[:-1], *pixels.shape[1:])
 
   def _embed_codes(self, params: PyTree, codes: jax.Array) -> jax.Array:
@@ -325,7 +328,7 @@ class Janus:
 def _janus_pro(language: llama.Llama, pad_id: int, image_id: int) -> Janus:
   return Janus(
     language=language,
-    vision=siglip.Siglip(),
+    vision=siglip.Siglip(),  # the defaults are those of both sizes
     tokenizer=vqgan.VQGAN(),
     bos_id=100000,
     pad_id=pad_id,

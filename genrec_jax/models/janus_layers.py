@@ -21,6 +21,7 @@ class Hidden(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [..., D] to the same shape."""
+    # Names count from 0, as in torch's ModuleList.
     for i in range(self.depth):
       x = layers.ACTIVATIONS[self.activation](x)
       x = layers.Linear(self.width, self.dtype, name=str(i))(x)
@@ -30,8 +31,8 @@ class Hidden(nn.Module):
 class Aligner(nn.Module):
   """Linear layers with activations between, into the language model's width."""
 
-  width: int
-  depth: int
+  width: int  # D
+  depth: int  # of linear layers, at least 1
   activation: str
   dtype: str
 
@@ -62,4 +63,4 @@ class Head(nn.Module):
     x = layers.Linear(self.width, self.dtype, name="proj_out")(x)
     x = layers.ACTIVATIONS[self.activation](x)
     x = layers.Linear(self.num_codes, self.dtype, name="vision_head")(x)
-    return x.astype(jnp.float32)
+    return x.astype(jnp.float32)  # a softmax follows

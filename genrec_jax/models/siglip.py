@@ -37,17 +37,17 @@ class Siglip:
   The defaults are those of Janus-Pro, SigLIP-Large at 384 pixels.
   """
 
-  width: int = 1024
+  width: int = 1024  # D
   mlp_width: int = 4096
-  num_layers: int = 24
+  num_layers: int = 24  # L
   num_heads: int = 16
-  image_size: int = 384
+  image_size: int = 384  # pixels per side
   patch_size: int = 16
   activation: str = "gelu"
-  attention_bias: bool = True
+  attention_bias: bool = True  # of queries, keys and values
   norm_epsilon: float = 1e-6
-  dtype: str = "float32"
-  remat: str = "none"
+  dtype: str = "float32"  # compute type; parameters have their own
+  remat: str = "none"  # see `layers.scan_stack`
 
   @property
   def num_patches(self) -> int:
@@ -94,7 +94,7 @@ class Siglip:
     x = layers.apply(self._patches(), params["patch_embedding"], pixels)
     x = x.reshape(x.shape[0], self.num_patches, self.width)  # [B, T, D]
     table = params["position_embedding"]["embedding"]
-    x += table.astype(self.dtype)[None]
+    x += table.astype(self.dtype)[None]  # learned, one for each place
 
     def step(x, layer):
       return layers.apply(self.block(), layer, x), None

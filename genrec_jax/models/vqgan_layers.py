@@ -22,6 +22,7 @@ def _conv(features: int, dtype: str, name: str) -> nn.Conv:
 
 
 def _norm(dtype: str, name: str) -> layers.GroupNorm:
+  # 32 groups whatever the width: the format fixes them.
   return layers.GroupNorm(32, 1e-6, dtype, name=name)
 
 
@@ -77,7 +78,7 @@ class AttnBlock(nn.Module):
     )
     weights = jnp.einsum(
       "bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32
-    )
+    )  # [B, h w, h w]
     weights = nn.softmax(weights * channels**-0.5).astype(v.dtype)
     h = jnp.einsum("bqk,bkc->bqc", weights, v)  # [B, h w, c]
     h = h.reshape(batch, height, width, channels)
@@ -123,7 +124,7 @@ class Level(nn.Module):
         name="downsample",
       )
       x = conv(x)
-    elif self.resample == "up":  # nearest: each pixel becomes four
+    elif self.resample == "up":  # nearest: each pixel becomes four equal ones
       batch, height, width, channels = x.shape
       x = jnp.broadcast_to(
         x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)

@@ -86,7 +86,7 @@ def test_a_workdir_becomes_a_folder_of_transformers(workdir, tmp_path):
   assert settings <= {p.name for p in out.iterdir()}
   # Sampled as in the run, by either tool.
   assert f"end with {SETTINGS['data']['instruction']!r}" in stdout
-  args = flags.parse([f"--model={out}", "--prompt=a", f"--out={out}/new"])
+  args = torch_flags.parse([f"--model={out}", "--prompt=a", f"--out={out}/new"])
   assert command.sampling_settings(out, args) == SETTINGS["sample"]
   expected = dict(SETTINGS["sample"])
   assert workdir_model.sampling_settings(workdir) == (
