@@ -200,7 +200,7 @@ class Janus:
 
     A model with these in place of its own computes the same.
     """
-    # Not the tower, whose layer norms use float32 parameters, nor the tokenizer.
+    # The tower is left out: its layer norms use their parameters in float32.
     cast = ("language", "aligner", "image_head")
     return jax.tree.map(
       lambda x: x.astype(self.language.dtype),

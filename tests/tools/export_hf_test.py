@@ -15,6 +15,7 @@ from genrec_jax.hf.export import export_checkpoint
 from tests.hf import tiny_janus
 from tests.tools.process import ROOT, run_tool
 from tools.hf_inference import command
+from tools.hf_inference import flags as torch_flags
 
 run = functools.partial(run_tool, "export_hf.py")
 
