@@ -5,7 +5,7 @@ Training and evaluation share it, so that both read the same users and prompts.
 
 from collections.abc import Callable, Mapping
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from genrec_jax.core.types import PyTree
 from genrec_jax.data import synthetic
@@ -32,7 +32,7 @@ class Inputs(NamedTuple):
   warnings: tuple[str, ...]  # why the numbers mean nothing, if they do
 
 
-def open_inputs(config) -> Inputs:
+def open_inputs(config: Any) -> Inputs:
   """Opens what a config names; prints the warnings.
 
   Raises:
@@ -62,7 +62,7 @@ def open_inputs(config) -> Inputs:
 
 
 def open_evaluator(
-  config,
+  config: Any,
   inputs: Inputs,
   judge: Judge,
   *,
@@ -104,7 +104,7 @@ def open_evaluator(
 
 
 def _read_users(
-  config, inputs: Inputs, judge: Judge, split: str, users: int
+  config: Any, inputs: Inputs, judge: Judge, split: str, users: int
 ) -> list[HeldOutBatch]:
   """Returns the held-out users of a split, at most `users`, in memory."""
   batches = eval_batches(
