@@ -39,6 +39,7 @@ _ITEMS = flags.DEFINE_integer("items", 20_000, "Of the large data set.")
 _SECONDS = flags.DEFINE_float("seconds", 10, "How long each rate is measured.")
 
 EVENTS = 20  # per user: more than a window of history and future takes
+BATCH = 32
 SPEC = windows.WindowSpec(
   history_length=5,
   future_horizon=3,
@@ -68,7 +69,7 @@ def generate(folder, users, items, side, distinct=64):
     start = data.tell()
     # As `data.images` stores them.
     Image.fromarray(image).save(data, "JPEG", quality=95, subsampling=0)
-    places.append((start, data.tell() - start))
+    places.append((start, data.tell() - start, side, side))
   (store / "000000.bin").write_bytes(data.getvalue())
   # Padded, as the store finds an item by the order of ids.
   ids = [f"{item:08d}" for item in range(items)]
@@ -151,7 +152,7 @@ def rate(stream, warm):
 def consume(path):
   """Returns the windows a second that SFT of the tiny model takes."""
   config = sft_config.get_config("debug")
-  config.data.path, config.data.batch_size = path, 32
+  config.data.path, config.data.batch_size = path, BATCH
   config.optim.decay_steps = 0
   parts = build(
     config,
@@ -170,7 +171,7 @@ def consume(path):
     state, metrics = step(state, parts.frozen, batch)
     # JAX returns at once: without this, steps would pile up and not be timed.
     jax.block_until_ready(metrics)
-    done += 32
+    done += BATCH
   result = done / (time.perf_counter() - begun)
   parts.iterator.close()
   return result
@@ -209,7 +210,7 @@ def stages(dataset, processor, tokenizer, number=100):
   spent["the rest"] = max(again * number / 32 - spent["prompt"], 0)
   batches = [made_now[:32], made_now[32:64], made_now[64:96]]
   _, stacked = timed(examples.stack, batches)
-  spent["stack"] = stacked * number / 96
+  spent["stack"] = stacked * number / (BATCH * len(batches))
   return spent
 
 
@@ -257,13 +258,13 @@ def main():
       processor,
       tokenizer,
       SPEC,
-      batch_size=32,
+      batch_size=BATCH,
       seed=0,
       workers=workers,
     )
 
-  with tempfile.TemporaryDirectory() as folder:
-    folder = pathlib.Path(folder)
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary)
     begun = time.perf_counter()
     path = generate(folder / "many", _USERS.value, _ITEMS.value, 32)
     print(f"written in {time.perf_counter() - begun:.0f} s", flush=True)
