@@ -16,6 +16,49 @@ def _found(dataset, split, *spec):
   return [(user, target, end) for user, _, target, end in windows]
 
 
+def test_a_spec_comes_from_the_options_of_a_config():
+  data = {
+    "history_length": 4,
+    "future_horizon": 2,
+    "short_histories": "drop",
+    "instruction": "next",
+    "path": "",  # and other options that are not of windows
+  }
+  spec = WindowSpec.from_options(data)
+  assert spec == WindowSpec(4, 2, "drop", "next")
+  assert spec.whole_only
+  assert not WindowSpec(4, 2).whole_only
+
+
+def test_all_problems_of_a_spec_are_listed():
+  with pytest.raises(UserError) as error:
+    WindowSpec(0, -1, "cut")
+  for part in (
+    "data.history_length=0: expected 1 or more",
+    "data.future_horizon=-1: expected 1 or more",
+    "data.short_histories='cut': expected one of pad, drop",
+  ):
+    assert part in str(error.value)
+
+
+def test_windows_are_numbered_by_user_then_target():
+  splits = histories.split_points(6)
+  dataset = fake_dataset([(range(6), splits), (range(10, 14), (3, 3, 3))])
+  windows = find_windows(dataset, "train", WindowSpec(2, 2))
+  assert list(windows) == [
+    (0, 0, 1, 3),
+    (0, 0, 2, 4),
+    (0, 1, 3, 4),  # the future ends with the training part
+    (1, 0, 1, 3),
+    (1, 0, 2, 3),
+  ]
+  history, future = windows.item_rows(3)
+  assert (history.tolist(), future.tolist()) == ([10], [11, 12])
+  for number in (-1, len(windows)):
+    with pytest.raises(IndexError, match="of 5"):
+      windows[number]
+
+
 def test_short_histories_are_padded_or_left_out_and_counted():
   # Train parts of 8, 4 and 2 items; horizon 1.
   dataset = fake_dataset(
@@ -46,10 +89,6 @@ def test_short_histories_are_padded_or_left_out_and_counted():
   line = windows_lib.describe(dataset, WindowSpec(4, 2, "drop"))
   assert line.startswith("3 training windows of 1 users; 2 users too short")
   assert line.endswith("left out")
-  with pytest.raises(UserError, match=r"short_histories='cut'.*pad, drop"):
-    count("test", "cut")
-  with pytest.raises(UserError, match=r"data\.history_length=0"):
-    _found(dataset, "test", 0, 2)
 
 
 def test_without_held_out_users_everybody_is_evaluated():
