@@ -13,7 +13,14 @@ from genrec_jax.data import titles as titles_lib
 from genrec_jax.data.eval_batches import eval_batches
 from genrec_jax.hf.janus_processor import JanusProcessor
 from genrec_jax.hf.locate import ASSETS
-from genrec_jax.testing import BOI, IMAGE, IMAGE_TOKENS, INSTRUCTION, PAD
+from genrec_jax.testing import (
+  BOI,
+  IMAGE,
+  IMAGE_TOKENS,
+  INSTRUCTION,
+  PAD,
+  TinyProcessor,
+)
 from tests.data.tiny_data import SPEC, fake_dataset, take, windows_in
 
 
@@ -110,6 +117,25 @@ def test_histories_of_twenty_items(stream):
   assert batch.prompt.images.shape[1] == 20
   with pytest.raises(UserError, match=r"history_length=100.*at most 1000"):
     stream(history_length=100)
+
+
+def test_a_prompt_that_is_too_long_loses_its_oldest_item(
+  dataset, clip_tokenizer
+):
+  class Merging(TinyProcessor):
+    """Two titles next to each other take more tokens than each alone."""
+
+    def prompt_ids(self, titles, instruction):
+      ids = super().prompt_ids(titles, instruction)
+      return [*ids[:1], *[7] * (len(set(titles)) > 4), *ids[1:]]
+
+  batch, info = eval_batches(
+    dataset, Merging(), clip_tokenizer, SPEC, batch_size=10
+  )[0]
+  ((history, _), *_) = windows_in([batch])
+  assert history == tuple(int(item) for item in info["history"][0][1:])
+  np.testing.assert_array_equal(batch.history_mask.sum(1), 4)
+  assert np.all((batch.prompt.ids == IMAGE).sum(1) == 4 * IMAGE_TOKENS)
 
 
 def test_starting_reads_no_record_and_few_titles(

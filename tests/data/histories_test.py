@@ -68,6 +68,13 @@ def test_targets_of_each_split():
     histories.target_ranges("tset", 10, splits)
 
 
+def test_a_target_needs_an_item_before_it():
+  nothing_before = histories.Splits(0, 0, 1)
+  assert histories.target_ranges("validation", 2, nothing_before).size == 0
+  assert histories.target_ranges("test", 2, nothing_before).size == 1
+  assert histories.target_ranges("test", 2, histories.Splits(0, 0, 0)).size == 0
+
+
 def test_many_histories_are_cut_as_each_alone():
   lengths = np.arange(1, 20)
   for horizon, held_out in ((1, False), (3, False), (3, True)):

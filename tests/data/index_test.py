@@ -50,6 +50,10 @@ def test_an_index_in_files_serves_as_one_from_records(
   )
   assert_equal(take(iter(stream_of(mapped)), 3), take(iter(stream()), 3))
 
-  (tmp_path / "rows.bin").write_bytes(known.item_rows[:-1].tobytes())
-  with pytest.raises(ValueError, match="cut"):
-    index.read(tmp_path)
+  for name in ("rows.bin", "splits.bin", "starts.bin", "titles.bin"):
+    file = tmp_path / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-12])  # one user's splits, three rows
+    with pytest.raises(ValueError, match=r"cut|size"):
+      index.read(tmp_path)
+    file.write_bytes(whole)
