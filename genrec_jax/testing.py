@@ -169,7 +169,7 @@ class TinyProcessor:
   pad_id, image_size = PAD, 32
   num_image_tokens, max_positions = IMAGE_TOKENS, 1000
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.tokenizer = word_tokenizer()
     self._newline = self.tokenizer.get_vocab()["<n>"]
 

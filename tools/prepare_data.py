@@ -178,7 +178,7 @@ def _raw():
   )
 
 
-def _settings(raw) -> dict[str, Any]:
+def _settings(raw: Any) -> dict[str, Any]:
   """Returns what decides the bytes of the data set."""
   from genrec_jax.ingest import raw_data
 

@@ -109,7 +109,7 @@ def _needed(problem: str, resident: int) -> int:
   return size if used[1] == "Used " else size + resident
 
 
-def _settings(config: Any, plan: Plan, batch) -> dict[str, Any]:
+def _settings(config: Any, plan: Plan, batch: Any) -> dict[str, Any]:
   settings = {
     "task": config.task,
     "prompts": config.data.batch_size,
@@ -125,7 +125,9 @@ def _settings(config: Any, plan: Plan, batch) -> dict[str, Any]:
   return settings
 
 
-def _read(figures: Report, config: Any, plan: Plan, args, compiled) -> None:
+def _read(
+  figures: Report, config: Any, plan: Plan, args: Any, compiled: Any
+) -> None:
   """Fills in the figures of a compiled step."""
   stats = compiled.memory_analysis()
   # Memory beyond the arguments; outputs that take a donated one's are not new.

@@ -34,7 +34,7 @@ def map_chunks(
   if chunks == 1:  # a loop of one step would still be a loop to XLA
     return function(*inputs)
 
-  def split(x):
+  def split(x: jax.Array) -> jax.Array:
     return split_chunks(x, chunks, axis=axis, strided=strided)
 
   # [chunks, ..., n, ...]: `map` takes one after another off the front.

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 import re
 import tempfile
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -48,7 +49,7 @@ def one(db: Connection, query: str) -> int:
 
 
 @contextlib.contextmanager
-def _plain(folder):
+def _plain(folder: str | os.PathLike[str]) -> Iterator[Path]:
   """Yields a folder, this or a temporary one, whose path DuckDB can take.
 
   DuckDB ends the path of a database at '?' and takes '\\' for '/'.
@@ -67,7 +68,7 @@ def copy(db: Connection, query: str, path: Path) -> None:
 
 @contextlib.contextmanager
 def registered(
-  db: Connection, columns: Mapping[str, npt.ArrayLike], dtype=object
+  db: Connection, columns: Mapping[str, npt.ArrayLike], dtype: Any = object
 ) -> Iterator[None]:
   """Lets queries read columns as the table `given`."""
   # As objects: NumPy would make strings of one length, the longest, of them.

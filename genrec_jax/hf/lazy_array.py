@@ -87,7 +87,7 @@ class HFTensor:
   shape: tuple[int, ...]
   dtype: np.dtype
 
-  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+  def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
     """Fetches the values of this layer only."""
     array = np.asarray(self.param[self.index])
     array = array.transpose(self.axes) if self.axes else array

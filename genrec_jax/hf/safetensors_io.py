@@ -59,7 +59,7 @@ class SafetensorsView:
       ) from None
     return np.array(whole[index]).view(self.dtype)
 
-  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+  def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
     """Reads the values."""
     return np.asarray(self[...], dtype)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import unicodedata
 
 import numpy as np
@@ -97,7 +97,7 @@ class _Layout:
         y += self._add_row(section, start, columns, y)
     self.size = (width + 2 * gap, y + gap // 2)
 
-  def _add_row(self, section, start, columns, y) -> int:
+  def _add_row(self, section: Section, start: int, columns: int, y: int) -> int:
     """Places a row of images with their captions; returns its height."""
     cell, gap = self._cell, self._gap
     tallest = 0
@@ -110,7 +110,9 @@ class _Layout:
       tallest = max(tallest, height)
     return cell + gap // 4 + tallest + gap // 2
 
-  def _write(self, text, x, y, width, lines, colour) -> int:
+  def _write(
+    self, text: str, x: int, y: int, width: int, lines: int, colour: Any
+  ) -> int:
     """Places a text of so many lines at most; returns its height."""
     wrapped = _wrap(text, self.font, width, lines)
     for i, part in enumerate(wrapped):
@@ -151,7 +153,9 @@ def _spell(text: str, font: ImageFont.FreeTypeFont) -> str:
   return "".join(x if _has(font, x) else nearest(x) for x in text)
 
 
-def _wrap(text: str, font, width: int, lines: int) -> list[str]:
+def _wrap(
+  text: str, font: ImageFont.FreeTypeFont, width: int, lines: int
+) -> list[str]:
   """Splits a text into lines that fit; what is too long ends in dots."""
   parts: list[str] = []
   for word in _spell(text, font).split():

@@ -1,7 +1,7 @@
 """The encoded images of an import, in chunks, by several processes."""
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import concurrent.futures.process
 import functools
@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 import signal
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 import tqdm
@@ -177,7 +177,9 @@ def encode_chunk(
   return len(items)
 
 
-def _results(work, chunks, processes) -> Iterable[int]:
+def _results(
+  work: Callable[[Any], int], chunks: Sequence[Any], processes: int
+) -> Iterator[int]:
   """Yields the results of `work` over chunks, as they come."""
   processes = min(processes, len(chunks))
   if processes <= 1:
@@ -219,5 +221,5 @@ def _follow_parent():
   threading.Thread(target=wait, daemon=True).start()
 
 
-def _chunk(folder, number, suffix) -> Path:
+def _chunk(folder: str | os.PathLike[str], number: int, suffix: str) -> Path:
   return Path(folder, f"{number:06d}.{suffix}")

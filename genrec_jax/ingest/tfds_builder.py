@@ -32,7 +32,7 @@ class Imported(
 ):
   """Any imported data set: its records, shard by shard."""
 
-  def __init__(self, *, dataset: str, work: Work, **kwargs):
+  def __init__(self, *, dataset: str, work: Work, **kwargs: Any):
     raw = DATASETS[dataset]
     self._work = work
     # Otherwise those of the class, which all data sets share.

@@ -5,6 +5,7 @@ resize, crop and normalisation of the processor happen in the graph.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -275,7 +276,7 @@ def _project(h: jax.Array, kernel: jax.Array) -> jax.Array:
   return h * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
-def vit_b_32(**overrides) -> Clip:
+def vit_b_32(**overrides: Any) -> Clip:
   """Returns openai/clip-vit-base-patch32."""
   return dataclasses.replace(
     Clip(
@@ -287,7 +288,7 @@ def vit_b_32(**overrides) -> Clip:
   )
 
 
-def vit_l_14(**overrides) -> Clip:
+def vit_l_14(**overrides: Any) -> Clip:
   """Returns openai/clip-vit-large-patch14."""
   return dataclasses.replace(
     Clip(

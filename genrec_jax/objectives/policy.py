@@ -275,7 +275,12 @@ def _stopped(
   return stopped.mean(dtype=ratios.dtype)
 
 
-def _check_shapes(logprobs, old_logprobs, ref_logprobs, advantages) -> None:
+def _check_shapes(
+  logprobs: jax.Array,
+  old_logprobs: jax.Array,
+  ref_logprobs: jax.Array | None,
+  advantages: jax.Array,
+) -> None:
   """Raises a ValueError that lists every shape that does not fit."""
   expected = {"logprobs": (logprobs, "[P, G, I]", logprobs.shape)}
   expected["old_logprobs"] = (old_logprobs, "[P, G, I]", logprobs.shape)

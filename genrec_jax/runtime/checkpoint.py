@@ -189,10 +189,10 @@ def restore(
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
   folder = os.path.join(os.fspath(manager.directory), str(step))
 
-  def compare():
+  def compare() -> list[str]:
     return diff(abstract.params, manager.item_metadata(step)["params"].tree)
 
-  def read():
+  def read() -> TrainState:
     restored = manager.restore(
       step,
       args=ocp.args.Composite(

@@ -44,7 +44,7 @@ def _with_disk_errors(method: Callable[..., None]) -> Callable[..., None]:
   """Turns errors of a disk that is full or gone into one message."""
 
   @functools.wraps(method)
-  def wrapped(self, *args):
+  def wrapped(self: Any, *args: Any) -> None:
     try:
       method(self, *args)
     except OSError as error:

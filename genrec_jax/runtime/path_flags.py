@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import csv
 import os
+from typing import Any
 
 from absl import flags
 
@@ -55,7 +56,7 @@ class _Parser(flags.ArgumentParser):
   def __init__(self, convert: Callable[[str], str | list[str]]):
     self._convert = convert
 
-  def parse(self, argument):
+  def parse(self, argument: Any) -> Any:
     if not isinstance(argument, str):  # a default that is parsed already
       return argument
     try:

@@ -38,7 +38,7 @@ class SavedParam:
     }
     context = _context()
 
-    def read():
+    def read() -> np.ndarray:
       array = tensorstore.open(spec, open=True, read=True, context=context)
       return array.result()[index].read().result()
 
