@@ -38,6 +38,7 @@ FAST = (
   "tests/sampling/distribution_test.py",
   "tests/sampling/guidance_test.py",
   "tests/targets_test.py",
+  "tests/testing_test.py",
   "tests/tools/compare_test.py",
   "tests/train/bandit_test.py",
   "tests/train/optimizers_test.py",

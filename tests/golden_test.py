@@ -110,3 +110,18 @@ def test_two_steps_give_the_numbers_that_they_gave(task, tmp_path):
     return
   lines = differences(found, golden[task])
   assert not lines, "\n".join(["golden numbers differ:", *lines, ADVICE])
+
+
+def test_a_number_that_differs_is_named_with_both_values(monkeypatch):
+  golden = {"step 1: loss": 2.0, "step 1: kl": 0.0, "step 1: gone": 1.0}
+  found = {"step 1: loss": 2.0001, "step 1: kl": 1e-7, "step 1: new": 1.0}
+  expected = [
+    "step 1: gone is gone",
+    "step 1: loss: 2.0 before, 2.0001 now",
+    "step 1: new is new",
+  ]
+  monkeypatch.setattr(sys.modules[__name__], "MODE", "")
+  assert differences(found, golden) == expected
+  monkeypatch.setattr(sys.modules[__name__], "MODE", "exact")
+  expected.insert(1, "step 1: kl: 0.0 before, 1e-07 now")
+  assert differences(found, golden) == expected
