@@ -36,6 +36,19 @@ def count_drops(
   # What is left over after the filters gets its reason only now.
   _mark_titles(db)
   _mark_files(db)
+  examples = _examples(db, outside_core, tables or {})
+  # In the order in which reasons apply, as the tables of the page are.
+  order = (*reasons.ROWS, *reasons.TITLES, *reasons.FILES)
+  return {
+    "rows": _row_counts(db),
+    "titles": _counts(db, "raw_titles", reasons.TITLES),
+    "images": _counts(db, "files", reasons.FILES),
+    "offenders": {name: examples[name] for name in order if examples.get(name)},
+  }
+
+
+def _examples(db, outside_core, tables):
+  """Returns the first things that were dropped, in words, by reason."""
   # The first of each reason, in the order of the raw files.
   examples = dict(
     db.execute(f"""
@@ -62,17 +75,10 @@ def count_drops(
     ("raw_events", "malformed_row"),
     ("raw_titles", "malformed_title_row"),
   ):
-    table = (tables or {}).get(name)  # none, where nobody reads the report
+    table = tables.get(name)  # none, where nobody reads the report
     if table and reason in examples:
       examples[reason] = _lines(db, name, reason, table)
-  # In the order in which reasons apply, as the tables of the page are.
-  order = (*reasons.ROWS, *reasons.TITLES, *reasons.FILES)
-  return {
-    "rows": _row_counts(db),
-    "titles": _counts(db, "raw_titles", reasons.TITLES),
-    "images": _counts(db, "files", reasons.FILES),
-    "offenders": {name: examples[name] for name in order if examples.get(name)},
-  }
+  return examples
 
 
 def _lines(db, name, reason, table):

@@ -30,6 +30,23 @@ def match(db: Connection, root: Path, by_path: bool) -> None:
     CREATE OR REPLACE TABLE users AS
     SELECT CAST(row_number() OVER (ORDER BY id) - 1 AS INTEGER) AS u, id
     FROM (SELECT DISTINCT "user" AS id FROM raw_events WHERE reason IS NULL)""")
+  _make_items(db, root, by_path)
+  # A later event of the same user and item is not another choice.
+  db.execute("""
+    CREATE OR REPLACE TABLE events AS
+    SELECT u, i, min(ms) AS ms, CAST(count(*) AS INTEGER) AS n
+    FROM raw_events JOIN users ON users.id = "user"
+      JOIN items ON items.id = item
+    WHERE raw_events.reason IS NULL GROUP BY u, i""")
+  # What `k_core` shrinks; items without a title or an image are out already.
+  db.execute("""
+    CREATE OR REPLACE TABLE core AS
+    SELECT u, i, ms FROM events SEMI JOIN
+      (SELECT i FROM items WHERE reason IS NULL) USING (i)""")
+
+
+def _make_items(db, root, by_path):
+  """Makes `items`; see `match`."""
   # `wanted` is SQL of the path that is listed, `files` the join that finds it.
   if by_path:
     wanted = _path_in_folder(root)
@@ -56,18 +73,6 @@ def match(db: Connection, root: Path, by_path: bool) -> None:
           THEN 'image_outside_folder'
         ELSE 'no_image' END AS reason
     FROM located""")
-  # A later event of the same user and item is not another choice.
-  db.execute("""
-    CREATE OR REPLACE TABLE events AS
-    SELECT u, i, min(ms) AS ms, CAST(count(*) AS INTEGER) AS n
-    FROM raw_events JOIN users ON users.id = "user"
-      JOIN items ON items.id = item
-    WHERE raw_events.reason IS NULL GROUP BY u, i""")
-  # What `k_core` shrinks; items without a title or an image are out already.
-  db.execute("""
-    CREATE OR REPLACE TABLE core AS
-    SELECT u, i, ms FROM events SEMI JOIN
-      (SELECT i FROM items WHERE reason IS NULL) USING (i)""")
 
 
 def _path_in_folder(root):
