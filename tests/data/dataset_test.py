@@ -44,7 +44,7 @@ def test_a_damaged_data_set_is_refused(dataset, tmp_path, damage):
 
 
 def advice(path):
-  """Returns what is said of a path that is no data set, in one line."""
+  """Returns the one-line error of a path that is no data set."""
   with pytest.raises(UserError) as error:
     dataset_lib.load(path)
   with pytest.raises(UserError) as same:
@@ -54,7 +54,9 @@ def advice(path):
   return str(error.value)
 
 
-def test_a_path_that_is_no_data_set_is_put_right(dataset, tmp_path):
+def test_the_error_of_a_path_that_is_no_data_set_says_what_to_give(
+  dataset, tmp_path
+):
   assert "there is no such folder; give --config." in advice(tmp_path / "none")
   (tmp_path / "raw").mkdir()
   (tmp_path / "raw/ratings.csv").write_text("userId,movieId")

@@ -131,7 +131,7 @@ def test_no_windows_is_an_error(stream):
 
 def test_one_thread_makes_twenty_batches_a_second(stream):
   iterator = iter(stream(batch_size=16))
-  take(iterator, 200)  # every picture is decoded
+  take(iterator, 200)  # every image is decoded
   start = time.process_time()  # the wall clock of a busy machine says little
   take(iterator, 100)
   assert time.process_time() - start < 5

@@ -51,4 +51,4 @@ def test_building_and_reading_never_import_tensorflow(dataset, tmp_path):
     check=False,
   )
   assert run.returncode == 0, run.stderr
-  assert run.stdout == ""  # TFDS would tell of a download
+  assert run.stdout == ""  # TFDS would report a download

@@ -115,7 +115,7 @@ def test_nothing_later_reaches_a_train_window(
   lengths, horizon, history_length, future_horizon
 ):
   users = [
-    # Own items for each user, so that a leak can be told by the item.
+    # Own items for each user, so that an item names the user it leaks from.
     (
       np.arange(length) + 20 * user,
       histories.split_points(length, horizon, held_out),

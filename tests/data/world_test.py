@@ -44,7 +44,7 @@ def test_one_render_equals_the_same_in_a_batch(renders):
   np.testing.assert_array_equal(image, renders[1234])
 
 
-def test_the_picture_shows_its_attributes():
+def test_an_image_shows_its_attributes():
   attrs = np.asarray([1, 0, 0, 5, 1])  # medium red solid square on coal
   image = world.render(attrs).astype(int)
   red, coal = image[16, 16], image[0, 0]
