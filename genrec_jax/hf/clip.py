@@ -73,6 +73,7 @@ def config_from_hf(
   problems += refused
   if problems:
     raise UserError(listed("unsupported CLIP config:", problems))
+  # All keys are there: `fill` found nothing wrong.
   return Clip(
     vision=Tower(**{ours: vision[hf] for hf, ours in _TOWER.items()}),
     text=Tower(**{ours: text[hf] for hf, ours in _TOWER.items()}),
@@ -97,7 +98,7 @@ def _preprocessing(
   for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
     if not config.get(key, True):
       problems.append(f"preprocessor: {key} is false; expected true")
-  if config.get("resample", 3) != 3:
+  if config.get("resample", 3) != 3:  # Pillow's number of the filter
     problems.append(
       f"preprocessor: resample is {config['resample']}; expected 3, bicubic"
     )
@@ -114,6 +115,7 @@ def _preprocessing(
         f"preprocessor: {key} is {value}; expected the model's image_size"
         f" {image_size}"
       )
+  # What is left out is OpenAI's, the default of `Clip`.
   fields = {
     key: tuple(config[key])
     for key in ("image_mean", "image_std")
@@ -134,6 +136,7 @@ def config_to_hf(clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
     "model_type": "clip",
     "projection_dim": clip.projection_dim,
     "logit_scale_init_value": clip.logit_scale_init_value,
+    # Every size is written out: defaults are another model's.
     "text_config": {
       "model_type": "clip_text_model",
       **text,
@@ -156,7 +159,7 @@ def config_to_hf(clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
     "do_convert_rgb": True,
     "do_resize": True,
     "size": {"shortest_edge": size},
-    "resample": 3,
+    "resample": 3,  # bicubic
     "do_center_crop": True,
     "crop_size": {"height": size, "width": size},
     "do_rescale": True,
@@ -183,6 +186,7 @@ def rules(clip: Clip) -> tuple[Rule, ...]:
       "vision_model/class_embedding",
       "same",
     ),
+    # A convolution there; `Clip` uses its kernel as a matrix.
     *conv(patch, "vision_model/patch_embedding", bias=False),
     # Spelt so in transformers.
     *norm("vision_model.pre_layrnorm", "vision_model/pre_layrnorm"),
@@ -195,6 +199,7 @@ def rules(clip: Clip) -> tuple[Rule, ...]:
 
 
 def _tower(name: str) -> list[Rule]:
+  # {l}: all layers are one parameter of ours.
   hf, ours = f"{name}.encoder.layers.{{l}}", f"{name}/layers"
   table = [
     *embedding(

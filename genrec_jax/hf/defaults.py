@@ -35,6 +35,7 @@ def mismatches(
   section: str, values: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> list[str]:
   """Returns a line for each value that is there and is not the expected one."""
+  # A key left out is no mismatch: `fill` could not fill it in, and says why.
   return [
     f"{section}: {key} is {values[key]!r}; expected {value!r}"
     for key, value in expected.items()

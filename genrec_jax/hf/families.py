@@ -19,6 +19,7 @@ from genrec_jax.models.api import Generator
 class Family(Protocol):
   """Module of a family: from HF files to a `Generator`, and back."""
 
+  # Layout of parameters on a mesh; every one matches exactly one rule.
   SHARDING: sharding.Rules
   IGNORED: Sequence[
     str
@@ -78,6 +79,7 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
     UserError: no known one.
   """
   kind = config.get("model_type")
+  # At once, not when a tensor is missing: the folder may be of any model.
   if kind not in FAMILIES:
     raise UserError(
       f"{folder}/config.json has model_type {kind!r}; expected"

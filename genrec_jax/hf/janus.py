@@ -69,6 +69,7 @@ def config_for_export(
 
 def warnings(stored: Mapping[str, HFParam]) -> list[str]:
   """Returns lines about a checkpoint; see `Family`."""
+  # Reads the codebook, less than a megabyte; the rest stays on disk.
   lengths, uneven = codebook_lengths(stored)
   if not uneven:
     return []
@@ -123,7 +124,7 @@ def rules(janus: Janus) -> tuple[Rule, ...]:
 
 def _language() -> list[Rule]:
   """Returns the table of `LlamaModel`, names relative to it."""
-  hf, ours = "layers.{l}", "layers"
+  hf, ours = "layers.{l}", "layers"  # stacked, see `Rule`
   table = [*embedding("embed_tokens", "embed_tokens")]
   for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
     table += linear(
@@ -161,6 +162,6 @@ def _vision(siglip: Siglip) -> list[Rule]:
 
 def _aligner(hf: str, ours: str, depth: int) -> list[Rule]:
   table = [*linear(f"{hf}.fc1", f"{ours}/fc1")]
-  for i in range(depth - 1):
+  for i in range(depth - 1):  # after the first; none if it is alone
     table += linear(f"{hf}.hidden_layers.{i}", f"{ours}/hidden_layers/{i}")
   return table

@@ -61,6 +61,7 @@ def config_from_hf(
       ),
       vision=Siglip(
         width=vision["hidden_size"],
+        # As transformers computes it.
         mlp_width=int(vision["hidden_size"] * vision["mlp_ratio"]),
         num_layers=vision["num_hidden_layers"],
         num_heads=vision["num_attention_heads"],
@@ -99,6 +100,7 @@ def _problems(
       "mlp_bias": False,
     },
   )
+  # Others, such as llama3's, scale the angles of long sequences.
   rope = (text.get("rope_parameters") or {}).get("rope_type", "default")
   if rope != "default":
     problems.append(f"text_config: rope_type is {rope!r}; expected 'default'")
@@ -121,6 +123,7 @@ def _problems(
     for section, values in (("vision_config", vision), ("vq_config", vq))
     if values.get("hidden_act", "gelu") not in ACTIVATIONS
   ]
+  # Heads are shares of these, which transformers checks in part only.
   for section, values, part, whole in (
     ("text_config", text, "num_key_value_heads", "num_attention_heads"),
     ("vision_config", vision, "num_attention_heads", "hidden_size"),
@@ -144,6 +147,7 @@ def config_to_hf(
     max_positions: longest sequence; recorded, not enforced.
   """
   language, vision, vq = janus.language, janus.vision, janus.tokenizer
+  # Every size is written out: defaults are another model's.
   ids = {
     "bos_token_id": janus.bos_id,
     "eos_token_id": eos_id,

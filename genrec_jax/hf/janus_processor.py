@@ -186,6 +186,7 @@ class JanusProcessor:
     """
     image = images.upright(image)
     scale = self.image_size / max(image.size)
+    # A very long image keeps a few rows, as there.
     width, height = (max(round(n * scale), self.min_size) for n in image.size)
     image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
     side = max(width, height)
@@ -230,6 +231,7 @@ class JanusProcessor:
     ids = self.tokenizer.encode(text, add_special_tokens=False)
     return [self.bos_id, *ids]
 
+  # A title may hold '<image_placeholder>', by chance or on purpose.
   def _plain(self, text: str) -> str:
     for token in self.tokenizer.get_added_vocab():
       text = text.replace(token, " ")

@@ -53,11 +53,12 @@ class HFParam:
   def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
     """Reads a slice, and of the tensors not much more than it needs."""
     sizes = zip(self.shape, index, strict=True)
+    # In the type asked for: no second copy, in the file's type, is made.
     out = np.empty([len(range(size)[part]) for size, part in sizes], dtype)
     tensors, parts = self.tensors, [out]
-    if self.stacked:
+    if self.stacked:  # one tensor for each layer that is asked for
       tensors, index, parts = tensors[index[0]], index[1:], list(out)
-    if self.axes:
+    if self.axes:  # views: values move when they are written
       index = tuple(index[axis] for axis in self.axes)
       parts = [part.transpose(self.axes) for part in parts]
     for tensor, part in zip(tensors, parts, strict=True):
@@ -89,7 +90,7 @@ class HFTensor:
 
   def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
     """Fetches the values of this layer only."""
-    array = np.asarray(self.param[self.index])
+    array = np.asarray(self.param[self.index])  # to the host, if on a device
     array = array.transpose(self.axes) if self.axes else array
     return np.asarray(array, self.dtype if dtype is None else dtype)
 
@@ -98,7 +99,7 @@ def _chunks(
   tensor: Any, index: tuple[slice, ...]
 ) -> Iterator[tuple[tuple[slice, ...], Any]]:
   """Cuts a slice of a tensor by rows: yields (where there, where here)."""
-  if not index:
+  if not index:  # a scalar has no rows
     yield (), ...
     return
   rows, rest = range(tensor.shape[0])[index[0]], index[1:]

@@ -10,6 +10,7 @@ import huggingface_hub
 from genrec_jax.core.errors import UserError
 
 ASSETS = Path(__file__).parents[1] / "assets"
+# owner/name, as on the hub.
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Weights as safetensors, never pickles, and what belongs to them.
 _FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -54,7 +55,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     return folder
   if (ASSETS / folder.name).is_dir() and str(path) == folder.name:
     return ASSETS / folder.name
-  if folder.is_file():
+  if folder.is_file():  # a path that is nearly right gets the exact reason
     raise UserError(
       f"{path} is a file: expected the folder of a model with config.json and"
       " .safetensors files; .bin and .pt files are pickles, which can run code"

@@ -58,6 +58,7 @@ class Rule:
 
 def linear(hf: str, ours: str, bias: bool = True) -> tuple[Rule, ...]:
   """Returns the rules of a dense layer."""
+  # torch calls every first tensor of a layer its weight.
   kernel = Rule(f"{hf}.weight", f"{ours}/kernel", "linear")
   return (kernel, Rule(f"{hf}.bias", f"{ours}/bias", "same"))[: 1 + bias]
 
@@ -120,13 +121,13 @@ def to_params(
     layers, shape = rule.layout(leaf.shape)
     for name in rule.names(layers):
       used.add(name)
-      tensor = tensors.get(name)
+      tensor = tensors.get(name)  # its shape and type are known, no more
       if tensor is None:
         problems.append((name, f"missing, expected {list(shape)}"))
       elif tuple(tensor.shape) != shape:
         found = list(tensor.shape)
         problems.append((name, f"expected {list(shape)}, found {found}"))
-      elif not _is_float(tensor.dtype):
+      elif not _is_float(tensor.dtype):  # integers would be cast silently
         problems.append((name, f"expected a float, found {tensor.dtype}"))
   for name in tensors:
     if name not in used and not any(re.fullmatch(r, name) for r in ignore):
@@ -142,6 +143,7 @@ def to_params(
       )
     )
   flat = {}
+  # Everything fits: a second pass that cannot fail.
   for rule, leaf in zip(rules, leaves, strict=True):
     names = tuple(rule.names(rule.layout(leaf.shape)[0]))
     flat[rule.ours] = HFParam(
@@ -166,7 +168,7 @@ def to_hf(
   for rule, leaf in zip(rules, _leaves(rules, params), strict=True):
     layers, shape = rule.layout(leaf.shape)
     for i, name in enumerate(rule.names(layers)):
-      index = i if rule.stacked else ...
+      index = i if rule.stacked else ...  # one layer, or the whole parameter
       dtype = np.dtype(leaf.dtype)
       tensors[name] = HFTensor(leaf, index, rule.axes, shape, dtype)
   return tensors

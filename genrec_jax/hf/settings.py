@@ -44,6 +44,7 @@ def chat_template(folder: Path, of_tokenizer: Any) -> str | None:
   Raises:
     UserError: chat_template.json and additional_chat_templates/ are both there.
   """
+  # The first is the older form.
   legacy, jinja = folder / "chat_template.json", folder / "chat_template.jinja"
   named = {
     path.stem: path.read_text(encoding="utf-8")

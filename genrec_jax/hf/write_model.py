@@ -95,7 +95,7 @@ def _save(
   dtypes = {name: _stored(tensor, dtype) for name, tensor in tensors.items()}
   split = huggingface_hub.split_state_dict_into_shards_factory(
     {name: (tensor, dtypes[name]) for name, tensor in tensors.items()},
-    get_storage_size=lambda entry: _size(*entry),
+    get_storage_size=lambda entry: _size(*entry),  # as it is written
     filename_pattern="model{suffix}.safetensors",
     max_shard_size=max_shard_bytes,
   )
@@ -127,10 +127,11 @@ def _write_file(path: Path, tensors: list[tuple[str, Any, np.dtype]]) -> None:
       "data_offsets": [begin, end],
     }
   text = json.dumps(header).encode()
-  text += b" " * (-len(text) % 8)
+  text += b" " * (-len(text) % 8)  # so that the data begin at a multiple of 8
   with open(path, "wb") as file:
     file.write(len(text).to_bytes(8, "little") + text)
     for _, tensor, dtype in tensors:
+      # Here it is read and cast; a transposed one is laid out anew.
       array = np.require(np.asarray(tensor, dtype), None, ["C"])
       file.write(array.reshape(-1).view(np.uint8).data)
     # The rename that follows must not reach the disk before the data.
