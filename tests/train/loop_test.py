@@ -106,13 +106,13 @@ def test_running_a_finished_run_again_only_finishes(tmp_path, whole):
   assert contents(tmp_path) == contents(whole[0])
 
 
-@pytest.mark.parametrize(("asked", "saved"), [(1, 1), (12, 12), (13, 12)])
+@pytest.mark.parametrize(("signalled", "saved"), [(1, 1), (12, 12), (13, 12)])
 def test_a_run_that_is_asked_to_stop_saves(
-  tmp_path, whole, monkeypatch, asked, saved
+  tmp_path, whole, monkeypatch, signalled, saved
 ):
   # Step 13 is what JAX is asked after the last evaluation.
   def asked(step):
-    return step == asked
+    return step == signalled
 
   finished = []
   inputs = toy.make_inputs(finish=lambda *_: finished.append(True))
