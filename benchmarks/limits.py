@@ -107,7 +107,7 @@ def reading_limits(size, rows):
   return {name: (one, kernels.nbytes) for name, one in found.items()}
 
 
-def beside(step, limits, repeats):
+def sibling(step, limits, repeats):
   """Times a step between two measurements of limits.
 
   Whatever the machine's clock does, the step is held to what was possible just

@@ -31,7 +31,7 @@ TASKS = ("sft", "draw_1", "draw_8", "rl_conditional")
 
 def training_row(side, size, repeats):
   """Returns how close a supervised step gets to the rate of products."""
-  seconds, rates = limits.beside(
+  seconds, rates = limits.sibling(
     side.step, limits.products_limits(size), repeats
   )
   # Needed operations, not compiled ones: to compute more is no achievement.
@@ -52,7 +52,7 @@ def drawing_row(side, size, prompts, repeats):
   rows = 2 * prompts  # each with its unconditional twin
   # A set, as one prompt with its twin makes the two rows of a mere read.
   needed = limits.reading_limits(size, sorted({limits.READING, rows}))
-  seconds, rates = limits.beside(side.step, needed, repeats)
+  seconds, rates = limits.sibling(side.step, needed, repeats)
   moved = counts.decode_bytes(side.model, size, prompts, workload.TEXT)
   rate = moved * side.model.image_tokens / seconds  # bytes of all codes
   limit, of_rows = limits.memory_rates(rates, rows)
@@ -80,7 +80,7 @@ def rl_row(side, size, repeats):
   needed = limits.products_limits(size) | limits.reading_limits(
     size, (limits.READING, rows)
   )
-  seconds, rates = limits.beside(side.step, needed, repeats)
+  seconds, rates = limits.sibling(side.step, needed, repeats)
   moved = side.model.image_tokens * counts.decode_bytes(
     side.model, size, 1, counts.prompt_tokens(size), workload.SAMPLES
   )

@@ -58,7 +58,7 @@ def merged(
   """
   found = dict(saved)
   for path in saved:
-    kernel, other = (lora.beside(path, name) for name in (lora.KERNEL, lora.B))
+    kernel, other = (lora.sibling(path, name) for name in (lora.KERNEL, lora.B))
     if path.endswith(f"/{lora.A}") and other in saved:
       pair = found.pop(path), found.pop(other)
       found[kernel] = LoRAParam(base.get(kernel), *pair)

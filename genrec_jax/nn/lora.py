@@ -82,8 +82,8 @@ def init(key: jax.Array, kernel_tree: PyTree, rank: int) -> PyTree:
     # x A is then of the size of x.
     draw = jax.random.fold_in(key, i)
     a = width**-0.5 * jax.random.normal(draw, (layers, width, rank))
-    adapters[beside(path, A)] = a
-    adapters[beside(path, B)] = jnp.zeros((layers, rank, features))
+    adapters[sibling(path, A)] = a
+    adapters[sibling(path, B)] = jnp.zeros((layers, rank, features))
   return tree.unflatten(adapters)
 
 
@@ -97,8 +97,8 @@ def specs(kernel_specs: PyTree) -> PyTree:
   for path, spec in tree.flatten(kernel_specs).items():
     # Trailing axes that are whole may be left out of a spec.
     layers, rows, columns = (*spec, None, None, None)[:3]
-    found[beside(path, A)] = PartitionSpec(layers, rows, None)
-    found[beside(path, B)] = PartitionSpec(layers, None, columns)
+    found[sibling(path, A)] = PartitionSpec(layers, rows, None)
+    found[sibling(path, B)] = PartitionSpec(layers, None, columns)
   return tree.unflatten(found)
 
 
@@ -110,6 +110,6 @@ def without(params: Mapping[str, Any]) -> tree.Tree:
   )
 
 
-def beside(path: str, name: str) -> str:
+def sibling(path: str, name: str) -> str:
   """Returns the path of a leaf's sibling."""
   return f"{path.rpartition('/')[0]}/{name}"

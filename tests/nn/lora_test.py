@@ -54,7 +54,7 @@ def test_each_kernel_of_a_layer_has_a_pair():
   assert len(flat) == 2 * 7
   shapes = tree.flatten(SHAPES)
   for path, value in flat.items():
-    layers_, width, features = shapes[lora.beside(path, "kernel")].shape
+    layers_, width, features = shapes[lora.sibling(path, "kernel")].shape
     assert value.dtype == jnp.float32
     if path.endswith(lora.B):
       assert value.shape == (layers_, 3, features)
@@ -171,8 +171,8 @@ def test_unmerged_equals_merged(params, outputs):
   merged = tree.flatten(params)
   for path, a in tree.flatten(beside).items():
     if path.endswith(lora.A):
-      b = tree.flatten(beside)[lora.beside(path, lora.B)]
-      merged[lora.beside(path, "kernel")] += 2 * a @ b
+      b = tree.flatten(beside)[lora.sibling(path, lora.B)]
+      merged[lora.sibling(path, "kernel")] += 2 * a @ b
   found = outputs(tree.merge(params, beside), "float32")
   expected = outputs(tree.unflatten(merged), "float32")
   assert (

@@ -169,7 +169,7 @@ def test_rl_goes_on_from_a_run_with_adapters_with_its_own(tuned, monkeypatch):
   path = "language/layers/mlp/down_proj/kernel"
   index = (slice(1, 2), slice(None), slice(None))
   a, b = (
-    tree.flatten(saved.read_params(str(folder)))[lora.beside(path, name)][1]
+    tree.flatten(saved.read_params(str(folder)))[lora.sibling(path, name)][1]
     for name in (lora.A, lora.B)
   )
   np.testing.assert_allclose(
