@@ -1,7 +1,10 @@
 """Keeps the ranks of docs/architecture.md true: imports point only down."""
 
 import ast
+import io
 import pathlib
+import statistics
+import tokenize
 
 from tests.fast import FAST
 
@@ -152,3 +155,19 @@ def test_each_room_has_fast_tests():
 
 def test_what_is_named_fast_exists():
   assert not [path for path in FAST if not (ROOT / path).exists()]
+
+
+def test_files_are_small_and_say_why():
+  """At most 400 lines, 150 in the middle, seven comments per hundred."""
+  lines, comments = [], 0
+  roots = [ROOT / name for name in ("genrec_jax", "configs", "tools")]
+  files = [path for root in roots for path in root.rglob("*.py")]
+  for path in [*files, ROOT / "main.py", *(ROOT / "benchmarks").glob("*.py")]:
+    text = path.read_text()
+    if path.name != "__init__.py":
+      lines.append((len(text.splitlines()), str(path)))
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments += sum(token.type == tokenize.COMMENT for token in tokens)
+  assert max(lines)[0] <= 400, max(lines)
+  assert statistics.median(number for number, _ in lines) <= 150
+  assert comments >= 0.07 * sum(number for number, _ in lines)

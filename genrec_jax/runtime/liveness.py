@@ -75,9 +75,16 @@ def _watch() -> None:
       if "DEADLINE_EXCEEDED" in str(error):  # of `_WATCH_MS`; wait again
         continue
       if not _leaving.is_set():
-        closed = "Socket closed" in str(error)
-        _end(_peer_lost_message(_FIRST_KILLED if closed else one_line(error)))
+        _end(_peer_lost_message(_coordinator_lost(error)))
       return
+
+
+def _coordinator_lost(error: Exception) -> str:
+  """Returns why the coordinator, which process 0 holds, does not answer."""
+  # gRPC's words depend on whether bytes were under way when the socket closed.
+  closed = ("Socket closed", "Connection reset by peer")
+  killed = any(words in str(error) for words in closed)
+  return _FIRST_KILLED if killed else one_line(error)
 
 
 def _open_liveness_sockets() -> None:
