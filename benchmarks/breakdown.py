@@ -8,9 +8,10 @@ what follows them: both share that time, whichever keeps the cores busier, so
 the groups below are separated better than the parts of one group.
 
 Parts are recognised by the names that XLA keeps of the traced functions, and by
-the loops around an instruction. 'drawing' is the decode loop. 'only forward' is
-what has no gradient: the prefix before sampling, and the reference. 'forward'
-and 'backward' are of the loss; what is computed again counts as backward.
+the loops around an instruction. 'sampling' is the decode loop. 'only forward'
+is what has no gradient: the prefix before sampling, and the reference.
+'forward' and 'backward' are of the loss; what is computed again counts as
+backward.
 """
 
 import re
@@ -22,7 +23,7 @@ from benchmarks import sides, tracing, workload
 from genrec_jax.analysis import hlo, hlo_walk
 from genrec_jax.runtime import cli
 
-GROUPS = ("drawing", "only forward", "forward", "backward", "elsewhere")
+GROUPS = ("sampling", "only forward", "forward", "backward", "elsewhere")
 _CONTROL = ("while", "call", "conditional")  # of which others are traced
 # A custom-call is a library's kernel, which XLA puts in the place of a dot.
 _PRODUCTS = ("dot", "convolution", "custom-call")
@@ -71,15 +72,15 @@ def _part(program, step, marked):
   # The decode loop first: it has no gradient, so its paths name no phase.
   if step.within("decode"):
     if linear:
-      return "drawing", "linear layers"
+      return "sampling", "linear layers"
     if product:
       # XLA rewrites products of one row each, and drops their names. Only
       # those with several samples' own keys have an axis of samples.
       which = " with the prefix" if path else ""
       if len(line.arrays[0].shape) > 4:
         which = " with sampled codes"
-      return "drawing", f"attention, products{which}"
-    return "drawing", "attention, rest" if "self_attn" in path else "rest"
+      return "sampling", f"attention, products{which}"
+    return "sampling", "attention, rest" if "self_attn" in path else "rest"
   # JAX names what it differentiates jvp(...), and the backward pass of it
   # transpose(jvp(...)). The loops' names count as well, as XLA drops those of
   # many instructions inside.

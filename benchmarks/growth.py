@@ -68,7 +68,7 @@ def measure(folder, size, repeats, *, samples, history, prompts):
   step = sides.median(side.step, repeats)
   # Sampling by itself, from the same prompt and weights: inside a step there is
   # no point at which to stop a clock.
-  draw = jax.jit(
+  sample = jax.jit(
     functools.partial(
       sampling.sample_images,
       side.model,
@@ -78,9 +78,11 @@ def measure(folder, size, repeats, *, samples, history, prompts):
   params = tree.merge(side.state.params, side.frozen["generator_rest"])
   inputs = params, side.batch.prompt, jax.random.key(0)
   # JAX returns before it has computed; without the wait this times the call.
-  drawing = sides.median(lambda: jax.block_until_ready(draw(*inputs)), repeats)
+  sampling_seconds = sides.median(
+    lambda: jax.block_until_ready(sample(*inputs)), repeats
+  )
   flops = hlo_cost.flops(program)
-  return {"seconds": step, "drawing": drawing, "flops": flops}
+  return {"seconds": step, "sampling": sampling_seconds, "flops": flops}
 
 
 def slope(sizes, values) -> float:
@@ -94,13 +96,13 @@ def fit(name, sizes, found):
   seconds, flops = ([one[k] for one in found] for k in ("seconds", "flops"))
   powers = {"time": slope(sizes, seconds), "operations": slope(sizes, flops)}
   # Of the largest, where fixed costs weigh least.
-  share = found[-1]["drawing"] / seconds[-1]
+  share = found[-1]["sampling"] / seconds[-1]
   return {
     "grown": name,
     "sizes": sizes,
     "found": found,
     "powers": powers,
-    "drawing": share,
+    "sampling": share,
     "rate": flops[-1] / seconds[-1],
     "bound": bound(powers["time"], powers["operations"], share),
   }
@@ -113,24 +115,24 @@ def line(row) -> str:
   return (
     f"{row['grown']:<8} {', '.join(map(str, row['sizes'])):<20} {times} s"
     f"  {powers['time']:5.2f} {powers['operations']:5.2f}"
-    f" {row['drawing']:6.0%} {row['rate'] / 1e9:8.1f} GFLOP/s"
+    f" {row['sampling']:6.0%} {row['rate'] / 1e9:8.1f} GFLOP/s"
     f"  {row['bound']}"
   )
 
 
-def bound(time: float, operations: float, drawing: float) -> str:
+def bound(time: float, operations: float, sampling_share: float) -> str:
   """Returns in words what bounds a step.
 
   Args:
     time: power by which its seconds grow.
     operations: power by which its operations grow.
-    drawing: share of the largest step's time that sampling takes.
+    sampling_share: share of the largest step's time that sampling takes.
   """
   if time < operations - MARGIN:
     return "a part that stays"
   if time > operations + MARGIN:
     return "memory: more than the caches hold"
-  return "memory, code by code" if drawing > 0.5 else "operations"
+  return "memory, code by code" if sampling_share > 0.5 else "operations"
 
 
 def main():

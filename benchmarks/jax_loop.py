@@ -34,8 +34,8 @@ def build(task, folder, size, *, dtype, remat):
     remat: of training; see `nn.layers.scan_stack`.
   """
   batch = workload.batch_of(task, size)
-  if task.startswith("draw"):
-    return Draw(folder, batch, dtype=dtype)
+  if task.startswith("sample_"):
+    return Sample(folder, batch, dtype=dtype)
   options = {"dtype": dtype, "remat": remat}
   if task == "sft":
     return SFT(folder, batch, **options)
@@ -76,7 +76,7 @@ def optimizer():
   )
 
 
-class Draw:
+class Sample:
   """Sampling of one image for each prompt."""
 
   def __init__(self, folder, batch, *, dtype, greedy=False):
@@ -84,7 +84,7 @@ class Draw:
     # Sampling has no backward pass, so there is nothing to rematerialise.
     self.model, self.params = _load(folder, dtype, "none")
     self.prompt, self.calls = batch_of(batch).prompt, 0
-    self.draw = jax.jit(
+    self.sample = jax.jit(
       functools.partial(
         sampling.sample_images,
         self.model,
@@ -97,8 +97,8 @@ class Draw:
     # Replaces the jitted function, which would compile once more when called:
     # its cache knows nothing of what is compiled here.
     inputs = self.params, self.prompt, jax.random.key(0)
-    self.draw = self.draw.lower(*inputs).compile()
-    return self.draw
+    self.sample = self.sample.lower(*inputs).compile()
+    return self.sample
 
   def step(self):
     """Returns codes [P, 1, I]."""
@@ -106,7 +106,9 @@ class Draw:
     # Other codes each time, as torch samples them: no run is special.
     key = jax.random.key(self.calls)
     # Waits, as JAX returns before it has computed.
-    return jax.block_until_ready(self.draw(self.params, self.prompt, key).codes)
+    return jax.block_until_ready(
+      self.sample(self.params, self.prompt, key).codes
+    )
 
 
 class _Trained:

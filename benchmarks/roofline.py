@@ -26,7 +26,7 @@ from benchmarks import counts, limits, sides, workload
 from genrec_jax.runtime import cli
 
 # Of guided RL steps there is no row: `counts.rl_flops` is of conditional ones.
-TASKS = ("sft", "draw_1", "draw_8", "rl_conditional")
+TASKS = ("sft", "sample_1", "sample_8", "rl_conditional")
 
 
 def training_row(side, size, repeats):
@@ -47,7 +47,7 @@ def training_row(side, size, repeats):
   }
 
 
-def drawing_row(side, size, prompts, repeats):
+def sampling_row(side, size, prompts, repeats):
   """Returns how close sampling gets to the rate of reading memory."""
   rows = 2 * prompts  # each with its unconditional twin
   # A set, as one prompt with its twin makes the two rows of a mere read.
@@ -112,8 +112,8 @@ def measure(name, folder, repeats):
     side = jax_loop.build(task, folder, size, dtype="float32", remat="dots")
     if task == "sft":
       row = training_row(side, size, repeats)
-    elif task.startswith("draw"):
-      row = drawing_row(side, size, int(task.split("_")[1]), repeats)
+    elif task.startswith("sample_"):
+      row = sampling_row(side, size, int(task.split("_")[1]), repeats)
     else:
       row = rl_row(side, size, repeats)
     del side  # before the next is loaded: memory holds one at a time

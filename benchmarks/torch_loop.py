@@ -110,7 +110,7 @@ def embed(model, ids, features):
 
 
 @torch.no_grad()
-def draw(model, conditional, unconditional):
+def sample_codes(model, conditional, unconditional):
   """Samples codes [R, I] after embeddings [R, T, D], guided."""
   language, codes = model.model.language_model, []
   # Both branches as rows of one pass, as its weights are read once then.
@@ -180,14 +180,14 @@ def rewards(clip, batch, pixels):
   text = clip.get_text_features(
     batch["title_ids"].long(), batch["title_mask"].long()
   ).pooler_output  # [1, E]
-  drawn = see(pixels)  # [R, E]
+  samples_seen = see(pixels)  # [R, E]
   # Cosines [R, N] and [R, F], as all rows are unit vectors.
-  history, future = (drawn @ real.T).split(
+  history, future = (samples_seen @ real.T).split(
     [batch["images"].shape[1], batch["future"].shape[1]], -1
   )
   nearest = history.max(-1).values  # [R]
   return {
-    "text": (drawn @ F.normalize(text, dim=-1).T)[:, 0],
+    "text": (samples_seen @ F.normalize(text, dim=-1).T)[:, 0],
     "history": history.mean(-1),
     "future": future.mean(-1),
     "copy": (workload.COPY_THRESHOLD - nearest).clamp(max=0),
@@ -290,7 +290,9 @@ class RL:
       features = image_features(model, self.batch)  # [N I, D]
       if codes is None:
         both = embed(model, ids, features)
-        codes = draw(model, *(x.repeat_interleave(samples, 0) for x in both))
+        codes = sample_codes(
+          model, *(x.repeat_interleave(samples, 0) for x in both)
+        )
       # [G, 3, h, w] in [-1, 1], and beyond.
       pixels = model.decode_image_tokens(codes).permute(0, 3, 1, 2)
       raw = rewards(self.clip, self.batch, (pixels / 2 + 0.5).clamp(0, 1))

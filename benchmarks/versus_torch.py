@@ -44,7 +44,7 @@ def build_torch(task, folder, size, device, threads, rows):
   dtype = torch.float32 if device == "cpu" else torch.bfloat16
   batch = workload.batch_of(task, size)
   options = {"device": device, "dtype": dtype}
-  if task.startswith("draw"):
+  if task.startswith("sample_"):
     model, _ = torch_loop.load(folder, **options)
     batch = torch_loop.on_device(batch, device)
     run = functools.partial(torch_loop.generate, model, batch)

@@ -22,7 +22,7 @@ TITLE = 8  # tokens before each image
 INSTRUCTION = 20  # tokens after the last
 TEXT = 32  # tokens of a prompt of text
 WINDOWS = 2  # of a supervised step
-TASKS = ("draw_1", "draw_8", "rl_conditional", "rl_guided", "sft")
+TASKS = ("sample_1", "sample_8", "rl_conditional", "rl_guided", "sft")
 
 # Of both sides' training, whose steps the tests compare.
 LEARNING_RATE = 1e-6
@@ -191,7 +191,7 @@ def save(folder: str, size: str | Size) -> None:
 
 def batch_of(task: str, size: Size) -> dict[str, Any]:
   """Returns the prompts of one of `TASKS`."""
-  if task.startswith("draw"):
+  if task.startswith("sample_"):
     return text_batch(size, int(task.split("_")[1]))
   return history_batch(size, WINDOWS if task == "sft" else 1)
 

@@ -54,7 +54,7 @@ def folder(size, tmp_path_factory):
 
 def test_greedy_codes_are_the_same(folder, size):
   batch = workload.text_batch(size, 2)
-  ours = jax_loop.Draw(folder, batch, dtype="float32", greedy=True).step()
+  ours = jax_loop.Sample(folder, batch, dtype="float32", greedy=True).step()
   model, _ = torch_loop.load(folder, **CPU)
   held = torch_loop.on_device(batch, "cpu")
   theirs = torch_loop.generate(model, held, do_sample=False)
@@ -75,19 +75,19 @@ def test_rl_steps_are_the_same(folder, size, guided):
     remat="none",
     samples=SAMPLES,
   )
-  codes = drawn(ours)
+  codes = next_codes(ours)
   theirs = torch_loop.RL(folder, batch, guided=guided, rows=2, **CPU)
   for _ in range(2):  # the second time, the policy is not the reference
     found = ours.step()
     expected = theirs.step(torch.from_numpy(codes).long(), SAMPLES)
     for name, value in expected.items():
       np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-5)
-    codes = drawn(ours)
+    codes = next_codes(ours)
   assert expected["grad_norm"] > 0.1
 
 
-def drawn(side):
-  """Returns the codes [G, I] that the next step will draw."""
+def next_codes(side):
+  """Returns the codes [G, I] that the next step will sample."""
   params = jax_loop.tree.merge(side.state.params, side.frozen["generator_rest"])
   key = jax.random.fold_in(jax.random.key(jax_loop.SEED), side.state.step)
   rollout = jax.jit(
@@ -128,13 +128,13 @@ def test_torch_trains_narrow_weights_in_float32():
   assert narrow.dtype == torch.bfloat16
 
 
-def test_prompts_of_torch_can_be_drawn_for(folder, size):
+def test_torch_samples_for_its_prompts(folder, size):
   model, _ = torch_loop.load(folder, **CPU)
   batch = torch_loop.on_device(workload.history_batch(size, 1), "cpu")
   with torch.no_grad():
     features = torch_loop.image_features(model, batch)
     both = torch_loop.embed(model, batch["ids"].long(), features)
-    codes = torch_loop.draw(model, *(x.repeat(3, 1, 1) for x in both))
+    codes = torch_loop.sample_codes(model, *(x.repeat(3, 1, 1) for x in both))
   assert codes.shape == (3, size.codes)
 
 
@@ -185,7 +185,7 @@ def test_operations_of_rl_are_those_that_are_compiled(rl, size):
   side, text = rl
   counted = counts.rl_flops(side.model, size)
   compiled = hlo_cost.flops(hlo.parse(text))
-  # Compiled: drawing, all pairs and what is computed again as well.
+  # Compiled: sampling, all pairs and what is computed again as well.
   assert 0.6 * compiled < counted < compiled
 
 
@@ -199,7 +199,7 @@ def test_parts_of_a_step_are_all_of_it(rl):
   total = sum(sum(values) for values in seconds.values())
   assert total == pytest.approx(found["traced"])
   text = breakdown.table(found | {"size": "tiny", "task": "rl_conditional"})
-  assert "\n  drawing " in text
+  assert "\n  sampling " in text
 
 
 def test_time_is_split_among_what_runs_at_once():
@@ -218,10 +218,10 @@ def test_an_rl_step_is_held_to_what_the_machine_can_do(rl, size, monkeypatch):
   assert f"{row['share']:.0%}" in roofline.line({"size": "tiny"} | row)
 
 
-def test_drawing_is_held_to_the_best_read(folder, size, monkeypatch):
+def test_sampling_is_held_to_the_best_read(folder, size, monkeypatch):
   monkeypatch.setattr(limits, "STREAM", 2**16)
-  side = jax_loop.build("draw_8", folder, size, dtype="float32", remat="none")
-  row = roofline.drawing_row(side, size, 8, 1)
+  side = jax_loop.build("sample_8", folder, size, dtype="float32", remat="none")
+  row = roofline.sampling_row(side, size, 8, 1)
   assert row["limit"] == max(row["rates"].values())
   of_rows = max(row["rates"][f"times 16 rows, {who}"] for who in SIDES)
   assert row["share_of_products"] == row["rate"] / of_rows
@@ -237,7 +237,7 @@ def test_growth_of_a_known_power(folder, size):
   # The prompt costs the same.
   power = growth.slope((2, 4), [one["flops"] for one in found])
   assert 0.1 < power < 0.9
-  assert found[0]["seconds"] > found[0]["drawing"] > 0
+  assert found[0]["seconds"] > found[0]["sampling"] > 0
   row = growth.fit("samples", (2, 4), found)
   assert row["powers"]["operations"] == power
   line = growth.line(row)

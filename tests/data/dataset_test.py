@@ -6,13 +6,7 @@ import pytest
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import synthetic, world
-
-SMALL = {
-  "num_users": 30,
-  "held_out": 10,
-  "num_events": 12,
-  "future_horizon": 2,
-}
+from tests.data.small_world import SMALL
 
 
 def _cut(path):

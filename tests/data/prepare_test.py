@@ -13,29 +13,18 @@ import pytest
 from genrec_jax.core.errors import UserError
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import prepare, synthetic
-
-SMALL = {
-  "num_users": 30,
-  "held_out": 10,
-  "num_events": 12,
-  "future_horizon": 2,
-}
-
-
-def _files(root):
-  root = pathlib.Path(root)
-  return sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
+from tests.data.small_world import SMALL, files_of
 
 
 def test_a_whole_data_set_is_not_built_again(dataset):
   before = [
     (pathlib.Path(dataset.path, f)).stat().st_mtime_ns
-    for f in _files(dataset.path)
+    for f in files_of(dataset.path)
   ]
   assert synthetic.build(dataset.path, **SMALL) == dataset.path
   after = [
     (pathlib.Path(dataset.path, f)).stat().st_mtime_ns
-    for f in _files(dataset.path)
+    for f in files_of(dataset.path)
   ]
   assert before == after
 
@@ -92,8 +81,8 @@ def test_a_killed_build_is_no_data_set_and_can_go_on(dataset, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["data"]
   items = next(tmp_path.glob("data/synthetic/items/*/*.array_record*"))
   assert (items.stat().st_mtime_ns, items.name) == before
-  files = _files(dataset.path)
-  assert _files(tmp_path / "data") == files
+  files = files_of(dataset.path)
+  assert files_of(tmp_path / "data") == files
   same, *_ = filecmp.cmpfiles(
     tmp_path / "data", dataset.path, files, shallow=False
   )

@@ -5,13 +5,7 @@ import numpy as np
 from PIL import Image
 
 from genrec_jax.data import records, synthetic, world, world_users
-
-SMALL = {
-  "num_users": 30,
-  "held_out": 10,
-  "num_events": 12,
-  "future_horizon": 2,
-}
+from tests.data.small_world import SMALL
 
 
 def test_items_are_renders_with_titles(dataset):

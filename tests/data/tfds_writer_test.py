@@ -1,29 +1,17 @@
 import filecmp
 import os
-import pathlib
 import subprocess
 import sys
 import textwrap
 
 from genrec_jax.data import synthetic
-
-SMALL = {
-  "num_users": 30,
-  "held_out": 10,
-  "num_events": 12,
-  "future_horizon": 2,
-}
-
-
-def _files(root):
-  root = pathlib.Path(root)
-  return sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
+from tests.data.small_world import SMALL, files_of
 
 
 def test_rebuilding_gives_the_same_bytes(dataset, tmp_path):
   again = synthetic.build(tmp_path / "again", **SMALL)
-  files = _files(again)
-  assert files == _files(dataset.path)
+  files = files_of(again)
+  assert files == files_of(dataset.path)
   assert len(files) == 9
   _, different, errors = filecmp.cmpfiles(
     again, dataset.path, files, shallow=False

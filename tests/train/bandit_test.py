@@ -13,15 +13,14 @@ from configs import rl as rl_config
 from genrec_jax import objectives, rewards, sampling
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
-from genrec_jax.objectives import Objective
 from genrec_jax.sampling import Sampling
 from genrec_jax.targets import embed_targets
 from genrec_jax.testing import tiny_clip, tiny_janus
 from genrec_jax.train import rl, sft
 from genrec_jax.train.plan import make_plan
-from genrec_jax.train.rl_options import RLOptions
 from tests.bandit import Angles, Bandit, bandit_batch
 from tests.train.gradients import KEEP, gradient
+from tests.train.options import rl_options
 
 MODEL, CLIP, PROMPTS = Bandit(), Angles(), 4
 SAMPLE = Sampling(num_samples=5, guidance=2.0)
@@ -31,34 +30,7 @@ STEP = {
   "optimizer": optax.chain(KEEP, optax.sgd(0.0)),
   "to_rollout_layout": lambda params: params,
 }
-OPTIONS = RLOptions(
-  seed=3,
-  microbatches=1,
-  sample=SAMPLE,
-  rewards=rewards.from_options(
-    {
-      "text": {"weight": 1.0},
-      "history": {"weight": 0.5, "pool": "mean", "recency_decay": 0.8},
-      "future": {"weight": 1.0, "pool": "mean"},
-      "copy": {"weight": 0.0, "threshold": 0.9},
-    }
-  ),
-  normalise="none",
-  objective=Objective(
-    ratio="token",
-    clip_low=0.2,
-    clip_high=0.28,
-    kl="k3",
-    kl_weight=0.0,
-    aggregation="token",
-  ),
-  advantage="dr_grpo",
-  scoring="guided",
-  stop_unconditional_gradient=False,
-  inner_epochs=1,
-  sampler_weight_cap=0.0,
-  kl_of="scored",
-)
+OPTIONS = rl_options(sample=SAMPLE, copy_weight=0.0, kl_weight=0.0)
 
 
 @pytest.fixture(scope="module")

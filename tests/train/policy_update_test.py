@@ -9,34 +9,17 @@ import numpy as np
 import pytest
 
 from genrec_jax import rewards, sampling
-from genrec_jax.objectives import Objective
 from genrec_jax.sampling import Sampling
 from genrec_jax.train import policy_update
 from genrec_jax.train.policy_update import Experience, RefScores
-from genrec_jax.train.rl_options import RLOptions
 from tests.bandit import Bandit, bandit_batch
+from tests.train.options import rl_options
 
 MODEL, PROMPTS = Bandit(), 4
-OPTIONS = RLOptions(
+OPTIONS = rl_options(
   seed=0,
-  microbatches=1,
   sample=Sampling(num_samples=3, guidance=2.0),
   rewards=rewards.from_options({"text": {"weight": 1.0}}),
-  objective=Objective(
-    ratio="token",
-    clip_low=0.2,
-    clip_high=0.28,
-    kl="k3",
-    kl_weight=0.1,
-    aggregation="token",
-  ),
-  advantage="dr_grpo",
-  normalise="none",
-  scoring="guided",
-  stop_unconditional_gradient=False,
-  inner_epochs=1,
-  sampler_weight_cap=0.0,
-  kl_of="scored",
 )
 
 

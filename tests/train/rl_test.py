@@ -9,17 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from genrec_jax import rewards, sampling
+from genrec_jax import sampling
 from genrec_jax.analysis import hlo, hlo_collectives, hlo_walk
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
-from genrec_jax.objectives import Objective
-from genrec_jax.sampling import Sampling
 from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
 from genrec_jax.train import rl
-from genrec_jax.train.rl_options import RLOptions
 from tests.logits import code_logits
 from tests.rounding import score_bound
 from tests.train.gradients import (
@@ -28,6 +25,7 @@ from tests.train.gradients import (
   assert_same_gradient,
   gradient,
 )
+from tests.train.options import rl_options
 
 MODEL, CLIP = tiny_janus(), tiny_clip()
 # Plain gradient descent: Adam's first steps turn rounding into signs. In small
@@ -40,36 +38,7 @@ STEP = {
   "optimizer": OPTIMIZER,
   "to_rollout_layout": lambda params: params,
 }
-OPTIONS = RLOptions(
-  seed=3,
-  microbatches=1,
-  sample=Sampling(num_samples=4, guidance=2.0),
-  rewards=rewards.from_options(
-    {
-      "text": {"weight": 1.0},
-      "history": {"weight": 0.5, "pool": "mean", "recency_decay": 0.8},
-      "future": {"weight": 1.0, "pool": "mean"},
-      "copy": {"weight": 1.0, "threshold": 0.9},
-    }
-  ),
-  # Not divided by a group's spread: that of random rewards is so small that
-  # their rounding would be seen in the gradient.
-  normalise="none",
-  objective=Objective(
-    ratio="token",
-    clip_low=0.2,
-    clip_high=0.28,
-    kl="k3",
-    kl_weight=0.1,
-    aggregation="token",
-  ),
-  advantage="dr_grpo",
-  scoring="guided",
-  stop_unconditional_gradient=False,
-  inner_epochs=1,
-  sampler_weight_cap=0.0,
-  kl_of="scored",
-)
+OPTIONS = rl_options()
 TRAINABLE = ("^language/", "^image_head/")
 # How far apart two computations of a log-probability may be: of 16 codes that
 # are about as likely, guided by 2.
