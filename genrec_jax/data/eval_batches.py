@@ -1,5 +1,6 @@
 """Batches of an evaluation split: a list, always in the same order."""
 
+import collections
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +20,10 @@ class EvalBatch(NamedTuple):
 
   batch: Batch
   # 'user', 'target': P ids; 'history', 'future': P lists of ids; 'titles',
-  # 'history_titles': those of the target and of the history; 'wants' [P, 3] at
-  # the target, where the data set knows them.
+  # 'history_titles': those of the target and of the history; 'target_row': P
+  # rows in `items`; 'history_rows', 'seen_rows': P arrays of them, of what is
+  # shown and of all before the target; 'wants' [P, 3] at the target, where the
+  # data set knows them.
   info: dict[str, Any]
 
 
@@ -80,8 +83,7 @@ def _window_info(
   dataset: Dataset, windows: Windows, numbers: Sequence[int]
 ) -> dict[str, Any]:
   """Returns ids and titles of some windows; see `EvalBatch.info`."""
-  names = ("user", "target", "history", "future", "titles", "history_titles")
-  info: dict[str, Any] = {name: [] for name in names}
+  info: dict[str, Any] = collections.defaultdict(list)
   wants = []
   for number in numbers:
     user, start, target, end = windows[number]
@@ -96,6 +98,9 @@ def _window_info(
     info["history_titles"].append(
       [dataset.index.title(row) for row in history_rows]
     )
+    info["target_row"].append(int(future_rows[0]))
+    info["history_rows"].append(history_rows)
+    info["seen_rows"].append(dataset.index.history(user)[:target])
     if "wants" in record:  # of the synthetic world
       wants.append(record["wants"][target])  # [3]
-  return info | ({"wants": np.stack(wants)} if wants else {})
+  return dict(info) | ({"wants": np.stack(wants)} if wants else {})

@@ -25,6 +25,14 @@ class Truth(NamedTuple):
   history: np.ndarray  # [P, N, 5] int, attributes of the history images
 
 
+class Rows(NamedTuple):
+  """Items of users, by their numbers in the catalogue; the fill has none."""
+
+  history: tuple[np.ndarray, ...]  # [count] of [n] int, shown, oldest first
+  seen: tuple[np.ndarray, ...]  # [count] of [m] int, all before the target
+  target: np.ndarray  # [count] int, the real next item
+
+
 @dataclasses.dataclass(frozen=True)
 class HeldOutBatch:
   """P held-out users, one evaluation window each; all arrays are numpy."""
@@ -36,6 +44,7 @@ class HeldOutBatch:
   truth: Truth | None  # None where it is not known
   titles: tuple[str, ...] = ()  # [count], of the real next items, if known
   history_titles: tuple[Sequence[str], ...] = ()  # oldest first, if known
+  rows: Rows | None = None  # None where the catalogue is not known
 
   @property
   def size(self) -> int:
@@ -72,9 +81,18 @@ def prepare(
         truth=truth,
         titles=tuple(info.get("titles", ())),
         history_titles=tuple(info.get("history_titles", ())),
+        rows=_rows(info) if "target_row" in info else None,
       )
     )
   return prepared
+
+
+def _rows(info: Mapping[str, Any]) -> Rows:
+  return Rows(
+    history=tuple(info["history_rows"]),
+    seen=tuple(info["seen_rows"]),
+    target=np.asarray(info["target_row"], np.int64),
+  )
 
 
 def fill(values: np.ndarray, size: int) -> np.ndarray:

@@ -27,6 +27,9 @@ def test_evaluation_is_of_held_out_users(evaluation, dataset, split, target):
       assert info["target"][i] == f"{items[target]:04d}"
       assert info["history"][i] == [f"{item:04d}" for item in history]
       assert info["future"][i] == [f"{item:04d}" for item in future]
+      assert info["target_row"][i] == items[target]
+      assert info["history_rows"][i].tolist() == list(history)
+      assert info["seen_rows"][i].tolist() == items[:target]
       np.testing.assert_array_equal(info["wants"][i], record["wants"][target])
   assert next(rows, None) is None
 

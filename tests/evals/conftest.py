@@ -46,7 +46,16 @@ def _batches(known):
       title_ids=np.arange(start, rows.stop)[:, None].astype(np.int32),
       title_mask=np.ones((count, 1), bool),
     )
-    info = {"user": [f"u{i}" for i in range(start, rows.stop)]}
+    items = events.items[rows]  # [count, HISTORY + FUTURE]
+    info = {
+      "user": [f"u{i}" for i in range(start, rows.stop)],
+      "target_row": items[:, HISTORY],
+      "history_rows": [
+        row[:HISTORY][real]
+        for row, real in zip(items, history_mask, strict=True)
+      ],
+      "seen_rows": list(items[:, :HISTORY]),
+    }
     if known:
       info["wants"] = events.wants[rows, HISTORY]
     yield batch, info

@@ -39,3 +39,17 @@ def test_prepare_claims_no_truth_it_was_not_given(batches, judge):
   for held in held_out.prepare(batches(known=False), judge.embed_targets, 4):
     assert held.truth is None
     assert held_out.read_attributes(held, held.batch.history) is None
+
+
+def test_prepare_knows_items_by_their_numbers(prepared):
+  for held in prepared:
+    assert len(held.rows.target) == len(held.rows.seen) == held.count
+    for i, history in enumerate(held.rows.history):
+      shown = held.batch.history[i][held.batch.history_mask[i]]
+      np.testing.assert_array_equal(
+        world.render(world.attributes(history)), shown
+      )
+    np.testing.assert_array_equal(
+      world.render(world.attributes(held.rows.target)),
+      held.batch.future[: held.count, 0],
+    )
