@@ -254,8 +254,8 @@ def compare(folder, task):
     )
     statuses, outputs = finish(started, timeout=600)
     assert statuses == [0] * number, outputs[0][-3000:] + outputs[-1][-3000:]
-    assert "real_next_item" in outputs[0]
-    assert not [o for o in outputs[1:] if "step" in o or "real_next" in o]
+    assert "real next item" in outputs[0]
+    assert not [o for o in outputs[1:] if "step" in o or "real next" in o]
     assert len(list(workdir.glob("events.*"))) == 1
     found.append(
       (

@@ -31,6 +31,7 @@ FAST = (
   "tests/ranks_test.py",
   "tests/readme_test.py",
   "tests/rewards_test.py",
+  "tests/rows_test.py",
   "tests/runtime/inheritance_test.py",
   "tests/runtime/metric_writer_test.py",
   "tests/runtime/progress_test.py",

@@ -102,7 +102,7 @@ def rl(folder):
 def test_rl(folder, rl):
   check(folder, "rl", {"base", "sft", "rl"}, {"sft", "rl"})
   assert "step 6/6" in rl
-  assert "real_next_item" in rl
+  assert "real next item" in rl
   rows = [
     json.loads(line)
     for line in (folder / "rl" / "metrics.jsonl").read_text().splitlines()

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from genrec_jax import rows
 from genrec_jax.core.types import Batch
 from genrec_jax.evals import held_out, scores
 from genrec_jax.evals.catalogue import Catalogue
 from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.judge import Judge
 from genrec_jax.runtime.distributed import to_host
-
-NAMES = ("real_next_item", "vq_ceiling", "random_item", "copy_last")
 
 
 def real_next_item(batch: Batch) -> np.ndarray:
@@ -82,7 +81,9 @@ def score_all(
       model's image tokenizer; None leaves `vq_ceiling` out.
     done: called with the number of users of each batch, once it is scored.
   """
-  names = [name for name in NAMES if reconstruct or name != "vq_ceiling"]
+  names = [
+    name for name in rows.BASELINES if reconstruct or name != "vq_ceiling"
+  ]
   parts: dict[str, list] = {name: [] for name in names}  # scores by batch
   # Embeddings [count, E] of the baselines that have one image per user.
   single: dict[str, list] = {n: [] for n in names if n != "random_item"}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import itertools
 from typing import NamedTuple
 
+from genrec_jax import rows as rows_lib
 from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.summary import (
   Summary,
@@ -15,12 +16,6 @@ from genrec_jax.evals.summary import (
 
 _LEFT, _WIDTH = 4, 76  # of a bar, pixels
 _COLOURS = 4  # of models in page.css; later models share the last
-_NOTES = {
-  "real_next_item": "what the user really chose",
-  "vq_ceiling": "real next item, encoded and decoded",
-  "random_item": "chance",
-  "copy_last": "repeats the newest history image",
-}
 
 
 class Cell(NamedTuple):
@@ -67,8 +62,8 @@ def groups(summary: Summary) -> list[tuple[str, list[Row]]]:
         else None
       )
     return Row(
-      name=name.replace("_", " "),
-      note="with shuffled histories" if shuffled else _NOTES.get(name, ""),
+      name=rows_lib.title(name),
+      note="with shuffled histories" if shuffled else rows_lib.note(name),
       colour=by_model.get(name, "var(--row-baseline)"),
       hollow=shuffled,
       cells=cells,

@@ -7,9 +7,9 @@ A summary is
      "models": {row: {metric: {"mean", "low", "high"}}}, "shuffled": {row: ...},
      "differences": {"rl - sft": {metric: {"mean", "low", "high"}}, ...}}
 
-"models" has the baselines, too. "shuffled" holds models whose images were
-generated from another user's history; differences name them 'rl shuffled'.
-Differences are paired, user by user.
+"models" has the rows that are no models, too, see `genrec_jax.rows`. "shuffled"
+holds models whose images were generated from another user's history;
+differences name them 'rl shuffled'. Differences are paired, user by user.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from genrec_jax import rows as rows_lib
 from genrec_jax.core import files
-from genrec_jax.evals import baselines, intervals
+from genrec_jax.evals import intervals
 from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.scores import METRICS
 
@@ -50,7 +51,7 @@ def summarise(
     for name, values in per_user.items()
   }
   shuffled = [name for name in means if name.endswith(SHUFFLED)]
-  models = [name for name in means if name not in (*shuffled, *baselines.NAMES)]
+  models = [name for name in means if name not in (*shuffled, *rows_lib.ROWS)]
   # Later rows against earlier ones, the nearest first.
   pairs = [(a, b) for i, a in enumerate(models) for b in models[:i][::-1]]
   # Does a model use the history at all?
@@ -81,13 +82,18 @@ def write(workdir: str, summary: Summary) -> None:
 def rows(summary: Summary) -> list[tuple[str, str, Mapping[str, Interval]]]:
   """Returns (group, name, intervals) of each row in the order of the table.
 
-  The groups are 'model', 'shuffled' and 'baseline'.
+  The groups are 'model', 'shuffled' and those of `rows.GROUPS`.
   """
   models = summary["models"]
   return (
-    [("model", n, m) for n, m in models.items() if n not in baselines.NAMES]
+    [("model", n, m) for n, m in models.items() if n not in rows_lib.ROWS]
     + [("shuffled", n, m) for n, m in summary.get("shuffled", {}).items()]
-    + [("baseline", n, models[n]) for n in baselines.NAMES if n in models]
+    + [
+      (group, name, models[name])
+      for group, names in rows_lib.GROUPS.items()
+      for name in names
+      if name in models
+    ]
   )
 
 

@@ -13,6 +13,7 @@ from genrec_jax.evals.summary import (
   short_name,
   shown_differences,
 )
+from genrec_jax.rows import title
 
 _NAME, _CELL = 15, 12  # characters; seven metrics fit in a hundred
 
@@ -29,12 +30,13 @@ def table(summary: Summary) -> str:
   ]
   winners, group = best(summary), None
   for kind, name, intervals in rows(summary):
-    if kind != group:  # models | shuffled | baselines
+    if kind != group:  # models | shuffled | those of `rows.GROUPS`
       lines.append(rule)
       group = kind
     # Shuffled rows have names of models, and do not compete.
     won = {m for m in names if kind == "model" and winners.get(m) == name}
-    label = name + (SHUFFLED if kind == "shuffled" else "")
+    label = name if kind in ("model", "shuffled") else title(name)
+    label += SHUFFLED if kind == "shuffled" else ""
     lines += _row(label, names, intervals, ".3f", won)
   differences = shown_differences(summary)
   if differences:

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from genrec_jax import rows
 from genrec_jax.evals import baselines, held_out
 
 
@@ -47,7 +48,7 @@ def test_baselines(prepared, judge, catalogue):
     seed=0,
     reconstruct=lambda images: 255 - images,
   )
-  assert list(found) == list(baselines.NAMES)
+  assert list(found) == list(rows.BASELINES)
   np.testing.assert_allclose(
     found["vq_ceiling"]["text_clip"], -1, atol=1e-5
   )  # the test's CLIP takes a negative to the other side

@@ -44,7 +44,7 @@ def test_a_comparison_leaves_a_summary_a_table_and_a_page(
   shuffled = summary["shuffled"]["rl"]["preference_match"]["mean"]
   assert shuffled < match["rl"]["mean"] - 0.2
   out = capsys.readouterr().out
-  assert "real_next_item" in out
+  assert "real next item" in out
   assert "rl shuffled" in out
   page = (tmp_path / "report.html").read_text()
   assert page.count('<article class="user">') == 3

@@ -19,6 +19,20 @@ def test_rows_are_models_then_shuffled_then_baselines():
   ]
 
 
+def test_rows_that_are_no_models_have_groups_of_their_own():
+  cell = {"text_clip": _cell(0.1)}
+  names = ["oracle_best_guess", "copy_last", "sasrec", "rl", "most_popular"]
+  summary = {"models": dict.fromkeys(names, cell)}
+  assert [(group, name) for group, name, _ in summary_lib.rows(summary)] == [
+    ("model", "rl"),
+    ("recommender", "most_popular"),
+    ("recommender", "sasrec"),
+    ("oracle", "oracle_best_guess"),
+    ("baseline", "copy_last"),
+  ]
+  assert summary_lib.model_names(summary) == ["rl"]
+
+
 def test_columns_are_those_that_exist_in_a_fixed_order():
   assert summary_lib.columns(SUMMARY) == ["text_clip", "copy_rate", "diversity"]
 

@@ -61,6 +61,7 @@ def test_table_has_means_marks_and_intervals():
     "1.00",
   ]
   assert any(line.startswith("rl shuffled") for line in lines)
+  assert any(line.startswith("real next item ") for line in lines)
   base = next(line for line in lines if line.startswith("base"))
   assert base.split() == ["base", "0.200", "0.100*", "-"]
 
