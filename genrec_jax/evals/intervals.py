@@ -1,9 +1,18 @@
-"""Means over users, with bootstrap intervals: of scores, and of differences."""
+"""Means over users with bootstrap intervals, and resampled means themselves.
 
-from collections.abc import Mapping
-from typing import TypedDict
+Letters: U users, M metrics (columns of any kind), R resamples.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TypedDict, TypeVar
 
 import numpy as np
+
+RESAMPLES = 10_000  # ends of an interval then vary by 1 % of its width
+_PART = 1000  # resamples at a time: 8 MB for a thousand users
+_TAIL = 2.5  # per cent on each side of a 95 % interval
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Interval(TypedDict):
@@ -15,74 +24,86 @@ class Interval(TypedDict):
 
 
 def bootstrap(
-  scores: Mapping[str, np.ndarray],
-  *,
-  seed: int,
-  resamples: int = 2000,
-  confidence: float = 0.95,
-) -> dict[str, Interval]:
+  scores: Mapping[Key, np.ndarray], *, seed: int, resamples: int = RESAMPLES
+) -> dict[Key, Interval]:
   """Returns means over users, with percentile bootstrap intervals over users.
 
-  The same seed resamples the same users, so rows of a table share resamples.
+  All scores share their resamples, and so do calls with one seed.
 
   Args:
     scores: {metric: [U] float}, NaN where a user has none.
     seed: of the resampling.
     resamples: number of resamples of U users with replacement.
-    confidence: share of the resampled means between low and high.
 
   Returns:
     {metric: interval}, without the metrics that no user has.
   """
+  names, table = stack(scores)
+  if not names:
+    return {}
+  means = resampled_means(table, seed=seed, resamples=resamples)
+  found = as_intervals(np.nanmean(table, 0), means)
+  return dict(zip(names, found, strict=True))
+
+
+def stack(scores: Mapping[Key, np.ndarray]) -> tuple[list[Key], np.ndarray]:
+  """Returns the metrics that some user has, and their table [U, M] float64."""
   values = {
     name: np.asarray(v, np.float64)
     for name, v in scores.items()
     if not np.all(np.isnan(v))
   }
-  if not values:
-    return {}
-  table = np.stack(list(values.values()), -1)  # [U, M], M metrics
-  present = ~np.isnan(table)  # [U, M] bool, True = the user has the metric
-  table = np.where(present, table, 0.0)
-  users = len(table)
-  rng = np.random.default_rng(seed)
-  # How often each user is in a resample says as much as a list of users, and
-  # makes all resampled sums one matrix product.
-  counts = rng.multinomial(users, np.full(users, 1 / users), size=resamples)
-  weights = counts @ present  # [R, M], R resamples
-  # A resample without a single user who has the metric says nothing about it.
-  sums = np.where(weights > 0, counts @ table, np.nan)
-  means = sums / np.maximum(weights, 1)  # [R, M]
-  tail = 50 * (1 - confidence)
-  low, high = np.nanpercentile(means, [tail, 100 - tail], axis=0)  # [M] each
-  mean = table.sum(0) / present.sum(0)  # [M]
-  return {
-    name: {"mean": float(m), "low": float(a), "high": float(b)}
-    for name, m, a, b in zip(values, mean, low, high, strict=True)
-  }
-
-
-def paired(
-  scores: Mapping[str, np.ndarray],
-  others: Mapping[str, np.ndarray],
-  *,
-  seed: int,
-) -> dict[str, Interval]:
-  """Returns mean differences, `scores` - `others`, of the same users.
-
-  Each interval is a bootstrap of the users' own differences: users differ more
-  from each other than models do on one user, and that part cancels. Users who
-  lack either score are left out.
-
-  Args:
-    scores: {metric: [U] float}, NaN where a user has none.
-    others: the same of another row, user by user.
-    seed: of the resampling.
-
-  Returns:
-    {metric: interval} of the metrics that both have.
-  """
-  both = [name for name in scores if name in others]
-  return bootstrap(
-    {name: np.asarray(scores[name]) - others[name] for name in both}, seed=seed
+  return list(values), np.stack(list(values.values()), -1) if values else (
+    np.zeros((0, 0))
   )
+
+
+def resampled_means(
+  table: np.ndarray, *, seed: int, resamples: int = RESAMPLES
+) -> np.ndarray:
+  """Returns the means of R resamples of users: [U, M] -> [R, M].
+
+  Users whose value is NaN are left out; a resample of such users only is NaN.
+  `scipy.stats.bootstrap` computes the same, metric by metric, a hundred times
+  as long: it gathers users where this multiplies by how often each was drawn.
+  """
+  present = ~np.isnan(table)  # [U, M] bool, True = the user has the metric
+  filled = np.where(present, table, 0.0)
+  parts = []
+  for counts in draw_counts(len(table), seed=seed, resamples=resamples):
+    # [r, M] or [r, 1]; most tables lack nothing and need one product only.
+    weights = (
+      np.full((len(counts), 1), len(table))
+      if present.all()
+      else counts @ present
+    )
+    sums = np.where(weights > 0, counts @ filled, np.nan)  # [r, M]
+    parts.append(sums / np.maximum(weights, 1))
+  return np.concatenate(parts)
+
+
+def draw_counts(
+  size: int, *, seed: int, resamples: int = RESAMPLES
+) -> Iterator[np.ndarray]:
+  """Yields how often each of `size` is in a resample: float64 [r, size].
+
+  Each resample draws `size` of them with replacement; parts of r resamples.
+  """
+  rng = np.random.default_rng(seed)
+  for start in range(0, resamples, _PART):
+    rows = min(_PART, resamples - start)
+    drawn = rng.integers(size, size=(rows, size))  # [r, size]
+    drawn += np.arange(rows)[:, None] * size  # each resample its own bins
+    counts = np.bincount(drawn.ravel(), minlength=rows * size)
+    yield counts.reshape(rows, size).astype(np.float64)
+
+
+def as_intervals(means: np.ndarray, resampled: np.ndarray) -> list[Interval]:
+  """Returns the intervals of means [M] by their resamples [R, M]."""
+  # NaN in few tables, and slow.
+  percentile = np.nanpercentile if np.isnan(resampled).any() else np.percentile
+  low, high = percentile(resampled, [_TAIL, 100 - _TAIL], axis=0)  # [M] each
+  return [
+    {"mean": float(m), "low": float(a), "high": float(b)}
+    for m, a, b in zip(means, low, high, strict=True)
+  ]

@@ -10,8 +10,8 @@ import numpy as np
 from genrec_jax.core import duckdb_file, files
 from genrec_jax.core.duckdb_file import quoted
 from genrec_jax.core.errors import UserError
-from genrec_jax.evals import intervals
-from genrec_jax.evals.intervals import Interval
+from genrec_jax.evals import differences
+from genrec_jax.evals.differences import Difference
 from genrec_jax.evals.scores import METRICS
 
 FILE = "scores.parquet"
@@ -75,7 +75,7 @@ def read(workdir: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
 
 def paired(
   workdir_a: str, workdir_b: str, row_a: str, row_b: str, *, seed: int = 0
-) -> dict[str, Interval]:
+) -> dict[str, Difference]:
   """Returns mean differences of two runs' rows, a - b, user by user.
 
   Args:
@@ -86,7 +86,7 @@ def paired(
     seed: of the bootstrap.
 
   Returns:
-    {metric: interval}, see `intervals.paired`.
+    {metric: difference}, see `differences.paired`.
 
   Raises:
     UserError: no scores, no such row, or other users.
@@ -109,6 +109,7 @@ def paired(
     )
   # Users may come in another order, as with another batch size.
   order = {user: i for i, user in enumerate(users_b)}
-  rows = np.asarray([order[user] for user in users_a])  # [U]
-  others = {name: values[rows] for name, values in found_b[row_b].items()}
-  return intervals.paired(found_a[row_a], others, seed=seed)
+  index = np.asarray([order[user] for user in users_a])  # [U]
+  others = {name: values[index] for name, values in found_b[row_b].items()}
+  rows = {"a": found_a[row_a], "b": others}
+  return differences.paired(rows, [("a", "b")], seed=seed)["a - b"]

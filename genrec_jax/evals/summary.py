@@ -5,15 +5,16 @@ A summary is
     {"users": n, "population": "held-out users",
      "warnings": [line, ...], "verdicts": [line, ...],
      "models": {row: {metric: {"mean", "low", "high"}}}, "shuffled": {row: ...},
-     "differences": {"rl - sft": {metric: {"mean", "low", "high"}}, ...}}
+     "differences": {"rl - sft": {metric: {"mean", "low", "high", "p",
+                                           "p_holm"}}, ...}}
 
 "models" has the rows that are no models, too, see `genrec_jax.rows`. "shuffled"
 holds models whose images were generated from another user's history;
-differences name them 'rl shuffled'. Differences are paired, user by user.
+differences name them 'rl shuffled'. Differences are paired, user by user; see
+`differences`.
 """
 
 from collections.abc import Mapping, Sequence
-import itertools
 import json
 import os
 from typing import Any
@@ -22,12 +23,14 @@ import numpy as np
 
 from genrec_jax import rows as rows_lib
 from genrec_jax.core import files
-from genrec_jax.evals import intervals
+from genrec_jax.evals import contrasts, differences, intervals
+from genrec_jax.evals.contrasts import SHUFFLED
+from genrec_jax.evals.differences import Difference
 from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.scores import METRICS
 
 Summary = Mapping[str, Any]  # read back from JSON, too, so a plain mapping
-SHUFFLED = " shuffled"
+SIGNIFICANT = 0.05  # of p after Holm's correction
 
 
 def summarise(
@@ -46,18 +49,18 @@ def summarise(
     population: who the users are, see `opening.population`.
     warnings: lines for the reader.
   """
-  means = {
-    name: intervals.bootstrap(values, seed=seed)
-    for name, values in per_user.items()
-  }
+  cells = intervals.bootstrap(
+    {
+      (n, m): values for n, row in per_user.items() for m, values in row.items()
+    },
+    seed=seed,
+  )
+  means: dict[str, dict[str, Interval]] = {name: {} for name in per_user}
+  for (name, metric), cell in cells.items():
+    means[name][metric] = cell
   shuffled = [name for name in means if name.endswith(SHUFFLED)]
   models = [name for name in means if name not in (*shuffled, *rows_lib.ROWS)]
-  # Later rows against earlier ones, the nearest first.
-  pairs = [(a, b) for i, a in enumerate(models) for b in models[:i][::-1]]
-  # Does a model use the history at all?
-  pairs += [(name.removesuffix(SHUFFLED), name) for name in shuffled]
-  # Is it above chance, and does the judge see the difference?
-  pairs += [(name, "random_item") for name in (*models, "real_next_item")]
+  pairs = contrasts.pairs(models, shuffled)
   return {
     "users": len(next(iter(next(iter(per_user.values())).values()))),
     "population": population,
@@ -66,10 +69,7 @@ def summarise(
       name: values for name, values in means.items() if name not in shuffled
     },
     "shuffled": {name.removesuffix(SHUFFLED): means[name] for name in shuffled},
-    "differences": {
-      f"{a} - {b}": intervals.paired(per_user[a], per_user[b], seed=seed)
-      for a, b in pairs
-    },
+    "differences": differences.paired(per_user, pairs, seed=seed),
   }
 
 
@@ -110,30 +110,36 @@ def columns(summary: Summary) -> list[str]:
 
 def difference(
   summary: Summary, a: str, b: str, metric: str
-) -> Interval | None:
+) -> Difference | None:
   """Returns row a - row b of a metric, or None if it was not taken."""
-  differences = summary.get("differences", {})
-  if found := differences.get(f"{a} - {b}", {}).get(metric):
+  known = summary.get("differences", {})
+  if found := known.get(f"{a} - {b}", {}).get(metric):
     return found
   # Only one direction is stored; the other is its mirror.
-  if found := differences.get(f"{b} - {a}", {}).get(metric):
-    return {
-      "mean": -found["mean"],
-      "low": -found["high"],
-      "high": -found["low"],
-    }
-  return None
+  mirror: Difference | None = known.get(f"{b} - {a}", {}).get(metric)
+  return mirror and {
+    **mirror,
+    "mean": -mirror["mean"],
+    "low": -mirror["high"],
+    "high": -mirror["low"],
+  }
 
 
-def sign(interval: Interval) -> int:
-  """Returns 1 or -1 where an interval lies above or below 0, else 0."""
-  return int(interval["low"] > 0) - int(interval["high"] < 0)
+def sign(cell: Difference) -> int:
+  """Returns 1 or -1 where a difference lies above or below 0, else 0.
+
+  Its interval leaves out 0, and so does its p after Holm's correction. A run
+  made before p was taken has the interval alone.
+  """
+  if cell.get("p_holm", 0) >= SIGNIFICANT:
+    return 0
+  return int(cell["low"] > 0) - int(cell["high"] < 0)
 
 
 def best(summary: Summary) -> dict[str, str]:
   """Returns {metric: model} of models better than every other of the table.
 
-  A model is better if the paired interval leaves out 0; where models tie, or
+  A model is better by `sign` of the paired differences; where models tie, or
   neither end of a metric is better, there is none. Baselines and shuffled rows
   do not compete, and one model has no rival.
   """
@@ -155,13 +161,8 @@ def best(summary: Summary) -> dict[str, str]:
 
 
 def shown_differences(summary: Summary) -> list[str]:
-  """Returns the differences to show: of each model to the one before it.
-
-  And of the last model to its own row with shuffled histories.
-  """
-  models = model_names(summary)
-  names = [f"{b} - {a}" for a, b in itertools.pairwise(models)]
-  names += [f"{name} - {name}{SHUFFLED}" for name in models[-1:]]
+  """Returns the differences to show; see `contrasts.shown`."""
+  names = contrasts.shown(model_names(summary))
   return [n for n in names if n in summary.get("differences", {})]
 
 

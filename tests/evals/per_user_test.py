@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.evals import intervals, per_user
+from genrec_jax.evals import differences, per_user
 
 USERS = ["u1", "it's", "3"]
 ROWS = {
@@ -46,10 +46,11 @@ def runs(tmp_path):
 def test_runs_are_compared_user_by_user(runs):
   one, other, a, b = runs
   found = per_user.paired(one, other, "rl", "rl")
-  expected = intervals.paired({"text_clip": a}, {"text_clip": b}, seed=0)
+  rows = {"a": {"text_clip": a}, "b": {"text_clip": b}}
+  expected = differences.paired(rows, [("a", "b")], seed=0)["a - b"]
   assert found["text_clip"] == pytest.approx(expected["text_clip"])
   same = per_user.paired(one, other, "rl", "sft")["text_clip"]
-  assert same == {"mean": 0.0, "low": 0.0, "high": 0.0}
+  assert same == {"mean": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1}
   assert per_user.paired(one, one, "rl", "rl")["text_clip"]["high"] == 0
 
 

@@ -108,12 +108,23 @@ def test_differences_of_a_summary():
     "rl - random_item": 0.6875,
     "real_next_item - random_item": 0.9375,
   }
-  assert summary_lib.difference(found, "base", "rl", "text_clip") == {
+  mirror = summary_lib.difference(found, "base", "rl", "text_clip")
+  assert mirror["p"] == pytest.approx(1 / 8, abs=0.01)  # 2 of the 16 signs
+  assert mirror == found["differences"]["rl - base"]["text_clip"] | {
     "mean": -0.75,
     "low": -0.75,
     "high": -0.75,
   }
   assert summary_lib.difference(found, "base", "nobody", "text_clip") is None
+
+
+def test_a_difference_must_hold_after_the_correction():
+  cell = {"mean": 0.5, "low": 0.1, "high": 0.9, "p": 0.01, "p_holm": 0.049}
+  assert summary_lib.sign(cell) == 1
+  assert summary_lib.sign(cell | {"p_holm": 0.05}) == 0
+  assert summary_lib.sign(cell | {"low": 0.0}) == 0
+  assert summary_lib.sign(cell | {"low": -0.9, "high": -0.1}) == -1
+  assert summary_lib.sign({"mean": 0.5, "low": 0.1, "high": 0.9}) == 1
 
 
 def test_write_summary_leaves_one_whole_file(tmp_path):

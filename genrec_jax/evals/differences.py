@@ -1,0 +1,193 @@
+"""Paired differences of rows: intervals, sign-flip tests, Holm's correction.
+
+All rows of a table see the same users, so a difference is a mean of the users'
+own differences: users differ more from each other than models do on one user,
+and that part cancels. Intervals are 95 % percentile bootstraps over users.
+
+Letters: U users, M metrics, R resamples, S seeds of one configuration.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from genrec_jax.evals import intervals
+from genrec_jax.evals.intervals import RESAMPLES, Interval
+
+Row = Mapping[str, np.ndarray]  # {metric: [U] float, NaN: the user has none}
+_PART = 1000  # sign flips at a time: 8 MB for a thousand users
+
+
+class Difference(Interval):
+  """A mean difference, its 95 % interval and its p value.
+
+  `p_holm` is p after Holm's correction for the metrics of the comparison:
+  below .05 it may be called a difference without asking how many metrics were
+  looked at.
+  """
+
+  p: float
+  p_holm: float
+
+
+def paired(
+  rows: Mapping[str, Row],
+  contrasts: Sequence[tuple[str, str]],
+  *,
+  seed: int,
+  resamples: int = RESAMPLES,
+) -> dict[str, dict[str, Difference]]:
+  """Returns the mean differences of pairs of rows, user by user.
+
+  Users who lack either score of a metric are left out of it.
+
+  Args:
+    rows: {row: {metric: [U] float}}, the same users in the same order.
+    contrasts: pairs (a, b) of rows.
+    seed: of resamples and sign flips, which all of them share.
+    resamples: of users, and of sign flips.
+
+  Returns:
+    {'a - b': {metric: difference}} of the metrics that both rows have.
+  """
+  names, table = intervals.stack(
+    {
+      (f"{a} - {b}", metric): np.asarray(rows[a][metric]) - rows[b][metric]
+      for a, b in contrasts
+      for metric in rows[a]
+      if metric in rows[b]
+    }
+  )  # [U, M]
+  found: dict[str, dict[str, Difference]] = {
+    f"{a} - {b}": {} for a, b in contrasts
+  }
+  if not names:
+    return found
+  means = intervals.resampled_means(table, seed=seed, resamples=resamples)
+  cells = intervals.as_intervals(np.nanmean(table, 0), means)
+  p = sign_flip_p(table, seed=seed, resamples=resamples)  # [M]
+  for (contrast, metric), cell, value in zip(names, cells, p, strict=True):
+    found[contrast][metric] = {**cell, "p": float(value), "p_holm": 1.0}
+  for comparison in found.values():
+    correct(comparison)
+  return found
+
+
+def correct(comparison: Mapping[str, Difference]) -> None:
+  """Sets each `p_holm` of a comparison from its metrics' p."""
+  p = np.asarray([cell["p"] for cell in comparison.values()])
+  for cell, value in zip(comparison.values(), holm(p), strict=True):
+    cell["p_holm"] = float(value)
+
+
+def sign_flip_p(
+  table: np.ndarray, *, seed: int, resamples: int = RESAMPLES
+) -> np.ndarray:
+  """Returns two-sided p of mean differences being 0: [U, M] -> [M].
+
+  Were there none, each user's difference would as likely have the other sign:
+  p is the share of random signs whose mean is as far from 0, the observed one
+  counted among them so that p is never 0 (Phipson and Smyth 2010). It is
+  `scipy.stats.permutation_test` with permutation_type 'samples', for all
+  metrics at once.
+
+  Args:
+    table: differences, NaN where a user has none.
+    seed: of the signs.
+    resamples: R.
+  """
+  filled = np.nan_to_num(table)
+  # Signs whose mean is the observed one may round to less.
+  rounding = 1e-12 * np.abs(filled).sum(0)
+  observed = np.abs(filled.sum(0)) - rounding  # [M]
+  rng = np.random.default_rng(seed)
+  farther = np.zeros(table.shape[1])
+  for start in range(0, resamples, _PART):
+    size = (min(_PART, resamples - start), len(table))
+    signs = 2.0 * rng.integers(2, size=size, dtype=np.int8) - 1  # [r, U]
+    farther += (np.abs(signs @ filled) >= observed).sum(0)
+  return (farther + 1) / (resamples + 1)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+  """Returns p values [M] corrected for their number (Holm 1979): [M].
+
+  Of M values the smallest counts M times, the next M - 1 times, and so on; none
+  is less than one before it.
+  """
+  order = np.argsort(p)
+  steps = p[order] * np.arange(len(p), 0, -1)
+  corrected = np.empty(len(p))
+  corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+  return corrected
+
+
+def between_seeds(
+  a: Sequence[Row], b: Sequence[Row], *, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Difference]:
+  """Returns mean differences of two configurations, several seeds of each.
+
+  A hierarchical bootstrap: each resample draws seeds of a, seeds of b, and then
+  users, once for all drawn seeds, as these saw the same users. Seeds are moved
+  from their mean by sqrt(S / (S - 1)), without which the variance of so few
+  would be too small (Davison and Hinkley 1997, section 3.8); of a single seed
+  nothing is known about others, and users alone are drawn. p is twice the share
+  of resamples on the rarer side of 0.
+
+  Args:
+    a: {metric: [U] float} of each of S_a seeds, NaN where a user has none.
+    b: of each of S_b seeds, the same users in the same order.
+    seed: of the resampling.
+    resamples: R.
+
+  Returns:
+    {metric: difference} of the metrics that all of them have; users who lack
+    one of the scores are left out of it.
+  """
+  everyone = [*a, *b]
+  names = [m for m in everyone[0] if all(m in row for row in everyone)]
+  tables = np.stack(
+    [np.stack([row[m] for m in names], -1) for row in everyone]
+  ).astype(np.float64)  # [S, U, M]
+  # One user's gap in one seed is a gap in all, or seeds would differ by users.
+  tables[:, np.isnan(tables).any(0)] = np.nan
+  kept = ~np.isnan(tables[0]).all(0)  # [M]
+  names = [name for name, keep in zip(names, kept, strict=True) if keep]
+  tables = tables[..., kept]
+  halves = tables[: len(a)], tables[len(a) :]
+  observed = np.nanmean(halves[0], (0, 1)) - np.nanmean(halves[1], (0, 1))
+  # Their seeds are drawn apart, their users together.
+  means = [
+    _seed_means(half, seed=seed, seeds_seed=[seed, i], resamples=resamples)
+    for i, half in enumerate(halves)
+  ]  # [R, M] each
+  drawn = means[0] - means[1]
+  below, above = (drawn <= 0).sum(0), (drawn >= 0).sum(0)
+  p = np.minimum((2 * np.minimum(below, above) + 1) / (resamples + 1), 1)
+  cells = intervals.as_intervals(observed, drawn)
+  found: dict[str, Difference] = {
+    name: {**cell, "p": float(value), "p_holm": 1.0}
+    for name, cell, value in zip(names, cells, p, strict=True)
+  }
+  correct(found)
+  return found
+
+
+def _seed_means(
+  tables: np.ndarray, *, seed: int, seeds_seed: Sequence[int], resamples: int
+) -> np.ndarray:
+  """Returns resampled means over seeds and users: [S, U, M] -> [R, M]."""
+  size = len(tables)
+  own = np.nanmean(tables, 1, keepdims=True)  # [S, 1, M]
+  if size > 1:
+    tables = tables + (np.sqrt(size / (size - 1)) - 1) * (own - own.mean(0))
+  means = np.stack(
+    [
+      intervals.resampled_means(one, seed=seed, resamples=resamples)
+      for one in tables
+    ],
+    1,
+  )  # [R, S, M], the same users for every seed
+  rng = np.random.default_rng(seeds_seed)
+  drawn = rng.integers(size, size=(resamples, size))  # [R, S]
+  return np.take_along_axis(means, drawn[..., None], 1).mean(1)
