@@ -71,6 +71,8 @@ def base(task: str, variant: str) -> ConfigDict:
   config.eval = ConfigDict()
   config.eval.users = 256  # held-out; intervals of about +-0.03
   config.eval.batch_size = 32  # users whose images are generated at once
+  # Users whose images are kept in images.parquet, for a study with people.
+  config.eval.keep_images = 64
 
   if variant == "debug":  # as little as still goes through every part
     config.data.num_users = 64

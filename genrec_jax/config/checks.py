@@ -115,6 +115,7 @@ NUMBERS: Mapping[str, Numbers] = {
   "train.keep": _at_least(1),
   "eval.users": _at_least(1),
   "eval.users_during": _at_least(1),
+  "eval.keep_images": _at_least(0),
   "eval.samples": _at_least(1),
   "eval.batch_size": _at_least(1),
   "eval.copy_threshold": _COSINE,

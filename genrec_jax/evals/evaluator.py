@@ -9,7 +9,13 @@ import jax
 import numpy as np
 
 from genrec_jax.core.types import PyTree
-from genrec_jax.evals import baselines, held_out, shuffled, summary
+from genrec_jax.evals import (
+  baselines,
+  held_out,
+  kept_images,
+  shuffled,
+  summary,
+)
 from genrec_jax.evals.catalogue import Catalogue
 from genrec_jax.evals.compiled import Generate, Reconstruct
 from genrec_jax.evals.grid import grid
@@ -36,6 +42,9 @@ class Comparison(NamedTuple):
 
   scores: dict[str, dict[str, np.ndarray]]  # row -> metric -> [U] float64
   samples: dict[str, np.ndarray]  # model -> [U', G, h, w, 3] uint8
+  # {row: [K, h, w, 3] uint8}, one image of each of the first users; models
+  # show their first sample. For `kept_images`.
+  images: dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Evaluator:
       what is reported at its end.
     reconstruct: see `compiled.make_reconstruct`; None: no `vq_ceiling`.
     population: who is evaluated, to stand after a number.
+    keep_images: users whose images a comparison keeps, the first.
     warnings: lines for the reader of the results.
   """
 
@@ -66,6 +76,7 @@ class Evaluator:
   validation: Sequence[HeldOutBatch] = ()
   reconstruct: Reconstruct | None = None
   population: str = "held-out users"
+  keep_images: int = 0
   warnings: tuple[str, ...] = ()
 
   def evaluate(
@@ -158,17 +169,20 @@ class Evaluator:
     source = shuffled.derangement(users, self.seed) if users > 1 else None
     tally = progress.Tally(len(models) * users, self.population)
     scores: dict[str, dict[str, np.ndarray]] = {}
-    swapped, samples = {}, {}  # rows with shuffled histories; images
+    swapped, samples, images = {}, {}, {}  # shuffled rows; see `Comparison`
     for name, read in models:
       params = None  # frees the last model's memory for this one
       params = read() if callable(read) else read
       evaluation = self.evaluate(
         params,
         self.test,
-        keep=keep,
+        keep=max(keep, self.keep_images),
         done=functools.partial(tally.add, f"evaluating {name}"),
       )
-      scores[name], samples[name] = evaluation.scores, evaluation.samples
+      scores[name] = evaluation.scores
+      samples[name] = evaluation.samples[:keep]
+      if self.keep_images:
+        images[name] = evaluation.samples[: self.keep_images, 0]
       if name != "base" and source is not None:
         swapped[name + summary.SHUFFLED] = shuffled.score_shuffled(
           self.judge,
@@ -191,7 +205,15 @@ class Evaluator:
       done=functools.partial(tally.add, "evaluating baselines"),
     )
     tally.clear()
-    return Comparison(scores, samples)
+    if self.keep_images:
+      images |= kept_images.of_baselines(
+        self.test,
+        self.catalogue,
+        num_samples=self.num_samples,
+        seed=self.seed,
+        users=self.keep_images,
+      )
+    return Comparison(scores, samples, images)
 
 
 def evaluation_key(seed: int) -> jax.Array:

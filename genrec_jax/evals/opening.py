@@ -99,6 +99,7 @@ def open_evaluator(
     validation=read("validation", validation_users) if validation_users else (),
     reconstruct=compiled.make_reconstruct(generator.model, mesh=judge.mesh),
     population=population(inputs.dataset),
+    keep_images=config.eval.keep_images,
     warnings=inputs.warnings,
   )
 

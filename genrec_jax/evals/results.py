@@ -1,8 +1,15 @@
-"""Files of a finished evaluation: summary.json, scores.parquet, report.html."""
+"""Files of a finished evaluation: summary, scores, images and report."""
 
 from typing import Any
 
-from genrec_jax.evals import page, per_user, summary, table, verdicts
+from genrec_jax.evals import (
+  kept_images,
+  page,
+  per_user,
+  summary,
+  table,
+  verdicts,
+)
 from genrec_jax.evals.evaluator import Comparison, Evaluator
 from genrec_jax.evals.examples import examples
 from genrec_jax.runtime import distributed
@@ -37,6 +44,7 @@ def write(
     # In the order of the scores, which leave out the rows that are no users.
     names = [n for held in evaluator.test for n in held.names[: held.count]]
     per_user.write(workdir, names, comparison.scores)
+    kept_images.write(workdir, evaluator.test, comparison.images)
     users = examples(evaluator.test, comparison.samples)
     page.write(workdir, found, users=users)
     # Last: what is seen in the terminal is on disk by then.

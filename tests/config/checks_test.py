@@ -36,6 +36,7 @@ ZERO_IS_MEANT = {
   "train.eval_every",
   "train.checkpoint_every",
   "eval.copy_threshold",
+  "eval.keep_images",
 }
 # So does -1: a cosine, and whatever other axes leave.
 MINUS_ONE_IS_MEANT = {
