@@ -69,6 +69,9 @@ def base(task: str, variant: str) -> ConfigDict:
   config.mesh.slices = 1  # TPU slices; examples only are split over them
 
   config.eval = ConfigDict()
+  # Encoders that judge and never reward: HF folders of CLIP, SigLIP or DINOv2,
+  # names on the hub or bundled ones; docs/evaluation.md names some.
+  config.eval.judges = ()
   config.eval.users = 256  # held-out; intervals of about +-0.03
   config.eval.batch_size = 32  # users whose images are generated at once
   # Users whose images are kept in images.parquet, for a study with people.

@@ -55,7 +55,7 @@ def open_plan(config: Any, variant: str, devices: Sequence[Any] | None) -> Plan:
     )
   dtype = config.clip.dtype
   clip = (
-    load.open_clip(config.clip.checkpoint, dtype=dtype).clip
+    load.open_clip(config.clip.checkpoint, dtype=dtype).model
     if config.clip.checkpoint
     else clips.vit_l_14(dtype=dtype)
   )

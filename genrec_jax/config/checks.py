@@ -9,6 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 from genrec_jax import rewards
+from genrec_jax.config import judges
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
 from genrec_jax.data.histories import SHORT_HISTORIES
@@ -157,6 +158,10 @@ def check(config: Any) -> None:
       {name: dict(options) for name, options in sections.items()}
     )
   ]
+  if "eval.judges" in values:
+    problems += judges.problems(
+      values["eval.judges"], values["clip.checkpoint"]
+    )
   # What follows reads several values, each of which must make sense by itself.
   problems = problems or _contradictions(values)
   if problems[1:]:

@@ -8,7 +8,7 @@ notices when they hold something else.
 import os
 from typing import Any
 
-from genrec_jax.config.flag import FOLDERS
+from genrec_jax.config.flag import FOLDERS, each
 from genrec_jax.core.tree import flatten
 from genrec_jax.runtime import distributed, inheritance, run_config, workdir
 
@@ -48,13 +48,13 @@ def inherit_data(config: Any, given: set[str]) -> None:
 
 def make_absolute(config: Any) -> None:
   """Makes the paths of existing folders absolute; bundled names stay."""
+
+  def absolute(path: str) -> str:
+    return os.path.abspath(path) if os.path.isdir(path) else path
+
   keys = flatten(config.to_dict(), sep=".")
   config.update_from_flattened_dict(
-    {
-      path: os.path.abspath(keys[path])
-      for path in FOLDERS
-      if os.path.isdir(keys.get(path, ""))
-    }
+    {key: each(absolute, keys[key]) for key in FOLDERS if keys.get(key)}
   )
 
 

@@ -5,9 +5,11 @@ may import its neighbours as `from configs import common`: the folder above its
 own is put on Python's path before it is read.
 """
 
+from collections.abc import Callable
 import os
 import re
 import sys
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -17,7 +19,13 @@ from genrec_jax.runtime import cli, path_flags
 
 # Keys that are folders. A workdir's config.json holds them as absolute paths,
 # so that it can be read from anywhere.
-FOLDERS = ("model.checkpoint", "clip.checkpoint", "eval.base", "data.path")
+FOLDERS = (
+  "model.checkpoint",
+  "clip.checkpoint",
+  "eval.base",
+  "eval.judges",  # several
+  "data.path",
+)
 _PATH = re.compile(r"^--?config[=\n]([^:\n]+):?(\w*)", re.MULTILINE)
 
 # The flag belongs to the module that calls `define`, whose --help shows it.
@@ -57,6 +65,12 @@ def parse(argv: list[str]) -> list[str]:
   return rest
 
 
+def each(function: Callable[[str], str], value: Any) -> Any:
+  """Returns a function of a key's folder, or of each where it has several."""
+  several = isinstance(value, tuple | list)
+  return tuple(map(function, value)) if several else function(value)
+
+
 def variant() -> str:
   """Returns what follows the colon of --config=PATH:VARIANT; '' for none."""
   given = _PATH.search("\n".join(sys.argv))
@@ -82,7 +96,7 @@ def _expand_homes(config: ConfigDict) -> None:
   keys = flatten(config.to_dict(), sep=".")
   config.update_from_flattened_dict(
     {
-      path: path_flags.home(keys[path])
+      path: each(path_flags.home, keys[path])
       for path in ("workdir", *FOLDERS)
       if keys.get(path)
     }

@@ -12,12 +12,14 @@ from genrec_jax.data import synthetic
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.eval_batches import eval_batches
 from genrec_jax.data.windows import WindowSpec
-from genrec_jax.evals import compiled, held_out, lineage
+from genrec_jax.evals import compiled, encoders, held_out, lineage
 from genrec_jax.evals.catalogue import DatasetCatalogue
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.judge import Judge
 from genrec_jax.hf import load
+from genrec_jax.hf.encoders import EncoderHandle
+from genrec_jax.models.clip import Clip
 from genrec_jax.runtime import distributed, inheritance
 from genrec_jax.sampling import Sampling
 
@@ -27,7 +29,8 @@ class Inputs(NamedTuple):
 
   dataset: Dataset
   generator: load.CheckpointHandle
-  clip: load.ClipHandle
+  clip: EncoderHandle[Clip]
+  judges: tuple[EncoderHandle[Any], ...]  # besides CLIP, which rewards
   compute: Mapping[str, str]  # options that other generators open with, too
   warnings: tuple[str, ...]  # why the numbers mean nothing, if they do
 
@@ -56,6 +59,11 @@ def open_inputs(config: Any) -> Inputs:
     dataset=dataset,
     generator=load.open_generator(config.model.checkpoint, **compute),
     clip=load.open_clip(config.clip.checkpoint, dtype=config.clip.dtype),
+    judges=encoders.open_judges(
+      config.eval.get("judges", ()),
+      config.clip.checkpoint,
+      dtype=config.clip.dtype,
+    ),
     compute=compute,
     warnings=tuple(warnings),
   )

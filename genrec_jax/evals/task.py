@@ -45,7 +45,7 @@ def run(config: Any, workdir: str) -> None:
   # CLIP is small next to the generator: a copy on every device.
   replicated = NamedSharding(mesh, sharding.REPLICATED)
   judge = Judge(
-    clip=inputs.clip.clip,
+    clip=inputs.clip.model,
     params=inputs.clip.read(
       jax.tree.map(lambda _: replicated, inputs.clip.shapes)
     ),

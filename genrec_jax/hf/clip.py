@@ -1,6 +1,6 @@
 """CLIP, as `CLIPModel` of transformers: config, preprocessor, rule table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import transformers
@@ -11,7 +11,7 @@ from genrec_jax.hf.rules import Rule, conv, embedding, linear, norm
 from genrec_jax.models.clip import ACTIVATIONS, Clip, Tower
 
 # Buffers that old checkpoints saved; transformers ignores them too.
-IGNORED = (r"(text|vision)_model\.embeddings\.position_ids",)
+IGNORED: Sequence[str] = (r"(text|vision)_model\.embeddings\.position_ids",)
 
 # Fields of `Tower` by their HF names.
 _TOWER = {

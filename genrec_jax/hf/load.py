@@ -4,35 +4,31 @@ In two steps: a model is opened, which finds every parameter and checks all of
 them by their shapes, and later read, straight into its shards.
 """
 
-from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import transformers
 
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
-from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import (
+  encoders,
   families,
   forms,
   locate,
   lora_merge,
+  parameters,
   safetensors_io,
-  settings,
   sharded_read,
   workdir_model,
 )
 from genrec_jax.hf.families import Family
 from genrec_jax.hf.lazy_array import HFParam, LazyArray
 from genrec_jax.hf.processor import Processor
-from genrec_jax.hf.rules import Rule, to_params
-from genrec_jax.hf.tokenizers import read_tokenizer
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.runtime import checkpoint, saved_params
@@ -72,7 +68,8 @@ class CheckpointHandle:
       param_dtype: of the results, or a nested dict of each one's; what
         computes casts to its own.
     """
-    shardings = _everywhere(self.shapes) if shardings is None else shardings
+    if shardings is None:
+      shardings = parameters.everywhere(self.shapes)
     # Replaced by path before anything is read: none is read twice.
     newest = tree.unflatten({**self.stored, **self.trained})
     return sharded_read.read(newest, shardings, param_dtype)
@@ -136,8 +133,8 @@ def open_generator(
   tensors = safetensors_io.open_tensors(folder)
   model = family.model_from_hf(config, processor, tensors)
   model = model.with_compute(dtype=dtype, remat=remat)
-  shapes = _expected(model)
-  stored = _stored(
+  shapes = parameters.shapes_of(model)
+  stored = parameters.find(
     folder, family.rules(model), tensors, shapes, ignore=family.IGNORED
   )
   return CheckpointHandle(
@@ -151,22 +148,9 @@ def open_generator(
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipHandle:
-  """A CLIP model on disk: its weights fit it, and none has been read."""
-
-  clip: Clip
-  tokenizer: transformers.PreTrainedTokenizerBase
-  shapes: PyTree  # of its parameters, float32
-  stored: PyTree  # their tensors
-
-  def read(self, shardings: PyTree | None = None) -> PyTree:
-    """Reads float32 parameters into their shards; None: on one device."""
-    shardings = _everywhere(self.shapes) if shardings is None else shardings
-    return sharded_read.read(self.stored, shardings, np.float32)
-
-
-def open_clip(path: str | os.PathLike[str], *, dtype: str) -> ClipHandle:
+def open_clip(
+  path: str | os.PathLike[str], *, dtype: str
+) -> encoders.EncoderHandle[Clip]:
   """Opens a CLIP model; its weights are read when asked for.
 
   Args:
@@ -176,31 +160,7 @@ def open_clip(path: str | os.PathLike[str], *, dtype: str) -> ClipHandle:
   Raises:
     UserError: says which file is wrong and how.
   """
-  folder = locate.resolve(path)
-  forms.check(folder)
-  config = safetensors_io.read_config(folder)
-  preprocessor = settings.image_settings(folder)
-  if not preprocessor:
-    raise UserError(
-      f"{folder} has neither {settings.PREPROCESSOR} nor an image processor in"
-      f" {settings.PROCESSOR}: take the file of the same CLIP, whose mean and"
-      " deviation of pixels it holds"
-    )
-  clip = hf_clip.config_from_hf(config, preprocessor, dtype=dtype)
-  shapes = _expected(clip)
-  stored = _stored(
-    folder,
-    hf_clip.rules(clip),
-    safetensors_io.open_tensors(folder),
-    shapes,
-    ignore=hf_clip.IGNORED,
-  )
-  tokenizer = read_tokenizer(folder)
-  # A tokenizer that does not say how long a text may be says 1e30.
-  tokenizer.model_max_length = min(
-    tokenizer.model_max_length, clip.max_position_embeddings
-  )
-  return ClipHandle(clip, tokenizer, shapes, stored)
+  return encoders.open_encoder(path, dtype=dtype, kind="clip")
 
 
 def load_clip(
@@ -220,39 +180,9 @@ def load_clip(
     The model, its float32 parameters, its tokenizer.
   """
   handle = open_clip(path, dtype=dtype)
-  params = handle.read(_everywhere(handle.shapes, place))
-  return handle.clip, params, handle.tokenizer
-
-
-def _expected(model: Generator | Clip) -> PyTree:
-  """Returns the parameters' shapes, float32."""
-  return jax.eval_shape(model.init, jax.random.key(0))
-
-
-def _stored(
-  folder: Path,
-  rules: Sequence[Rule],
-  tensors: Mapping[str, Any],
-  shapes: PyTree,
-  ignore: Sequence[str],
-) -> PyTree:
-  """Finds each parameter's tensors; errors name the folder."""
-  # Before the shapes are compared: those of quantized tensors differ as well.
-  problem = forms.quantized(tensors)
-  if problem:
-    raise UserError(f"{folder} {problem}")
-  try:
-    return to_params(rules, tensors, shapes, ignore)
-  except UserError as error:
-    raise UserError(f"{folder}: {error}") from None
-
-
-def _everywhere(
-  shapes: PyTree, place: jax.sharding.Sharding | None = None
-) -> PyTree:
-  """Returns one sharding for all parameters; on one device if None."""
-  place = place or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.tree.map(lambda _: place, shapes)
+  params = handle.read(parameters.everywhere(handle.shapes, place))
+  assert handle.tokenizer is not None  # its format has a text tower
+  return handle.model, params, handle.tokenizer
 
 
 def _overlay(base: CheckpointHandle, folder: Path) -> CheckpointHandle:

@@ -83,6 +83,21 @@ class Clip:
   logit_scale_init_value: float = 2.6592  # a logarithm
   dtype: str = "float32"
 
+  @property
+  def embed_dim(self) -> int:
+    """E, see `encoders.ImageEncoder`."""
+    return self.projection_dim
+
+  @property
+  def text_positions(self) -> int:
+    """Tokens of the longest text."""
+    return self.max_position_embeddings
+
+  @property
+  def reads_padding(self) -> bool:
+    """Padding is masked, and after the end token nothing is read."""
+    return False
+
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters."""
     keys = jax.random.split(key, 9)

@@ -51,7 +51,7 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
     config,
     model=generator.model,
     rules=generator.rules,
-    clip=inputs.clip.clip,
+    clip=inputs.clip.model,
   )
   # Fail before training, not after, if a model cannot be compared.
   models = open_compared(config, inputs, plan)

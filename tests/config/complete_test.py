@@ -45,8 +45,10 @@ def test_existing_folders_become_absolute_and_names_stay(tmp_path, monkeypatch):
   (tmp_path / "model").mkdir()
   config = sft_config.get_config("debug")
   config.model.checkpoint = "model"
+  config.eval.judges = ("tiny_sft", "model")
   complete.make_absolute(config)
   assert config.model.checkpoint == str(tmp_path / "model")
+  assert config.eval.judges == ("tiny_sft", str(tmp_path / "model"))
   assert config.clip.checkpoint == "tiny_clip"
 
 

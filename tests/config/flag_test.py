@@ -79,3 +79,17 @@ def test_folders_are_keys_of_some_config():
 
   keys = flatten(rl.get_config().to_dict(), sep=".")
   assert set(flag.FOLDERS) <= keys.keys()
+
+
+def test_the_home_folder_of_each_of_several_paths(tmp_path):
+  code = CODE.replace(
+    "print(CONFIG.value.workdir", "print(CONFIG.value.eval.judges"
+  )
+  done = run(
+    tmp_path,
+    code,
+    f"--config={ROOT}/configs/rl.py",
+    "--config.eval.judges=('~/a', 'b')",
+  )
+  home = os.path.expanduser("~")
+  assert f"('{home}/a', 'b')" in done.stdout, done.stderr

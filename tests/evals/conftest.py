@@ -190,7 +190,7 @@ def checkpoints(monkeypatch):
     )
     params = testing.random_params(clip, 9, 0.1)
     return SimpleNamespace(
-      clip=clip,
+      model=clip,
       tokenizer=testing.word_tokenizer(12),
       shapes=params,
       read=lambda shardings: jax.device_put(params, shardings),

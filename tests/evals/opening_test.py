@@ -23,7 +23,7 @@ def test_validation_is_not_what_is_reported_at_the_end(
   inputs = opening.open_inputs(config)
   mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
   judge = Judge(
-    inputs.clip.clip, inputs.clip.shapes, inputs.clip.tokenizer, 0.9, mesh
+    inputs.clip.model, inputs.clip.shapes, inputs.clip.tokenizer, 0.9, mesh
   )
   evaluator = opening.open_evaluator(
     config, inputs, judge, sampling=Sampling(), validation_users=6

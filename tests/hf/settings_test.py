@@ -119,12 +119,12 @@ def test_clip_takes_mean_and_deviation_of_either_file(tmp_path):
   flat = tmp_path / "clip" / settings.PREPROCESSOR
   own = json.loads(flat.read_text()) | OWN
   flat.write_text(json.dumps(own))
-  expected = load.open_clip(tmp_path / "clip", dtype="float32").clip
+  expected = load.open_clip(tmp_path / "clip", dtype="float32").model
   np.testing.assert_array_equal(expected.image_std, OWN["image_std"])
   nested = {"image_processor": own}
   (tmp_path / "clip" / settings.PROCESSOR).write_text(json.dumps(nested))
   flat.unlink()
-  assert load.open_clip(tmp_path / "clip", dtype="float32").clip == expected
+  assert load.open_clip(tmp_path / "clip", dtype="float32").model == expected
   (tmp_path / "clip" / settings.PROCESSOR).unlink()
   with pytest.raises(UserError, match="has neither preprocessor_config"):
     load.open_clip(tmp_path / "clip", dtype="float32")
