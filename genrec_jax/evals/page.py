@@ -17,16 +17,15 @@ import jax
 
 from genrec_jax.core import files, tree
 from genrec_jax.evals import curves as curves_lib
-from genrec_jax.evals import page_table
+from genrec_jax.evals import page_differences, page_table
 from genrec_jax.evals.curves import Curve
 from genrec_jax.evals.examples import User
 from genrec_jax.evals.scores import METRICS
 from genrec_jax.evals.summary import (
   Summary,
   columns,
+  headline,
   rows,
-  short_name,
-  shown_differences,
 )
 from genrec_jax.html import render
 from genrec_jax.runtime import workdir as workdir_lib
@@ -77,9 +76,8 @@ def page(
     curves: {metric: [(step, value), ...]} of the training, if there was any.
     users: examples to show.
   """
-  headline, ends = _headline(summary)
+  result, ends = _headline(summary)
   charts, constant = curves_lib.charts(curves or {}, summary)
-  metrics, differences = columns(summary), summary.get("differences", {})
   return render.page(
     _TEMPLATE,
     title=title,
@@ -87,19 +85,16 @@ def page(
     command=command,
     settings=_settings(config or {}),
     config=json.dumps(config, indent=2, default=str) if config else "",
-    headline=headline,
+    headline=result,
     ends=ends,
     summary=summary,
     # A summary of older runs may lack these.
     population=summary.get("population", "users"),
     warnings=summary.get("warnings", ()),
     verdicts=summary.get("verdicts", ()),
-    metrics=[METRICS[name] for name in metrics],  # columns of both tables
+    metrics=[METRICS[name] for name in columns(summary)],
     groups=page_table.groups(summary),
-    compared=[
-      (short_name(name), [differences[name].get(m) for m in metrics])
-      for name in shown_differences(summary)
-    ],
+    compared=page_differences.section(summary),
     charts=charts,
     constant=constant,
     examples=users,
@@ -138,12 +133,9 @@ def write(workdir: str, summary: Summary, users: Sequence[User] = ()) -> str:
 
 def _headline(summary: Summary) -> tuple[str, str]:
   """Returns the result in a sentence, and what chance and aim are; or ''."""
-  models, metrics = summary["models"], columns(summary)
-  # The first that the table has; only the synthetic world knows preferences.
-  for metric in ("preference_match", "future_clip_mean"):
-    if metric in metrics:
-      break
-  else:
+  models = summary["models"]
+  metric = headline(summary)
+  if not metric:
     return "", ""
   steps = " → ".join(
     f"{name} {values[metric]['mean']:.3f}"

@@ -17,6 +17,7 @@ differences name them 'rl shuffled'. Differences are paired, user by user; see
 from collections.abc import Mapping, Sequence
 import json
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,8 @@ def summarise(
     means[name][metric] = cell
   shuffled = [name for name in means if name.endswith(SHUFFLED)]
   models = [name for name in means if name not in (*shuffled, *rows_lib.ROWS)]
-  pairs = contrasts.pairs(models, shuffled)
+  recommenders = [name for name in means if name in rows_lib.RECOMMENDERS]
+  pairs = contrasts.pairs(models, shuffled, recommenders)
   return {
     "users": len(next(iter(next(iter(per_user.values())).values()))),
     "population": population,
@@ -160,13 +162,41 @@ def best(summary: Summary) -> dict[str, str]:
   return found
 
 
+def headline(summary: Summary) -> str:
+  """Returns the metric that says most in one number; '' if none is there.
+
+  What the user wants, which only the synthetic world knows, or else whether the
+  image points to what comes next: by a judge that gave no reward, if there is
+  one.
+  """
+  found = columns(summary)
+  future = [m for m in found if re.fullmatch(r"future_\w+_mean", m)]
+  judged = [m for m in future if m != "future_clip_mean"]
+  candidates = [m for m in found if m == "preference_match"] + judged + future
+  return candidates[0] if candidates else ""
+
+
+def best_recommender(summary: Summary) -> str | None:
+  """Returns the recommender that is best by the headline, if there is any.
+
+  It is chosen on the users that it is then compared on, in its own favour.
+  """
+  metric = headline(summary)
+  means = {
+    name: cells[metric]["mean"]
+    for group, name, cells in rows(summary)
+    if group == "recommender" and metric in cells
+  }
+  return max(means, key=lambda name: means[name]) if means else None
+
+
 def shown_differences(summary: Summary) -> list[str]:
   """Returns the differences to show; see `contrasts.shown`."""
-  names = contrasts.shown(model_names(summary))
+  names = contrasts.shown(model_names(summary), best_recommender(summary))
   return [n for n in names if n in summary.get("differences", {})]
 
 
 def short_name(difference: str) -> str:
-  """Returns 'rl - rl shuffled' as 'rl - shuffled'."""
+  """Returns 'rl - rl shuffled' as 'rl - shuffled', rows by their titles."""
   name, other = difference.split(" - ")
-  return f"{name} - {other.removeprefix(name + ' ')}"
+  return f"{name} - {rows_lib.title(other.removeprefix(name + ' '))}"

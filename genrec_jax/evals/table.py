@@ -1,7 +1,9 @@
 """The table that a finished evaluation prints."""
 
 from collections.abc import Collection, Mapping, Sequence
+import textwrap
 
+from genrec_jax.evals import page_differences
 from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.scores import METRICS
 from genrec_jax.evals.summary import (
@@ -10,12 +12,11 @@ from genrec_jax.evals.summary import (
   best,
   columns,
   rows,
-  short_name,
-  shown_differences,
 )
 from genrec_jax.rows import title
 
 _NAME, _CELL = 15, 12  # characters; seven metrics fit in a hundred
+_WORDS = 100  # characters of a line in words
 
 
 def table(summary: Summary) -> str:
@@ -37,22 +38,25 @@ def table(summary: Summary) -> str:
     won = {m for m in names if kind == "model" and winners.get(m) == name}
     label = name if kind in ("model", "shuffled") else title(name)
     label += SHUFFLED if kind == "shuffled" else ""
-    lines += _row(label, names, intervals, ".3f", won)
-  differences = shown_differences(summary)
-  if differences:
-    lines.append(rule)
-  for name in differences:
-    intervals = summary["differences"][name]
-    lines += _row(short_name(name), names, intervals, "+.3f")
+    lines += _row(label, names, intervals, won)
   population = summary.get("population", "users")
   lines.append(
     f"Means over {summary['users']} {population}; below each its 95 % bootstrap"
     " interval over users."
   )
   lines.append(
-    "* better than every other model, and differences: paired, user by user."
-    " shuffled: images made from another user's history."
+    "* better than every other model, by the paired differences. shuffled:"
+    " images made from another user's history."
   )
+  if words := page_differences.lines(summary):
+    lines.append("Differences user by user; p corrected for their number:")
+    lines += [
+      part
+      for line in words
+      for part in textwrap.wrap(
+        line, _WORDS, initial_indent="  ", subsequent_indent="    "
+      )
+    ]
   lines += [f"note: {line}" for line in summary.get("verdicts", ())]
   lines += [f"warning: {line}" for line in summary.get("warnings", ())]
   return "\n".join(line.rstrip() for line in lines)
@@ -62,7 +66,6 @@ def _row(
   label: str,
   metrics: Sequence[str],
   intervals: Mapping[str, Interval],
-  form: str,
   won: Collection[str] = (),
 ) -> list[str]:
   """Returns two lines: means, those `won` with a star, and intervals."""
@@ -70,7 +73,7 @@ def _row(
   for metric in metrics:
     cell = intervals.get(metric)
     star = "*" if metric in won else ""
-    means.append(f"{cell['mean']:{form}}{star}" if cell else "-")
+    means.append(f"{cell['mean']:.3f}{star}" if cell else "-")
     ends = cell and (_short(cell["low"]), _short(cell["high"]))
     spans.append(" ".join(ends) if ends else "")
   return [_line(label, means), _line("", spans)]

@@ -70,7 +70,7 @@ def test_ties_and_noise_are_not_marked():
   per_user = {"sft": per_user["rl"], **per_user}
   summary = summary_lib.summarise(per_user, seed=0, population="held-out users")
   assert summary_lib.best(summary) == {}
-  assert "*" not in "".join(table_lib.table(summary).splitlines()[:-2])
+  assert table_lib.table(summary).count("*") == 1  # which the legend explains
 
 
 def test_differences_of_a_summary():
@@ -116,6 +116,40 @@ def test_differences_of_a_summary():
     "high": -0.75,
   }
   assert summary_lib.difference(found, "base", "nobody", "text_clip") is None
+
+
+def test_the_headline_is_the_truth_or_an_independent_judge():
+  def headline(*metrics):
+    row = {metric: _cell(0.5) for metric in metrics}
+    return summary_lib.headline({"models": {"rl": row}})
+
+  assert headline("text_clip", "future_clip_mean") == "future_clip_mean"
+  assert headline("future_clip_mean", "preference_match") == "preference_match"
+  assert headline("text_clip") == ""
+
+
+def test_the_best_recommender_is_compared_with_the_last_model():
+  scores = {
+    name: {"preference_match": np.full(4, value)}
+    for name, value in (
+      ("sft", 0.5),
+      ("rl", 0.75),
+      ("most_popular", 0.125),
+      ("item_knn", 0.625),
+      ("content_knn", 0.25),
+      ("real_next_item", 1.0),
+      ("random_item", 0.0),
+    )
+  }
+  found = summary_lib.summarise(scores, seed=0, population="x")
+  assert summary_lib.best_recommender(found) == "item_knn"
+  shown = summary_lib.shown_differences(found)
+  assert shown == ["rl - sft", "rl - item_knn"]
+  cell = found["differences"]["rl - item_knn"]["preference_match"]
+  assert cell["mean"] == 0.125
+  assert "rl - most_popular" in found["differences"]
+  assert summary_lib.short_name(shown[1]) == "rl - item-kNN"
+  assert summary_lib.short_name("rl - rl shuffled") == "rl - shuffled"
 
 
 def test_a_difference_must_hold_after_the_correction():

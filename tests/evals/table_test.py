@@ -41,9 +41,10 @@ def test_table_says_differences_verdicts_and_who_was_evaluated():
   assert "Means over 5 users' held-out last items;" in text
   assert "note: rl is below random_item in text" in text
   assert "warning: nothing means anything" in text
-  lines = [line.split() for line in text.splitlines()]
-  assert ["rl", "-", "base", "+0.300", "+0.200", "-"] in lines
-  assert ["rl", "-", "shuffled", "-0.100", "+0.300", "-"] in lines
+  assert "\n  rl - base: better: text +0.300; worse: copy rate +0.200\n" in text
+  assert (
+    "\n  rl - shuffled: worse: copy rate +0.300; not told apart: text\n" in text
+  )
   assert "held-out" not in table_lib.table(SUMMARY)  # of whom nothing is known
 
 
