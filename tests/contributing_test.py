@@ -14,7 +14,7 @@ from PIL import Image
 import pytest
 
 from genrec_jax.data import dataset
-from genrec_jax.evals import scores
+from genrec_jax.evals import metrics
 from genrec_jax.hf import families, load
 from genrec_jax.targets import Targets
 from tests.hf import tiny_janus
@@ -64,10 +64,10 @@ def test_a_reward_in_a_config_of_ones_own_is_trained_on(tmp_path):
 
 
 def test_a_metric_has_a_column_and_values(monkeypatch):
-  monkeypatch.setattr(scores, "METRICS", dict(scores.METRICS))
+  monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
   added: dict = {}
   exec(block("Add a metric"), added)
-  assert scores.METRICS["text_clip_max"].title == "text max"
+  assert metrics.METRICS["text_clip_max"].title == "text max"
   samples = np.eye(4, dtype=np.float32)[None, :2]  # [1, 2, 4]
   targets = Targets(
     text=np.float32([[0.6, 0.8, 0, 0]]),

@@ -31,7 +31,7 @@ def main(*runs: str) -> None:
       " in python tools/compare.py runs/a runs/b --rows=rl,rl"
     )
   # Imports take a second: bad flags are reported sooner.
-  from genrec_jax.evals import per_user, scores
+  from genrec_jax.evals import metrics, per_user
 
   runs = tuple(map(path_flags.home, runs))
   found = per_user.paired(*runs, *_ROWS.value)
@@ -39,7 +39,7 @@ def main(*runs: str) -> None:
   print(" - ".join(labels))
   for metric, cell in found.items():
     print(
-      f"{scores.METRICS[metric].title:<18}{cell['mean']:+.4f}"
+      f"{metrics.metric_of(metric).title:<18}{cell['mean']:+.4f}"
       f"  [{cell['low']:+.4f}, {cell['high']:+.4f}]"
     )
   print("mean differences, user by user; 95 % bootstrap intervals over users")

@@ -1,13 +1,14 @@
 """Learning curves of report.html: charts with their lines in pixels."""
 
 from collections.abc import Mapping, Sequence
+import functools
 import json
 import re
 from typing import NamedTuple
 
 import numpy as np
 
-from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.metrics import describe, in_order
 from genrec_jax.evals.summary import Summary
 from genrec_jax.runtime import metric_writer
 
@@ -66,7 +67,10 @@ def charts(
   """
   groups: dict[str, list[Chart]] = {name: [] for name, _ in _GROUPS}
   constant = []
-  for name, points in sorted(curves.items(), key=lambda item: _order(item[0])):
+  held_out = in_order(re.sub(_HELD_OUT, "", name) for name in curves)
+  places = {f"eval/{name}": place for place, name in enumerate(held_out)}
+  for name in sorted(curves, key=functools.partial(_order, places)):
+    points = curves[name]
     group = next((g for g, p in _GROUPS if re.search(p, name)), None)
     if group and len({value for _, value in points}) > 1:
       groups[group].append(_chart(name, points, summary))
@@ -86,16 +90,15 @@ def _heading(group: str, summary: Summary) -> str:
 def _title(name: str) -> str:
   """Returns a metric's name as the table has it, or in words."""
   held_out = re.sub(_HELD_OUT, "", name)
-  if held_out != name and held_out in METRICS:
-    return METRICS[held_out].title
+  if held_out != name and (metric := describe(held_out)):
+    return metric.title
   return name.replace("_", " ").replace("/", ": ")
 
 
-def _order(name: str) -> tuple:
+def _order(places: Mapping[str, int], name: str) -> tuple:
   """Sorts held-out metrics as the table does, then totals, means, the rest."""
-  held_out = re.sub(_HELD_OUT, "", name)
-  if held_out in METRICS:
-    return (0, list(METRICS).index(held_out))
+  if name in places:
+    return (0, places[name])
   return (1, "/" in name, not name.endswith("_mean"), name)
 
 

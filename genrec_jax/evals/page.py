@@ -20,7 +20,7 @@ from genrec_jax.evals import curves as curves_lib
 from genrec_jax.evals import page_differences, page_table
 from genrec_jax.evals.curves import Curve
 from genrec_jax.evals.examples import User
-from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.metrics import metric_of
 from genrec_jax.evals.summary import (
   Summary,
   columns,
@@ -92,7 +92,7 @@ def page(
     population=summary.get("population", "users"),
     warnings=summary.get("warnings", ()),
     verdicts=summary.get("verdicts", ()),
-    metrics=[METRICS[name] for name in columns(summary)],
+    metrics=[metric_of(name) for name in columns(summary)],
     groups=page_table.groups(summary),
     compared=page_differences.section(summary),
     charts=charts,
@@ -150,7 +150,7 @@ def _headline(summary: Summary) -> tuple[str, str]:
     )
     if metric in models.get(name, {})
   )
-  return f"{METRICS[metric].title.capitalize()}: {steps}", ends
+  return f"{metric_of(metric).title.capitalize()}: {steps}", ends
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:

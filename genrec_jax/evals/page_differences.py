@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from genrec_jax.evals.differences import Difference
-from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.metrics import metric_of
 from genrec_jax.evals.summary import (
   Summary,
   columns,
@@ -52,7 +52,7 @@ def section(summary: Summary) -> Compared | None:
   known = [summary["differences"][name] for name in shown]
   rows = [
     Row(
-      METRICS[metric].title,
+      metric_of(metric).title,
       [_cell(x[metric], metric) if metric in x else None for x in known],
     )
     for metric in columns(summary)
@@ -80,7 +80,7 @@ def lines(summary: Summary) -> list[str]:
     for word in ("better", "worse", "higher", "lower"):
       some = [_short(m, c) for m, c in cells.items() if c.word == word]
       parts += [f"{word}: {', '.join(some)}"] if some else []
-    level = [METRICS[m].title for m, c in cells.items() if not c.word]
+    level = [metric_of(m).title for m, c in cells.items() if not c.word]
     parts += [f"not told apart: {', '.join(level)}"] if level else []
     found.append(f"{short_name(name)}: {'; '.join(parts)}")
   return found
@@ -88,7 +88,7 @@ def lines(summary: Summary) -> list[str]:
 
 def word(cell: Difference, metric: str) -> str:
   """Returns 'better', 'worse', 'higher', 'lower', or '' where it may be 0."""
-  return _WORDS.get((sign(cell), METRICS[metric].better), "")
+  return _WORDS.get((sign(cell), metric_of(metric).better), "")
 
 
 def p_in_words(p: float) -> str:
@@ -112,4 +112,4 @@ def _whole(metric: str, cell: Cell) -> str:
 
 
 def _short(metric: str, cell: Cell) -> str:
-  return f"{METRICS[metric].title} {cell.interval['mean']:+.3f}"
+  return f"{metric_of(metric).title} {cell.interval['mean']:+.3f}"

@@ -12,7 +12,7 @@ from genrec_jax.core.duckdb_file import quoted
 from genrec_jax.core.errors import UserError
 from genrec_jax.evals import differences
 from genrec_jax.evals.differences import Difference
-from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.metrics import in_order
 
 FILE = "scores.parquet"
 
@@ -27,7 +27,7 @@ def write(
   Its columns are user, model (as in `summarise`) and the metrics, null where a
   user has none.
   """
-  names = [m for m in METRICS if any(m in row for row in per_user.values())]
+  names = in_order(m for row in per_user.values() for m in row)
   # [rows U] each: row by row of the table, users in one order.
   missing = np.full(len(users), np.nan)  # [U], of rows without a metric
   columns = {

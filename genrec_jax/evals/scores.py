@@ -7,69 +7,10 @@ sample only) is NaN, and the summary leaves that user out.
 Letters: P users, G samples, N history items, F future items, E CLIP width.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from genrec_jax.data import world
 from genrec_jax.targets import Targets
-
-
-class Metric(NamedTuple):
-  """A column of the table: its title, direction and meaning."""
-
-  title: str
-  better: int  # 1: higher is better, -1: lower is, 0: neither end is
-  meaning: str
-
-
-METRICS: dict[str, Metric] = {
-  # In the order of the columns.
-  "history_clip_mean": Metric(
-    "history mean",
-    1,
-    "CLIP similarity of a sample to the user's history images, averaged over "
-    "them: does it fit the user's taste as a whole?",
-  ),
-  "history_clip_max": Metric(
-    "history max",
-    1,
-    "CLIP similarity to the nearest history image. Copying wins this one, so "
-    "read it next to the copy rate.",
-  ),
-  "future_clip_mean": Metric(
-    "future mean",
-    1,
-    "CLIP similarity to the items the user really went on to: does it point "
-    "where the user goes next?",
-  ),
-  "text_clip": Metric(
-    "text",
-    1,
-    "CLIP similarity to the title of the real next item, which the model never "
-    "sees.",
-  ),
-  "preference_match": Metric(
-    "preference match",
-    1,
-    "Share of what the user wants now (shape, colour, texture) that the "
-    "image shows, by the exact attribute reader. Known only in the synthetic "
-    "world; the random item is at chance.",
-  ),
-  "copy_rate": Metric(
-    "copy rate",
-    -1,
-    "Share of samples that repeat a history item: all attributes equal where "
-    "the truth is known, else CLIP similarity above the copy threshold.",
-  ),
-  "diversity": Metric(
-    "diversity",
-    0,
-    "Mean of 1 - cosine between a user's own samples. For rows of one image "
-    "a user, such as the real next item, between users instead. Near 0 the "
-    "samples are all alike; as high as the random item, they ignore the user.",
-  ),
-}
 
 
 def clip_scores(

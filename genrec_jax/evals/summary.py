@@ -28,7 +28,7 @@ from genrec_jax.evals import contrasts, differences, intervals
 from genrec_jax.evals.contrasts import SHUFFLED
 from genrec_jax.evals.differences import Difference
 from genrec_jax.evals.intervals import Interval
-from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.metrics import in_order, metric_of
 
 Summary = Mapping[str, Any]  # read back from JSON, too, so a plain mapping
 SIGNIFICANT = 0.05  # of p after Holm's correction
@@ -105,9 +105,8 @@ def model_names(summary: Summary) -> list[str]:
 
 
 def columns(summary: Summary) -> list[str]:
-  """Returns the metrics that some row has, in the order of METRICS."""
-  present = {name for _, _, metrics in rows(summary) for name in metrics}
-  return [name for name in METRICS if name in present]
+  """Returns the metrics that some row has, in their order."""
+  return in_order(name for _, _, metrics in rows(summary) for name in metrics)
 
 
 def difference(
@@ -148,7 +147,7 @@ def best(summary: Summary) -> dict[str, str]:
   models = model_names(summary)
   found = {}
   for metric in columns(summary):
-    better = METRICS[metric].better  # 1, -1, or 0: nobody wins
+    better = metric_of(metric).better  # 1, -1, or 0: nobody wins
     rivals = [n for n in models if metric in summary["models"][n]]
     for name in rivals:
       leads = [

@@ -5,7 +5,7 @@ import textwrap
 
 from genrec_jax.evals import page_differences
 from genrec_jax.evals.intervals import Interval
-from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.metrics import metric_of
 from genrec_jax.evals.summary import (
   SHUFFLED,
   Summary,
@@ -22,7 +22,7 @@ _WORDS = 100  # characters of a line in words
 def table(summary: Summary) -> str:
   """Returns the table for the terminal: means, and intervals under them."""
   names = columns(summary)
-  heads = [METRICS[name].title.rsplit(" ", 1) for name in names]
+  heads = [metric_of(name).head.rsplit(" ", 1) for name in names]
   rule = "-" * (_NAME + _CELL * len(names))
   # Two lines of heads: titles of two words are wider than a column.
   lines = [

@@ -1,6 +1,6 @@
 """Notes in words on where a table shows no result, or a bad one."""
 
-from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.metrics import metric_of
 from genrec_jax.evals.summary import (
   SHUFFLED,
   Summary,
@@ -30,7 +30,7 @@ def verdicts(summary: Summary) -> list[str]:
     """Returns the titles of the metrics where row a - row b has such a sign."""
     cells = {m: difference(summary, a, b, m) for m in metrics}
     return ", ".join(
-      METRICS[m].title
+      metric_of(m).title
       for m, cell in cells.items()
       if cell and sign(cell) in signs
     )

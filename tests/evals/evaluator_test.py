@@ -4,7 +4,7 @@ import json
 import jax
 import numpy as np
 
-from genrec_jax.evals import scores
+from genrec_jax.evals import metrics as metrics_lib
 from genrec_jax.evals.held_out import prepare
 from genrec_jax.evals.shuffled import derangement, score_shuffled
 from tests import rounding
@@ -16,7 +16,7 @@ def _evaluate(evaluator, fidelity, **kwargs):
 
 def test_scores_are_per_user_and_better_for_a_better_model(evaluator):
   bad, good = _evaluate(evaluator, 0.0), _evaluate(evaluator, 1.0, keep=6)
-  assert good.scores.keys() == scores.METRICS.keys()
+  assert good.scores.keys() == metrics_lib.METRICS.keys()
   assert all(values.shape == (10,) for values in good.scores.values())
   assert good.samples.shape == (6, 4, 32, 32, 3)
   assert good.embeds.shape[:2] == good.attributes.shape[:2] == (10, 4)
@@ -27,7 +27,7 @@ def test_scores_are_per_user_and_better_for_a_better_model(evaluator):
 def test_the_truth_is_used_only_where_it_is_known(evaluator, batches, judge):
   test = prepare(batches(known=False), judge.embed_targets, 4)
   found = evaluator.evaluate(1.0, test).scores
-  assert scores.METRICS.keys() - found.keys() == {"preference_match"}
+  assert metrics_lib.METRICS.keys() - found.keys() == {"preference_match"}
 
 
 def test_users_do_not_depend_on_the_rows_they_share_a_batch_with(
@@ -100,7 +100,7 @@ def test_midrun_gives_means_and_a_grid(evaluator):
   assert metrics == {name: values.mean() for name, values in scored.items()}
   first = validation[0].batch
   np.testing.assert_array_equal(grid[:32, -32:], first.future[0, 0])
-  assert metrics.keys() == scores.METRICS.keys()
+  assert metrics.keys() == metrics_lib.METRICS.keys()
   assert all(isinstance(value, float) for value in metrics.values())
   assert grid.dtype == np.uint8
   assert grid.shape[0] == 3 * 32 + 2 * 2

@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 from genrec_jax.data import world
-from genrec_jax.evals import results, scores
+from genrec_jax.evals import metrics, results
 from genrec_jax.evals.held_out import prepare
 
 
@@ -36,7 +36,7 @@ def test_a_comparison_leaves_a_summary_a_table_and_a_page(
   ]
   assert list(summary["shuffled"]) == ["sft", "rl"]
   for row in (*summary["models"].values(), *summary["shuffled"].values()):
-    assert row.keys() == scores.METRICS.keys()
+    assert row.keys() == metrics.METRICS.keys()
     for cell in row.values():
       assert cell["low"] <= cell["mean"] <= cell["high"]
   match = {k: v["preference_match"] for k, v in summary["models"].items()}

@@ -1,5 +1,5 @@
 from genrec_jax.evals import table as table_lib
-from genrec_jax.evals.scores import METRICS
+from genrec_jax.evals.metrics import METRICS
 
 
 def _cell(mean):

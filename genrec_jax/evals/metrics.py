@@ -1,0 +1,206 @@
+"""What the metrics of a table mean, by their names.
+
+A name says which encoder looked and how it was pooled:
+`future_dinov2_base_mean` is by the judge dinov2_base. What names no judge is by
+the reward's CLIP or, where it is known, by the truth.
+"""
+
+from collections.abc import Iterable
+import functools
+import re
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+  """A column of the table: its title, direction and meaning."""
+
+  title: str
+  better: int  # 1: higher is better, -1: lower is, 0: neither end is
+  meaning: str
+  judge: str = ""  # who looked; '': the reward's CLIP, or the truth
+  column: str = ""  # the title in a table of this judge; '': as everywhere
+
+  @property
+  def head(self) -> str:
+    """The title in a table of its own judge."""
+    return self.column or self.title
+
+
+METRICS: dict[str, Metric] = {
+  # In the order of the columns.
+  "history_clip_mean": Metric(
+    "history mean",
+    1,
+    "CLIP similarity of a sample to the user's history images, averaged over "
+    "them: does it fit the user's taste as a whole?",
+  ),
+  "history_clip_max": Metric(
+    "history max",
+    1,
+    "CLIP similarity to the nearest history image. Copying wins this one, so "
+    "read it next to the copy rate.",
+  ),
+  "future_clip_mean": Metric(
+    "future mean",
+    1,
+    "CLIP similarity to the items the user really went on to: does it point "
+    "where the user goes next?",
+  ),
+  "text_clip": Metric(
+    "text",
+    1,
+    "CLIP similarity to the title of the real next item, which the model never "
+    "sees.",
+  ),
+  "preference_match": Metric(
+    "preference match",
+    1,
+    "Share of what the user wants now (shape, colour, texture) that the "
+    "image shows, by the exact attribute reader. Known only in the synthetic "
+    "world; the random item is at chance.",
+  ),
+  "copy_rate": Metric(
+    "copy rate",
+    -1,
+    "Share of samples that repeat a history item: all attributes equal where "
+    "the truth is known, else CLIP similarity above the copy threshold.",
+  ),
+  "diversity": Metric(
+    "diversity",
+    0,
+    "Mean of 1 - cosine between a user's own samples. For rows of one image "
+    "a user, such as the real next item, between users instead. Near 0 the "
+    "samples are all alike; as high as the random item, they ignore the user.",
+  ),
+}
+
+# The same for every judge, whose name stands for {}.
+_BY_JUDGE: dict[str, Metric] = {
+  "history_{}_mean": Metric(
+    "history mean",
+    1,
+    "Similarity of a sample to the user's history images, averaged over them.",
+  ),
+  "history_{}_max": Metric(
+    "history max",
+    1,
+    "Similarity to the nearest history image, which copying wins.",
+  ),
+  "future_{}_mean": Metric(
+    "future mean",
+    1,
+    "Similarity to the items that the user really went on to, averaged.",
+  ),
+  "future_{}_next": Metric(
+    "future next", 1, "Similarity to the very next item alone."
+  ),
+  "text_{}": Metric(
+    "text", 1, "Similarity to the title of the real next item."
+  ),
+  "copy_rate_{}": Metric(
+    "copy rate",
+    -1,
+    "Share of samples as near to a history image as only copies are.",
+  ),
+  "catalogue_copy_{}": Metric(
+    "catalogue copies",
+    0,
+    "Share of samples as near to any item of the training data.",
+  ),
+  "hit_rate_{}": Metric(
+    "HR@10",
+    1,
+    "Share of users whose real next item is among the ten unseen items that are"
+    " nearest to any of their samples; a recommender's by its own ranking.",
+  ),
+  "ndcg_{}": Metric(
+    "NDCG@10",
+    1,
+    "The same, 1 / log2(1 + rank) instead of 1: the first ranks count more.",
+  ),
+  "mrr_{}": Metric("MRR", 1, "Mean of 1 / rank of the real next item."),
+  "lift_{}": Metric(
+    "lift",
+    1,
+    "HR@10 over that of an item drawn at random, which has 1.",
+  ),
+  "discrimination_{}": Metric(
+    "discrimination",
+    1,
+    "Share of 99 other users to whose future a sample is less near than to its"
+    " own user's; .5 is chance.",
+  ),
+  "diversity_{}": Metric(
+    "diversity", 0, "Mean of 1 - cosine between a user's own samples."
+  ),
+  "spread_{}": Metric(
+    "spread",
+    0,
+    "Mean of 1 - cosine between samples of different users; the real next"
+    " item's is what to compare with.",
+  ),
+  "kid_{}": Metric(
+    "KID",
+    -1,
+    "Distance of the set of samples from the set of real next items: kernel"
+    " (1 + cosine)^3; 0 is none.",
+  ),
+  "cmmd_{}": Metric(
+    "CMMD",
+    -1,
+    "The same with a Gaussian kernel of width 10, in thousandths.",
+  ),
+  "frechet_{}": Metric(
+    "Frechet",
+    -1,
+    "Distance of two normal distributions; higher the fewer the images.",
+  ),
+}
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+  return re.compile(template.replace("{}", "([0-9A-Za-z_]+)"))
+
+
+def describe(name: str) -> Metric | None:
+  """Returns what a metric of this name means; None: nobody has said."""
+  if name in METRICS:
+    return METRICS[name]
+  for template, metric in _BY_JUDGE.items():
+    if found := _pattern(template).fullmatch(name):
+      return metric._replace(
+        title=f"{metric.title} by {found[1]}",
+        judge=found[1],
+        column=metric.title,
+      )
+  return None
+
+
+def metric_of(name: str) -> Metric:
+  """Returns what a metric of this name means.
+
+  Raises:
+    KeyError: nobody has said.
+  """
+  found = describe(name)
+  if found is None:
+    raise KeyError(f"no metric is called {name!r}")
+  return found
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+  """Returns the metrics that have a meaning, each once, in the table's order.
+
+  Those of METRICS, then judge by judge as they come.
+  """
+  known = {n: found for n in names if (found := describe(n)) is not None}
+  judges = list(dict.fromkeys(m.judge for m in known.values() if m.judge))
+  order = [*METRICS, *(t.format(j) for j in judges for t in _BY_JUDGE)]
+  return [name for name in order if name in known]
+
+
+def judges(names: Iterable[str]) -> list[str]:
+  """Returns the judges that some metric is by, as they come."""
+  found = (describe(name) for name in names)
+  return list(dict.fromkeys(m.judge for m in found if m and m.judge))
