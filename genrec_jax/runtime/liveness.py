@@ -190,8 +190,29 @@ def fail(error: BaseException) -> NoReturn:
     traceback.print_exception(error)
     message = f"{type(error).__name__}: {one_line(error)}"
   _leaving.set()
+  _finish_running()
   _publish_failure(f"process {index()} ended: {message}")
   _end(message)
+
+
+def _finish_running() -> None:
+  """Waits, not for long, for what this process has dispatched.
+
+  The others are in the same step. If its messages broke off in the middle, the
+  next step's would be taken for its own, at which gloo aborts the process.
+  """
+  arrays = jax.live_arrays()
+  waiting = threading.Thread(
+    target=lambda: _block_until_ready(arrays), daemon=True
+  )
+  waiting.start()
+  waiting.join(_LINGER_SECONDS)  # a step that waits for a lost peer never ends
+
+
+def _block_until_ready(arrays: list[jax.Array]) -> None:
+  # Those of a step that failed raise; why is known by now.
+  with contextlib.suppress(jax.errors.JaxRuntimeError, RuntimeError):
+    jax.block_until_ready(arrays)
 
 
 def _end(message: str) -> NoReturn:

@@ -1,5 +1,10 @@
 """Words for lost processes; the rest in tests/distributed_test.py."""
 
+import threading
+import time
+
+import jax
+import numpy as np
 import pytest
 
 from genrec_jax.runtime import liveness
@@ -15,3 +20,31 @@ from genrec_jax.runtime import liveness
 )
 def test_a_coordinator_that_is_gone_was_killed(error, message):
   assert liveness._coordinator_lost(RuntimeError(error)) == message
+
+
+def test_what_a_failing_process_dispatched_is_waited_for(monkeypatch):
+  monkeypatch.setattr(liveness, "_LINGER_SECONDS", 20)
+  begun, done = threading.Event(), threading.Event()
+
+  def slow(x):
+    begun.set()
+    time.sleep(0.3)
+    done.set()
+    return x
+
+  shape = jax.ShapeDtypeStruct((), np.float32)
+  result = jax.jit(lambda x: jax.pure_callback(slow, shape, x))(np.float32(1))
+  begun.wait(20)
+  liveness._finish_running()
+  assert done.is_set()
+  assert result == 1
+
+
+def test_a_step_that_waits_for_a_lost_process_is_not_waited_for(monkeypatch):
+  monkeypatch.setattr(liveness, "_LINGER_SECONDS", 0.1)
+  release = threading.Event()
+  monkeypatch.setattr(liveness, "_block_until_ready", lambda _: release.wait())
+  begun = time.monotonic()
+  liveness._finish_running()
+  release.set()
+  assert time.monotonic() - begun < 5

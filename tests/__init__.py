@@ -1,0 +1,1 @@
+"""Tests; a package, for one that a library installs would hide a namespace."""
