@@ -17,6 +17,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree
 from genrec_jax.hf import (
   clip,
+  dinov2,
   forms,
   locate,
   parameters,
@@ -59,7 +60,7 @@ class Format(Protocol):
 
 
 # model_type of config.json -> module.
-FORMATS: dict[str, Format] = {"clip": clip}
+FORMATS: dict[str, Format] = {"clip": clip, "dinov2": dinov2}
 
 
 @dataclasses.dataclass(frozen=True)

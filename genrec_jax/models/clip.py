@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core.types import PyTree
+from genrec_jax.models.pixels import Preprocessing
+from genrec_jax.models.tower import Tower, patches, unit
 from genrec_jax.nn import layers
-from genrec_jax.nn.encoder import EncoderBlock
 
 # Every width must be a multiple of the mesh axis that splits it. Vocabulary
 # and position counts seldom are, so embeddings are split by width.
@@ -38,32 +39,6 @@ RULES = (
 
 # Those of `nn.layers` that CLIP models have.
 ACTIVATIONS = ("gelu", "quick_gelu")
-
-
-@dataclasses.dataclass(frozen=True)
-class Tower:
-  """Sizes of one transformer."""
-
-  width: int
-  mlp_width: int
-  num_layers: int
-  num_heads: int
-  activation: str = "quick_gelu"  # or 'gelu'
-  norm_epsilon: float = 1e-5
-
-  def __post_init__(self):
-    """Checks the sizes; raises ValueError."""
-    problems = []
-    if self.width % self.num_heads:
-      problems.append(
-        f"width {self.width} is not a multiple of num_heads {self.num_heads}"
-      )
-    if self.activation not in ACTIVATIONS:
-      problems.append(
-        f"activation {self.activation!r} is not one of {ACTIVATIONS}"
-      )
-    if problems:
-      raise ValueError("CLIP tower: " + "; ".join(problems))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,17 +89,17 @@ class Clip:
         "patch_embedding": {"kernel": normal(0, 0.02, *patch)},
         "class_embedding": normal(1, dv**-0.5, dv),
         "position_embedding": {"embedding": normal(2, 0.02, patches + 1, dv)},
-        "pre_layrnorm": _norm_params(dv),  # spelt as in transformers
-        "layers": self._init_layers(self.vision, keys[3]),
-        "post_layernorm": _norm_params(dv),
+        "pre_layrnorm": self.vision.init_norm(),  # spelt as in transformers
+        "layers": self.vision.init_layers(keys[3]),
+        "post_layernorm": self.vision.init_norm(),
       },
       "text_model": {
         "token_embedding": {"embedding": normal(4, 0.02, self.vocab_size, dt)},
         "position_embedding": {
           "embedding": normal(5, 0.02, self.max_position_embeddings, dt)
         },
-        "layers": self._init_layers(self.text, keys[6]),
-        "final_layer_norm": _norm_params(dt),
+        "layers": self.text.init_layers(keys[6]),
+        "final_layer_norm": self.text.init_norm(),
       },
       "visual_projection": {"kernel": normal(7, dv**-0.5, dv, e)},
       "text_projection": {"kernel": normal(8, dt**-0.5, dt, e)},
@@ -144,23 +119,7 @@ class Clip:
       [B, S, S, 3] float32.
     """
     size = self.image_size
-    batch, height, width, channels = pixels.shape
-    x = pixels.astype(jnp.float32)
-    if min(height, width) != size:
-      # The longer side is cut off to an integer, as there.
-      scaled = (
-        int(size * height / min(height, width)),
-        int(size * width / min(height, width)),
-      )
-      x = jax.image.resize(x, (batch, *scaled, channels), "cubic")
-      x = jnp.clip(x, 0.0, 1.0)  # bicubic interpolation overshoots at edges
-    # Of an odd margin the smaller half is on top and left.
-    top = (x.shape[1] - size) // 2
-    left = (x.shape[2] - size) // 2
-    x = x[:, top : top + size, left : left + size]
-    mean = jnp.asarray(self.image_mean, jnp.float32).reshape(1, 1, 1, -1)
-    std = jnp.asarray(self.image_std, jnp.float32).reshape(1, 1, 1, -1)
-    return (x - mean) / std
+    return Preprocessing(size, size, self.image_mean, self.image_std)(pixels)
 
   def embed_images(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Embeds images.
@@ -178,7 +137,7 @@ class Clip:
     # takes a TPU .5e12 multiplications an image; sampling one from the 1B 2e12.
     with layers.exactly(self.dtype):
       h = self._image_states(params["vision_model"], self.preprocess(flat))
-      h = _project(h, params["visual_projection"]["kernel"])
+      h = unit(h @ params["visual_projection"]["kernel"].astype(h.dtype))
     return h.reshape(*pixels.shape[:-3], self.projection_dim)
 
   def embed_texts(
@@ -210,27 +169,24 @@ class Clip:
         ids.reshape(-1, length),
         jnp.asarray(mask, bool).reshape(-1, length),
       )
-      h = _project(h, params["text_projection"]["kernel"])
+      h = unit(h @ params["text_projection"]["kernel"].astype(h.dtype))
     return h.reshape(*ids.shape[:-1], self.projection_dim)
 
   def _image_states(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Maps normalised [B, S, S, 3] to the class token's states [B, D]."""
-    patch, width = self.patch_size, self.vision.width
-    grid = self.image_size // patch
-    # A convolution whose stride is its size is a matrix product of patches.
-    # What does not fill a patch is left out, as by that convolution.
-    x = pixels[:, : grid * patch, : grid * patch].astype(self.dtype)
-    x = x.reshape(-1, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(-1, grid * grid, patch * patch * 3)
+    width = self.vision.width
+    x = patches(pixels.astype(self.dtype), self.patch_size)
     kernel = params["patch_embedding"]["kernel"].reshape(-1, width)
     x = x @ kernel.astype(self.dtype)  # [B, T - 1, D]
     first = params["class_embedding"].astype(self.dtype).reshape(1, 1, width)
     first = jnp.broadcast_to(first, (x.shape[0], 1, width))
     x = jnp.concatenate([first, x], axis=1)  # [B, T, D]
     positions = params["position_embedding"]["embedding"].astype(self.dtype)
-    x = self._norm(self.vision, params["pre_layrnorm"], x + positions[None])
-    x = self._encode(self.vision, params["layers"], x, None)
-    return self._norm(self.vision, params["post_layernorm"], x[:, 0])
+    x = self.vision.norm(
+      params["pre_layrnorm"], x + positions[None], self.dtype
+    )
+    x = self.vision.encode(params["layers"], x, None, self.dtype)
+    return self.vision.norm(params["post_layernorm"], x[:, 0], self.dtype)
 
   def _text_states(
     self, params: PyTree, ids: jax.Array, mask: jax.Array
@@ -242,53 +198,12 @@ class Clip:
     x = tokens[ids] + positions[None, :length]  # [B, W, D]
     causal = jnp.tril(jnp.ones((1, length, length), bool))
     mask = causal & mask[:, None, :]  # [B, W, W]
-    x = self._encode(self.text, params["layers"], x, mask)
+    x = self.text.encode(params["layers"], x, mask, self.dtype)
     # Checkpoints with the old, wrong end token 2 are read at the highest id,
     # which is the end token of OpenAI's vocabulary; else at its first place.
     score = ids if self.eos_token_id == 2 else ids == self.eos_token_id
     x = x[jnp.arange(batch), jnp.argmax(score, axis=-1)]  # [B, D]
-    return self._norm(self.text, params["final_layer_norm"], x)
-
-  def _block(self, tower: Tower) -> EncoderBlock:
-    return EncoderBlock(
-      tower.mlp_width,
-      tower.num_heads,
-      tower.activation,
-      tower.norm_epsilon,
-      self.dtype,
-    )
-
-  def _init_layers(self, tower: Tower, key: jax.Array) -> PyTree:
-    x = jnp.zeros((1, 1, tower.width))
-    block = self._block(tower)
-    return layers.init_stack(block, key, tower.num_layers, x)
-
-  def _encode(
-    self, tower: Tower, params: PyTree, x: jax.Array, mask: jax.Array | None
-  ) -> jax.Array:
-    """Runs a tower's layers; params have a leading axis [L]."""
-
-    def step(x, layer):
-      return layers.apply(self._block(tower), layer, x, mask), None
-
-    # Frozen: there is no backward pass to keep anything for.
-    return layers.scan_stack(step, x, params, remat="none")[0]
-
-  def _norm(self, tower: Tower, params: PyTree, x: jax.Array) -> jax.Array:
-    norm = layers.layer_norm(tower.norm_epsilon, self.dtype)
-    return layers.apply(norm, params, x)
-
-
-def _norm_params(width: int) -> PyTree:
-  return {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
-
-
-def _project(h: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Maps states [B, D] to unit vectors [B, E], float32."""
-  h = (h @ kernel.astype(h.dtype)).astype(jnp.float32)
-  # A vector of zeros stays one, as by torch's `normalize` with eps 1e-12.
-  squares = jnp.sum(h**2, axis=-1, keepdims=True)
-  return h * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+    return self.text.norm(params["final_layer_norm"], x, self.dtype)
 
 
 def vit_b_32(**overrides: Any) -> Clip:

@@ -219,10 +219,10 @@ def self_attention(
 
   Args:
     q: [B, T, D], D = N H.
-    k: [B, T, D].
-    v: [B, T, D].
+    k: [B, S, D]; S is T but for queries that are not the keys' own.
+    v: [B, S, D].
     num_heads: N.
-    mask: bool [B, T, T] or [1, T, T], True = may attend.
+    mask: bool [B, T, S] or [1, T, S], True = may attend.
 
   Returns:
     [B, T, D].
@@ -231,7 +231,7 @@ def self_attention(
 
   def heads(x):
     """Splits [B, T, D] into [B, N, T, H]."""
-    return x.reshape(batch, length, num_heads, -1).transpose(0, 2, 1, 3)
+    return x.reshape(batch, x.shape[1], num_heads, -1).transpose(0, 2, 1, 3)
 
   # Rows are prompts of one sample, and each head is a kv head of one query
   # head: G = R = 1.

@@ -1,4 +1,4 @@
-"""Transformer encoder layer of the SigLIP and CLIP towers.
+"""Transformer encoder layer of the SigLIP, CLIP and DINOv2 towers.
 
 Letters: B rows, T positions, D width.
 """
@@ -15,12 +15,20 @@ class MLP(nn.Module):
   width: int  # of the hidden layer
   activation: str
   dtype: str
+  # The first layer has a second half, by which the activated one is multiplied
+  # (SwiGLU with silu, arXiv 2002.05202).
+  gated: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [..., D] to the same shape."""
-    h = layers.Linear(self.width, self.dtype, name="fc1")(x)
-    h = layers.ACTIVATIONS[self.activation](h)
+    activate = layers.ACTIVATIONS[self.activation]
+    width = self.width * (2 if self.gated else 1)
+    h = layers.Linear(width, self.dtype, name="fc1")(x)
+    if self.gated:
+      h = activate(h[..., : self.width]) * h[..., self.width :]
+    else:
+      h = activate(h)
     return layers.Linear(x.shape[-1], self.dtype, name="fc2")(h)
 
 
@@ -55,6 +63,9 @@ class EncoderBlock(nn.Module):
   qkv_bias: bool = True
   # Parameters keep the names of transformers, which differ here between towers.
   output_name: str = "out_proj"
+  # What is added is first multiplied by a learned vector (arXiv 2103.17239).
+  layer_scale: bool = False
+  gated: bool = False  # see `MLP`
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -78,6 +89,14 @@ class EncoderBlock(nn.Module):
       self.output_name,
       name="self_attn",
     )
-    mlp = MLP(self.mlp_width, self.activation, self.dtype, name="mlp")
-    x += attend(norm("layer_norm1")(x), mask)
-    return x + mlp(norm("layer_norm2")(x))
+    mlp = MLP(
+      self.mlp_width, self.activation, self.dtype, self.gated, name="mlp"
+    )
+    x += self._scale("layer_scale1", attend(norm("layer_norm1")(x), mask))
+    return x + self._scale("layer_scale2", mlp(norm("layer_norm2")(x)))
+
+  def _scale(self, name: str, x: jax.Array) -> jax.Array:
+    if not self.layer_scale:
+      return x
+    scale = self.param(name, nn.initializers.ones, x.shape[-1:])
+    return x * scale.astype(self.dtype).reshape(1, 1, -1)
