@@ -74,6 +74,9 @@ def base(task: str, variant: str) -> ConfigDict:
   config.eval.judges = ()
   config.eval.users = 256  # held-out; intervals of about +-0.03
   config.eval.batch_size = 32  # users whose images are generated at once
+  # Others that all models but the base are sampled at, such as (0.5, 0.7, 1.5),
+  # to plot alignment against diversity; each is as long as the table's own.
+  config.eval.temperatures = ()
   # Users whose images are kept in images.parquet, for a study with people.
   config.eval.keep_images = 64
 

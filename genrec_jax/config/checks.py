@@ -59,6 +59,11 @@ def _above(bound: float, hint: str = "") -> Numbers:
 _SEED = Numbers("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 _COSINE = Numbers("a cosine, from -1 to 1", lambda value: -1 <= value <= 1)
 _DECAY = Numbers("at least 0 and less than 1", lambda value: 0 <= value < 1)
+# Smaller ones overflow float32, and sample the likeliest code anyway.
+_TEMPERATURE = Numbers(
+  "at least 0.01; sample.top_k=1 samples the likeliest code",
+  lambda value: value >= 0.01,
+)
 _SHARE = Numbers("more than 0 and at most 1", lambda value: 0 < value <= 1)
 _WEIGHT = Numbers("at least 0; 0 leaves a reward out", lambda value: value >= 0)
 # Every key of the configs that is a number; a test holds this to them.
@@ -76,11 +81,7 @@ NUMBERS: Mapping[str, Numbers] = {
   "data.workers": _at_least(0),
   "sample.num_samples": _at_least(1),
   "sample.guidance": _above(0, "; 1 leaves the prompt's own distribution"),
-  # Smaller ones overflow float32, and sample the likeliest code anyway.
-  "sample.temperature": Numbers(
-    "at least 0.01; sample.top_k=1 samples the likeliest code",
-    lambda value: value >= 0.01,
-  ),
+  "sample.temperature": _TEMPERATURE,
   "sample.top_k": _at_least(0),
   "sample.top_p": Numbers(
     _SHARE.expected + ", which cuts nothing", _SHARE.allow
@@ -158,6 +159,7 @@ def check(config: Any) -> None:
       {name: dict(options) for name, options in sections.items()}
     )
   ]
+  problems += _temperature_problems(values)
   if "eval.judges" in values:
     problems += judges.problems(
       values["eval.judges"], values["clip.checkpoint"]
@@ -168,6 +170,25 @@ def check(config: Any) -> None:
     raise UserError(listed("invalid values of the config:", problems))
   if problems:
     raise UserError(problems[0])
+
+
+def _temperature_problems(values: Mapping[str, Any]) -> list[str]:
+  """Returns what is wrong with `eval.temperatures`, if anything is."""
+  given = values.get("eval.temperatures", ())
+  if not isinstance(given, tuple | list) or not all(
+    isinstance(t, int | float) and math.isfinite(t) and _TEMPERATURE.allow(t)
+    for t in given
+  ):
+    return [
+      f"eval.temperatures is {given!r}: expected numbers of at least 0.01, as"
+      " in --config.eval.temperatures='(0.5,1.5)'"
+    ]
+  if given and values.get("eval.samples", values["sample.num_samples"]) < 2:
+    return [
+      "eval.temperatures needs two samples a user or more: one has no diversity"
+      " to plot; raise the samples, or leave the temperatures out"
+    ]
+  return []
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:

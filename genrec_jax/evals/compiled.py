@@ -5,6 +5,7 @@ never in shapes.
 """
 
 from collections.abc import Callable
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from genrec_jax.core import sharding
-from genrec_jax.core.types import Prompt, PyTree
+from genrec_jax.core.types import PyTree
 from genrec_jax.models.api import Generator
 from genrec_jax.runtime import compiler, distributed
 from genrec_jax.sampling import (
@@ -22,8 +23,8 @@ from genrec_jax.sampling import (
   rollout_params,
 )
 
-# (params, prompt of P rows, key) -> uint8 [P, G, h, w, 3]
-Generate = Callable[[PyTree, Prompt, jax.Array], jax.Array]
+# (params, prompt of P rows, key[, temperature]) -> uint8 [P, G, h, w, 3]
+Generate = Callable[..., jax.Array]
 # (params, uint8 [P, h, w, 3]) -> the same
 Reconstruct = Callable[[PyTree, np.ndarray], jax.Array]
 
@@ -35,7 +36,9 @@ def make_generate(
   mesh: Mesh,
   to_rollout_layout: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> Generate:
-  """Compiles (params, prompt, key) -> samples, uint8 [P, G, h, w, 3].
+  """Compiles (params, prompt, key[, temperature]) -> uint8 [P, G, h, w, 3].
+
+  One compilation serves all temperatures; by default it is that of `sampling`.
 
   Args:
     model: the generator.
@@ -44,13 +47,19 @@ def make_generate(
     to_rollout_layout: lays out parameters for the decode loop, in the graph.
   """
 
-  def generate(params, prompt, key):
+  def generate(params, prompt, key, temperature):
     params = rollout_params(model, params, to_rollout_layout)
+    sampled = dataclasses.replace(sampling, temperature=temperature)
     # [P, G, h, w, 3] float32
-    pixels = generate_images(model, params, prompt, key, sampling)
+    pixels = generate_images(model, params, prompt, key, sampled)
     return _to_uint8(pixels)
 
-  return compile_rows(generate, mesh)
+  compiled = compile_rows(generate, mesh)
+
+  def call(params, prompt, key, temperature=sampling.temperature):
+    return compiled(params, prompt, key, np.float32(temperature))
+
+  return call
 
 
 def make_reconstruct(model: Generator, *, mesh: Mesh) -> Reconstruct:

@@ -11,6 +11,7 @@ import numpy as np
 from genrec_jax.core.types import PyTree
 from genrec_jax.evals import (
   baselines,
+  frontier,
   held_out,
   kept_images,
   shuffled,
@@ -45,6 +46,7 @@ class Comparison(NamedTuple):
   # {row: [K, h, w, 3] uint8}, one image of each of the first users; models
   # show their first sample. For `kept_images`.
   images: dict[str, np.ndarray]
+  curves: frontier.Scores  # at several temperatures; {}: at none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Evaluator:
     population: who is evaluated, to stand after a number.
     keep_images: users whose images a comparison keeps, the first.
     warnings: lines for the reader of the results.
+    temperature: at which the models of the table are sampled.
+    temperatures: others, for the curves of `frontier`; none: no curves.
   """
 
   generate: Generate
@@ -78,6 +82,8 @@ class Evaluator:
   population: str = "held-out users"
   keep_images: int = 0
   warnings: tuple[str, ...] = ()
+  temperature: float = 1.0
+  temperatures: tuple[float, ...] = ()
 
   def evaluate(
     self,
@@ -85,6 +91,7 @@ class Evaluator:
     batches: Sequence[HeldOutBatch],
     *,
     keep: int = 0,
+    temperature: float | None = None,
     done: Callable[[int], None] = lambda users: None,
   ) -> Evaluation:
     """Generates for every user and scores the samples.
@@ -93,15 +100,17 @@ class Evaluator:
       params: of the generator.
       batches: U held-out users.
       keep: return the samples of that many users, the first.
+      temperature: another than that of the table.
       done: called with the number of users of each batch, once it is scored.
     """
     key = evaluation_key(self.seed)
+    others = () if temperature is None else (temperature,)
     parts, all_embeds, all_attributes = [], [], []  # one of each a batch
     kept: list[np.ndarray] = []  # [count, G, h, w, 3] each
     for index, held in enumerate(batches):
       # By the batch's number, so that all models share their noise.
       batch_key = jax.random.fold_in(key, index)
-      generated = self.generate(params, held.batch.prompt, batch_key)
+      generated = self.generate(params, held.batch.prompt, batch_key, *others)
       # CLIP reads the images on the devices, before they come to the host.
       embeds = to_host(self.judge.embed_images(generated)).astype(np.float32)
       images = to_host(generated)  # [P, G, h, w, 3] uint8
@@ -167,9 +176,14 @@ class Evaluator:
     users = sum(held.count for held in self.test)
     # The same exchange of users for all models, so that they compare.
     source = shuffled.derangement(users, self.seed) if users > 1 else None
-    tally = progress.Tally(len(models) * users, self.population)
+    curved = [
+      name for name, _ in models if name != "base" and self.temperatures
+    ]
+    rounds = len(models) + len(curved) * len(self._others())
+    tally = progress.Tally(rounds * users, self.population)
     scores: dict[str, dict[str, np.ndarray]] = {}
     swapped, samples, images = {}, {}, {}  # shuffled rows; see `Comparison`
+    curves: dict[str, dict[float, dict[str, np.ndarray]]] = {}
     for name, read in models:
       params = None  # frees the last model's memory for this one
       params = read() if callable(read) else read
@@ -191,6 +205,16 @@ class Evaluator:
           evaluation.attributes,
           source,
         )
+      if name in curved:
+        curves[name] = {self.temperature: evaluation.scores} | {
+          other: self.evaluate(
+            params,
+            self.test,
+            temperature=other,
+            done=functools.partial(tally.add, f"{name} at temperature {other}"),
+          ).scores
+          for other in self._others()
+        }
     tally.clear()
     tally = progress.Tally(users, self.population)
     scores |= swapped | baselines.score_all(
@@ -213,7 +237,11 @@ class Evaluator:
         seed=self.seed,
         users=self.keep_images,
       )
-    return Comparison(scores, samples, images)
+    return Comparison(scores, samples, images, curves)
+
+  def _others(self) -> list[float]:
+    """Returns the temperatures of curves that the table has not."""
+    return [t for t in self.temperatures if t != self.temperature]
 
 
 def evaluation_key(seed: int) -> jax.Array:

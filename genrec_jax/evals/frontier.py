@@ -15,6 +15,7 @@ import numpy as np
 
 from genrec_jax.evals import intervals
 from genrec_jax.evals.intervals import RESAMPLES, Interval
+from genrec_jax.evals.summary import Summary, columns, headline
 
 # {model: {temperature: {metric: [U] float}}}, the same users in all of them
 Scores = Mapping[str, Mapping[float, Mapping[str, np.ndarray]]]
@@ -102,6 +103,19 @@ def frontier(
   }
 
 
+def of_summary(scores: Scores, summary: Summary, seed: int) -> Frontier | None:
+  """Returns the frontier of the headline against diversity; None without any.
+
+  Diversity is a judge's, if there is one.
+  """
+  found = columns(summary)
+  judged = [m for m in found if m.startswith("diversity_")]
+  alignment, diversity = headline(summary), [*judged, "diversity"][0]
+  if not scores or not {alignment, diversity} <= set(found):
+    return None
+  return frontier(scores, alignment, diversity, seed=seed)
+
+
 def _gaps(ours: np.ndarray, theirs: np.ndarray) -> list[Gap]:
   """Returns our alignment less theirs at the corners that both curves reach.
 
@@ -122,7 +136,9 @@ def _gaps(ours: np.ndarray, theirs: np.ndarray) -> list[Gap]:
   ]
 
 
-def interpolate(curves: np.ndarray, at: Sequence[float]) -> np.ndarray:
+def interpolate(
+  curves: np.ndarray, at: Sequence[float] | np.ndarray
+) -> np.ndarray:
   """Returns y of piecewise linear curves at x: [R, T, 2], [K] -> [R, K].
 
   Points (x, y) of a curve come in any order. Beyond its ends a curve goes on as

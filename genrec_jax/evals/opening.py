@@ -108,6 +108,8 @@ def open_evaluator(
     reconstruct=compiled.make_reconstruct(generator.model, mesh=judge.mesh),
     population=population(inputs.dataset),
     keep_images=config.eval.keep_images,
+    temperature=config.sample.temperature,
+    temperatures=tuple(config.eval.temperatures),
     warnings=inputs.warnings,
   )
 

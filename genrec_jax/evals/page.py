@@ -17,7 +17,7 @@ import jax
 
 from genrec_jax.core import files, tree
 from genrec_jax.evals import curves as curves_lib
-from genrec_jax.evals import page_differences, page_table
+from genrec_jax.evals import page_differences, page_frontier, page_table
 from genrec_jax.evals.curves import Curve
 from genrec_jax.evals.examples import User
 from genrec_jax.evals.metrics import metric_of
@@ -95,6 +95,7 @@ def page(
     metrics=[metric_of(name) for name in columns(summary)],
     groups=page_table.groups(summary),
     compared=page_differences.section(summary),
+    equal_diversity=page_frontier.section(summary, page_table.colours(summary)),
     charts=charts,
     constant=constant,
     examples=users,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from genrec_jax.evals import (
+  frontier,
   kept_images,
   page,
   per_user,
@@ -39,6 +40,8 @@ def write(
   )
   # They are read off the intervals, so they come after these.
   found["verdicts"] = verdicts.verdicts(found)
+  if curves := frontier.of_summary(comparison.curves, found, evaluator.seed):
+    found["frontier"] = curves
   if distributed.is_first():
     summary.write(workdir, found)
     # In the order of the scores, which leave out the rows that are no users.

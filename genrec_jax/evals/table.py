@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 import textwrap
 
-from genrec_jax.evals import page_differences
+from genrec_jax.evals import page_differences, page_frontier
 from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.metrics import metric_of
 from genrec_jax.evals.summary import (
@@ -48,7 +48,8 @@ def table(summary: Summary) -> str:
     "* better than every other model, by the paired differences. shuffled:"
     " images made from another user's history."
   )
-  if words := page_differences.lines(summary):
+  words = page_differences.lines(summary) + page_frontier.lines(summary)
+  if words:
     lines.append("Differences user by user; p corrected for their number:")
     lines += [
       part

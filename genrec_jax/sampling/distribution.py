@@ -18,7 +18,8 @@ class Sampling:
     num_samples: G, samples of each prompt.
     guidance: weight of classifier-free guidance, see `guide`; 1 leaves the
       unconditional branch out.
-    temperature: divides the logits, > 0.
+    temperature: divides the logits, > 0; a traced number, which nobody can
+      check, is an argument of its graph.
     top_k: keep the k largest logits (ties with the k-th too); 0 keeps all.
     top_p: then keep the smallest set of largest logits whose probability
       reaches top_p (arXiv 1904.09751), in (0, 1]; 1 keeps all.
@@ -31,14 +32,16 @@ class Sampling:
 
   num_samples: int = 1
   guidance: float = 1.0
-  temperature: float = 1.0
+  temperature: float | jax.Array = 1.0
   top_k: int = 0
   top_p: float = 1.0
   greedy: bool = False
 
   def __post_init__(self) -> None:
     """Checks what every use divides or cuts by."""
-    if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+    traced = isinstance(self.temperature, jax.core.Tracer)
+    cold = not traced and self.temperature <= 0
+    if cold or self.top_k < 0 or not 0 < self.top_p <= 1:
       raise ValueError(
         f"temperature={self.temperature}, top_k={self.top_k},"
         f" top_p={self.top_p}: expected temperature > 0, top_k >= 0 and"

@@ -73,6 +73,28 @@ def numbers(config):
   }
 
 
+@pytest.mark.parametrize("given", [(0.5, 1.5), (1,), (), [0.7]], ids=str)
+def test_temperatures_that_can_be(given):
+  assert not said(get_config({"eval.temperatures": given}))
+
+
+@pytest.mark.parametrize(
+  "given", [0.5, (0,), (-1.0,), ("1",), (math.nan,), "0.5,1"], ids=str
+)
+def test_temperatures_that_cannot_be(given):
+  text = said(get_config({"eval.temperatures": given}))
+  assert text.startswith(f"eval.temperatures is {given!r}: expected numbers")
+
+
+@pytest.mark.parametrize(
+  ("task", "key"), [("rl", "eval.samples"), ("evaluate", "sample.num_samples")]
+)
+def test_one_sample_has_no_diversity_to_plot(task, key):
+  values = {"eval.temperatures": (0.5,), key: 1}
+  text = said(get_config(values, task))
+  assert text.startswith("eval.temperatures needs two samples a user or more")
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_number_has_a_range(task, variant):

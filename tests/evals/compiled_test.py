@@ -90,6 +90,30 @@ def test_one_compilation_serves_all_rows(
   assert int(pixels.max()) >= 250
 
 
+def test_a_temperature_is_an_argument_of_the_graph(monkeypatch, caplog):
+  def generate_images(model, params, prompt, key, sampling):
+    del model, key
+    assert sampling.num_samples == 2
+    shape = (len(prompt), sampling.num_samples, 32, 32, 3)
+    return jnp.full(shape, params["level"] / sampling.temperature)
+
+  monkeypatch.setattr(compiled, "generate_images", generate_images)
+  monkeypatch.setattr(
+    compiled, "rollout_params", lambda model, params, layout: params
+  )
+  generate = compiled.make_generate(
+    None,
+    Sampling(num_samples=2, temperature=2.0),
+    mesh=mesh_lib.make_mesh(devices=jax.devices()[:1]),
+  )
+  params, rows = {"level": jnp.float32(0.4)}, np.zeros((3, 1), np.float32)
+  with jax.log_compiles():
+    found = [generate(params, rows, KEY, *t) for t in ((), (0.5,), (4,))]
+  assert [int(images[0, 0, 0, 0, 0]) for images in found] == [51, 204, 26]
+  names = re.findall(r"Compiling jit\((\w+)\)", caplog.text)
+  assert names.count("generate") == 1
+
+
 class _Coarse:
   """An image tokenizer of three codes an image: its mean colour, in tenths."""
 

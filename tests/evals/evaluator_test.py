@@ -92,6 +92,36 @@ def test_no_image_is_generated_for_shuffled_rows(evaluator):
   assert calls == [0.5] * 3 + [1.0] * 3
 
 
+def test_models_are_sampled_at_other_temperatures_but_for_the_base(evaluator):
+  calls = []
+
+  def generate(fidelity, prompt, key, temperature=1.0):
+    calls.append((fidelity, temperature))
+    # Hotter ones see less of the user.
+    return evaluator.generate(fidelity / temperature, prompt, key)
+
+  several = dataclasses.replace(
+    evaluator, generate=generate, temperatures=(2.0, 1.0)
+  )
+  found = several.compare([("base", 0.5), ("sft", 0.75), ("rl", 1.0)])
+  # The table's own is not sampled again.
+  assert calls[::3] == [
+    (0.5, 1.0),
+    (0.75, 1.0),
+    (0.75, 2.0),
+    (1.0, 1.0),
+    (1.0, 2.0),
+  ]
+  assert {k: list(v) for k, v in found.curves.items()} == {
+    "sft": [1.0, 2.0],
+    "rl": [1.0, 2.0],
+  }
+  assert found.curves["rl"][1.0] is found.scores["rl"]
+  cool, hot = (found.curves["rl"][t]["preference_match"] for t in (1.0, 2.0))
+  assert cool.mean() > hot.mean()
+  assert evaluator.compare([("rl", 1.0)]).curves == {}
+
+
 def test_midrun_gives_means_and_a_grid(evaluator):
   validation = evaluator.test[1:]
   evaluator = dataclasses.replace(evaluator, validation=validation)

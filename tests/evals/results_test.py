@@ -51,6 +51,27 @@ def test_a_comparison_leaves_a_summary_a_table_and_a_page(
   assert "wants now" in page
 
 
+def test_a_frontier_is_in_all_files(evaluator, tmp_path, capsys):
+  def generate(fidelity, prompt, key, temperature=1.0):
+    return evaluator.generate(fidelity / temperature, prompt, key)
+
+  several = dataclasses.replace(
+    evaluator, generate=generate, temperatures=(1.5,)
+  )
+  summary = _finish([("sft", 0.6), ("rl", 0.7)], several, tmp_path)
+  found = json.loads((tmp_path / "summary.json").read_text())["frontier"]
+  assert found == summary["frontier"]
+  assert (found["alignment"], found["diversity"]) == (
+    "preference_match",
+    "diversity",
+  )
+  assert found["differences"].keys() == {"rl - sft"}
+  assert "At equal diversity" in (tmp_path / "report.html").read_text()
+  assert "rl - sft at equal diversity: preference match" in " ".join(
+    capsys.readouterr().out.split()
+  )
+
+
 def test_a_comparison_without_the_truth(evaluator, batches, judge, tmp_path):
   test = prepare(batches(known=False), judge.embed_targets, 4)
   unknown = dataclasses.replace(evaluator, test=test)
