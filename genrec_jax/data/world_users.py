@@ -12,6 +12,8 @@ import numpy as np
 
 from genrec_jax.data.world import COUNTS, FREE, NUM_ITEMS, WANTED, item_index
 
+FIDELITY = 0.9  # how often an item has what is wanted, of each attribute
+DRIFT = 0.06  # how often each want switches before an event
 _START = 1_600_000_000  # seconds; any day will do
 _TIE = 0.2  # share of neighbouring events with equal timestamps
 
@@ -29,8 +31,8 @@ def simulate(
   num_events: int,
   seed: int,
   *,
-  fidelity: float = 0.9,
-  drift: float = 0.06,
+  fidelity: float = FIDELITY,
+  drift: float = DRIFT,
 ) -> Events:
   """Simulates users; the same arguments give the same events.
 

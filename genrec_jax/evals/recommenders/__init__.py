@@ -1,0 +1,1 @@
+"""Recommenders: rankings of the catalogue by what users were seen to choose."""
