@@ -13,6 +13,7 @@ FAST = (
   "tests/data/windows_test.py",
   "tests/evals/baselines_test.py",
   "tests/evals/scores_test.py",
+  "tests/evals/compare/comparison_test.py",
   "tests/evals/differences_test.py",
   "tests/evals/intervals_test.py",
   "tests/evals/table_test.py",

@@ -1,58 +1,44 @@
-r"""Compares two runs user by user: mean differences, with intervals.
+r"""Compares runs user by user: what was varied, differences to the first run.
 
-    python tools/compare.py runs/a runs/b
-    python tools/compare.py runs/a runs/b --rows=rl,sft --out=DIR
+    python tools/compare.py RUN [RUN ...] --out=DIR
+    python tools/compare.py runs/rl runs/rl --rows=sft,rl --out=DIR
 
-RUN is the workdir of a finished run or evaluation; both have to be evaluated on
-the same users. Prints the differences, first - second, as a table and as JSON,
-which --out=DIR keeps as compare.json.
+RUN is the workdir of a finished run or evaluation; all have to be evaluated on
+the same users, horizon and data by the same judges. Runs that differ in their
+seed only are one group, with intervals over seeds and users. Prints the
+differences to the first group; compare.html in DIR has one table, the curves
+laid over each other and the same users' images, compare.json the numbers.
 """
-
-import json
-from pathlib import Path
 
 from absl import flags
 
-from genrec_jax.core import files
 from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import cli, path_flags
 
 _ROWS = flags.DEFINE_list(
-  "rows", ["rl", "rl"], "A row of each run's table, such as 'rl shuffled'."
+  "rows",
+  [],
+  "A row of each run's table, such as 'rl shuffled', or one for all; by default"
+  " each run's own model.",
 )
-_OUT = path_flags.path_flag("out", None, "Folder for compare.json.")
+_OUT = path_flags.path_flag(
+  "out", None, "Folder for compare.html and compare.json."
+)
 
 
 def main(*runs: str) -> None:
   """Does what the flags say."""
-  if len(runs) != 2 or len(_ROWS.value) != 2:
+  if not runs:
     raise UserError(
-      f"{len(runs)} runs and {len(_ROWS.value)} rows: expected two of each, as"
-      " in python tools/compare.py runs/a runs/b --rows=rl,rl"
+      "no runs: expected workdirs of finished runs, as in python"
+      " tools/compare.py runs/a runs/b --out=DIR"
     )
   # Imports take a second: bad flags are reported sooner.
-  from genrec_jax.evals import metrics, per_user
+  from genrec_jax.evals.compare import write
 
-  runs = tuple(map(path_flags.home, runs))
-  found = per_user.paired(*runs, *_ROWS.value)
-  labels = [f"{run} {row}" for run, row in zip(runs, _ROWS.value, strict=True)]
-  print(" - ".join(labels))
-  for metric, cell in found.items():
-    print(
-      f"{metrics.metric_of(metric).title:<18}{cell['mean']:+.4f}"
-      f"  [{cell['low']:+.4f}, {cell['high']:+.4f}]"
-    )
-  print("mean differences, user by user; 95 % bootstrap intervals over users")
-  result = {
-    "runs": list(runs),
-    "rows": _ROWS.value,
-    "differences": {" - ".join(labels): found},
-  }
-  text = json.dumps(result, indent=2)
-  print(text)
-  if _OUT.value:
-    Path(_OUT.value).mkdir(parents=True, exist_ok=True)
-    files.write(str(Path(_OUT.value, "compare.json")), text + "\n")
+  write.compare(
+    [path_flags.home(run) for run in runs], _OUT.value, rows=_ROWS.value
+  )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Learning curves of report.html: charts with their lines in pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import functools
 import json
 import re
@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from genrec_jax.evals.metrics import describe, in_order
+from genrec_jax.evals.scale import Scale, around
 from genrec_jax.evals.summary import Summary
 from genrec_jax.runtime import metric_writer
 
 Curve = Sequence[tuple[int, float]]  # (step, value), ...
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 320, 132, 47, 18  # of a chart, pixels
-_MANY = 40  # values; more are drawn pale, with their average over them
+WIDTH, HEIGHT, LEFT, BOTTOM = 320, 132, 47, 18  # of a chart, pixels
+MANY = 40  # values; more are drawn pale, with their average over them
 _HELD_OUT = r"^eval/"
 _GROUPS = (
   ("During training", _HELD_OUT),
@@ -38,11 +39,11 @@ class Chart(NamedTuple):
   raw: str  # polyline of all values, if `line` is their average; else ''
   line: str  # polyline
   marks: Sequence[tuple[float, float]]  # (x, y) of the values, if few
-  width: int = _WIDTH
-  height: int = _HEIGHT
-  left: int = _LEFT  # ends of the plot
-  right: int = _WIDTH - 6
-  bottom: int = _HEIGHT - _BOTTOM
+  width: int = WIDTH
+  height: int = HEIGHT
+  left: int = LEFT  # ends of the plot
+  right: int = WIDTH - 6
+  bottom: int = HEIGHT - BOTTOM
 
 
 def read(workdir: str) -> dict[str, list[tuple[int, float]]]:
@@ -65,19 +66,29 @@ def charts(
 
   The latter as 'title = value'. Metrics of no group are left out.
   """
-  groups: dict[str, list[Chart]] = {name: [] for name, _ in _GROUPS}
+  found: dict[str, list[Chart]] = {}
   constant = []
-  held_out = in_order(re.sub(_HELD_OUT, "", name) for name in curves)
-  places = {f"eval/{name}": place for place, name in enumerate(held_out)}
-  for name in sorted(curves, key=functools.partial(_order, places)):
-    points = curves[name]
-    group = next((g for g, p in _GROUPS if re.search(p, name)), None)
-    if group and len({value for _, value in points}) > 1:
-      groups[group].append(_chart(name, points, summary))
-    elif group:
-      constant.append(f"{_title(name)} = {_number(points[0][1])}")
-  found = {_heading(k, summary): some for k, some in groups.items() if some}
+  for group, names in grouped(curves, summary).items():
+    for name in names:
+      points = curves[name]
+      if len({value for _, value in points}) > 1:
+        found.setdefault(group, []).append(_chart(name, points, summary))
+      else:
+        constant.append(f"{title(name)} = {number(points[0][1])}")
   return found, constant
+
+
+def grouped(names: Iterable[str], summary: Summary) -> dict[str, list[str]]:
+  """Returns {heading: metrics} in the order of the page; some have no group."""
+  names = list(names)
+  held_out = in_order(re.sub(_HELD_OUT, "", name) for name in names)
+  places = {f"eval/{name}": place for place, name in enumerate(held_out)}
+  groups: dict[str, list[str]] = {name: [] for name, _ in _GROUPS}
+  for name in sorted(names, key=functools.partial(_order, places)):
+    group = next((g for g, p in _GROUPS if re.search(p, name)), None)
+    if group:
+      groups[group].append(name)
+  return {_heading(k, summary): some for k, some in groups.items() if some}
 
 
 def _heading(group: str, summary: Summary) -> str:
@@ -87,7 +98,7 @@ def _heading(group: str, summary: Summary) -> str:
   return f"{population.capitalize()}, during training"
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
   """Returns a metric's name as the table has it, or in words."""
   held_out = re.sub(_HELD_OUT, "", name)
   if held_out != name and (metric := describe(held_out)):
@@ -106,44 +117,34 @@ def _chart(name: str, points: Curve, summary: Summary) -> Chart:
   """Returns the chart of one metric, with chance and aim where known."""
   steps, values = np.asarray(points, np.float64).T
   references = _references(name, summary)
-  ends = np.concatenate([values, list(references.values())])
-  low, high = float(ends.min()), float(ends.max())
-  # A range of rounding errors only would show noise as a curve.
-  if high - low < 1e-9 * max(abs(high), 1):
-    low, high = low - 0.5, high + 0.5
-  pad = 0.06 * (high - low)
-  low, high = low - pad, high + pad
-
-  def x(step):
-    span = max(steps[-1] - steps[0], 1)
-    return _LEFT + (step - steps[0]) / span * (_WIDTH - _LEFT - 6)
-
-  def y(value):
-    return 6 + (high - value) / (high - low) * (_HEIGHT - _BOTTOM - 10)
+  x = Scale(steps[0], max(steps[-1], steps[0] + 1), LEFT, WIDTH - 6)
+  y = around([*values, *references.values()], HEIGHT - BOTTOM - 4, 6)
 
   def path(series):
     return " ".join(
-      f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, series, strict=True)
+      f"{x.place(s):.1f},{y.place(v):.1f}"
+      for s, v in zip(steps, series, strict=True)
     )
 
-  many = len(values) > _MANY
-  places = (low + pad, (low + high) / 2, high - pad)
+  many = len(values) > MANY
   sides = {"real": "end", "random": "start"}
-  data = [[round(float(x(s)), 1), int(s), _number(v)] for s, v in points]
+  data = [[round(float(x.place(s)), 1), int(s), number(v)] for s, v in points]
   return Chart(
-    title=_title(name),
-    first=_number(values[0]),
-    last=_number(values[-1]),
+    title=title(name),
+    first=number(values[0]),
+    last=number(values[-1]),
     points=json.dumps(data),
-    grid=[(y(value), _number(value, 2)) for value in places],
-    references=[(y(v), label, sides[label]) for label, v in references.items()],
+    grid=[(place, number(value, 2)) for place, value in y.ticks(3)],
+    references=[
+      (y.place(v), label, sides[label]) for label, v in references.items()
+    ],
     ticks=[
-      (x(steps[0]), int(steps[0]), "start"),
-      (x(steps[-1]), int(steps[-1]), "end"),
+      (x.place(steps[0]), int(steps[0]), "start"),
+      (x.place(steps[-1]), int(steps[-1]), "end"),
     ],
     raw=path(values) if many else "",
-    line=path(_smooth(values) if many else values),
-    marks=[] if many else [(x(s), y(v)) for s, v in points],
+    line=path(smooth(values) if many else values),
+    marks=[] if many else [(x.place(s), y.place(v)) for s, v in points],
   )
 
 
@@ -159,7 +160,7 @@ def _references(name: str, summary: Summary) -> dict[str, float]:
   }
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
   """Averages each value with those before it, over a tenth of the run."""
   window = max(len(values) // 10, 2)
   total = np.cumsum(np.concatenate([[0.0], values]))
@@ -168,7 +169,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
   return (total[end] - total[start]) / (end - start)
 
 
-def _number(value: float, digits: int = 3) -> str:
+def number(value: float, digits: int = 3) -> str:
   """Writes a number in few characters: 0.0312, 12.5, 3.1e-05, 1234."""
   if value == 0 or abs(value) >= 10**digits:
     return f"{value:.0f}"

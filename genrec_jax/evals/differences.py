@@ -144,27 +144,18 @@ def between_seeds(
     {metric: difference} of the metrics that all of them have; users who lack
     one of the scores are left out of it.
   """
-  everyone = [*a, *b]
-  names = [m for m in everyone[0] if all(m in row for row in everyone)]
-  tables = np.stack(
-    [np.stack([row[m] for m in names], -1) for row in everyone]
-  ).astype(np.float64)  # [S, U, M]
-  # One user's gap in one seed is a gap in all, or seeds would differ by users.
-  tables[:, np.isnan(tables).any(0)] = np.nan
-  kept = ~np.isnan(tables[0]).all(0)  # [M]
-  names = [name for name, keep in zip(names, kept, strict=True) if keep]
-  tables = tables[..., kept]
-  halves = tables[: len(a)], tables[len(a) :]
-  observed = np.nanmean(halves[0], (0, 1)) - np.nanmean(halves[1], (0, 1))
+  names, tables = _stack_seeds([*a, *b])  # [S_a + S_b, U, M]
+  if not names:
+    return {}
   # Their seeds are drawn apart, their users together.
-  means = [
+  ours, theirs = (
     _seed_means(half, seed=seed, seeds_seed=[seed, i], resamples=resamples)
-    for i, half in enumerate(halves)
-  ]  # [R, M] each
-  drawn = means[0] - means[1]
-  below, above = (drawn <= 0).sum(0), (drawn >= 0).sum(0)
+    for i, half in enumerate((tables[: len(a)], tables[len(a) :]))
+  )  # [1 + R, M] each
+  means = ours - theirs
+  below, above = (means[1:] <= 0).sum(0), (means[1:] >= 0).sum(0)
   p = np.minimum((2 * np.minimum(below, above) + 1) / (resamples + 1), 1)
-  cells = intervals.as_intervals(observed, drawn)
+  cells = intervals.as_intervals(means[0], means[1:])
   found: dict[str, Difference] = {
     name: {**cell, "p": float(value), "p_holm": 1.0}
     for name, cell, value in zip(names, cells, p, strict=True)
@@ -173,10 +164,38 @@ def between_seeds(
   return found
 
 
+def over_seeds(
+  rows: Sequence[Row], *, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Interval]:
+  """Returns the means of a configuration; arguments as of `between_seeds`."""
+  names, tables = _stack_seeds(rows)
+  if not names:
+    return {}
+  means = _seed_means(tables, seed=seed, seeds_seed=[seed], resamples=resamples)
+  cells = intervals.as_intervals(means[0], means[1:])
+  return dict(zip(names, cells, strict=True))
+
+
+def _stack_seeds(rows: Sequence[Row]) -> tuple[list[str], np.ndarray]:
+  """Returns the metrics that all rows have, and their table [S, U, M]."""
+  shared = [m for m in rows[0] if all(m in row for row in rows)]
+  if not shared:
+    return [], np.zeros((len(rows), 0, 0))
+  table = np.stack([[row[m] for m in shared] for row in rows]).swapaxes(1, 2)
+  # One user's gap in one seed is a gap in all, or seeds would differ by users.
+  table = np.where(np.isnan(table).any(0), np.nan, table)
+  kept = ~np.isnan(table[0]).all(0)  # [M]
+  names = [name for name, keep in zip(shared, kept, strict=True) if keep]
+  return names, table[..., kept]
+
+
 def _seed_means(
   tables: np.ndarray, *, seed: int, seeds_seed: Sequence[int], resamples: int
 ) -> np.ndarray:
-  """Returns resampled means over seeds and users: [S, U, M] -> [R, M]."""
+  """Returns means over seeds and users, and resamples: [S, U, M] -> [1 + R, M].
+
+  What was observed comes first.
+  """
   size = len(tables)
   own = np.nanmean(tables, 1, keepdims=True)  # [S, 1, M]
   if size > 1:
@@ -190,4 +209,5 @@ def _seed_means(
   )  # [R, S, M], the same users for every seed
   rng = np.random.default_rng(seeds_seed)
   drawn = rng.integers(size, size=(resamples, size))  # [R, S]
-  return np.take_along_axis(means, drawn[..., None], 1).mean(1)
+  chosen = np.take_along_axis(means, drawn[..., None], 1).mean(1)  # [R, M]
+  return np.concatenate([own.mean(0), chosen])

@@ -1,5 +1,6 @@
 """Differences of rows in words: for report.html, and for the terminal."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from genrec_jax.evals.differences import Difference
@@ -53,7 +54,7 @@ def section(summary: Summary) -> Compared | None:
   rows = [
     Row(
       metric_of(metric).title,
-      [_cell(x[metric], metric) if metric in x else None for x in known],
+      [cell(x[metric], metric) if metric in x else None for x in known],
     )
     for metric in columns(summary)
   ]
@@ -61,29 +62,31 @@ def section(summary: Summary) -> Compared | None:
 
 
 def lines(summary: Summary) -> list[str]:
-  """Returns the same in words, a line for each comparison.
-
-  'rl - sft: preference match +0.046 (+0.035 to +0.057, p < .001), better; also
-  better: future mean +0.033; ...; not told apart: text': the headline comes
-  first and alone has its interval.
-  """
+  """Returns the same in words, a line for each comparison."""
   first = headline(summary)
-  found = []
-  for name in shown_differences(summary):
-    cells = {
-      metric: _cell(cell, metric)
-      for metric, cell in summary["differences"][name].items()
-    }
-    parts = []
-    if first in cells:
-      parts.append(_whole(first, cells.pop(first)))
-    for word in ("better", "worse", "higher", "lower"):
-      some = [_short(m, c) for m, c in cells.items() if c.word == word]
-      parts += [f"{word}: {', '.join(some)}"] if some else []
-    level = [metric_of(m).title for m, c in cells.items() if not c.word]
-    parts += [f"not told apart: {', '.join(level)}"] if level else []
-    found.append(f"{short_name(name)}: {'; '.join(parts)}")
-  return found
+  return [
+    f"{short_name(name)}: {sentence(summary['differences'][name], first)}"
+    for name in shown_differences(summary)
+  ]
+
+
+def sentence(comparison: Mapping[str, Difference], first: str) -> str:
+  """Returns the differences of a comparison in words.
+
+  'preference match +0.046 (+0.035 to +0.057, p < .001), better; better: future
+  mean +0.033; not told apart: text': the metric `first` comes first and alone
+  has its interval.
+  """
+  cells = {metric: cell(value, metric) for metric, value in comparison.items()}
+  parts = []
+  if first in cells:
+    parts.append(_whole(first, cells.pop(first)))
+  for one in ("better", "worse", "higher", "lower"):
+    some = [_short(m, c) for m, c in cells.items() if c.word == one]
+    parts += [f"{one}: {', '.join(some)}"] if some else []
+  level = [metric_of(m).title for m, c in cells.items() if not c.word]
+  parts += [f"not told apart: {', '.join(level)}"] if level else []
+  return "; ".join(parts)
 
 
 def word(cell: Difference, metric: str) -> str:
@@ -98,10 +101,11 @@ def p_in_words(p: float) -> str:
   return f"p = {p:.3f}".replace("0.", ".") if p < 0.9995 else "p = 1"
 
 
-def _cell(cell: Difference, metric: str) -> Cell:
+def cell(difference: Difference, metric: str) -> Cell:
+  """Returns a difference with its p in words, and what it means."""
   # A run made before p was taken has none.
-  p = p_in_words(cell["p_holm"]) if "p_holm" in cell else ""
-  return Cell(cell, p, word(cell, metric))
+  p = p_in_words(difference["p_holm"]) if "p_holm" in difference else ""
+  return Cell(difference, p, word(difference, metric))
 
 
 def _whole(metric: str, cell: Cell) -> str:

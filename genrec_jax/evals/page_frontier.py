@@ -1,11 +1,12 @@
 """The frontier of report.html: alignment against diversity, and in words."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from genrec_jax.evals.frontier import Gap, Point
 from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.metrics import metric_of
+from genrec_jax.evals.scale import Scale, around
 from genrec_jax.evals.summary import Summary
 
 _WIDTH, _HEIGHT = 620, 340  # of the chart, pixels
@@ -49,31 +50,14 @@ class Chart(NamedTuple):
   bottom: int = _HEIGHT - _BOTTOM
 
 
-class _Scale(NamedTuple):
-  """Values on an axis, and pixels at their ends."""
-
-  low: float
-  high: float
-  start: float
-  end: float
-
-  def place(self, value: float) -> float:
-    share = (value - self.low) / (self.high - self.low)
-    return self.start + share * (self.end - self.start)
-
-  def ticks(self) -> list[tuple[float, str]]:
-    values = [self.low + i * (self.high - self.low) / 4 for i in range(5)]
-    return [(self.place(v), f"{v:.2f}") for v in values]
-
-
 def section(summary: Summary, colours: dict[str, str]) -> Chart | None:
   """Returns the chart of a summary's frontier; None if it has none."""
   found = summary.get("frontier")
   if not found:
     return None
   points = [p for curve in found["curves"].values() for p in curve]
-  x = _scale([p["diversity"] for p in points], _LEFT, _WIDTH - _RIGHT)
-  y = _scale([p["alignment"] for p in points], _HEIGHT - _BOTTOM, _TOP)
+  x = _scale(points, "diversity", _LEFT, _WIDTH - _RIGHT)
+  y = _scale(points, "alignment", _HEIGHT - _BOTTOM, _TOP)
   across, upright = (
     metric_of(found[key]).title for key in ("diversity", "alignment")
   )
@@ -85,8 +69,8 @@ def section(summary: Summary, colours: dict[str, str]) -> Chart | None:
       _curve(name, colours.get(name, "var(--ink)"), curve, x, y)
       for name, curve in found["curves"].items()
     ],
-    xticks=x.ticks(),
-    yticks=y.ticks(),
+    xticks=_ticks(x),
+    yticks=_ticks(y),
     words=lines(summary),
   )
 
@@ -129,15 +113,22 @@ def _words(gaps: Sequence[Gap], title: str) -> str:
   return f"{title} {values}; {verdict}"
 
 
-def _scale(cells: Sequence[Interval], start: float, end: float) -> _Scale:
-  low, high = min(c["low"] for c in cells), max(c["high"] for c in cells)
-  # Divides, so never 0 wide.
-  pad = 0.05 * (high - low) or 0.5
-  return _Scale(low - pad, high + pad, start, end)
+def _scale(
+  points: Sequence[Point],
+  axis: Literal["diversity", "alignment"],
+  start: float,
+  end: float,
+) -> Scale:
+  ends = [p[axis][side] for p in points for side in ("low", "high")]
+  return around(ends, start, end)
+
+
+def _ticks(scale: Scale) -> list[tuple[float, str]]:
+  return [(place, f"{value:.2f}") for place, value in scale.ticks(5)]
 
 
 def _curve(
-  name: str, colour: str, curve: Sequence[Point], x: _Scale, y: _Scale
+  name: str, colour: str, curve: Sequence[Point], x: Scale, y: Scale
 ) -> Curve:
   dots = [
     Dot(
@@ -153,5 +144,5 @@ def _curve(
   return Curve(name, colour, path, dots)
 
 
-def _ends(cell: Interval, scale: _Scale) -> tuple[float, float]:
+def _ends(cell: Interval, scale: Scale) -> tuple[float, float]:
   return scale.place(cell["low"]), scale.place(cell["high"])

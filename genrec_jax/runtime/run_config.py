@@ -10,7 +10,7 @@ from genrec_jax.core.errors import UserError, listed
 FINGERPRINT = "model.checkpoint_sha256"
 DATA_FINGERPRINT = "data.sha256"
 CLIP_FINGERPRINT = "clip.checkpoint_sha256"
-_HASHED = {
+HASHED = {
   "model.checkpoint": FINGERPRINT,
   "data.path": DATA_FINGERPRINT,
   "clip.checkpoint": CLIP_FINGERPRINT,
@@ -42,7 +42,7 @@ def compare(
   """
   # A path and its hash say the same: the hash, where both sides have one.
   skipped = set()
-  for key, known in _HASHED.items():
+  for key, known in HASHED.items():
     if known not in theirs:  # of a run made before it was recorded
       skipped.add(known)
     elif known in ours:
@@ -55,7 +55,7 @@ def compare(
     for key in sorted((theirs.keys() | ours.keys()) - skipped)
     if theirs.get(key, absent) != ours.get(key, absent)
   }
-  for key, known in _HASHED.items():
+  for key, known in HASHED.items():
     if known in differing:
       differing[known] += f"; {ours.get(key)} is not what the run began with"
   problems = [line for key, line in differing.items() if not _is_free(key)]

@@ -1,34 +1,29 @@
 import json
 
-import numpy as np
-import pytest
-
-from genrec_jax.evals import per_user
+from tests.evals.compare.conftest import USERS, write_run
 from tests.tools.process import run_tool
 
 
-@pytest.fixture
-def runs(tmp_path):
-  for name, mean in (("a", 0.25), ("b", 0.125)):
-    (tmp_path / name).mkdir()
-    rows = {"rl": {"text_clip": np.full(3, mean)}}
-    per_user.write(str(tmp_path / name), ["1", "2", "3"], rows)
-  return str(tmp_path / "a"), str(tmp_path / "b")
-
-
-def test_prints_and_keeps_paired_differences(runs, tmp_path):
+def test_prints_and_keeps_paired_differences(tmp_path):
+  runs = [
+    write_run(tmp_path / name, gain, config={"rl.advantage": name})
+    for name, gain in (("grpo", 0.1), ("rloo", 0.3))
+  ]
   out = tmp_path / "out"
   status, printed, errors = run_tool("compare.py", *runs, f"--out={out}")
   assert status == 0, errors
-  assert "text              +0.1250  [+0.1250, +0.1250]" in printed
+  assert "advantage=rloo: preference match +0.200" in printed
   kept = json.loads((out / "compare.json").read_text())
-  found = kept["differences"][f"{runs[0]} rl - {runs[1]} rl"]["text_clip"]
-  assert (found["mean"], found["low"], found["high"]) == (0.125,) * 3
-  assert json.loads(printed[printed.index("{") :]) == kept
+  assert list(kept["differences"]) == ["advantage=rloo - advantage=grpo"]
+  assert (out / "compare.html").is_file()
 
 
-def test_two_runs_are_needed(runs):
-  status, printed, errors = run_tool("compare.py", runs[0])
+def test_what_cannot_be_compared_is_refused(tmp_path):
+  status, printed, errors = run_tool("compare.py")
   assert (status, printed) == (1, "")
-  assert errors.startswith("error: 1 runs and 2 rows: expected two of each")
-  assert len(errors.splitlines()) == 1
+  assert errors.startswith("error: no runs: expected workdirs")
+  one = write_run(tmp_path / "a", 0.1)
+  other = write_run(tmp_path / "b", 0.1, users=USERS[:9])
+  status, printed, errors = run_tool("compare.py", one, other)
+  assert (status, printed) == (1, "")
+  assert "users: 51 of 60 there and 9 here are in one only" in errors

@@ -1,0 +1,103 @@
+"""Runs that differ in their seed only, as one; and what was varied."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from genrec_jax.evals.compare.runs import Run
+
+# Keys that change no number of a result: where a run is, how it is read,
+# logged, saved and shown.
+_NO_MATTER = (
+  "workdir",
+  "data.workers",
+  "train.log_every",
+  "train.eval_every",
+  "train.checkpoint_every",
+  "train.keep",
+  "eval.batch_size",
+  "eval.keep_images",
+  "eval.users_during",
+)
+_ABSENT = "-"  # shown for a key that a run's config has not
+
+
+class Group(NamedTuple):
+  """Runs of one configuration, one for each seed.
+
+  Attributes:
+    name: what distinguishes it from the others; its workdir's if nothing does.
+    values: of the varied keys, as they are shown.
+    runs: by their seeds.
+  """
+
+  name: str
+  values: Mapping[str, str]
+  runs: Sequence[Run]
+
+  @property
+  def seeds(self) -> list[int]:
+    """The seed of each run."""
+    return [run.seed for run in self.runs]
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+  """Returns the groups of runs, in the order of their first runs."""
+  found: dict[tuple, list[Run]] = {}
+  for run in runs:
+    found.setdefault(_configuration(run), []).append(run)
+  keys = varied(runs)
+  short = dict(zip(keys, shorten(keys), strict=True))
+  several = len({run.row for run in runs}) > 1  # as sft against rl of one run
+  groups = []
+  for members in found.values():
+    first = members[0]
+    values = {short[key]: show(first.config.get(key, _ABSENT)) for key in keys}
+    if several:
+      values["row"] = first.row
+    name = ", ".join(f"{key}={value}" for key, value in values.items())
+    groups.append(
+      Group(name or first.path, values, sorted(members, key=lambda r: r.seed))
+    )
+  return groups
+
+
+def varied(runs: Sequence[Run]) -> list[str]:
+  """Returns the keys that differ between runs, but for the seed."""
+  keys = dict.fromkeys(key for run in runs for key in run.identity)
+  return [
+    key
+    for key in keys
+    if key not in (*_NO_MATTER, "seed")
+    and len({repr(run.identity.get(key, _ABSENT)) for run in runs}) > 1
+  ]
+
+
+def shorten(keys: Sequence[str]) -> list[str]:
+  """Returns keys without their sections, where that tells them apart.
+
+  'rl.advantage' is 'advantage', 'rewards.text.weight' 'text.weight'.
+  """
+  ends = [key.partition(".")[2] or key for key in keys]
+  return [
+    end if ends.count(end) == 1 else key
+    for key, end in zip(keys, ends, strict=True)
+  ]
+
+
+def show(value: Any) -> str:
+  """Returns a value as it is shown: 0.5, grpo, (0.5, 1.5)."""
+  if isinstance(value, list | tuple):  # JSON knows no tuples
+    return f"({', '.join(map(show, value))})"
+  return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _configuration(run: Run) -> tuple:
+  """Returns what runs of one configuration have in common."""
+  return (
+    run.row,
+    *sorted(
+      (key, repr(value))
+      for key, value in run.identity.items()
+      if key not in (*_NO_MATTER, "seed")
+    ),
+  )

@@ -1,0 +1,48 @@
+"""A comparison of runs in words, for the terminal."""
+
+import textwrap
+
+from genrec_jax.evals import page_differences
+from genrec_jax.evals.compare.comparison import Comparison
+from genrec_jax.evals.metrics import metric_of
+from genrec_jax.evals.summary import headline
+
+_WIDTH = 100  # characters of a line
+
+
+def words(comparison: Comparison) -> str:
+  """Returns groups by their headline, and their differences to the first."""
+  groups = comparison["groups"]
+  main = headline({"models": {g["name"]: g["metrics"] for g in groups}})
+  about = f"{comparison['users']} {comparison['population']}"
+  varied = ", ".join(comparison["varied"])
+  lines = [f"{about}; varied: {varied}" if varied else about]
+  width = max(len(group["name"]) for group in groups)
+  for group in groups:
+    line = (
+      f"  {group['name']:<{width}}  seed {', '.join(map(str, group['seeds']))}"
+    )
+    if main in group["metrics"]:
+      cell = group["metrics"][main]
+      line += (
+        f"  {metric_of(main).title} {cell['mean']:.3f}"
+        f" ({cell['low']:.3f} to {cell['high']:.3f})"
+      )
+    lines.append(line)
+  if comparison["differences"]:
+    first = groups[0]["name"]
+    lines.append(f"differences to {first}, user by user:")
+    for name, cells in comparison["differences"].items():
+      text = page_differences.sentence(cells, main)
+      lines += textwrap.wrap(
+        f"{name.removesuffix(f' - {first}')}: {text}",
+        _WIDTH,
+        initial_indent="  ",
+        subsequent_indent="    ",
+      )
+  lines += [f"note: {line}" for line in comparison["notes"]]
+  lines += [
+    f"failed: {run['name']}, seed {run['seed']}: {run['reason']}"
+    for run in comparison["failed"]
+  ]
+  return "\n".join(lines)

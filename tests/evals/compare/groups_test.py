@@ -1,0 +1,61 @@
+from genrec_jax.evals.compare import groups, runs
+
+
+def _group(*paths, rows=()):
+  return groups.group(runs.open_runs(paths, rows))
+
+
+def test_runs_that_differ_in_their_seed_are_one_group(make_run):
+  found = _group(
+    make_run("a1", config={"seed": 1}),
+    make_run("b0", config={"rl.advantage": "rloo"}),
+    make_run("a0", config={"eval.users_during": 16}),
+    make_run("c0", config={"rl.advantage": "rloo", "rewards.text.weight": 0.0}),
+  )
+  assert [group.name for group in found] == [
+    "advantage=grpo, text.weight=0.5",
+    "advantage=rloo, text.weight=0.5",
+    "advantage=rloo, text.weight=0",
+  ]
+  assert [group.seeds for group in found] == [[0, 1], [0], [0]]
+  assert found[2].values == {"advantage": "rloo", "text.weight": "0"}
+
+
+def test_a_group_alone_has_its_folders_name(make_run):
+  path = make_run("a")
+  (found,) = _group(path, make_run("b", config={"seed": 1}))
+  assert (found.name, found.values) == (path, {})
+
+
+def test_rows_of_one_run_are_groups(make_run):
+  path = make_run("a")
+  found = _group(path, path, rows=["sft", "rl"])
+  assert [group.name for group in found] == ["row=sft", "row=rl"]
+
+
+def test_a_checkpoint_is_what_it_holds(make_run):
+  def run(name, path, sha):
+    key = "model.checkpoint"
+    return make_run(name, config={key: path, f"{key}_sha256": sha})
+
+  moved = _group(run("a", "x", "11"), run("b", "y", "11"))
+  assert len(moved) == 1
+  found = _group(run("c", "x", "11"), run("d", "y", "22"))
+  assert [g.name for g in found] == ["checkpoint=x", "checkpoint=y"]
+
+
+def test_keys_lose_their_sections_where_that_tells_them_apart():
+  assert groups.shorten(["rl.advantage", "rewards.text.weight", "task"]) == [
+    "advantage",
+    "text.weight",
+    "task",
+  ]
+  assert groups.shorten(["model.checkpoint", "clip.checkpoint"]) == [
+    "model.checkpoint",
+    "clip.checkpoint",
+  ]
+
+
+def test_values_are_shown_short():
+  shown = [groups.show(x) for x in (0.5, 1.0, [0.5, "a"], "grpo", True)]
+  assert shown == ["0.5", "1", "(0.5, a)", "grpo", "True"]
