@@ -71,7 +71,7 @@ def base(task: str, variant: str) -> ConfigDict:
   config.eval = ConfigDict()
   # Encoders that judge and never reward: HF folders of CLIP, SigLIP or DINOv2,
   # names on the hub or bundled ones; docs/evaluation.md names some.
-  config.eval.judges = ()
+  config.eval.judges = ("tiny_judge",)
   config.eval.users = 256  # held-out; intervals of about +-0.03
   config.eval.batch_size = 32  # users whose images are generated at once
   # Others that all models but the base are sampled at, such as (0.5, 0.7, 1.5),
@@ -90,6 +90,7 @@ def base(task: str, variant: str) -> ConfigDict:
     config.model.checkpoint = ""  # yours; see the command of each config
     config.model.dtype = "bfloat16"  # what accelerators multiply fast
     config.clip.checkpoint = ""  # such as openai/clip-vit-large-patch14
+    config.eval.judges = ()  # such as ("facebook/dinov2-base",)
     config.sample.guidance = 5.0  # Janus-Pro's own default
     config.mesh.model = 1 if variant == "janus_pro_1b" else 4  # 7B: 4 shards
     config.eval.users = 1024  # prepared data has users enough

@@ -2,11 +2,12 @@
 
     python tools/make_tiny.py --out=DIR
 
-Four models are trained in turn on the synthetic world, each from random
-weights: CLIP on (image, title), the VQGAN on images, a Janus that generates
-from a title and reads an image ('tiny_base', not personalised), and, through
-`main.py --config=configs/sft.py`, the Janus fine-tuned on histories
-('tiny_sft'). All in bfloat16, in Hugging Face format. The stages are in
+Five models are trained in turn on the synthetic world, each from random
+weights: CLIP on (image, title), the judge on images and their attributes, the
+VQGAN on images, a Janus that generates from a title and reads an image
+('tiny_base', not personalised), and, through `main.py --config=configs/sft.py`,
+the Janus fine-tuned on histories ('tiny_sft'). In Hugging Face format, all in
+bfloat16 but the judge, which is in float16. The stages are in
 tools/tiny_models.
 """
 
@@ -51,7 +52,7 @@ def fine_tune(out: Path, seed: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Trains and writes the four models."""
+  """Trains and writes the five models."""
   del argv
   logging.set_verbosity(logging.INFO)
   out, seed = Path(_OUT.value).absolute(), _SEED.value
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
   # JAX takes seconds to import: bad flags are reported sooner. And this folder
   # is found next to the script only where that runs.
   import jax
-  from tiny_models import clip, janus, tokens, vqgan
+  from tiny_models import clip, janus, judge, tokens, vqgan
 
   from genrec_jax.hf.export import export_generator
   from genrec_jax.hf.janus_processor import JanusProcessor
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> None:
   start = time.time()
   tokenizer = tokens.train_tokenizer(tokens.CLIP_TOKENS, "eos_token", 32)
   clip.write(out / "tiny_clip", *clip.train(tokenizer, seed, 500), tokenizer)
+  judge.write(out / "tiny_judge", judge.train(seed, 1000))
   vq_params = vqgan.train(seed, 300, 1300)
   share = vqgan.share_read_right(vq_params)
   logging.info("attributes read right of reconstructions: %s", share)

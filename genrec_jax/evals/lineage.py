@@ -106,7 +106,9 @@ def _vocabulary(opened: load.CheckpointHandle) -> dict[str, int]:
   return opened.processor.tokenizer.get_vocab()
 
 
-def warnings(checkpoint: str, clip: str, dataset: Dataset) -> list[str]:
+def warnings(
+  checkpoint: str, encoders: Sequence[str], dataset: Dataset
+) -> list[str]:
   """Returns a line for each reason why the run's numbers mean nothing.
 
   The bundled tiny models have seen the synthetic world only, and only its data
@@ -114,20 +116,21 @@ def warnings(checkpoint: str, clip: str, dataset: Dataset) -> list[str]:
 
   Args:
     checkpoint: of the generator.
-    clip: of the judge.
+    encoders: checkpoints of CLIP and of the judges.
     dataset: the data set that is evaluated on.
   """
   # `wants` is the mark of the synthetic world.
   if not len(dataset.users) or "wants" in dataset.users[0]:
     return []
   # A model that grew from a tiny one is tiny as well.
-  paths = [path for _, path in lineage(checkpoint)] + [clip]
+  paths = [path for _, path in lineage(checkpoint)]
+  paths += encoders
   tiny = [path for path in dict.fromkeys(paths) if locate.is_bundled(path)]
   if not tiny:
     return []
   return [
     f"{', '.join(tiny)}: bundled tiny models that know the synthetic world"
-    f" only; on {dataset.path} their images, CLIP scores and rewards mean"
+    f" only; on {dataset.path} their images, scores and rewards mean"
     " nothing. Give real ones: --config.model.checkpoint=DIR"
-    " --config.clip.checkpoint=DIR"
+    " --config.clip.checkpoint=DIR --config.eval.judges=\"('DIR',)\""
   ]

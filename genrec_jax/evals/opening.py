@@ -46,8 +46,9 @@ def open_inputs(config: Any) -> Inputs:
     config.data.path,
     **{name: config.data[name] for name in inheritance.WORLD_KEYS},
   )
+  judges = config.eval.get("judges", ())
   warnings = lineage.warnings(
-    config.model.checkpoint, config.clip.checkpoint, dataset
+    config.model.checkpoint, (config.clip.checkpoint, *judges), dataset
   )
   for line in warnings:
     distributed.say(f"warning: {line}")
@@ -60,9 +61,7 @@ def open_inputs(config: Any) -> Inputs:
     generator=load.open_generator(config.model.checkpoint, **compute),
     clip=load.open_clip(config.clip.checkpoint, dtype=config.clip.dtype),
     judges=encoders.open_judges(
-      config.eval.get("judges", ()),
-      config.clip.checkpoint,
-      dtype=config.clip.dtype,
+      judges, config.clip.checkpoint, dtype=config.clip.dtype
     ),
     compute=compute,
     warnings=tuple(warnings),

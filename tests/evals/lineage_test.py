@@ -21,11 +21,13 @@ def test_bundled_models_are_warned_of_where_they_meet_photos(
     (run, real, "tiny_base:"),  # what a run came from
     ("tiny_sft", "tiny_clip", "tiny_sft, tiny_clip:"),
   ):
-    (line,) = lineage.warnings(checkpoint, clip, photos)
+    (line,) = lineage.warnings(checkpoint, (clip,), photos)
     assert line.startswith(named)
     assert "mean nothing" in line
-    assert lineage.warnings(checkpoint, clip, world_made) == []
-  assert lineage.warnings(real, real, photos) == []
+    assert lineage.warnings(checkpoint, (clip,), world_made) == []
+  assert lineage.warnings(real, (real,), photos) == []
+  (line,) = lineage.warnings(real, (real, "tiny_judge"), photos)
+  assert line.startswith("tiny_judge:")
 
 
 def test_lineage(tmp_path, workdir_of):
