@@ -4,6 +4,7 @@
 # takes less than 90 s on two cores. Measure with --durations=30 what is added.
 FAST = (
   "tests/analysis/hlo_test.py",
+  "tests/analysis/roofline_test.py",
   "tests/config/",
   "tests/configs_test.py",
   "tests/core/",
@@ -17,6 +18,7 @@ FAST = (
   "tests/evals/differences_test.py",
   "tests/evals/intervals_test.py",
   "tests/evals/table_test.py",
+  "tests/evals/recommenders/interactions_test.py",
   "tests/groups_test.py",
   "tests/hf/janus_config_test.py",
   "tests/hf/locate_test.py",

@@ -4,10 +4,11 @@
         --topology=v5e:8x8 [--json=FILE] [--config.key=value ...]
 
 Prints, per chip, what memory the step takes and whether it fits, its FLOPs and
-bytes, and what travels between chips, in the decode loop or elsewhere. Nothing
-is loaded or run: without config.model.checkpoint the variant's published sizes
-are taken. Several slices: --config.mesh.slices=2, each of this topology. Needs
-libtpu, no TPU. The exit status is 0 if the step fits, 1 if not.
+bytes, what travels between chips, in the decode loop or elsewhere, and the
+least seconds of each phase: by FLOPs, bytes and links at the chip's peaks.
+Nothing is loaded or run: without config.model.checkpoint the variant's
+published sizes are taken. Several slices: --config.mesh.slices=2, each of this
+topology. Needs libtpu, no TPU. The exit status is 0 if the step fits, 1 if not.
 """
 
 import dataclasses
@@ -71,10 +72,14 @@ def main(_: list[str]) -> None:
     check(filled)
     devices = describe(topology, config.mesh.slices)
     from genrec_jax.analysis import abstract_step, step_report
+    from genrec_jax.core import chips
 
     plan = abstract_step.open_plan(config, flag.variant(), devices)
-    hbm = int(HBM[topology.split(":")[0]] * step_report.GIB)
-    report = step_report.report(config, plan, _TITLE_TOKENS.value, hbm)
+    kind = topology.split(":")[0]
+    hbm = int(HBM[kind] * step_report.GIB)
+    report = step_report.report(
+      config, plan, _TITLE_TOKENS.value, hbm, chips.CHIPS[kind]
+    )
     versions = _versions()
     print(f"{topology}, {versions}: compiled, not run")
     print(step_report.text(report))

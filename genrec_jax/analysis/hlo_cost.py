@@ -64,12 +64,16 @@ def flops(program: Program, scope: str | None = None) -> int:
     program: see `hlo.parse`.
     scope: only in the loop of `jax.named_scope(scope)`.
   """
-  counts = {"dot": _dot_flops, "convolution": _convolution_flops}
   return sum(
-    step.times * counts[step.instruction.opcode](step)
-    for step in walk(program)
-    if step.instruction.opcode in counts and _counted(step, scope)
+    step_flops(step) for step in walk(program) if _counted(step, scope)
   )
+
+
+def step_flops(step: Step) -> int:
+  """Counts the operations of one instruction, as often as it runs."""
+  counts = {"dot": _dot_flops, "convolution": _convolution_flops}
+  count = counts.get(step.instruction.opcode)
+  return step.times * count(step) if count else 0
 
 
 def memory_bytes(program: Program, scope: str | None = None) -> int:
@@ -84,10 +88,13 @@ def memory_bytes(program: Program, scope: str | None = None) -> int:
     scope: only in the loop of `jax.named_scope(scope)`.
   """
   return sum(
-    step.times * _traffic(program, step)
-    for step in walk(program)
-    if not step.fused and _counted(step, scope)
+    step_bytes(program, step) for step in walk(program) if _counted(step, scope)
   )
+
+
+def step_bytes(program: Program, step: Step) -> int:
+  """Counts the bytes of one instruction, as often as it runs; 0 in fusions."""
+  return 0 if step.fused else step.times * _traffic(program, step)
 
 
 def _counted(step: Step, scope: str | None) -> bool:

@@ -13,7 +13,9 @@ from genrec_jax.analysis import (
   hlo_collectives,
   hlo_cost,
   hlo_walk,
+  roofline,
 )
+from genrec_jax.core.chips import Chip
 from genrec_jax.train.plan import Plan
 
 GIB = 2**30
@@ -49,6 +51,7 @@ class Report:
   compile_seconds: float = 0.0
   problem: str = ""  # why the compiler refused
   work: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+  phases: list[roofline.Phase] = dataclasses.field(default_factory=list)
   collectives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   unknown_trip_counts: list[str] = dataclasses.field(default_factory=list)
 
@@ -58,14 +61,17 @@ class Report:
     return not self.problem and self.total <= self.hbm
 
 
-def report(config: Any, plan: Plan, title_tokens: int, hbm: int) -> Report:
+def report(
+  config: Any, plan: Plan, title_tokens: int, hbm: int, chip: Chip
+) -> Report:
   """Compiles a config's step and reads what came out.
 
   Args:
     config: of an SFT or RL run.
     plan: see `abstract_step.open_plan`.
     title_tokens: see `abstract_step.prompt_tokens`.
-    hbm: bytes of one chip's memory.
+    hbm: bytes of one chip's memory that programs may use.
+    chip: what it can do at best.
   """
   args = abstract_step.arguments(config, plan, title_tokens)
   state, frozen, batch = args
@@ -94,7 +100,10 @@ def report(config: Any, plan: Plan, title_tokens: int, hbm: int) -> Report:
     if not figures.total:
       raise
   else:
-    _read(figures, config, plan, args, compiled)
+    program = hlo.parse(compiled.as_text())
+    _read_memory(figures, config, plan, args, compiled, program)
+    _read_work(figures, program)
+    figures.phases = roofline.phases(program, chip)
   figures.compile_seconds = time.perf_counter() - start
   return figures
 
@@ -125,20 +134,23 @@ def _settings(config: Any, plan: Plan, batch: Any) -> dict[str, Any]:
   return settings
 
 
-def _read(
-  figures: Report, config: Any, plan: Plan, args: Any, compiled: Any
+def _read_memory(
+  figures: Report,
+  config: Any,
+  plan: Plan,
+  args: Any,
+  compiled: Any,
+  program: hlo.Program,
 ) -> None:
-  """Fills in the figures of a compiled step."""
+  """Fills in the memory of a compiled step."""
   stats = compiled.memory_analysis()
   # Memory beyond the arguments; outputs that take a donated one's are not new.
   temporary = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
   temporary += stats.output_size_in_bytes - stats.alias_size_in_bytes
   figures.total = stats.argument_size_in_bytes + temporary
-  program = hlo.parse(compiled.as_text())
-  loops = hlo_walk.loops(program)
   # What the decode loop carries is the cache or else the rollout's parameters.
   kv = rollout = 0
-  for loop in loops:
+  for loop in hlo_walk.loops(program):
     if loop.is_of(DECODE):
       whole = abstract_step.kv_shapes(config, plan, args)
       kv = sum(a.nbytes for a in loop.carried if _is_part(a, whole))
@@ -148,6 +160,10 @@ def _read(
     "rollout": rollout,
     "other": max(temporary - kv - rollout, 0),
   }
+
+
+def _read_work(figures: Report, program: hlo.Program) -> None:
+  """Fills in the FLOPs, the bytes and what travels between chips."""
   figures.work = {
     name: {"decode loop": count(program, DECODE), "all": count(program)}
     for name, count in (
@@ -156,7 +172,9 @@ def _read(
     )
   }
   figures.unknown_trip_counts = [
-    loop.op_name or loop.name for loop in loops if loop.trip_count is None
+    loop.op_name or loop.name
+    for loop in hlo_walk.loops(program)
+    if loop.trip_count is None
   ]
   groups: dict[tuple[bool, str], list[hlo_collectives.Collective]] = {}
   for moved in hlo_collectives.find(program):
@@ -222,8 +240,23 @@ def text(figures: Report) -> str:
       f"{c['times']:>10}{c['bytes'] / 1e9:>10.2f}{c['largest'] / 1e6:>12.3f}"
       for c in figures.collectives
     ] or ["  nothing"]
+    lines += ["", *_roofline_text(figures.phases)]
   lines += [
     f"loop of unknown trip count, counted once: {name}"
     for name in figures.unknown_trip_counts
   ]
   return "\n".join(lines)
+
+
+def _roofline_text(phases: list[roofline.Phase]) -> list[str]:
+  """Returns the lines of the table of phases."""
+  header = f"{'FLOPs':>10}{'bytes':>10}{'links':>10}"
+  return [
+    f"{'seconds at least, per step':<28}{header}  bound by",
+    *(
+      f"  {p.name:<26}{p.flop_seconds:>10.3f}{p.byte_seconds:>10.3f}"
+      f"{p.link_seconds:>10.3f}  {p.bound}"
+      for p in phases
+    ),
+    f"  {'all, one after another':<26}{roofline.seconds(phases):>10.3f}",
+  ]

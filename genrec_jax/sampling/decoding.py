@@ -18,6 +18,7 @@ from genrec_jax.sampling.distribution import Sampling
 Step = Callable[[KVCache, jax.Array, jax.Array], tuple[jax.Array, KVCache]]
 
 
+@jax.named_scope("prefill")
 def start(
   model: Generator,
   vocabulary: Vocabulary,

@@ -98,6 +98,7 @@ def sample_images(
   return Rollout(codes=codes, logprobs=logprobs)
 
 
+@jax.named_scope("vq_decode")
 def decode_images(
   model: Generator, params: PyTree, codes: jax.Array
 ) -> jax.Array:

@@ -79,9 +79,10 @@ def update_policy(
     )
     # Carried to the next epoch, whose ratio starts from it.
     old_logprobs = metrics.pop("old_logprobs")  # [P, G, I]
-    updates, opt_state = optimizer.update(grads, opt_state, params)
+    with jax.named_scope("update"):
+      updates, opt_state = optimizer.update(grads, opt_state, params)
+      params = optax.apply_updates(params, updates)
     metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-    params = optax.apply_updates(params, updates)
     return (params, opt_state, old_logprobs), metrics
 
   # [P, G, I], not looked at before the first epoch has scored.
@@ -129,6 +130,7 @@ def make_score(model: Generator, rest: PyTree, options: RLOptions) -> Score:
   return score
 
 
+@jax.named_scope("reference")
 def score_reference(
   score: Score, reference: PyTree, experience: Experience, options: RLOptions
 ) -> RefScores:
@@ -142,6 +144,7 @@ def score_reference(
   return RefScores(scores.logprobs, scores.branches)
 
 
+@jax.named_scope("policy")
 def epoch_loss(
   trainable: PyTree,
   experience: Experience,

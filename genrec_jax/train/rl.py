@@ -75,9 +75,10 @@ def train_step(
   pixels = sampling.decode_images(
     model, params, rollout.codes
   )  # [P, G, h, w, 3]
-  samples = clip.embed_images(frozen["clip"], pixels)  # [P, G, E]
-  targets = embed_targets(clip, frozen["clip"], batch)
-  values, reward_metrics = reward_samples(samples, targets, options)  # [P, G]
+  with jax.named_scope("rewards"):
+    samples = clip.embed_images(frozen["clip"], pixels)  # [P, G, E]
+    targets = embed_targets(clip, frozen["clip"], batch)
+    values, reward_metrics = reward_samples(samples, targets, options)
   state, metrics = policy_update.update_policy(
     state,
     frozen,

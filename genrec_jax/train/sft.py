@@ -74,8 +74,10 @@ def train_step(
   # The target is the next item, the first of the future.
   pixels = batch.future[:, 0].astype(jnp.float32) / 255  # [P, h, w, 3]
   # By the frozen tokenizer, outside the gradient.
-  codes = model.encode_pixels(rest, pixels)  # [P, I]
+  with jax.named_scope("targets"):
+    codes = model.encode_pixels(rest, pixels)  # [P, I]
 
+  @jax.named_scope("policy")
   def loss_fn(trainable, prompt, dropped, codes):
     params = tree.merge(trainable, rest)
     embeds = embed_with_dropout(model, params, prompt, dropped)
@@ -85,9 +87,10 @@ def train_step(
     loss_fn, options.microbatches, state.params, prompt, dropped, codes
   )
   metrics = {name: values.mean() for name, values in metrics.items()}
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  with jax.named_scope("update"):
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
   metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-  params = optax.apply_updates(state.params, updates)
   return TrainState(state.step + 1, params, opt_state), metrics
 
 

@@ -15,14 +15,17 @@ from genrec_jax.analysis import (
   hlo,
   hlo_collectives,
   hlo_walk,
+  roofline,
   step_report,
 )
+from genrec_jax.core import chips
 from genrec_jax.models import janus
 from genrec_jax.testing import tiny_clip, tiny_janus
 from genrec_jax.train.plan import make_plan
 from tests.tools.process import ROOT, run_tool
 
 HBM = 16 * step_report.GIB
+CHIP = chips.CHIPS["v5e"]
 
 run = functools.partial(run_tool, "compile_check.py")
 
@@ -53,6 +56,14 @@ def check_decode_loop(config, plan):
   assert not inside
   # Gathered they are, before it.
   assert any("gather" in c.kind for c in hlo_collectives.find(program))
+  found = {phase.name: phase for phase in roofline.phases(program, CHIP)}
+  with_gradient = ("decode", "policy", "policy backward", "reference")
+  assert all(found[name].flop_seconds > 0 for name in with_gradient)
+  assert {"prefill", "vq_decode", "rewards", "update"} <= set(found)
+  # The gradient of a product is two; what remat computes again comes on top.
+  ratio = found["policy backward"].flop_seconds / found["policy"].flop_seconds
+  assert 2 <= ratio < 3.5
+  assert "rewards backward" not in found
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +129,7 @@ def test_tensor_parallel_decoding_adds_up_twice_a_layer(slices):
 def test_a_report_of_one_device_of_eight():
   config = sft_config.get_config("debug")
   plan = tiny_plan(config)
-  found = step_report.report(config, plan, 4, HBM)
+  found = step_report.report(config, plan, 4, HBM, CHIP)
   assert found.fits
   assert found.chips == 8
   # CLIP too, which a supervised step does not read.
@@ -131,8 +142,12 @@ def test_a_report_of_one_device_of_eight():
   assert found.work["FLOPs"]["all"] > found.work["FLOPs"]["decode loop"] == 0
   assert all(c["where"] == "elsewhere" for c in found.collectives)
   assert not found.unknown_trip_counts
+  names = [phase.name for phase in found.phases]
+  assert names == ["targets", "policy", "policy backward", "update", "other"]
+  assert roofline.seconds(found.phases) > 0
   written = step_report.text(found)
   assert "of 16.00: fits" in written
+  assert "seconds at least, per step" in written
   found.hbm = found.total - 1
   written = step_report.text(found)
   assert "DOES NOT FIT" in written
