@@ -98,7 +98,9 @@ def phase_name(op_name: str, loops: tuple[Loop, ...] = ()) -> str:
     op_name: such as 'jit(train_step)/transpose(jvp(policy))/dot_general'.
     loops: around it. What the compiler adds to a loop has no name of its own.
   """
-  for name in (op_name, *(loop.op_name for loop in reversed(loops))):
+  around = [loop.op_name for loop in reversed(loops)]
+  # An instruction that the compiler merged has all names, '(a:b)'; the first.
+  for name in (*op_name.split(":"), *around):
     scopes = _SCOPE.findall(name)
     if scopes:
       # Of a derivative JAX writes transpose(jvp(scope)); what is computed

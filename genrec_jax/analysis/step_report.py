@@ -100,7 +100,9 @@ def report(
     if not figures.total:
       raise
   else:
-    program = hlo.parse(compiled.as_text())
+    text = compiled.as_text()
+    assert text is not None  # all backends have one
+    program = hlo.parse(text)
     _read_memory(figures, config, plan, args, compiled, program)
     _read_work(figures, program)
     figures.phases = roofline.phases(program, chip)

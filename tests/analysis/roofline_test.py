@@ -78,6 +78,8 @@ def test_the_longest_of_three_bounds_a_phase():
     ("jit(f)/rollout/policy/jit(clip)/max", "policy"),
     ("jit(f)/while/body/add", "other"),
     ("", "other"),
+    ("jit(f)/(a/update/sum:b/transpose(jvp(policy))/dot)", "update"),
+    ("jit(f)/(a/sum:b/transpose(jvp(policy))/dot)", "policy backward"),
   ],
 )
 def test_names_tell_phases(name, phase):
