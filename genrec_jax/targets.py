@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from genrec_jax.core.types import Batch, PyTree
 from genrec_jax.groups import at_least_float32
-from genrec_jax.models.clip import Clip
+from genrec_jax.models.encoders import ImageEncoder
 
 
 @struct.dataclass
@@ -24,7 +24,7 @@ class Targets:
   future_mask: jax.Array  # [P, F] bool, True = a real item
 
 
-def embed_targets(clip: Clip, params: PyTree, batch: Batch) -> Targets:
+def embed_targets(clip: ImageEncoder, params: PyTree, batch: Batch) -> Targets:
   """Embeds the batch's titles, history and future, each once.
 
   Once per prompt, not per sample: a group's samples share their targets.
@@ -37,17 +37,35 @@ def embed_targets(clip: Clip, params: PyTree, batch: Batch) -> Targets:
   Returns:
     Targets, without gradients.
   """
-  history = batch.history
-  pixels = jnp.concatenate([history, batch.future], 1)  # [P, N + F, h, w, 3]
-  embeds = clip.embed_images(params, pixels.astype(jnp.float32) / 255)
-  embeds = at_least_float32(embeds)  # [P, N + F, E]
+  history, future = embed_items(clip, params, batch)
   text = clip.embed_texts(params, batch.title_ids, batch.title_mask)
   return jax.lax.stop_gradient(
     Targets(
       text=at_least_float32(text),
-      history=embeds[:, : history.shape[1]],
+      history=history,
       history_mask=batch.history_mask,
-      future=embeds[:, history.shape[1] :],
+      future=future,
       future_mask=batch.future_mask,
     )
   )
+
+
+def embed_items(
+  model: ImageEncoder, params: PyTree, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+  """Returns unit vectors of the batch's history and future, each image once.
+
+  Args:
+    model: any encoder of images.
+    params: its parameters.
+    batch: P windows; images uint8.
+
+  Returns:
+    [P, N, E] and [P, F, E] float32.
+  """
+  shown = batch.history.shape[1]  # N
+  # [P, N + F, h, w, 3]
+  pixels = jnp.concatenate([batch.history, batch.future], 1)
+  embeds = model.embed_images(params, pixels.astype(jnp.float32) / 255)
+  embeds = at_least_float32(embeds)  # [P, N + F, E]
+  return embeds[:, :shown], embeds[:, shown:]

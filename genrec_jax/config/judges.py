@@ -7,10 +7,7 @@ from typing import Any
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import locate
-from genrec_jax.hf.encoders import name_of
-
-# In names of metrics: the reward's CLIP.
-CLIP_NAME = "clip"
+from genrec_jax.hf.encoders import CLIP_NAME, name_of
 
 
 def problems(paths: Any, clip: str) -> list[str]:

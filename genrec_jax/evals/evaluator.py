@@ -1,9 +1,9 @@
 """The evaluator: generates for held-out users and scores what it generated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,42 +11,54 @@ import numpy as np
 from genrec_jax.core.types import PyTree
 from genrec_jax.evals import (
   baselines,
-  frontier,
+  catalogue,
   held_out,
   kept_images,
   shuffled,
-  summary,
 )
 from genrec_jax.evals.catalogue import Catalogue
 from genrec_jax.evals.compiled import Generate, Reconstruct
+from genrec_jax.evals.contrasts import SHUFFLED
 from genrec_jax.evals.grid import grid
 from genrec_jax.evals.held_out import HeldOutBatch
-from genrec_jax.evals.judge import Judge
+from genrec_jax.evals.panel import Panel, on_host
+from genrec_jax.evals.scoring import Items, Scorer, Shown, stacked
 from genrec_jax.runtime import progress
 from genrec_jax.runtime.distributed import to_host
 
 # (name, parameters, or a function that reads them)
 Model = tuple[str, PyTree | Callable[[], PyTree]]
 
-
-class Evaluation(NamedTuple):
-  """Scores and samples of one model."""
-
-  scores: dict[str, np.ndarray]  # metric -> [U] float64, NaN: undefined
-  samples: np.ndarray  # [U', G, h, w, 3] uint8, of the first users
-  embeds: np.ndarray  # [U, G, E] float32, of all
-  attributes: np.ndarray | None  # [U, G, 5] int, see `read_attributes`
+# Metrics of mid-run evaluations: few enough to watch.
+_MIDRUN = (
+  "history_clip_mean",
+  "history_clip_max",
+  "future_clip_mean",
+  "text_clip",
+  "preference_match",
+  "copy_rate",
+  "diversity",
+)
+_MIDRUN_BY_JUDGE = ("future_{}_mean", "diversity_{}")
 
 
 class Comparison(NamedTuple):
-  """Scores of models, of the same with shuffled histories, and of baselines."""
+  """Scores of models, of these with shuffled histories, and of other rows."""
 
   scores: dict[str, dict[str, np.ndarray]]  # row -> metric -> [U] float64
+  sets: dict[str, dict[str, dict[str, Any]]]  # row -> see `Scorer.sets`
   samples: dict[str, np.ndarray]  # model -> [U', G, h, w, 3] uint8
   # {row: [K, h, w, 3] uint8}, one image of each of the first users; models
   # show their first sample. For `kept_images`.
   images: dict[str, np.ndarray]
-  curves: frontier.Scores  # at several temperatures; {}: at none
+  curves: dict[str, dict[float, dict[str, np.ndarray]]]  # see `frontier`
+
+  def add(self, row: str, scorer: Scorer, shown: Shown) -> None:
+    """Scores a row."""
+    self.scores[row] = scorer.score(shown)
+    # The real next items have no distance from themselves.
+    if row != "real_next_item":
+      self.sets[row] = scorer.sets(shown)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +67,14 @@ class Evaluator:
 
   Attributes:
     generate: see `compiled.make_generate`.
-    judge: scores the samples.
+    panel: the encoders that look at images.
     test: the held-out users that results are reported on.
     catalogue: every item's image, uint8 [h, w, 3].
     num_samples: G, images per user.
     seed: of noise, shuffling, random items and bootstrap.
+    copy_thresholds: encoder -> the cosine from which an image is a copy; see
+      `calibration.calibrated`.
+    trained: [I] bool, True = the item is in the training data; None: all are.
     validation: held-out users of mid-run evaluations. They are of another
       split, so that what is seen, and perhaps chosen by, during a run is not
       what is reported at its end.
@@ -72,11 +87,13 @@ class Evaluator:
   """
 
   generate: Generate
-  judge: Judge
+  panel: Panel
   test: Sequence[HeldOutBatch]
   catalogue: Catalogue
   num_samples: int  # G
   seed: int
+  copy_thresholds: Mapping[str, float]
+  trained: np.ndarray | None = None
   validation: Sequence[HeldOutBatch] = ()
   reconstruct: Reconstruct | None = None
   population: str = "held-out users"
@@ -85,7 +102,7 @@ class Evaluator:
   temperature: float = 1.0
   temperatures: tuple[float, ...] = ()
 
-  def evaluate(
+  def sample(
     self,
     params: PyTree,
     batches: Sequence[HeldOutBatch],
@@ -93,49 +110,48 @@ class Evaluator:
     keep: int = 0,
     temperature: float | None = None,
     done: Callable[[int], None] = lambda users: None,
-  ) -> Evaluation:
-    """Generates for every user and scores the samples.
+  ) -> tuple[Shown, np.ndarray]:
+    """Generates for every user.
 
     Args:
       params: of the generator.
       batches: U held-out users.
       keep: return the samples of that many users, the first.
       temperature: another than that of the table.
-      done: called with the number of users of each batch, once it is scored.
+      done: called with the number of users of each batch, once it is generated.
+
+    Returns:
+      What the samples look like to the panel and, where it is known, to the
+      truth; and those kept, uint8 [U', G, h, w, 3].
     """
     key = evaluation_key(self.seed)
     others = () if temperature is None else (temperature,)
-    parts, all_embeds, all_attributes = [], [], []  # one of each a batch
+    parts = []  # one a batch
     kept: list[np.ndarray] = []  # [count, G, h, w, 3] each
     for index, held in enumerate(batches):
       # By the batch's number, so that all models share their noise.
       batch_key = jax.random.fold_in(key, index)
       generated = self.generate(params, held.batch.prompt, batch_key, *others)
-      # CLIP reads the images on the devices, before they come to the host.
-      embeds = to_host(self.judge.embed_images(generated)).astype(np.float32)
+      # The panel reads them on the devices, before they come to the host.
+      embeds = on_host(self.panel.embed_images(generated))
       images = to_host(generated)  # [P, G, h, w, 3] uint8
-      attributes = held_out.read_attributes(held, images)  # [P, G, 5]
-      parts.append(self.judge.score(held, embeds, attributes))
-      all_embeds.append(embeds[: held.count])  # the fill is no user
-      if attributes is not None:
-        all_attributes.append(attributes[: held.count])
+      shown = Shown(embeds, held_out.read_attributes(held, images))
+      parts.append(shown.to(np.arange(held.count)))  # the fill is no user
       # Images of all users would take gigabytes; embeddings of all do not.
       if sum(len(part) for part in kept) < keep:
         kept.append(images[: held.count])
       done(held.count)
-    return Evaluation(
-      held_out.concatenate(parts),
-      np.concatenate(kept)[:keep] if kept else np.zeros(0),
-      np.concatenate(all_embeds),
-      np.concatenate(all_attributes) if all_attributes else None,
-    )
+    samples = np.concatenate(kept)[:keep] if kept else np.zeros(0)
+    return stacked(parts), samples
 
   def midrun(
     self, params: PyTree, *, grid_users: int = 8
   ) -> tuple[dict[str, float], np.ndarray]:
     """Evaluates a model in the middle of its training, on `validation`.
 
-    The noise is the same at every call, which makes the curve smoother.
+    The noise is the same at every call, which makes the curve smoother. Of the
+    judges only what shows whether a reward is being hacked, and nothing that
+    takes the catalogue.
 
     Args:
       params: of the generator.
@@ -147,19 +163,28 @@ class Evaluator:
     """
     users = sum(held.count for held in self.validation)
     tally = progress.Tally(users, self.population)
-    evaluation = self.evaluate(
+    shown, samples = self.sample(
       params,
       self.validation,
       keep=grid_users,
       done=functools.partial(tally.add, "evaluating"),
     )
     tally.clear()
+    scorer = self._scorer(self.validation)
+    watched = [
+      *_MIDRUN,
+      *(t.format(j) for j in self.panel.judges for t in _MIDRUN_BY_JUDGE),
+    ]
     means = {
       name: float(np.nanmean(values))
-      for name, values in evaluation.scores.items()
-      if not np.all(np.isnan(values))  # JSON has no NaN
+      for name, values in scorer.score(shown).items()
+      # JSON has no NaN.
+      if name in watched and not np.all(np.isnan(values))
     }
-    return means, grid(self.validation, evaluation.samples)
+    for name, cell in scorer.sets(shown).items():
+      if name.startswith("kid_"):
+        means[name] = cell["mean"]
+    return means, grid(self.validation, samples)
 
   def compare(self, models: Sequence[Model], *, keep: int = 12) -> Comparison:
     """Scores models, with their own and shuffled histories, and baselines.
@@ -174,74 +199,105 @@ class Evaluator:
       keep: users whose samples are returned, the first.
     """
     users = sum(held.count for held in self.test)
+    scorer = self._scorer(self.test, items=self._encode_items())
+    found = Comparison({}, {}, {}, {}, {})
     # The same exchange of users for all models, so that they compare.
     source = shuffled.derangement(users, self.seed) if users > 1 else None
-    curved = [
-      name for name, _ in models if name != "base" and self.temperatures
-    ]
+    curved = [name for name, _ in models if name != "base"]
     rounds = len(models) + len(curved) * len(self._others())
     tally = progress.Tally(rounds * users, self.population)
-    scores: dict[str, dict[str, np.ndarray]] = {}
-    swapped, samples, images = {}, {}, {}  # shuffled rows; see `Comparison`
-    curves: dict[str, dict[float, dict[str, np.ndarray]]] = {}
     for name, read in models:
       params = None  # frees the last model's memory for this one
       params = read() if callable(read) else read
-      evaluation = self.evaluate(
+      shown, samples = self.sample(
         params,
         self.test,
         keep=max(keep, self.keep_images),
         done=functools.partial(tally.add, f"evaluating {name}"),
       )
-      scores[name] = evaluation.scores
-      samples[name] = evaluation.samples[:keep]
+      found.add(name, scorer, shown)
+      found.samples[name] = samples[:keep]
       if self.keep_images:
-        images[name] = evaluation.samples[: self.keep_images, 0]
+        found.images[name] = samples[: self.keep_images, 0]
       if name != "base" and source is not None:
-        swapped[name + summary.SHUFFLED] = shuffled.score_shuffled(
-          self.judge,
-          self.test,
-          evaluation.embeds,
-          evaluation.attributes,
-          source,
-        )
-      if name in curved:
-        curves[name] = {self.temperature: evaluation.scores} | {
-          other: self.evaluate(
+        found.add(name + SHUFFLED, scorer, shown.to(source))
+      if name in curved and self.temperatures:
+        curve = {self.temperature: found.scores[name]}
+        for other in self._others():
+          shown, _ = self.sample(
             params,
             self.test,
             temperature=other,
             done=functools.partial(tally.add, f"{name} at temperature {other}"),
-          ).scores
-          for other in self._others()
-        }
+          )
+          curve[other] = scorer.score(shown)
+        found.curves[name] = curve
     tally.clear()
-    tally = progress.Tally(users, self.population)
-    scores |= swapped | baselines.score_all(
-      self.judge,
-      self.test,
-      self.catalogue,
+    # The image tokenizer is frozen: any model's parameters do.
+    self._add_baselines(found, scorer, params)
+    return found
+
+  def _add_baselines(
+    self, found: Comparison, scorer: Scorer, params: PyTree
+  ) -> None:
+    """Scores the rows that show an item, and the real one in codes."""
+    assert scorer.items is not None
+    assert scorer.users.rows is not None
+    items = baselines.items(
+      scorer.users.rows,
+      len(self.catalogue),
       num_samples=self.num_samples,
       seed=self.seed,
-      # The image tokenizer is frozen: any model's parameters do.
-      reconstruct=self.reconstruct
-      and functools.partial(self.reconstruct, params),
-      done=functools.partial(tally.add, "evaluating baselines"),
+    )
+    for row, numbers in items.items():
+      found.add(row, scorer, scorer.items.shown(numbers))
+    if self.keep_images:
+      found.images.update(
+        kept_images.of_items(items, self.catalogue, self.keep_images)
+      )
+    if self.reconstruct is None:
+      return
+    tally = progress.Tally(
+      sum(held.count for held in self.test), self.population
+    )
+    shown = baselines.vq_ceiling(
+      self.panel,
+      self.test,
+      functools.partial(self.reconstruct, params),
+      num_samples=self.num_samples,
+      done=functools.partial(tally.add, "evaluating the VQ ceiling"),
     )
     tally.clear()
-    if self.keep_images:
-      images |= kept_images.of_baselines(
-        self.test,
-        self.catalogue,
-        num_samples=self.num_samples,
-        seed=self.seed,
-        users=self.keep_images,
-      )
-    return Comparison(scores, samples, images, curves)
+    found.add("vq_ceiling", scorer, shown)
+
+  def _encode_items(self) -> Items:
+    """Returns the catalogue as the panel sees it, each image read once."""
+    trained = self.trained
+    if trained is None:
+      trained = np.ones(len(self.catalogue), bool)
+    tally = progress.Tally(len(self.catalogue), "items")
+    items = catalogue.encode(
+      self.catalogue,
+      self.panel,
+      trained,
+      batch_size=self.test[0].size,
+      num_samples=self.num_samples,
+      known=self.test[0].truth is not None,
+      done=functools.partial(tally.add, "reading the catalogue"),
+    )
+    tally.clear()
+    return items
 
   def _others(self) -> list[float]:
     """Returns the temperatures of curves that the table has not."""
     return [t for t in self.temperatures if t != self.temperature]
+
+  def _scorer(
+    self, batches: Sequence[HeldOutBatch], items: Items | None = None
+  ) -> Scorer:
+    return Scorer(
+      held_out.join(batches), self.copy_thresholds, self.seed, items
+    )
 
 
 def evaluation_key(seed: int) -> jax.Array:

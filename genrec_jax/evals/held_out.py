@@ -4,10 +4,11 @@ All batches have P rows, so that every function compiled for one serves all: a
 shorter one is filled up, and `count` says how many of its rows are users.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+import itertools
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ class HeldOutBatch:
   batch: Batch
   count: int  # rows that are users, the first ones; the others repeat the first
   names: tuple[str, ...]  # [count]
-  targets: Targets  # CLIP embeddings of the batch
+  targets: Mapping[str, Targets]  # embeddings of the batch, by encoder
   truth: Truth | None  # None where it is not known
   titles: tuple[str, ...] = ()  # [count], of the real next items, if known
   history_titles: tuple[Sequence[str], ...] = ()  # oldest first, if known
@@ -52,16 +53,32 @@ class HeldOutBatch:
     return len(self.batch.history_mask)
 
 
+class Users(NamedTuple):
+  """What the samples of U users are compared with; all arrays are numpy."""
+
+  targets: Mapping[str, Targets]  # encoder -> embeddings, [U, ...] each
+  truth: Truth | None  # [U, ...]; None where it is not known
+  rows: Rows | None  # of U users; None where the catalogue is not known
+
+
+class Panel(Protocol):
+  """The part of `panel.Panel` that targets are embedded by."""
+
+  def embed_targets(self, batch: Batch) -> Mapping[str, Targets]:
+    """Returns the embeddings of a batch by encoder."""
+
+  def embed_titles(self, titles: Sequence[str]) -> Mapping[str, jax.Array]:
+    """Returns embeddings [P, E] of titles by the judges that read."""
+
+
 def prepare(
-  batches: Iterable[Any],
-  embed_targets: Callable[[Batch], Targets],
-  batch_size: int,
+  batches: Iterable[Any], panel: Panel, batch_size: int
 ) -> list[HeldOutBatch]:
   """Reads evaluation batches into memory and embeds their targets once.
 
   Args:
     batches: of `eval_batches.eval_batches`.
-    embed_targets: see `Judge.embed_targets`.
+    panel: the encoders.
     batch_size: P; no batch has more rows.
   """
   fill_up = functools.partial(fill, size=batch_size)
@@ -77,7 +94,7 @@ def prepare(
         batch=batch,
         count=count,
         names=tuple(str(name) for name in info["user"]),
-        targets=jax.tree.map(to_host, embed_targets(batch)),
+        targets=_embed(panel, batch, info),
         truth=truth,
         titles=tuple(info.get("titles", ())),
         history_titles=tuple(info.get("history_titles", ())),
@@ -85,6 +102,43 @@ def prepare(
       )
     )
   return prepared
+
+
+def _embed(
+  panel: Panel, batch: Batch, info: Mapping[str, Any]
+) -> dict[str, Targets]:
+  """Returns the targets of a batch by encoder, titles included."""
+  targets = dict(panel.embed_targets(batch))
+  if "titles" in info:
+    # Each judge has its own tokenizer; CLIP's tokens are in the batch.
+    titles = fill(np.asarray(info["titles"], object), len(batch.history_mask))
+    for name, text in panel.embed_titles(list(titles)).items():
+      targets[name] = dataclasses.replace(targets[name], text=text)
+  return jax.tree.map(to_host, targets)
+
+
+def join(batches: Sequence[HeldOutBatch]) -> Users:
+  """Returns all users of some batches, without what fills these up."""
+  parts = [
+    jax.tree.map(
+      lambda x, count=held.count: np.asarray(x)[:count],
+      (dict(held.targets), held.truth),
+    )
+    for held in batches
+  ]
+  targets, truth = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+  rows = [held.rows for held in batches if held.rows is not None]
+  return Users(
+    targets=targets,
+    truth=truth,
+    rows=Rows(
+      history=tuple(itertools.chain(*(part.history for part in rows))),
+      seen=tuple(itertools.chain(*(part.seen for part in rows))),
+      target=np.concatenate([part.target for part in rows]),
+    )
+    if len(rows) == len(batches)
+    else None,
+  )
 
 
 def _rows(info: Mapping[str, Any]) -> Rows:
@@ -109,15 +163,6 @@ def read_attributes(
   None where the truth is not known: only the synthetic world can be read.
   """
   return None if held.truth is None else _read(images)
-
-
-def concatenate(
-  parts: Sequence[Mapping[str, np.ndarray]],
-) -> dict[str, np.ndarray]:
-  """Returns the scores of all users from those of the batches."""
-  return {
-    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-  }
 
 
 def _read(images: np.ndarray) -> np.ndarray:

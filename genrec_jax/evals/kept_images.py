@@ -17,7 +17,6 @@ from PIL import Image
 
 from genrec_jax.core import duckdb_file, files
 from genrec_jax.core.errors import UserError
-from genrec_jax.evals import baselines
 from genrec_jax.evals.catalogue import Catalogue
 from genrec_jax.evals.held_out import HeldOutBatch
 
@@ -34,39 +33,23 @@ class KeptUser(NamedTuple):
   images: Mapping[str, np.ndarray]  # by row
 
 
-def of_baselines(
-  batches: Sequence[HeldOutBatch],
-  catalogue: Catalogue,
-  *,
-  num_samples: int,
-  seed: int,
-  users: int,
+def of_items(
+  items: Mapping[str, np.ndarray], catalogue: Catalogue, users: int
 ) -> dict[str, np.ndarray]:
-  """Returns the items that baselines show the first users: uint8 [U, h, w, 3].
+  """Returns the images of items that rows show the first users.
 
   Args:
-    batches: held-out users.
+    items: {row: [U, G] int}, numbers of items; a user's first is kept.
     catalogue: every item's image, uint8 [h, w, 3].
-    num_samples: as in `baselines.score_all`, so that the items are the same.
-    seed: the same.
-    users: U, at most.
+    users: at most.
+
+  Returns:
+    {row: uint8 [users, h, w, 3]}.
   """
-  parts: dict[str, list[np.ndarray]] = {}
-  kept = 0
-  for index, held in enumerate(batches):
-    if kept >= users:
-      break
-    kept += held.count
-    items = baselines.random_items(
-      catalogue, held.size, num_samples, seed=seed + index
-    )  # [P, G, h, w, 3]
-    for name, images in (
-      ("real_next_item", baselines.real_next_item(held.batch)),
-      ("random_item", items[:, 0]),
-      ("copy_last", baselines.copy_last(held.batch)),
-    ):
-      parts.setdefault(name, []).append(images[: held.count])
-  return {name: np.concatenate(part)[:users] for name, part in parts.items()}
+  return {
+    row: np.stack([catalogue[int(i)] for i in numbers[:users, 0]])
+    for row, numbers in items.items()
+  }
 
 
 def write(

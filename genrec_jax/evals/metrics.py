@@ -72,10 +72,23 @@ METRICS: dict[str, Metric] = {
     "a user, such as the real next item, between users instead. Near 0 the "
     "samples are all alike; as high as the random item, they ignore the user.",
   ),
+  "future_clip_next": Metric(
+    "future next",
+    1,
+    "CLIP similarity to the very next item alone.",
+  ),
+  "catalogue_copy_clip": Metric(
+    "catalogue copies",
+    0,
+    "Share of samples that repeat any item of the training data, by CLIP "
+    "similarity above the copy threshold. In a world of few items good samples "
+    "are such items; of photos it should stay near 0.",
+  ),
 }
 
-# The same for every judge, whose name stands for {}.
-_BY_JUDGE: dict[str, Metric] = {
+# The same for every judge, whose name stands for {}: what images look like, and
+# what they find and how they differ from real ones.
+_LIKENESS: dict[str, Metric] = {
   "history_{}_mean": Metric(
     "history mean",
     1,
@@ -107,6 +120,17 @@ _BY_JUDGE: dict[str, Metric] = {
     0,
     "Share of samples as near to any item of the training data.",
   ),
+  "diversity_{}": Metric(
+    "diversity", 0, "Mean of 1 - cosine between a user's own samples."
+  ),
+  "spread_{}": Metric(
+    "spread",
+    0,
+    "Mean of 1 - cosine between samples of different users; the real next"
+    " item's is what to compare with.",
+  ),
+}
+_RANKING: dict[str, Metric] = {
   "hit_rate_{}": Metric(
     "HR@10",
     1,
@@ -130,15 +154,6 @@ _BY_JUDGE: dict[str, Metric] = {
     "Share of 99 other users to whose future a sample is less near than to its"
     " own user's; .5 is chance.",
   ),
-  "diversity_{}": Metric(
-    "diversity", 0, "Mean of 1 - cosine between a user's own samples."
-  ),
-  "spread_{}": Metric(
-    "spread",
-    0,
-    "Mean of 1 - cosine between samples of different users; the real next"
-    " item's is what to compare with.",
-  ),
   "kid_{}": Metric(
     "KID",
     -1,
@@ -156,6 +171,29 @@ _BY_JUDGE: dict[str, Metric] = {
     "Distance of two normal distributions; higher the fewer the images.",
   ),
 }
+_BY_JUDGE = _LIKENESS | _RANKING
+
+# Left out of the terminal, which is narrow.
+_DETAILS = (
+  "future_clip_next",
+  "catalogue_copy_clip",
+  "history_{}_max",
+  "future_{}_next",
+  "text_{}",
+  "catalogue_copy_{}",
+  "spread_{}",
+  "mrr_{}",
+  "lift_{}",
+  "cmmd_{}",
+  "frechet_{}",
+)
+
+
+class Table(NamedTuple):
+  """Metrics that stand side by side."""
+
+  title: str  # whose they are; '': the reward's CLIP's, and the truth's
+  names: list[str]
 
 
 @functools.cache
@@ -204,3 +242,38 @@ def judges(names: Iterable[str]) -> list[str]:
   """Returns the judges that some metric is by, as they come."""
   found = (describe(name) for name in names)
   return list(dict.fromkeys(m.judge for m in found if m and m.judge))
+
+
+def tables(names: Iterable[str]) -> list[Table]:
+  """Returns the tables that metrics stand in, those with a meaning.
+
+  The reward's CLIP and the truth have one, each judge two.
+  """
+  known = in_order(names)
+  found = [Table("", [n for n in known if not metric_of(n).judge])]
+  for judge in judges(known):
+    for kind, templates in (
+      ("likeness", _LIKENESS),
+      ("ranking and sets", _RANKING),
+    ):
+      own = [t.format(judge) for t in templates if t.format(judge) in known]
+      found.append(Table(f"{judge}: {kind}", own))
+  return [table for table in found if table.names]
+
+
+def brief(names: Iterable[str]) -> list[Table]:
+  """Returns the tables of the terminal: one each, without details."""
+  known = in_order(names)
+  found = [
+    Table(
+      judge,
+      [
+        name
+        for name in known
+        if metric_of(name).judge == judge
+        and name not in [detail.format(judge) for detail in _DETAILS]
+      ],
+    )
+    for judge in ("", *judges(known))
+  ]
+  return [table for table in found if table.names]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import functools
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
 from genrec_jax.core.types import PyTree
 from genrec_jax.data import synthetic
 from genrec_jax.data.dataset import Dataset
@@ -14,11 +16,13 @@ from genrec_jax.data.eval_batches import eval_batches
 from genrec_jax.data.windows import WindowSpec
 from genrec_jax.evals import compiled, encoders, held_out, lineage
 from genrec_jax.evals.catalogue import DatasetCatalogue
+from genrec_jax.evals.encoders import Encoder
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.evals.held_out import HeldOutBatch
-from genrec_jax.evals.judge import Judge
+from genrec_jax.evals.panel import Panel
+from genrec_jax.evals.recommenders.interactions import training_interactions
 from genrec_jax.hf import load
-from genrec_jax.hf.encoders import EncoderHandle
+from genrec_jax.hf.encoders import CLIP_NAME, EncoderHandle
 from genrec_jax.models.clip import Clip
 from genrec_jax.runtime import distributed, inheritance
 from genrec_jax.sampling import Sampling
@@ -68,12 +72,27 @@ def open_inputs(config: Any) -> Inputs:
   )
 
 
+def open_panel(inputs: Inputs, clip_params: PyTree, mesh: Mesh) -> Panel:
+  """Reads the judges' weights, and joins them with the reward's CLIP.
+
+  Args:
+    inputs: see `open_inputs`.
+    clip_params: of the reward's CLIP, on the devices.
+    mesh: of the run.
+  """
+  clip = Encoder(
+    CLIP_NAME, inputs.clip.model, clip_params, inputs.clip.tokenizer, mesh
+  )
+  return Panel((clip, *encoders.read_judges(inputs.judges, mesh)), mesh)
+
+
 def open_evaluator(
   config: Any,
   inputs: Inputs,
-  judge: Judge,
+  panel: Panel,
   *,
   sampling: Sampling,
+  copy_threshold: float,
   to_rollout_layout: Callable[[PyTree], PyTree] = lambda params: params,
   validation_users: int = 0,
 ) -> Evaluator:
@@ -82,29 +101,33 @@ def open_evaluator(
   Args:
     config: of a run; its sections data and eval.
     inputs: see `open_inputs`.
-    judge: CLIP, on the devices.
+    panel: the encoders, on the devices; see `open_panel`.
     sampling: how images are sampled, and how many.
+    copy_threshold: CLIP's cosine with a history image from which a sample is a
+      copy of it.
     to_rollout_layout: lays out parameters for the decode loop, in the graph.
     validation_users: held-out users of mid-run evaluations, at most.
   """
   generator = inputs.generator
-  read = functools.partial(_read_users, config, inputs, judge)
+  read = functools.partial(_read_users, config, inputs, panel)
   return Evaluator(
     generate=compiled.make_generate(
       generator.model,
       sampling,
-      mesh=judge.mesh,
+      mesh=panel.mesh,
       to_rollout_layout=to_rollout_layout,
     ),
-    judge=judge,
+    panel=panel,
     test=read("test", config.eval.users),
     # The crop is what is generated and what CLIP compares with.
     catalogue=DatasetCatalogue(inputs.dataset.items, generator.processor.crop),
     num_samples=sampling.num_samples,
     seed=config.seed,
+    copy_thresholds={CLIP_NAME: copy_threshold},
+    trained=training_interactions(inputs.dataset.index).counts > 0,
     # 0 users would mean all of them to the stream.
     validation=read("validation", validation_users) if validation_users else (),
-    reconstruct=compiled.make_reconstruct(generator.model, mesh=judge.mesh),
+    reconstruct=compiled.make_reconstruct(generator.model, mesh=panel.mesh),
     population=population(inputs.dataset),
     keep_images=config.eval.keep_images,
     temperature=config.sample.temperature,
@@ -114,19 +137,19 @@ def open_evaluator(
 
 
 def _read_users(
-  config: Any, inputs: Inputs, judge: Judge, split: str, users: int
+  config: Any, inputs: Inputs, panel: Panel, split: str, users: int
 ) -> list[HeldOutBatch]:
   """Returns the held-out users of a split, at most `users`, in memory."""
   batches = eval_batches(
     inputs.dataset,
     inputs.generator.processor,
-    judge.tokenizer,
+    panel.clip.tokenizer,
     WindowSpec.from_options(config.data),
     batch_size=config.eval.batch_size,
     num_users=users,
     split=split,
   )
-  return held_out.prepare(batches, judge.embed_targets, config.eval.batch_size)
+  return held_out.prepare(batches, panel, config.eval.batch_size)
 
 
 def population(dataset: Dataset) -> str:

@@ -23,7 +23,6 @@ from genrec_jax.evals.examples import User
 from genrec_jax.evals.metrics import metric_of
 from genrec_jax.evals.summary import (
   Summary,
-  columns,
   headline,
   rows,
 )
@@ -92,8 +91,7 @@ def page(
     population=summary.get("population", "users"),
     warnings=summary.get("warnings", ()),
     verdicts=summary.get("verdicts", ()),
-    metrics=[metric_of(name) for name in columns(summary)],
-    groups=page_table.groups(summary),
+    tables=page_table.tables(summary),
     compared=page_differences.section(summary),
     equal_diversity=page_frontier.section(summary, page_table.colours(summary)),
     charts=charts,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from genrec_jax.evals.differences import Difference
-from genrec_jax.evals.metrics import metric_of
+from genrec_jax.evals.metrics import brief, metric_of
 from genrec_jax.evals.summary import (
   Summary,
   columns,
@@ -57,6 +57,7 @@ def section(summary: Summary) -> Compared | None:
       [cell(x[metric], metric) if metric in x else None for x in known],
     )
     for metric in columns(summary)
+    if any(metric in cells for cells in known)  # sets have no users
   ]
   return Compared([short_name(n) for n in shown], rows) if shown else None
 
@@ -64,10 +65,14 @@ def section(summary: Summary) -> Compared | None:
 def lines(summary: Summary) -> list[str]:
   """Returns the same in words, a line for each comparison."""
   first = headline(summary)
-  return [
-    f"{short_name(name)}: {sentence(summary['differences'][name], first)}"
-    for name in shown_differences(summary)
-  ]
+  # As the terminal's tables have: of all of them the lines would be long.
+  told = {name for table in brief(columns(summary)) for name in table.names}
+  found = []
+  for name in shown_differences(summary):
+    cells = summary["differences"][name]
+    known = {metric: cells[metric] for metric in cells if metric in told}
+    found.append(f"{short_name(name)}: {sentence(known, first)}")
+  return found
 
 
 def sentence(comparison: Mapping[str, Difference], first: str) -> str:

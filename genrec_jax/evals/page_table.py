@@ -1,11 +1,13 @@
 """Rows of the results table of report.html: numbers, bars and colours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import itertools
 from typing import NamedTuple
 
 from genrec_jax import rows as rows_lib
+from genrec_jax.evals import metrics as metrics_lib
 from genrec_jax.evals.intervals import Interval
+from genrec_jax.evals.metrics import Metric, metric_of
 from genrec_jax.evals.summary import (
   Summary,
   best,
@@ -36,6 +38,14 @@ class Row(NamedTuple):
   cells: list[Cell | None]
 
 
+class Table(NamedTuple):
+  """Metrics that stand side by side, and all rows."""
+
+  title: str  # whose metrics they are; '': the reward's CLIP's, and the truth's
+  metrics: list[Metric]
+  groups: list[tuple[str, list[Row]]]
+
+
 def colours(summary: Summary) -> dict[str, str]:
   """Returns a CSS colour per model, in the order of the table."""
   return {
@@ -44,9 +54,23 @@ def colours(summary: Summary) -> dict[str, str]:
   }
 
 
-def groups(summary: Summary) -> list[tuple[str, list[Row]]]:
+def tables(summary: Summary) -> list[Table]:
+  """Returns the tables of the page: the main one, and two of each judge."""
+  return [
+    Table(
+      table.title,
+      [metric_of(name) for name in table.names],
+      groups(summary, table.names),
+    )
+    for table in metrics_lib.tables(columns(summary))
+  ]
+
+
+def groups(
+  summary: Summary, metrics: Sequence[str]
+) -> list[tuple[str, list[Row]]]:
   """Returns (group, rows) in the order of the table; see `summary.rows`."""
-  metrics, winners, by_model = columns(summary), best(summary), colours(summary)
+  winners, by_model = best(summary), colours(summary)
   scales = {metric: _scale(summary, metric) for metric in metrics}
 
   def row(group: str, name: str, values: Mapping[str, Interval]) -> Row:
@@ -81,11 +105,14 @@ def _scale(summary: Summary, metric: str) -> tuple[float, float]:
   copy_last is left out: it is 1 or so by construction and would squeeze the
   rest. It is shown at the end it runs over.
   """
+  alone = not any(
+    metric in values for _, name, values in rows(summary) if name != "copy_last"
+  )
   cells = [
     values[metric]
     for _, name, values in rows(summary)
-    if metric in values and name != "copy_last"
-  ] or [summary["models"]["copy_last"][metric]]
+    if metric in values and (name != "copy_last" or alone)
+  ]
   low, high = min(c["low"] for c in cells), max(c["high"] for c in cells)
   return low, high if high > low else low + 1  # divides, so never 0 wide
 

@@ -37,6 +37,7 @@ def write(
     seed=evaluator.seed,
     population=evaluator.population,
     warnings=evaluator.warnings,
+    sets=comparison.sets,
   )
   # They are read off the intervals, so they come after these.
   found["verdicts"] = verdicts.verdicts(found)

@@ -1,27 +1,34 @@
 """Scores of generated images, per user.
 
-Everything here is numpy on the host and takes unit CLIP embeddings or true
+Everything here is numpy on the host and takes unit embeddings or true
 attributes, never a model. A score that is undefined for a user (no history, one
 sample only) is NaN, and the summary leaves that user out.
 
-Letters: P users, G samples, N history items, F future items, E CLIP width.
+Letters: P users, G samples, N history items, F future items, E the width of an
+encoder.
 """
 
 import numpy as np
 
 from genrec_jax.data import world
+from genrec_jax.hf.encoders import CLIP_NAME
 from genrec_jax.targets import Targets
 
 
-def clip_scores(
-  samples: np.ndarray, targets: Targets, copy_threshold: float
+def similarity_scores(
+  samples: np.ndarray,
+  targets: Targets,
+  copy_threshold: float | None,
+  encoder: str = CLIP_NAME,
 ) -> dict[str, np.ndarray]:
-  """Scores samples by cosine similarity in CLIP space.
+  """Scores samples by cosine similarity in the space of an encoder.
 
   Args:
     samples: [P, G, E] unit embeddings.
     targets: embeddings of history, future and title, as numpy arrays.
-    copy_threshold: a sample this similar to a history image is a copy.
+    copy_threshold: a sample this similar to a history image is a copy; None:
+      not known, and no copy rate.
+    encoder: its name, which is part of the metrics' names.
 
   Returns:
     {metric: [P] float64}, means over a user's samples.
@@ -32,17 +39,33 @@ def clip_scores(
   nearest = np.where(mask[:, None], to_history, -np.inf).max(-1)  # [P, G]
   known = mask.any(-1)  # [P], False = the user has no history
   nearest = np.where(known[:, None], nearest, np.nan)
-  copies = np.where(known[:, None], nearest >= copy_threshold, np.nan)  # [P, G]
   to_future = np.einsum("pge,pfe->pgf", samples, targets.future)
   to_text = np.einsum("pge,pe->pg", samples, targets.text)  # [P, G]
-  return {
-    "history_clip_mean": _masked_mean(to_history, mask).mean(-1),
-    "history_clip_max": nearest.mean(-1),
-    "future_clip_mean": _masked_mean(to_future, targets.future_mask).mean(-1),
-    "text_clip": to_text.astype(np.float64).mean(-1),
-    "copy_rate": copies.mean(-1),
-    "diversity": diversity(samples),
+  own = of_encoder(encoder)
+  found = {
+    f"history_{encoder}_mean": _masked_mean(to_history, mask).mean(-1),
+    f"history_{encoder}_max": nearest.mean(-1),
+    f"future_{encoder}_mean": _masked_mean(to_future, targets.future_mask).mean(
+      -1
+    ),
+    f"future_{encoder}_next": to_future[..., 0].mean(-1, dtype=np.float64),
+    f"diversity{own}": diversity(samples),
   }
+  if copy_threshold is not None:
+    copies = np.where(known[:, None], nearest >= copy_threshold, np.nan)
+    found[f"copy_rate{own}"] = copies.mean(-1)
+  # An encoder without a text tower has no opinion of titles.
+  if not np.isnan(to_text).all():
+    found[f"text_{encoder}"] = to_text.astype(np.float64).mean(-1)
+  return found
+
+
+def of_encoder(encoder: str) -> str:
+  """Returns what names of metrics end with: '' for CLIP's, '_NAME' for others.
+
+  CLIP's were there before there were judges.
+  """
+  return "" if encoder == CLIP_NAME else f"_{encoder}"
 
 
 def truth_scores(
@@ -88,16 +111,18 @@ def diversity(samples: np.ndarray) -> np.ndarray:
   return 1 - pairs / (size * (size - 1))
 
 
-def spread(images: np.ndarray) -> np.ndarray:
-  """Returns 1 - the mean cosine to the other users' images: [P, E] -> [P].
+def spread(samples: np.ndarray) -> np.ndarray:
+  """Returns 1 - the mean cosine to other users' samples: [P, G, E] -> [P].
 
-  What stands for diversity where there is one image per user; NaN for P = 1.
+  Also what stands for diversity where there is one image per user; NaN for
+  P = 1.
   """
-  if len(images) < 2:
-    return np.full(len(images), np.nan)
-  images = images.astype(np.float64)
-  others = images.sum(0)[None] - images  # [P, E], the sum of the others
-  return 1 - np.sum(images * others, -1) / (len(images) - 1)
+  if len(samples) < 2:
+    return np.full(len(samples), np.nan)
+  # The mean cosine of all pairs of two users is that of their means.
+  means = samples.mean(1, dtype=np.float64)  # [P, E]
+  others = means.sum(0)[None] - means  # [P, E], the sum of the others
+  return 1 - np.sum(means * others, -1) / (len(samples) - 1)
 
 
 def _masked_mean(values, mask):

@@ -6,12 +6,14 @@ A summary is
      "warnings": [line, ...], "verdicts": [line, ...],
      "models": {row: {metric: {"mean", "low", "high"}}}, "shuffled": {row: ...},
      "differences": {"rl - sft": {metric: {"mean", "low", "high", "p",
-                                           "p_holm"}}, ...}}
+                                           "p_holm"}}, ...},
+     "sets": {row: {"kid_JUDGE": {"mean", "low", "high"}, "cmmd_JUDGE": ...,
+                    "frechet_JUDGE": {"mean", "images", "real"}}}}
 
 "models" has the rows that are no models, too, see `genrec_jax.rows`. "shuffled"
 holds models whose images were generated from another user's history;
-differences name them 'rl shuffled'. Differences are paired, user by user; see
-`differences`.
+differences and sets name them 'rl shuffled'. Differences are paired, user by
+user; see `differences`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,6 +42,7 @@ def summarise(
   seed: int,
   population: str,
   warnings: Sequence[str] = (),
+  sets: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
 ) -> dict[str, Any]:
   """Returns the summary of all rows' scores.
 
@@ -49,6 +52,7 @@ def summarise(
     seed: of the bootstrap.
     population: who the users are, see `opening.population`.
     warnings: lines for the reader.
+    sets: {row: see `Scorer.sets`}, of rows of `per_user`.
   """
   cells = intervals.bootstrap(
     {
@@ -72,6 +76,7 @@ def summarise(
     },
     "shuffled": {name.removesuffix(SHUFFLED): means[name] for name in shuffled},
     "differences": differences.paired(per_user, pairs, seed=seed),
+    "sets": dict(sets or {}),
   }
 
 
@@ -84,10 +89,11 @@ def write(workdir: str, summary: Summary) -> None:
 def rows(summary: Summary) -> list[tuple[str, str, Mapping[str, Interval]]]:
   """Returns (group, name, intervals) of each row in the order of the table.
 
-  The groups are 'model', 'shuffled' and those of `rows.GROUPS`.
+  The groups are 'model', 'shuffled' and those of `rows.GROUPS`. Distances of
+  sets are among the intervals; those without one are as wide as their mean.
   """
   models = summary["models"]
-  return (
+  found = (
     [("model", n, m) for n, m in models.items() if n not in rows_lib.ROWS]
     + [("shuffled", n, m) for n, m in summary.get("shuffled", {}).items()]
     + [
@@ -97,6 +103,16 @@ def rows(summary: Summary) -> list[tuple[str, str, Mapping[str, Interval]]]:
       if name in models
     ]
   )
+  return [(group, n, m | _sets(summary, group, n)) for group, n, m in found]
+
+
+def _sets(summary: Summary, group: str, name: str) -> dict[str, Interval]:
+  """Returns the distances of a row's set, each with two ends."""
+  row = name + SHUFFLED if group == "shuffled" else name
+  return {
+    metric: {"low": cell["mean"], "high": cell["mean"], **cell}
+    for metric, cell in summary.get("sets", {}).get(row, {}).items()
+  }
 
 
 def model_names(summary: Summary) -> list[str]:

@@ -5,7 +5,7 @@ import textwrap
 
 from genrec_jax.evals import page_differences, page_frontier
 from genrec_jax.evals.intervals import Interval
-from genrec_jax.evals.metrics import metric_of
+from genrec_jax.evals.metrics import brief, metric_of
 from genrec_jax.evals.summary import (
   SHUFFLED,
   Summary,
@@ -16,29 +16,18 @@ from genrec_jax.evals.summary import (
 from genrec_jax.rows import title
 
 _NAME, _CELL = 15, 12  # characters; seven metrics fit in a hundred
+_NARROW = 10  # of a column without intervals; eight fit
 _WORDS = 100  # characters of a line in words
 
 
 def table(summary: Summary) -> str:
-  """Returns the table for the terminal: means, and intervals under them."""
-  names = columns(summary)
-  heads = [metric_of(name).head.rsplit(" ", 1) for name in names]
-  rule = "-" * (_NAME + _CELL * len(names))
-  # Two lines of heads: titles of two words are wider than a column.
-  lines = [
-    _line("", [h[0] if len(h) > 1 else "" for h in heads]),
-    _line(f"{summary['users']} users", [h[-1] for h in heads]),
-  ]
-  winners, group = best(summary), None
-  for kind, name, intervals in rows(summary):
-    if kind != group:  # models | shuffled | those of `rows.GROUPS`
-      lines.append(rule)
-      group = kind
-    # Shuffled rows have names of models, and do not compete.
-    won = {m for m in names if kind == "model" and winners.get(m) == name}
-    label = name if kind in ("model", "shuffled") else title(name)
-    label += SHUFFLED if kind == "shuffled" else ""
-    lines += _row(label, names, intervals, won)
+  """Returns the tables for the terminal: the main one, and one of each judge.
+
+  The main one has intervals under its means.
+  """
+  main, *judged = brief(columns(summary))
+  users = f"{summary['users']} users"
+  lines = _block(summary, main.names, users, _CELL)
   population = summary.get("population", "users")
   lines.append(
     f"Means over {summary['users']} {population}; below each its 95 % bootstrap"
@@ -48,6 +37,12 @@ def table(summary: Summary) -> str:
     "* better than every other model, by the paired differences. shuffled:"
     " images made from another user's history."
   )
+  for judge in judged:
+    lines += [
+      "",
+      f"By {judge.title}, which rewards nothing; more in the report:",
+    ]
+    lines += _block(summary, judge.names, users, _NARROW, spans=False)
   words = page_differences.lines(summary) + page_frontier.lines(summary)
   if words:
     lines.append("Differences user by user; p corrected for their number:")
@@ -63,25 +58,71 @@ def table(summary: Summary) -> str:
   return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(
-  label: str,
+def _block(
+  summary: Summary,
+  metrics: Sequence[str],
+  corner: str,
+  width: int,
+  spans: bool = True,
+) -> list[str]:
+  """Returns the lines of a table: heads, and all rows in their groups.
+
+  Args:
+    summary: see `summary`.
+    metrics: the columns.
+    corner: what stands above the rows' names.
+    width: of a column, characters.
+    spans: put a line with the intervals under each row.
+  """
+  heads = [metric_of(name).head.rsplit(" ", 1) for name in metrics]
+  rule = "-" * (_NAME + width * len(metrics))
+  # Two lines of heads: titles of two words are wider than a column.
+  lines = [
+    _line("", [h[0] if len(h) > 1 else "" for h in heads], width),
+    _line(corner, [h[-1] for h in heads], width),
+  ]
+  winners, group = best(summary), None
+  for kind, name, intervals in rows(summary):
+    if kind != group:  # models | shuffled | those of `rows.GROUPS`
+      lines.append(rule)
+      group = kind
+    # Shuffled rows have names of models, and do not compete.
+    won = {m for m in metrics if kind == "model" and winners.get(m) == name}
+    label = name if kind in ("model", "shuffled") else title(name)
+    label += SHUFFLED if kind == "shuffled" else ""
+    lines.append(_line(label, _means(metrics, intervals, won), width))
+    if spans:
+      lines.append(_line("", _spans(metrics, intervals), width))
+  return lines
+
+
+def _means(
   metrics: Sequence[str],
   intervals: Mapping[str, Interval],
-  won: Collection[str] = (),
+  won: Collection[str],
 ) -> list[str]:
-  """Returns two lines: means, those `won` with a star, and intervals."""
-  means, spans = [], []
-  for metric in metrics:
-    cell = intervals.get(metric)
-    star = "*" if metric in won else ""
-    means.append(f"{cell['mean']:.3f}{star}" if cell else "-")
-    ends = cell and (_short(cell["low"]), _short(cell["high"]))
-    spans.append(" ".join(ends) if ends else "")
-  return [_line(label, means), _line("", spans)]
+  """Returns the means of a row, those `won` with a star."""
+  return [
+    f"{intervals[metric]['mean']:.3f}{'*' if metric in won else ''}"
+    if metric in intervals
+    else "-"
+    for metric in metrics
+  ]
 
 
-def _line(label: str, cells: Sequence[str]) -> str:
-  return label.ljust(_NAME) + "".join(cell.rjust(_CELL) for cell in cells)
+def _spans(
+  metrics: Sequence[str], intervals: Mapping[str, Interval]
+) -> list[str]:
+  """Returns the intervals of a row."""
+  cells = [intervals.get(metric) for metric in metrics]
+  return [
+    f"{_short(cell['low'])} {_short(cell['high'])}" if cell else ""
+    for cell in cells
+  ]
+
+
+def _line(label: str, cells: Sequence[str], width: int) -> str:
+  return label.ljust(_NAME) + "".join(cell.rjust(width) for cell in cells)
 
 
 def _short(value: float) -> str:

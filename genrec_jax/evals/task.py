@@ -1,6 +1,5 @@
 """The evaluation task: one checkpoint, and those it was trained from."""
 
-import functools
 import os
 from typing import Any
 
@@ -11,7 +10,6 @@ from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.evals import calibration, lineage, opening, results
-from genrec_jax.evals.judge import Judge
 from genrec_jax.runtime import distributed, inheritance
 from genrec_jax.runtime import workdir as workdir_lib
 from genrec_jax.sampling import Sampling
@@ -44,29 +42,25 @@ def run(config: Any, workdir: str) -> None:
   )
   # CLIP is small next to the generator: a copy on every device.
   replicated = NamedSharding(mesh, sharding.REPLICATED)
-  judge = Judge(
-    clip=inputs.clip.model,
-    params=inputs.clip.read(
-      jax.tree.map(lambda _: replicated, inputs.clip.shapes)
-    ),
-    tokenizer=inputs.clip.tokenizer,
-    copy_threshold=config.eval.copy_threshold,
-    mesh=mesh,
+  clip_params = inputs.clip.read(
+    jax.tree.map(lambda _: replicated, inputs.clip.shapes)
   )
   evaluator = opening.open_evaluator(
-    config, inputs, judge, sampling=Sampling(**config.sample)
+    config,
+    inputs,
+    opening.open_panel(inputs, clip_params, mesh),
+    sampling=Sampling(**config.sample),
+    copy_threshold=config.eval.copy_threshold,
   )
   # Only now: a command that was refused leaves no folder.
   workdir_lib.claim(workdir, config.to_json())
 
-  def calibrated(read):
-    params = read()
-    calibration.report(evaluator, params)
-    return params
-
-  # Calibration takes the first model's weights, which are read anyway.
+  # Calibration takes the first model's weights, which are read anyway; `pop`
+  # leaves them to the comparison alone, which then frees them.
   name, read = models[0]
-  models[0] = (name, functools.partial(calibrated, read))
+  first = [read()]
+  evaluator = calibration.calibrated(evaluator, first[0])
+  models[0] = (name, first.pop)
   results.write(workdir, evaluator, evaluator.compare(models))
 
 

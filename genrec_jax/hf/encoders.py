@@ -59,6 +59,7 @@ class Format(Protocol):
     """Returns the table of HF names and parameters of a model."""
 
 
+CLIP_NAME = "clip"  # of the reward's CLIP in names of metrics
 # model_type of config.json -> module.
 FORMATS: dict[str, Format] = {"clip": clip, "dinov2": dinov2}
 

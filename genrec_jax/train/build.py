@@ -13,7 +13,6 @@ from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import stream, windows
 from genrec_jax.evals import calibration, lineage, opening
 from genrec_jax.evals.evaluator import Evaluator
-from genrec_jax.evals.judge import Judge
 from genrec_jax.hf import load, locate
 from genrec_jax.runtime import distributed
 from genrec_jax.sampling import Sampling
@@ -40,7 +39,7 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
   Args:
     config: of an SFT or RL run.
     sample: how evaluation samples images.
-    copy_threshold: see `Judge`.
+    copy_threshold: see `opening.open_evaluator`.
 
   Raises:
     UserError: a checkpoint, data set, batch or mesh that does not fit.
@@ -61,17 +60,16 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
   evaluator = opening.open_evaluator(
     config,
     inputs,
-    Judge(
-      plan.clip, clip_params, inputs.clip.tokenizer, copy_threshold, plan.mesh
-    ),
+    opening.open_panel(inputs, clip_params, plan.mesh),
     sampling=sample,
+    copy_threshold=copy_threshold,
     to_rollout_layout=plan.to_rollout_layout,
     validation_users=(
       config.eval.users_during if config.train.eval_every else 0
     ),
   )
   # Whether the copy threshold separates copies, said before hours of training.
-  calibration.report(evaluator, tree.merge(state.params, rest))
+  evaluator = calibration.calibrated(evaluator, tree.merge(state.params, rest))
   return RunParts(
     plan=plan,
     state=state,

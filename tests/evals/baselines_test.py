@@ -1,60 +1,51 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
-from genrec_jax import rows
+from genrec_jax.data import world
 from genrec_jax.evals import baselines, held_out
+from genrec_jax.evals.held_out import Rows
 
 
 @pytest.fixture
-def prepared(batches, judge):
-  return held_out.prepare(batches(known=True), judge.embed_targets, 4)
+def prepared(batches, panel):
+  return held_out.prepare(batches(known=True), panel, 4)
 
 
-def test_copy_last_takes_the_newest_real_item(batches):
-  batch, _ = next(batches(known=True))
-  found = baselines.copy_last(batch)
-  np.testing.assert_array_equal(found[0], batch.history[0, 2])
-  np.testing.assert_array_equal(found[1:], batch.history[1:, -1])
+def rows(users):
+  return Rows(
+    history=tuple(
+      np.asarray([10 + u, 20 + u][: 1 + u % 2]) for u in range(users)
+    ),
+    seen=tuple(np.asarray([10 + u]) for u in range(users)),
+    target=np.arange(users) + 30,
+  )
 
 
-def test_last_index_of_nothing_is_the_first():
-  mask = np.asarray([[False, False], [True, False], [False, True]])
-  np.testing.assert_array_equal(baselines.last_index(mask), [0, 0, 1])
-
-
-def test_real_next_item(batches):
-  batch, _ = next(batches(known=True))
-  found = baselines.real_next_item(batch)
-  np.testing.assert_array_equal(found, batch.future[:, 0])
+def test_items_of_baselines():
+  found = baselines.items(rows(4), 50, num_samples=3, seed=0)
+  assert found["real_next_item"].tolist() == [[30], [31], [32], [33]]
+  # The newest of one or two.
+  assert found["copy_last"].tolist() == [[10], [21], [12], [23]]
+  assert found["random_item"].shape == (4, 3)
 
 
 def test_random_items_are_seeded_and_spread_over_the_catalogue():
-  catalogue = [np.full((2, 2, 3), i, np.uint8) for i in range(50)]
-  found = baselines.random_items(catalogue, 40, 5, seed=0)
-  assert found.shape == (40, 5, 2, 2, 3)
-  again = baselines.random_items(catalogue, 40, 5, seed=0)
-  np.testing.assert_array_equal(found, again)
-  assert len(np.unique(found)) > 40
+  def random(seed):
+    found = baselines.items(rows(40), 50, num_samples=5, seed=seed)
+    return found["random_item"]
+
+  np.testing.assert_array_equal(random(0), random(0))
+  assert (random(0) != random(1)).any()
+  assert len(np.unique(random(0))) > 40
+  assert random(0).min() >= 0
+  assert random(0).max() < 50
 
 
-def test_baselines(prepared, judge, catalogue):
-  found = baselines.score_all(
-    judge,
-    prepared,
-    catalogue,
-    num_samples=4,
-    seed=0,
-    reconstruct=lambda images: 255 - images,
-  )
-  assert list(found) == list(rows.BASELINES)
-  np.testing.assert_allclose(
-    found["vq_ceiling"]["text_clip"], -1, atol=1e-5
-  )  # the test's CLIP takes a negative to the other side
+def test_rows_show_the_items_that_they_say(evaluator):
+  found = evaluator.compare([("sft", 0.5)])
   means = {
-    row: {name: values.mean() for name, values in metrics.items()}
-    for row, metrics in found.items()
+    row: {name: np.mean(values) for name, values in metrics.items()}
+    for row, metrics in found.scores.items()
   }
   assert means["real_next_item"]["text_clip"] == pytest.approx(1)
   assert means["real_next_item"]["copy_rate"] == 0
@@ -69,38 +60,21 @@ def test_baselines(prepared, judge, catalogue):
     assert 0 < metrics["diversity"] < 2
 
 
-def test_batches_have_random_items_of_their_own(
-  prepared, judge, catalogue, monkeypatch
-):
-  seeds = []
-  sample = baselines.random_items
-
-  def random_items(*args, seed):
-    seeds.append(seed)
-    return sample(*args, seed=seed)
-
-  monkeypatch.setattr(baselines, "random_items", random_items)
-  baselines.score_all(judge, prepared, catalogue, num_samples=4, seed=7)
-  assert seeds == [7, 8, 9]
-
-
-def test_copy_last_is_undefined_without_a_history(prepared, judge, catalogue):
-  held = prepared[0]
-  mask = held.batch.history_mask.copy()
-  mask[1] = False
-  held = dataclasses.replace(
-    held,
-    batch=held.batch.replace(history_mask=mask),
-    targets=held.targets.replace(history_mask=mask),
+def test_the_ceiling_is_of_every_user_in_codes(prepared, panel):
+  done = []
+  found = baselines.vq_ceiling(
+    panel,
+    prepared,
+    lambda images: 255 - images,
+    num_samples=2,
+    done=done.append,
   )
-  found = baselines.score_all(
-    judge,
-    [held],
-    catalogue,
-    num_samples=4,
-    seed=0,
-  )
-  for name in ("text_clip", "preference_match", "copy_rate"):
-    assert np.isnan(found["copy_last"][name][1]), name
-    assert not np.isnan(found["copy_last"][name][0]), name
-  assert not np.isnan(found["real_next_item"]["text_clip"]).any()
+  assert done == [4, 4, 2]
+  assert found.attributes.shape == (10, 1, 5)
+  # The test's encoders take a negative to the other side.
+  for name, embeds in found.embeds.items():
+    real = held_out.join(prepared).targets[name].future[:, :1]
+    np.testing.assert_allclose(embeds, -real, atol=1e-5)
+  batch = prepared[1].batch
+  negative = world.read(255 - batch.future[:, 0])
+  np.testing.assert_array_equal(found.attributes[4:8, 0], negative)

@@ -7,9 +7,10 @@ import pytest
 
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.evals import compiled, results
+from genrec_jax.evals.encoders import Encoder
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.evals.held_out import prepare
-from genrec_jax.evals.judge import Judge
+from genrec_jax.evals.panel import Panel
 from genrec_jax.sampling import Sampling
 
 KEY = jax.random.key(0)
@@ -60,15 +61,22 @@ def test_one_compilation_serves_all_rows(
     "image": jax.random.normal(keys[0], (64, 8)),
     "text": jax.random.normal(keys[1], (10, 8)),
   }
-  judge = Judge(clip, clip_params, None, 0.95, mesh)
-  test = prepare(batches(known=True), judge.embed_targets, 4)
+  panel = Panel(
+    (
+      Encoder("clip", clip, clip_params, None, mesh),
+      Encoder("eye", clip, clip_params, None, mesh),
+    ),
+    mesh,
+  )
+  test = prepare(batches(known=True), panel, 4)
   evaluator = Evaluator(
     compiled.make_generate(None, Sampling(num_samples=2), mesh=mesh),
-    judge,
+    panel,
     test,
     catalogue,
     num_samples=2,
     seed=0,
+    copy_thresholds={"clip": 0.95},
   )
   models = [
     (name, {"shift": jnp.float32(shift)})
@@ -81,7 +89,8 @@ def test_one_compilation_serves_all_rows(
   assert names.count("generate") == names.count("embed_images") == 1, names
   summary = results.write(str(tmp_path), evaluator, comparison)
   assert generated == [(4, 6)]
-  assert clip.traces == [(4, 5 + 3, 32, 32, 3), (4, 2, 32, 32, 3)]
+  # Each of the two encoders once.
+  assert clip.traces == [(4, 5 + 3, 32, 32, 3)] * 2 + [(4, 2, 32, 32, 3)] * 2
   assert summary["models"]["real_next_item"]["preference_match"]["mean"] > 0.6
   pixels = evaluator.generate(models[2][1], test[0].batch.prompt, KEY)
   assert pixels.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""A small evaluation set, and a generator and a judge that need no model."""
+"""A small evaluation set, and a generator and a panel that need no model."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import world, world_users
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.evals.held_out import prepare
-from genrec_jax.evals.judge import Judge
+from genrec_jax.evals.panel import Panel
 from genrec_jax.hf import load
 from genrec_jax.models.janus import RULES
 from genrec_jax.targets import Targets
@@ -61,28 +61,48 @@ def _batches(known):
     yield batch, info
 
 
-class _Projection(Judge):
-  """Embeds images by a fixed random projection to unit vectors."""
+ENCODERS = ("clip", "eye")  # the reward's and a judge
+THRESHOLDS = dict.fromkeys(ENCODERS, 0.95)
+
+
+class _Projections(Panel):
+  """Embeds images by fixed random projections to unit vectors.
+
+  CLIP reads titles, of which the real next image stands for one; the judge has
+  no text tower.
+  """
 
   def __init__(self):
-    super().__init__(None, None, None, copy_threshold=0.95, mesh=None)
+    super().__init__((), mesh=None)
+
+  judges = ENCODERS[1:]
 
   def embed_images(self, images):
-    matrix = np.random.default_rng(0).normal(size=(32 * 32 * 3, WIDTH))
     flat = np.asarray(images).reshape(*images.shape[:-3], -1) / 255 - 0.5
-    embeds = flat @ matrix
-    return (embeds / np.linalg.norm(embeds, axis=-1, keepdims=True)).astype(
-      np.float32
-    )
+    found = {}
+    for seed, name in enumerate(ENCODERS):
+      matrix = np.random.default_rng(seed).normal(size=(32 * 32 * 3, WIDTH))
+      embeds = flat @ matrix
+      embeds /= np.linalg.norm(embeds, axis=-1, keepdims=True)
+      found[name] = embeds.astype(np.float32)
+    return found
 
   def embed_targets(self, batch):
-    return Targets(
-      text=self.embed_images(batch.future[:, 0]),
-      history=self.embed_images(batch.history),
-      history_mask=batch.history_mask,
-      future=self.embed_images(batch.future),
-      future_mask=batch.future_mask,
-    )
+    history, future = map(self.embed_images, (batch.history, batch.future))
+    text = future["clip"][:, 0]
+    return {
+      name: Targets(
+        text=text if name == "clip" else np.full_like(text, np.nan),
+        history=history[name],
+        history_mask=batch.history_mask,
+        future=future[name],
+        future_mask=batch.future_mask,
+      )
+      for name in ENCODERS
+    }
+
+  def embed_titles(self, titles):
+    return {}
 
 
 def generate(fidelity, prompt, key):
@@ -104,8 +124,8 @@ def batches():
 
 
 @pytest.fixture
-def judge():
-  return _Projection()
+def panel():
+  return _Projections()
 
 
 @pytest.fixture
@@ -115,7 +135,7 @@ def fake_generate():
 
 @pytest.fixture
 def catalogue():
-  return world.render(world.attributes(np.arange(0, world.NUM_ITEMS, 7)))
+  return world.render(world.attributes(np.arange(world.NUM_ITEMS)))
 
 
 VOCABULARY = len(testing.word_tokenizer())
@@ -202,6 +222,13 @@ def checkpoints(monkeypatch):
 
 
 @pytest.fixture
-def evaluator(batches, judge, fake_generate, catalogue):
-  test = prepare(batches(known=True), judge.embed_targets, 4)
-  return Evaluator(fake_generate, judge, test, catalogue, num_samples=4, seed=0)
+def evaluator(batches, panel, fake_generate, catalogue):
+  return Evaluator(
+    fake_generate,
+    panel,
+    prepare(batches(known=True), panel, 4),
+    catalogue,
+    num_samples=4,
+    seed=0,
+    copy_thresholds=THRESHOLDS,
+  )

@@ -9,8 +9,8 @@ from genrec_jax.evals.examples import ShownImage, examples
 
 
 @pytest.fixture
-def prepared(batches, judge):
-  return held_out.prepare(batches(known=True), judge.embed_targets, 4)
+def prepared(batches, panel):
+  return held_out.prepare(batches(known=True), panel, 4)
 
 
 def test_users_are_the_first_with_their_own_images(prepared):
@@ -27,12 +27,12 @@ def test_users_are_the_first_with_their_own_images(prepared):
     }
 
 
-def test_copies_are_marked_where_the_truth_is_known(prepared, batches, judge):
+def test_copies_are_marked_where_the_truth_is_known(prepared, batches, panel):
   copies = prepared[0].batch.history[:, :1]
   (user, *_) = examples(prepared, {"rl": copies})
   assert user.samples["rl"][0].copied
   assert not any(image.copied for image in user.history)
-  unknown = held_out.prepare(batches(known=False), judge.embed_targets, 4)
+  unknown = held_out.prepare(batches(known=False), panel, 4)
   (user, *_) = examples(unknown, {"rl": copies})
   assert user.wants == ()
   assert user.samples["rl"][0] == ShownImage(user.samples["rl"][0].image)

@@ -6,8 +6,8 @@ from genrec_jax.evals import held_out
 
 
 @pytest.fixture
-def prepared(batches, judge):
-  return held_out.prepare(batches(known=True), judge.embed_targets, 4)
+def prepared(batches, panel):
+  return held_out.prepare(batches(known=True), panel, 4)
 
 
 def test_grid_has_a_row_per_user(prepared):

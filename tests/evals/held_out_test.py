@@ -6,15 +6,15 @@ from genrec_jax.evals import held_out
 
 
 @pytest.fixture
-def prepared(batches, judge):
-  return held_out.prepare(batches(known=True), judge.embed_targets, 4)
+def prepared(batches, panel):
+  return held_out.prepare(batches(known=True), panel, 4)
 
 
 def test_prepare_fills_the_last_batch(prepared):
   assert [held.count for held in prepared] == [4, 4, 2]
   for held in prepared:
     assert held.batch.future.shape[0] == 4
-    assert held.targets.history.shape[:2] == (4, 5)
+    assert held.targets["eye"].history.shape[:2] == (4, 5)
     assert held.truth.wants.shape == (4, 3)
     assert len(held.names) == held.count
   np.testing.assert_array_equal(
@@ -22,10 +22,8 @@ def test_prepare_fills_the_last_batch(prepared):
   )
 
 
-def test_prepare_fills_a_first_batch_that_is_short(batches, judge):
-  (held,) = held_out.prepare(
-    list(batches(known=True))[-1:], judge.embed_targets, 8
-  )
+def test_prepare_fills_a_first_batch_that_is_short(batches, panel):
+  (held,) = held_out.prepare(list(batches(known=True))[-1:], panel, 8)
   assert held.count == 2
   assert held.batch.future.shape[0] == 8
 
@@ -35,8 +33,8 @@ def test_prepare_reads_the_attributes_of_the_history(prepared):
   np.testing.assert_array_equal(images, prepared[0].batch.prompt.images)
 
 
-def test_prepare_claims_no_truth_it_was_not_given(batches, judge):
-  for held in held_out.prepare(batches(known=False), judge.embed_targets, 4):
+def test_prepare_claims_no_truth_it_was_not_given(batches, panel):
+  for held in held_out.prepare(batches(known=False), panel, 4):
     assert held.truth is None
     assert held_out.read_attributes(held, held.batch.history) is None
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.evals import baselines, kept_images, results
+from genrec_jax.evals import baselines, held_out, kept_images, results
 
 
 def test_a_comparison_keeps_what_each_row_shows(evaluator, tmp_path):
@@ -19,13 +19,17 @@ def test_a_comparison_keeps_what_each_row_shows(evaluator, tmp_path):
   np.testing.assert_array_equal(
     np.stack(second.history), batches[1].history[0][:3]
   )  # its mask leaves three
+  items = baselines.items(
+    held_out.join(keeping.test).rows,
+    len(keeping.catalogue),
+    num_samples=keeping.num_samples,
+    seed=keeping.seed,
+  )
   expected = {
     "sft": comparison.images["sft"][4],
-    "rl": evaluator.evaluate(1.0, evaluator.test, keep=6).samples[4, 0],
+    "rl": evaluator.sample(1.0, evaluator.test, keep=6)[1][4, 0],
     "real_next_item": batches[1].future[0, 0],
-    "random_item": baselines.random_items(
-      keeping.catalogue, 4, keeping.num_samples, seed=keeping.seed + 1
-    )[0, 0],
+    "random_item": keeping.catalogue[items["random_item"][4, 0]],
     "copy_last": batches[1].history[0, 2],
   }
   assert list(second.images) == list(expected)

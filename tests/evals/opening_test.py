@@ -7,7 +7,6 @@ import pytest
 
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.evals import opening
-from genrec_jax.evals.judge import Judge
 from genrec_jax.sampling import Sampling
 
 
@@ -22,11 +21,13 @@ def test_validation_is_not_what_is_reported_at_the_end(
   config.eval.users, config.eval.batch_size = 8, 4
   inputs = opening.open_inputs(config)
   mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-  judge = Judge(
-    inputs.clip.model, inputs.clip.shapes, inputs.clip.tokenizer, 0.9, mesh
-  )
   evaluator = opening.open_evaluator(
-    config, inputs, judge, sampling=Sampling(), validation_users=6
+    config,
+    inputs,
+    opening.open_panel(inputs, inputs.clip.shapes, mesh),
+    sampling=Sampling(),
+    copy_threshold=0.9,
+    validation_users=6,
   )
   counts = [[held.count for held in evaluator.test]]
   counts.append([held.count for held in evaluator.validation])

@@ -72,8 +72,8 @@ def test_a_frontier_is_in_all_files(evaluator, tmp_path, capsys):
   )
 
 
-def test_a_comparison_without_the_truth(evaluator, batches, judge, tmp_path):
-  test = prepare(batches(known=False), judge.embed_targets, 4)
+def test_a_comparison_without_the_truth(evaluator, batches, panel, tmp_path):
+  test = prepare(batches(known=False), panel, 4)
   unknown = dataclasses.replace(evaluator, test=test)
   summary = _finish([("sft", 0.9)], unknown, tmp_path)
   for row in summary["models"].values():

@@ -9,19 +9,20 @@ def _unit(*rows):
   return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def test_clip_scores_by_hand():
+def test_similarity_scores_by_hand():
   samples = _unit([1, 0], [0, 1])[None]  # one user, two samples
   history = _unit([1, 0], [1, 1], [0, -1])[None]
   history_mask = np.asarray([[True, True, False]])
   future = _unit([0, 1], [1, 0])[None]
   future_mask = np.asarray([[True, False]])
   targets = Targets(_unit([3, 4]), history, history_mask, future, future_mask)
-  found = scores.clip_scores(samples, targets, copy_threshold=0.9)
+  found = scores.similarity_scores(samples, targets, 0.9)
   half = 0.5**0.5
   expected = {
     "history_clip_mean": ((1 + half) / 2 + (0 + half) / 2) / 2,
     "history_clip_max": (1 + half) / 2,
     "future_clip_mean": 0.5,
+    "future_clip_next": 0.5,
     "text_clip": (0.6 + 0.8) / 2,
     "copy_rate": 0.5,
     "diversity": 1.0,
@@ -41,7 +42,7 @@ def test_what_is_undefined_is_nan_and_masked_nan_does_not_leak():
     future=np.concatenate([samples, np.full_like(samples, np.nan)], 1),
     future_mask=np.asarray([[True, False]]),
   )
-  found = scores.clip_scores(samples, targets, copy_threshold=0.9)
+  found = scores.similarity_scores(samples, targets, 0.9)
   for name in ("history_clip_mean", "history_clip_max", "copy_rate"):
     assert np.isnan(found[name]).all(), name
   assert np.isnan(found["diversity"]).all()
@@ -68,7 +69,45 @@ def test_diversity_and_spread_equal_the_loop_over_pairs():
     scores.diversity(vectors[None]), [np.mean(pairs)], rtol=1e-6
   )
   np.testing.assert_allclose(
-    scores.spread(vectors), np.reshape(pairs, (5, 4)).mean(1), rtol=1e-6
+    scores.spread(vectors[:, None]),
+    np.reshape(pairs, (5, 4)).mean(1),
+    rtol=1e-6,
   )
   same = np.repeat(vectors[:1], 3, 0)
   np.testing.assert_allclose(scores.diversity(same[None]), [0], atol=1e-6)
+
+
+def test_spread_is_over_all_samples_of_other_users():
+  vectors = _unit(*np.random.default_rng(1).normal(size=(6, 7)))
+  samples = vectors.reshape(3, 2, 7)
+  expected = [
+    1 - np.mean(samples[u] @ np.delete(samples, u, 0).reshape(4, 7).T)
+    for u in range(3)
+  ]
+  np.testing.assert_allclose(scores.spread(samples), expected, rtol=1e-6)
+  assert np.isnan(scores.spread(samples[:1])).all()
+
+
+def test_a_judges_scores_have_its_name():
+  samples = _unit([1, 0])[None]
+  targets = Targets(
+    text=np.full((1, 2), np.nan),
+    history=samples,
+    history_mask=np.ones((1, 1), bool),
+    future=np.stack([_unit([0, 1], [1, 0])]),
+    future_mask=np.ones((1, 2), bool),
+  )
+  found = scores.similarity_scores(samples, targets, 0.9, "eye")
+  assert found.keys() == {
+    "history_eye_mean",
+    "history_eye_max",
+    "future_eye_mean",
+    "future_eye_next",
+    "copy_rate_eye",
+    "diversity_eye",
+  }
+  assert found["future_eye_next"] == [0]
+  assert found["future_eye_mean"] == [0.5]
+  assert found["copy_rate_eye"] == [1]
+  without = scores.similarity_scores(samples, targets, None, "eye")
+  assert found.keys() - without.keys() == {"copy_rate_eye"}

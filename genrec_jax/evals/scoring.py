@@ -1,0 +1,154 @@
+"""Scoring of a row of the table: by all encoders, and by the truth.
+
+Letters: U users, G samples, I items, E the width of an encoder.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genrec_jax.evals import ranking_scores, scores, set_distances
+from genrec_jax.evals.held_out import Users
+from genrec_jax.hf.encoders import CLIP_NAME
+
+
+class Shown(NamedTuple):
+  """What a row shows U users, as encoders and the truth see it."""
+
+  embeds: Mapping[str, np.ndarray]  # encoder -> [U, G, E] float32, unit
+  attributes: np.ndarray | None  # [U, G, 5] int; None where not known
+
+  def to(self, source: np.ndarray) -> "Shown":
+    """Returns what user source[u] is shown for every user u: [U] int."""
+    return Shown(
+      {name: values[source] for name, values in self.embeds.items()},
+      None if self.attributes is None else self.attributes[source],
+    )
+
+
+def stacked(parts: Sequence[Shown]) -> Shown:
+  """Returns what all users of some parts are shown."""
+  names = parts[0].embeds
+  attributes = [p.attributes for p in parts if p.attributes is not None]
+  return Shown(
+    {name: np.concatenate([p.embeds[name] for p in parts]) for name in names},
+    np.concatenate(attributes) if attributes else None,
+  )
+
+
+class Items(NamedTuple):
+  """The catalogue, as encoders and the truth see it."""
+
+  embeds: Mapping[str, np.ndarray]  # encoder -> [I, E] float32, unit
+  attributes: np.ndarray | None  # [I, 5] int; None where not known
+  trained: np.ndarray  # [I] bool, True = the item is in the training data
+
+  def shown(self, numbers: np.ndarray) -> Shown:
+    """Returns what users see who are shown items: [U, G] int."""
+    return Shown(
+      {name: values[numbers] for name, values in self.embeds.items()},
+      None if self.attributes is None else self.attributes[numbers],
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer:
+  """Scores what rows show to the same U users.
+
+  Attributes:
+    users: what samples are compared with.
+    copy_thresholds: encoder -> the cosine from which an image is a copy; of
+      others copies are not counted.
+    seed: of the choice of other users and of resamples.
+    items: the catalogue; None, in mid-run evaluations: nothing is ranked.
+  """
+
+  users: Users
+  copy_thresholds: Mapping[str, float]
+  seed: int
+  items: Items | None = None
+
+  def score(self, shown: Shown) -> dict[str, np.ndarray]:
+    """Returns the scores of a row: {metric: [U] float64}."""
+    found: dict[str, np.ndarray] = {}
+    for name, embeds in shown.embeds.items():
+      found |= self._by_encoder(name, embeds)
+    if self.users.truth is not None and shown.attributes is not None:
+      # Its copy rate takes the place of CLIP's: the truth needs no threshold.
+      found |= scores.truth_scores(
+        shown.attributes,
+        self.users.truth.history,
+        np.asarray(self.users.targets[CLIP_NAME].history_mask),
+        self.users.truth.wants,
+      )
+    return found
+
+  def sets(self, shown: Shown) -> dict[str, dict[str, Any]]:
+    """Returns each judge's distances of a row's images from the real next ones.
+
+    {metric: {"mean", "low", "high"}}, of Frechet's {"mean", "images", "real"}:
+    its size depends on these numbers. Nothing for a single user.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, embeds in shown.embeds.items():
+      real = np.asarray(self.users.targets[name].future)[:, 0]  # [U, E]
+      if name == CLIP_NAME or len(real) < 2:
+        continue
+      distances = set_distances.distances(embeds, real, self.resamples)
+      flat = embeds.reshape(-1, embeds.shape[-1])  # [U G, E]
+      found[f"kid_{name}"] = {**set_distances.interval(distances.kid)}
+      found[f"cmmd_{name}"] = {**set_distances.interval(distances.cmmd)}
+      found[f"frechet_{name}"] = {
+        "mean": set_distances.frechet(flat, real),
+        "images": len(flat),
+        "real": len(real),
+      }
+    return found
+
+  @functools.cached_property
+  def resamples(self) -> np.ndarray:
+    """How often each user is in each resample; see `set_distances.resample`."""
+    first = self.users.targets[CLIP_NAME]
+    return set_distances.resample(len(first.history_mask), self.seed)
+
+  def _by_encoder(self, name: str, embeds: np.ndarray) -> dict[str, np.ndarray]:
+    targets = self.users.targets[name]
+    threshold = self.copy_thresholds.get(name)
+    found = scores.similarity_scores(embeds, targets, threshold, name)
+    if name == CLIP_NAME:
+      if embeds.shape[1] == 1:  # an image has no other of the same user
+        found["diversity"] = scores.spread(embeds)
+    else:
+      found[f"spread_{name}"] = scores.spread(embeds)
+      found[f"discrimination_{name}"] = ranking_scores.discrimination(
+        embeds, targets, seed=self.seed
+      )
+    if self.items is None or self.users.rows is None:
+      return found
+    nearest = ranking_scores.in_catalogue(
+      embeds,
+      self.items.embeds[name],
+      seen=self.users.rows.seen,
+      target=self.users.rows.target,
+      trained=self.items.trained,
+      copy_threshold=threshold,
+    )
+    if nearest.copies is not None:
+      found[f"catalogue_copy_{name}"] = nearest.copies
+    if name != CLIP_NAME:
+      found |= ranking_scores.retrieval_scores(
+        nearest.ranks, self.candidates, name
+      )
+    return found
+
+  @functools.cached_property
+  def candidates(self) -> np.ndarray:
+    """How many items are ranked for each user: [U]."""
+    assert self.items is not None
+    assert self.users.rows is not None
+    return ranking_scores.candidates(
+      self.users.rows.seen, self.users.rows.target, len(self.items.trained)
+    )
