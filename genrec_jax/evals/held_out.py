@@ -127,7 +127,11 @@ def join(batches: Sequence[HeldOutBatch]) -> Users:
     for held in batches
   ]
   targets, truth = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-  rows = [held.rows for held in batches if held.rows is not None]
+  rows = [
+    Rows(*(items[: held.count] for items in held.rows))
+    for held in batches
+    if held.rows is not None
+  ]
   return Users(
     targets=targets,
     truth=truth,

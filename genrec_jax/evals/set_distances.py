@@ -59,7 +59,11 @@ def resample(users: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
 
 
 def distances(
-  generated: np.ndarray, real: np.ndarray, counts: np.ndarray
+  generated: np.ndarray,
+  real: np.ndarray,
+  counts: np.ndarray,
+  *,
+  own_pairs: bool = False,
 ) -> Distances:
   """Returns KID and CMMD of generated images from real ones, by resamples.
 
@@ -67,12 +71,21 @@ def distances(
     generated: [U, G, E] unit embeddings of every user's samples.
     real: [U, E] of the items that the users really went on to.
     counts: [R + 1, U] of `resample`.
+    own_pairs: count pairs of two images of one user, too, as if all images were
+      drawn apart: what torch-fidelity does. They are alike because of the user:
+      by them a model that fits users would look nearer to the real set, and one
+      whose samples of a user are alike farther from it.
 
   Returns:
     Values [R + 1]; NaN for fewer than two users.
   """
-  found = [_mmd(k, generated, real, counts) for k in (kid_kernel, cmmd_kernel)]
-  return Distances(*found)
+  counts = np.asarray(counts, np.float64)
+  return Distances(
+    *(
+      _mmd(kernel, generated, real, counts, own_pairs)
+      for kernel in (kid_kernel, cmmd_kernel)
+    )
+  )
 
 
 def interval(values: np.ndarray) -> Interval:
@@ -105,7 +118,11 @@ def _root(matrix: np.ndarray) -> np.ndarray:
 
 
 def _mmd(
-  kernel: Kernel, generated: np.ndarray, real: np.ndarray, counts: np.ndarray
+  kernel: Kernel,
+  generated: np.ndarray,
+  real: np.ndarray,
+  counts: np.ndarray,
+  own_pairs: bool,
 ) -> np.ndarray:
   """Returns squared discrepancies [R + 1], without bias: see `_mean_of_pairs`.
 
@@ -113,37 +130,42 @@ def _mmd(
   """
   real = real[:, None]  # [U, 1, E], one image a user
   return (
-    _mean_of_pairs(kernel, generated, generated, counts)
-    + _mean_of_pairs(kernel, real, real, counts)
-    - 2 * _mean_of_pairs(kernel, generated, real, counts)
+    _mean_of_pairs(kernel, generated, generated, counts, own_pairs)
+    + _mean_of_pairs(kernel, real, real, counts, own_pairs)
+    - 2 * _mean_of_pairs(kernel, generated, real, counts, own_pairs)
   )
 
 
 def _mean_of_pairs(
-  kernel: Kernel, first: np.ndarray, second: np.ndarray, counts: np.ndarray
+  kernel: Kernel,
+  first: np.ndarray,
+  second: np.ndarray,
+  counts: np.ndarray,
+  own_pairs: bool,
 ) -> np.ndarray:
   """Returns the mean of a kernel over pairs of images, in each resample.
 
-  No image is paired with itself. A user who is several times in a resample
-  stands for several users who are alike: between two of these no pair counts,
-  as a pair of one image with itself would be among them. So the interval has
-  the estimate's own lack of bias.
+  No image is paired with itself. A user who is c times in a resample stands for
+  c users who are alike: between these no pair counts, as a pair of one image
+  with itself would be among them. So a resample has no more bias than the set.
 
   Args:
     kernel: of cosines.
     first: [U, G, E].
     second: [U, H, E], or `first` itself.
-    counts: [R + 1, U].
+    counts: [R + 1, U] float64.
+    own_pairs: pairs of two images of one user count, once for each time that
+      the user was drawn.
   """
   same = first is second
   sums = _sums_of_pairs(kernel, first, second, same)  # [U, U]
   size, others = first.shape[1], second.shape[1]  # G, H
-  counts = np.asarray(counts, np.float64)
-  # Copies of a user with each other, c^2 - c pairs of users, are not wanted.
-  alike = counts**2 - counts  # [R + 1, U]
+  # Pairs of the same user in all c^2 ways that do not count.
+  alike = counts**2 - counts * own_pairs  # [R + 1, U]
   total = ((counts @ sums) * counts).sum(1) - alike @ np.diagonal(sums)
   drawn = counts.sum(1)  # [R + 1]
-  number = size * others * (drawn**2 - alike.sum(1)) - size * same * drawn
+  number = size * others * (drawn**2 - alike.sum(1))
+  number -= size * same * own_pairs * drawn  # an image with itself
   return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 

@@ -110,7 +110,11 @@ def _sets(summary: Summary, group: str, name: str) -> dict[str, Interval]:
   """Returns the distances of a row's set, each with two ends."""
   row = name + SHUFFLED if group == "shuffled" else name
   return {
-    metric: {"low": cell["mean"], "high": cell["mean"], **cell}
+    metric: {
+      "mean": cell["mean"],
+      "low": cell.get("low", cell["mean"]),
+      "high": cell.get("high", cell["mean"]),
+    }
     for metric, cell in summary.get("sets", {}).get(row, {}).items()
   }
 

@@ -60,3 +60,20 @@ def test_every_metric_has_an_end_that_is_better_or_none():
   assert {m.better for m in found} == {-1, 0, 1}
   assert all(m.meaning.endswith((".", "?")) for m in found)
   assert metrics.in_order(names) == names
+
+
+def test_tables_are_of_one_encoder_each():
+  names = ["kid_b", "future_a_mean", "text_clip", "unknown", "future_b_next"]
+  assert metrics.tables(names) == [
+    ("", ["text_clip"]),
+    ("b: likeness", ["future_b_next"]),
+    ("b: ranking and sets", ["kid_b"]),
+    ("a: likeness", ["future_a_mean"]),
+  ]
+  # Details are left to the page.
+  assert metrics.brief(names) == [
+    ("", ["text_clip"]),
+    ("b", ["kid_b"]),
+    ("a", ["future_a_mean"]),
+  ]
+  assert metrics.tables([]) == metrics.brief([]) == []

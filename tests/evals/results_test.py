@@ -36,13 +36,16 @@ def test_a_comparison_leaves_a_summary_a_table_and_a_page(
   ]
   assert list(summary["shuffled"]) == ["sft", "rl"]
   for row in (*summary["models"].values(), *summary["shuffled"].values()):
-    assert row.keys() == metrics.METRICS.keys()
+    assert row.keys() >= metrics.METRICS.keys()
+    assert "mrr_eye" in row
     for cell in row.values():
       assert cell["low"] <= cell["mean"] <= cell["high"]
   match = {k: v["preference_match"] for k, v in summary["models"].items()}
   assert match["base"]["mean"] < match["rl"]["mean"]
   shuffled = summary["shuffled"]["rl"]["preference_match"]["mean"]
   assert shuffled < match["rl"]["mean"] - 0.2
+  assert summary["sets"]["rl"].keys() == {"kid_eye", "cmmd_eye", "frechet_eye"}
+  assert "real_next_item" not in summary["sets"]
   out = capsys.readouterr().out
   assert "real next item" in out
   assert "rl shuffled" in out
@@ -61,9 +64,10 @@ def test_a_frontier_is_in_all_files(evaluator, tmp_path, capsys):
   summary = _finish([("sft", 0.6), ("rl", 0.7)], several, tmp_path)
   found = json.loads((tmp_path / "summary.json").read_text())["frontier"]
   assert found == summary["frontier"]
+  # By the judge, which rewards nothing.
   assert (found["alignment"], found["diversity"]) == (
     "preference_match",
-    "diversity",
+    "diversity_eye",
   )
   assert found["differences"].keys() == {"rl - sft"}
   assert "At equal diversity" in (tmp_path / "report.html").read_text()

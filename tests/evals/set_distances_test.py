@@ -62,10 +62,48 @@ def test_distances_by_hand():
 def test_distances_are_means_over_pairs(samples, monkeypatch):
   monkeypatch.setattr(set_distances, "_CHUNK", 40)  # a user or two at a time
   generated, real = unit(0, 5, samples, 8, shift=0.3), unit(1, 5, 8)
-  found = set_distances.distances(generated, real, once(5))
+  found = set_distances.distances(generated, real, once(5), own_pairs=True)
   for values, kernel in zip(found, (kid_kernel, cmmd_kernel), strict=True):
     expected = by_loops(kernel, generated, real)
     np.testing.assert_allclose(values, [expected], rtol=1e-9)
+
+
+def test_pairs_of_one_users_images_do_not_count():
+  """By loops over pairs of two users."""
+  generated, real = unit(0, 4, 2, 8, shift=0.3), unit(1, 4, 8)
+
+  def mean(one, other):
+    return np.mean(
+      [
+        kid_kernel(x @ y)
+        for u in range(4)
+        for v in range(4)
+        for x in one[u]
+        for y in other[v]
+        if u != v
+      ]
+    )
+
+  single = real[:, None]
+  expected = (
+    mean(generated, generated)
+    + mean(single, single)
+    - 2 * mean(generated, single)
+  )
+  found = set_distances.distances(generated, real, once(4))
+  assert found.kid == pytest.approx([expected])
+
+
+def test_images_that_fit_their_users_are_no_nearer_to_the_set():
+  """Each user is shown the item itself: the same set, and no distance."""
+  estimates = []
+  for seed in range(300):
+    real = unit(seed, 10, 4)
+    found = set_distances.distances(real[:, None], real, once(10))
+    estimates.append(found.kid[0])
+  np.testing.assert_allclose(estimates, 0, atol=1e-12)
+  known = set_distances.distances(real[:, None], real, once(10), own_pairs=True)
+  assert known.kid[0] < -0.5
 
 
 def test_the_estimate_has_no_bias_for_small_sets_nor_in_resamples():
@@ -149,8 +187,9 @@ def sets():
 
 def ours():
   generated, real = sets()
-  kid = set_distances.distances(generated[:, None], real, once(96)).kid[0]
-  return kid, set_distances.frechet(generated, real)
+  counts, images = once(96), generated[:, None]
+  found = set_distances.distances(images, real, counts, own_pairs=True)
+  return found.kid[0], set_distances.frechet(generated, real)
 
 
 def test_kid_and_frechet_are_those_that_torch_fidelity_gave():

@@ -1,5 +1,5 @@
+from genrec_jax.evals import metrics
 from genrec_jax.evals import table as table_lib
-from genrec_jax.evals.metrics import METRICS
 
 
 def _cell(mean):
@@ -27,6 +27,24 @@ SUMMARY = {
   "differences": {
     "rl - base": {"text_clip": _apart(0.3), "copy_rate": _apart(0.2)},
     "rl - rl shuffled": {"text_clip": _cell(-0.1), "copy_rate": _apart(0.3)},
+  },
+}
+
+JUDGED = SUMMARY | {
+  "models": {
+    name: row
+    | {
+      "future_eye_mean": row["text_clip"],
+      "hit_rate_eye": _cell(1.0 if name == "real_next_item" else 0.5),
+    }
+    if "text_clip" in row
+    else row
+    for name, row in SUMMARY["models"].items()
+  },
+  "sets": {
+    "base": {"kid_eye": _cell(0.75), "frechet_eye": {"mean": 0.5, "images": 9}},
+    "rl": {"kid_eye": _cell(0.25), "frechet_eye": {"mean": 0.25, "images": 9}},
+    "rl shuffled": {"kid_eye": _cell(0.5)},
   },
 }
 
@@ -67,9 +85,24 @@ def test_table_has_means_marks_and_intervals():
   assert base.split() == ["base", "0.200", "0.100*", "-"]
 
 
-def test_table_fits_seven_columns_in_a_hundred_characters():
-  row = dict.fromkeys(METRICS, _cell(-0.05))
+def test_a_judge_has_a_table_of_its_own():
+  lines = table_lib.table(JUDGED).splitlines()
+  start = lines.index("By eye, which rewards nothing; more in the report:")
+  assert lines[start + 1].split() == ["future"]
+  assert lines[start + 2].split() == ["5", "users", "mean", "HR@10", "KID"]
+  rows = [line.split() for line in lines[start:]]
+  assert ["rl", "0.500", "0.500", "0.250"] in rows
+  assert ["rl", "shuffled", "-", "-", "0.500"] in rows
+  assert ["real", "next", "item", "0.900", "1.000", "-"] in rows
+  # The main one has none of them.
+  assert "HR@10" not in "".join(lines[:start])
+
+
+def test_tables_fit_in_a_hundred_characters():
+  templates = [*metrics._LIKENESS, *metrics._RANKING]
+  judge = [template.format("eye") for template in templates]
+  row = dict.fromkeys([*metrics.METRICS, *judge], _cell(-0.05))
   summary = {"users": 10**4, "models": {"sft": row}, "shuffled": {"sft": row}}
-  table = table_lib.table(summary)
-  body = table.splitlines()[:-2]
+  lines = table_lib.table(summary).splitlines()
+  body = [line for line in lines if "shuffled:" not in line]
   assert max(map(len, body)) <= 100
