@@ -23,6 +23,8 @@ METRICS = {
   "history_clip_mean",
   "history_clip_max",
   "future_clip_mean",
+  "future_clip_next",
+  "catalogue_copy_clip",
   "text_clip",
   "preference_match",
   "copy_rate",

@@ -128,7 +128,11 @@ def join(batches: Sequence[HeldOutBatch]) -> Users:
   ]
   targets, truth = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
   rows = [
-    Rows(*(items[: held.count] for items in held.rows))
+    Rows(
+      held.rows.history[: held.count],
+      held.rows.seen[: held.count],
+      held.rows.target[: held.count],
+    )
     for held in batches
     if held.rows is not None
   ]
