@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.data import synthetic
+from genrec_jax.evals.metrics import describe
 from genrec_jax.runtime import workdir as workdir_lib
 from genrec_jax.runtime import workdir_lock
 from tests.hf import tiny_janus
@@ -85,8 +86,12 @@ def check(folder, workdir, models, shuffled):
   assert summary["users"] == 8
   assert set(summary["models"]) == models | BASELINES
   assert set(summary["shuffled"]) == shuffled
-  for values in summary["models"].values():
-    assert set(values) == METRICS
+  for row, values in summary["models"].items():
+    assert set(values) >= METRICS
+    assert {describe(m).judge for m in set(values) - METRICS} == {"tiny_judge"}
+    assert "mrr_tiny_judge" in values
+    # The real next items have no distance from themselves.
+    assert (row in summary["sets"]) == (row != "real_next_item")
     for interval in values.values():
       assert interval["low"] <= interval["mean"] <= interval["high"]
   assert "<html" in (folder / workdir / "report.html").read_text()
