@@ -42,7 +42,9 @@ def test_run_compares_a_workdir_with_what_it_came_from(
   assert (tmp_path / "out" / "config.json").exists()
   out = capsys.readouterr().out
   assert "8 users" in out
-  assert out.count("with their own VQ reconstruction a CLIP") == 1  # calibrated, and once
+  assert (
+    out.count("with their own VQ reconstruction a CLIP") == 1
+  )  # calibrated, and once
   assert checkpoints[-1] == ["first", sft, rl]  # each once
   # The same place serves the evaluation of another model.
   shutil.rmtree("first")
