@@ -26,9 +26,12 @@ def get_config(variant: str = "") -> ConfigDict:
   # stays frozen: a reward on images should not change how histories are read.
   config.model.trainable = ("^language/", "^image_head/")
 
-  # A section for each reward that is computed and logged, with its weight, 0
-  # for one that does not train, and its options; genrec_jax/rewards.py.
+  # A section for each reward, with its weight, 0 for one that is left out, and
+  # its options; genrec_jax/rewards, docs/rewards.md.
   config.rewards = ConfigDict()
+  # Besides CLIP: folders, hub or bundled names of CLIP, SigLIP or DINOv2, which
+  # share the weights of text, history, future and diversity with it.
+  config.rewards.encoders = ()
   config.rewards.text = ConfigDict()
   config.rewards.text.weight = 0.5  # one title: a noisy sign of the want
   config.rewards.history = ConfigDict()
@@ -41,6 +44,11 @@ def get_config(variant: str = "") -> ConfigDict:
   config.rewards.copy = ConfigDict()
   config.rewards.copy.weight = 1.0  # against what history alone would reward
   config.rewards.copy.threshold = common.copy_threshold(variant)
+  config.rewards.diversity = ConfigDict()
+  config.rewards.diversity.weight = 0.0  # where samples grow too much alike
+  config.rewards.quality = ConfigDict()
+  config.rewards.quality.weight = 0.0  # of people's taste, where there is one:
+  config.rewards.quality.checkpoint = ""  # such as yuvalkirstain/PickScore_v1
 
   config.rl = ConfigDict()
   config.rl.advantage = "grpo"  # grpo | dr_grpo | rloo | reinforce

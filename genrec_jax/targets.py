@@ -1,8 +1,10 @@
 """Targets: what rewards and evaluation compare generated images with.
 
-Letters: P prompts, N history items, F future items, E the width of CLIP's
-common space, h w pixels.
+Letters: P prompts, N history items, F future items, E the width of the
+encoder's space, h w pixels.
 """
+
+from typing import Any
 
 from flax import struct
 import jax
@@ -15,33 +17,41 @@ from genrec_jax.models.encoders import ImageEncoder
 
 @struct.dataclass
 class Targets:
-  """CLIP embeddings of each prompt's next title, history and future."""
+  """Embeddings of each prompt's next title, history and future."""
 
-  text: jax.Array  # [P, E] float32 unit vectors, the next item's title
+  # [P, E] float32 unit vectors, the next item's title; None of an encoder that
+  # reads no texts
+  text: Any
   history: jax.Array  # [P, N, E] float32 unit vectors, oldest first
   history_mask: jax.Array  # [P, N] bool, True = a real item
   future: jax.Array  # [P, F, E] float32 unit vectors, the next item first
   future_mask: jax.Array  # [P, F] bool, True = a real item
 
 
-def embed_targets(clip: ImageEncoder, params: PyTree, batch: Batch) -> Targets:
+def embed_targets(
+  encoder: ImageEncoder, params: PyTree, batch: Batch
+) -> Targets:
   """Embeds the batch's titles, history and future, each once.
 
   Once per prompt, not per sample: a group's samples share their targets.
 
   Args:
-    clip: the reward model.
+    encoder: CLIP, or another.
     params: its parameters.
-    batch: P windows; images uint8.
+    batch: P windows; images uint8; without a title there is no text.
 
   Returns:
     Targets, without gradients.
   """
-  history, future = embed_items(clip, params, batch)
-  text = clip.embed_texts(params, batch.title_ids, batch.title_mask)
+  history, future = embed_items(encoder, params, batch)
+  text = None
+  if batch.title_ids is not None:
+    text = at_least_float32(
+      encoder.embed_texts(params, batch.title_ids, batch.title_mask)
+    )
   return jax.lax.stop_gradient(
     Targets(
-      text=at_least_float32(text),
+      text=text,
       history=history,
       history_mask=batch.history_mask,
       future=future,

@@ -40,12 +40,12 @@ def test_the_files_it_names_are_there():
 def test_a_reward_in_a_config_of_ones_own_is_trained_on(tmp_path):
   folder = tmp_path / "my_configs"
   folder.mkdir()
-  (folder / "diverse.py").write_text(block("Add a reward"))
+  (folder / "distinct.py").write_text(block("Add a reward"))
   done = subprocess.run(
     [
       sys.executable,
       str(ROOT / "main.py"),
-      f"--config={folder}/diverse.py:debug",
+      f"--config={folder}/distinct.py:debug",
       f"--workdir={tmp_path / 'run'}",
       "--config.train.steps=1",
       "--config.train.eval_every=0",
@@ -59,8 +59,8 @@ def test_a_reward_in_a_config_of_ones_own_is_trained_on(tmp_path):
   assert done.returncode == 0, done.stderr[-3000:]
   rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
   metrics = json.loads(rows[0])
-  assert 0 < metrics["reward/diversity_mean"] < 2
-  assert metrics["reward/diversity_contribution"] != 0  # a signed share
+  assert 0 < metrics["reward/distinct_mean"] < 2
+  assert metrics["reward/distinct_contribution"] != 0  # a signed share
 
 
 def test_a_metric_has_a_column_and_values(monkeypatch):

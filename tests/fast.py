@@ -34,7 +34,7 @@ FAST = (
   "tests/objectives/",
   "tests/ranks_test.py",
   "tests/readme_test.py",
-  "tests/rewards_test.py",
+  "tests/rewards/",
   "tests/rows_test.py",
   "tests/runtime/inheritance_test.py",
   "tests/runtime/metric_writer_test.py",

@@ -18,7 +18,7 @@ from genrec_jax.hf import families, load
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
-from genrec_jax.train import rl, sft
+from genrec_jax.train import reward_encoders, rl, sft
 from genrec_jax.train.plan import Plan, make_plan
 
 # Tokens of a prompt besides its items': BOS, the turns' names, an instruction
@@ -59,7 +59,17 @@ def open_plan(config: Any, variant: str, devices: Sequence[Any] | None) -> Plan:
     if config.clip.checkpoint
     else clips.vit_l_14(dtype=dtype)
   )
-  return make_plan(config, model=model, rules=rules, clip=clip, devices=devices)
+  encoders = reward_encoders.open_encoders(
+    config.to_dict().get("rewards"), dtype=dtype
+  )
+  return make_plan(
+    config,
+    model=model,
+    rules=rules,
+    clip=clip,
+    encoders={name: one.model for name, one in encoders.items()},
+    devices=devices,
+  )
 
 
 def prompt_tokens(config: Any, model: Generator, title_tokens: int) -> int:
@@ -109,6 +119,7 @@ def arguments(config: Any, plan: Plan, title_tokens: int) -> tuple:
   """Returns (state, frozen, batch) as shapes, types and shardings."""
   frozen = plan.frozen
   if config.task == "rl":
+    frozen = rl.read_by_step(config, plan, frozen)
     frozen = frozen | rl.reference(config, plan)
   layout = jax.NamedSharding(plan.mesh, sharding.BATCH)
   rows = jax.tree.map(

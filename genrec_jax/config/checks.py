@@ -9,7 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 from genrec_jax import rewards
-from genrec_jax.config import judges
+from genrec_jax.config import judges, rewarding
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
 from genrec_jax.data.histories import SHORT_HISTORIES
@@ -152,17 +152,14 @@ def check(config: Any) -> None:
     if key in values
     and not (math.isfinite(values[key]) and numbers.allow(values[key]))
   ]
-  sections = config.get("rewards", {})
-  problems += [
-    f"rewards.{problem}"
-    for problem in rewards.problems(
-      {name: dict(options) for name, options in sections.items()}
-    )
-  ]
   problems += _temperature_problems(values)
+  rewards_section = config.to_dict().get("rewards", {})
+  problems += rewarding.problems(rewards_section, values["clip.checkpoint"])
   if "eval.judges" in values:
     problems += judges.problems(
-      values["eval.judges"], values["clip.checkpoint"]
+      values["eval.judges"],
+      values["clip.checkpoint"],
+      rewarding.folders(rewards_section),
     )
   # What follows reads several values, each of which must make sense by itself.
   problems = problems or _contradictions(values)

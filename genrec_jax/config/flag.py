@@ -24,6 +24,8 @@ FOLDERS = (
   "clip.checkpoint",
   "eval.base",
   "eval.judges",  # several
+  "rewards.encoders",  # several
+  "rewards.quality.checkpoint",
   "data.path",
 )
 _PATH = re.compile(r"^--?config[=\n]([^:\n]+):?(\w*)", re.MULTILINE)

@@ -1,7 +1,7 @@
 """Checks of `config.eval.judges`, before anything is opened."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from genrec_jax.hf import locate
 from genrec_jax.hf.encoders import CLIP_NAME, name_of
 
 
-def problems(paths: Any, clip: str) -> list[str]:
+def problems(
+  paths: Any, clip: str, rewarding: Mapping[str, str] | None = None
+) -> list[str]:
   """Returns what is wrong with the judges of a config, a line each.
 
   Names on the hub are not looked up: that takes the network.
@@ -18,15 +20,21 @@ def problems(paths: Any, clip: str) -> list[str]:
   Args:
     paths: `eval.judges`.
     clip: `clip.checkpoint`, which rewards.
+    rewarding: other encoders that reward, {folder: its key in the config}.
   """
-  if not isinstance(paths, tuple) or not all(
-    isinstance(path, str) and path for path in paths
-  ):
+  if not is_paths(paths):
     return [
       f"eval.judges is {paths!r}: expected a tuple of folders in HF format,"
       " such as ('DIR',), or () for none"
     ]
-  found = [*_absent(paths), *_not_independent(paths, clip)]
+  found = [*absent("eval.judges", *paths), *_not_independent(paths, clip)]
+  found += [
+    f"eval.judges: {path} is {key}, which rewards; a judge must be another"
+    " encoder"
+    for path in paths
+    for other, key in (rewarding or {}).items()
+    if same_folder(path, other)
+  ]
   names = Counter(map(name_of, paths))
   found += [
     f"eval.judges: {names[name]} judges are called {name!r}, and their metrics"
@@ -43,23 +51,38 @@ def problems(paths: Any, clip: str) -> list[str]:
   return found
 
 
-def _absent(paths: Sequence[str]) -> list[str]:
+def is_paths(paths: Any) -> bool:
+  """Returns whether a value of a config is a tuple of paths."""
+  return isinstance(paths, tuple) and all(
+    isinstance(path, str) and path for path in paths
+  )
+
+
+def absent(key: str, *paths: str) -> list[str]:
+  """Returns which folders of a key are not there, a line each."""
   found = []
   for path in paths:
     try:
       if not locate.is_name(path) or Path(path).exists():
         locate.resolve(path)
     except UserError as error:
-      found.append(f"eval.judges: {error}")
+      found.append(f"{key}: {error}")
   return found
 
 
 def _not_independent(paths: Sequence[str], clip: str) -> list[str]:
-  # A folder by whatever path it is reached, a bundled name or one of the hub.
-  reward = Path(clip).resolve() if Path(clip).is_dir() else clip
   return [
     f"eval.judges: {path} is clip.checkpoint, which rewards and is in the table"
     " already; a judge must be another encoder, such as facebook/dinov2-base"
     for path in paths
-    if (Path(path).resolve() if Path(path).is_dir() else path) == reward
+    if same_folder(path, clip)
   ]
+
+
+def same_folder(path: str, other: str) -> bool:
+  """Returns whether two folders, bundled names or names of the hub are one."""
+  # A folder by whatever path it is reached.
+  one, two = (
+    Path(x).resolve() if Path(x).is_dir() else x for x in (path, other)
+  )
+  return one == two

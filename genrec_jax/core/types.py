@@ -73,6 +73,8 @@ class Batch:
   future_mask: Array  # [P, F] bool, True = a real item
   title_ids: Array  # [P, W] int32, the next item's title, CLIP tokens
   title_mask: Array  # [P, W] bool, True = a real token
+  # The same for encoders besides CLIP that reward: name -> (ids, mask).
+  titles: dict[str, tuple[Array, Array]] = struct.field(default_factory=dict)
 
 
 @struct.dataclass

@@ -3,8 +3,9 @@
 Records are read when an example needs them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
+import types
 from typing import Any, Protocol
 
 import jax
@@ -54,6 +55,10 @@ class Processor(Protocol):
     """Returns the centre square of an image, uint8 [h, w, 3]."""
 
 
+# Texts to ids and mask, [B, W] both.
+ReadTitles = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+
+
 class Examples:
   """Examples of all windows of a split, made when indexed.
 
@@ -68,8 +73,19 @@ class Examples:
     windows: Windows,
     processor: Processor,
     clip_tokenizer: Any,
+    further_titles: Mapping[str, ReadTitles] = types.MappingProxyType({}),
   ):
+    """Opens the examples.
+
+    Args:
+      dataset: see `dataset.load`.
+      windows: of the split.
+      processor: of the generator.
+      clip_tokenizer: of the reward model.
+      further_titles: how encoders besides CLIP are given the next item's title.
+    """
     self._items, self._windows = dataset.items, windows
+    self._further = dict(further_titles)
     self._processor, self._clip_tokenizer = processor, clip_tokenizer
     candidates = titles.candidates(dataset.index)
     self._title_tokens, longest = titles.longest(
@@ -131,6 +147,7 @@ class Examples:
       future_mask=future_mask,
       title_ids=title_ids,
       title_mask=title_mask,
+      titles=self._further_titles(future[0]),
     )
 
   def _prompt(self, rows: Sequence[int]) -> list[int]:
@@ -157,6 +174,14 @@ class Examples:
     pads = self._clip_tokens - len(ids)
     real = np.arange(self._clip_tokens) < len(ids)
     return np.asarray(ids + [pad] * pads, np.int32), real
+
+  def _further_titles(self, row: int) -> dict[str, tuple[Any, Any]]:
+    """Returns an item's title for encoders besides CLIP: (ids, mask) [W]."""
+    found = {}
+    for name, read in self._further.items():
+      ids, mask = read([self._windows.index.title(row)])
+      found[name] = (ids[0], mask[0])
+    return found
 
   def _read_pixels(self, row: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns an item's image, padded and cropped: uint8 [h, w, 3] both."""

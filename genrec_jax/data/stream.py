@@ -5,8 +5,9 @@ compiled once: prompts are left-padded to the longest there can be, histories
 and futures shorter than N and F are padded and masked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
+import types
 from typing import Any
 
 import grain
@@ -15,7 +16,7 @@ import numpy as np
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.data.examples import Examples, Processor, stack
+from genrec_jax.data.examples import Examples, Processor, ReadTitles, stack
 from genrec_jax.data.windows import WindowSpec, find_windows
 
 _PREFETCH = 4  # batches
@@ -32,6 +33,7 @@ def train_batches(
   seed: int,
   workers: int = 0,
   local_rows: Sequence[int] | None = None,
+  titles: Mapping[str, ReadTitles] = types.MappingProxyType({}),
 ) -> grain.IterDataset:
   """Returns an endless stream of training batches.
 
@@ -52,12 +54,13 @@ def train_batches(
       0 makes them in a thread.
     local_rows: which of the P windows of each batch to make, those this process
       has devices for; None: all.
+    titles: of encoders besides CLIP, see `Examples`.
 
   Raises:
     UserError: there are no windows.
   """
   windows = find_windows(dataset, "train", spec)
-  examples = Examples(dataset, windows, processor, clip_tokenizer)
+  examples = Examples(dataset, windows, processor, clip_tokenizer, titles)
   if not len(examples):
     raise UserError(
       f"{dataset.path} has no training windows: expected at least one; use more"

@@ -60,7 +60,10 @@ class Encoder:
     """
     if self.tokenizer is None:
       raise ValueError(f"the encoder {self.name} has no text tower")
-    return self._embed_texts(self.params, tokenize(self, texts))
+    tokens = tokenize(
+      self.tokenizer, texts, reads_padding=self.model.reads_padding
+    )
+    return self._embed_texts(self.params, tokens)
 
   # Compiled at the first call and kept, so that all models and baselines share
   # one compilation for each shape.
@@ -86,11 +89,17 @@ def embed_uint8(
 
 
 def tokenize(
-  encoder: Encoder, texts: Sequence[str]
+  tokenizer: Any, texts: Sequence[str], *, reads_padding: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns ids [B, W] int32 and mask [B, W] of texts, W the longest of any."""
+  """Returns ids [B, W] int32 and mask [B, W] of texts, W the longest of any.
+
+  Args:
+    tokenizer: of an encoder.
+    texts: B of them; cut to W.
+    reads_padding: of the encoder, see `models.encoders.ImageEncoder`.
+  """
   # To `model_max_length`, which is no more than the model has positions for.
-  tokens = encoder.tokenizer(
+  tokens = tokenizer(
     list(texts),
     padding="max_length",
     padding_side="right",
@@ -98,7 +107,7 @@ def tokenize(
     return_tensors="np",
   )
   ids = tokens["input_ids"].astype(np.int32)
-  if encoder.model.reads_padding:
+  if reads_padding:
     return ids, np.ones(ids.shape, bool)
   return ids, tokens["attention_mask"].astype(bool)
 

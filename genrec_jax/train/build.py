@@ -1,6 +1,6 @@
 """Build of a run: state, data, evaluator and compared models, on the mesh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any, NamedTuple
 
@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.data import stream, windows
+from genrec_jax.data.examples import ReadTitles
 from genrec_jax.evals import calibration, lineage, opening
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.hf import load, locate
 from genrec_jax.runtime import distributed
 from genrec_jax.sampling import Sampling
+from genrec_jax.train import reward_encoders
 from genrec_jax.train.plan import Plan, make_plan, shardings_of, types_of
 
 # (name in the table, reads its parameters)
@@ -45,18 +47,30 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
     UserError: a checkpoint, data set, batch or mesh that does not fit.
   """
   inputs = opening.open_inputs(config)
+  rewarding = reward_encoders.open_encoders(
+    config.to_dict().get("rewards"), dtype=config.clip.dtype
+  )
   generator = inputs.generator
   plan = make_plan(
     config,
     model=generator.model,
     rules=generator.rules,
     clip=inputs.clip.model,
+    encoders={name: one.model for name, one in rewarding.items()},
   )
   # Fail before training, not after, if a model cannot be compared.
   models = open_compared(config, inputs, plan)
   clip_params = inputs.clip.read(shardings_of(plan.frozen["clip"]))
   state, rest = init_state(config, generator, plan)
-  iterator = open_batches(config, inputs, plan)
+  frozen = {"generator_rest": rest, "clip": clip_params}
+  if rewarding:
+    frozen["encoders"] = {
+      name: one.read(shardings_of(plan.frozen["encoders"][name]))
+      for name, one in rewarding.items()
+    }
+  iterator = open_batches(
+    config, inputs, plan, titles=reward_encoders.titles(rewarding)
+  )
   evaluator = opening.open_evaluator(
     config,
     inputs,
@@ -73,7 +87,7 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
   return RunParts(
     plan=plan,
     state=state,
-    frozen={"generator_rest": rest, "clip": clip_params},
+    frozen=frozen,
     iterator=iterator,
     evaluator=evaluator,
     models=models,
@@ -119,8 +133,21 @@ def _describe(
     distributed.say(line)
 
 
-def open_batches(config: Any, inputs: opening.Inputs, plan: Plan) -> Any:
-  """Returns the iterator of this process's rows of training batches."""
+def open_batches(
+  config: Any,
+  inputs: opening.Inputs,
+  plan: Plan,
+  *,
+  titles: Mapping[str, ReadTitles],
+) -> Any:
+  """Returns the iterator of this process's rows of training batches.
+
+  Args:
+    config: of the run.
+    inputs: of the run.
+    plan: of the run.
+    titles: see `reward_encoders.titles`.
+  """
   spec = windows.WindowSpec.from_options(config.data)
   dataset = inputs.dataset
   distributed.say(f"{dataset.path}: {windows.describe(dataset, spec)}")
@@ -136,6 +163,7 @@ def open_batches(config: Any, inputs: opening.Inputs, plan: Plan) -> Any:
     seed=config.seed,
     workers=config.data.workers,
     local_rows=local_rows.tolist(),
+    titles=titles,
   )
   return iter(batches)
 

@@ -4,7 +4,7 @@ Training and tools/compile_check share it: what is checked is what a run
 compiles.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
+from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.runtime import compiler
 from genrec_jax.train import optimizers, trainable
 
@@ -32,10 +33,12 @@ class Plan(NamedTuple):
   mesh: jax.sharding.Mesh
   model: Generator
   clip: Clip
+  encoders: Mapping[str, ImageEncoder]  # besides CLIP, of which rewards are
   optimizer: optax.GradientTransformation
   params: PyTree  # of a whole checkpoint
   state: TrainState
-  frozen: PyTree  # 'generator_rest', what is not trained, and 'clip'
+  # 'generator_rest', what is not trained, 'clip', and 'encoders', if any
+  frozen: PyTree
   adapters: Callable[[jax.Array], PyTree] | None  # initialises; None: no LoRA
   to_rollout_layout: Callable[[PyTree], PyTree]  # for the decode loop
 
@@ -64,6 +67,7 @@ def make_plan(
   model: Generator,
   rules: sharding.Rules,
   clip: Clip,
+  encoders: Mapping[str, ImageEncoder] | None = None,
   devices: Sequence[Any] | None = None,
 ) -> Plan:
   """Lays a config's models out on a mesh.
@@ -73,6 +77,7 @@ def make_plan(
     model: the generator.
     rules: of its parameters.
     clip: the reward model.
+    encoders: besides it, by name, see `reward_encoders`.
     devices: of the mesh, real or only described; all real ones if None.
 
   Raises:
@@ -111,13 +116,15 @@ def make_plan(
     mesh=mesh,
     model=model,
     clip=clip,
+    encoders=encoders or {},
     optimizer=optimizer,
     params=_abstract(mesh, whole, specs),
     state=_abstract(mesh, state, state_specs),
     frozen={
       "generator_rest": _abstract(mesh, parts.rest, parts.rest_specs),
-      "clip": _abstract_clip(mesh, clip),
-    },
+      "clip": _abstract_encoder(mesh, clip),
+    }
+    | _abstract_encoders(mesh, encoders or {}),
     adapters=parts.adapters,
     to_rollout_layout=_rollout_layout(
       mesh, tree.merge(parts.trained_specs, parts.rest_specs)
@@ -158,8 +165,18 @@ def _rollout_layout(
   return functools.partial(jax.lax.with_sharding_constraint, shardings=rollout)
 
 
-def _abstract_clip(mesh: jax.sharding.Mesh, clip: Clip) -> PyTree:
-  shapes = jax.eval_shape(clip.init, jax.random.key(0))
+def _abstract_encoders(
+  mesh: jax.sharding.Mesh, encoders: Mapping[str, ImageEncoder]
+) -> dict[str, PyTree]:
+  found = {name: _abstract_encoder(mesh, x) for name, x in encoders.items()}
+  return {"encoders": found} if found else {}
+
+
+def _abstract_encoder(mesh: jax.sharding.Mesh, encoder: ImageEncoder) -> PyTree:
+  shapes = jax.eval_shape(encoder.init, jax.random.key(0))
+  if not isinstance(encoder, Clip):  # of the others there are no large ones
+    specs = jax.tree.map(lambda _: sharding.REPLICATED, shapes)
+    return _abstract(mesh, shapes, specs)
   # CLIP's sizes are the user's choice: an axis that the mesh does not divide
   # is kept whole.
   specs = sharding.divided(mesh, sharding.specs(clips.RULES, shapes), shapes)

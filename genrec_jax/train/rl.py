@@ -11,7 +11,7 @@ Letters: P prompts, G samples per prompt, I codes per image, h w pixels, E the
 width of CLIP's common space.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
@@ -24,10 +24,10 @@ from genrec_jax.core import tree
 from genrec_jax.core.types import Batch, PyTree, TrainState
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
+from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.nn import lora
 from genrec_jax.objectives import Objective, advantages
-from genrec_jax.targets import Targets, embed_targets
-from genrec_jax.train import policy_update, trainable
+from genrec_jax.train import policy_update, reward_encoders, trainable
 from genrec_jax.train.build import build
 from genrec_jax.train.plan import Plan, shardings_of
 from genrec_jax.train.rl_options import RLOptions
@@ -49,8 +49,9 @@ def train_step(
 
   Args:
     state: trainable parameters, optimizer state, step; donated by the caller.
-    frozen: 'generator_rest' (the generator's other parameters), 'clip', and
-      with a KL term 'reference' (see `reference`).
+    frozen: 'generator_rest' (the generator's other parameters), 'clip' and
+      'encoders' where a reward reads them, and with a KL term 'reference' (see
+      `reference`).
     batch: P windows.
     model: the generator.
     clip: the reward model.
@@ -76,9 +77,8 @@ def train_step(
     model, params, rollout.codes
   )  # [P, G, h, w, 3]
   with jax.named_scope("rewards"):
-    samples = clip.embed_images(frozen["clip"], pixels)  # [P, G, E]
-    targets = embed_targets(clip, frozen["clip"], batch)
-    values, reward_metrics = reward_samples(samples, targets, options)
+    views = look(pixels, frozen, batch, clip, options)
+    values, reward_metrics = reward_samples(views, options)  # [P, G]
   state, metrics = policy_update.update_policy(
     state,
     frozen,
@@ -92,14 +92,38 @@ def train_step(
   return state, metrics | reward_metrics
 
 
+def look(
+  pixels: jax.Array,
+  frozen: PyTree,
+  batch: Batch,
+  clip: Clip,
+  options: RLOptions,
+) -> dict[str, rewards.View]:
+  """Returns samples and targets as each encoder that rewards sees them.
+
+  Args:
+    pixels: [P, G, h, w, 3] of the samples, in [0, 1].
+    frozen: 'clip' and 'encoders', what is read of them.
+    batch: P windows.
+    clip: the first encoder.
+    options: the others, and the rewards that say which are read.
+  """
+  return rewards.look(
+    pixels,
+    batch,
+    {rewards.CLIP: frozen.get("clip"), **frozen.get("encoders", {})},
+    {rewards.CLIP: clip, **options.encoders},
+    options.looking,
+  )
+
+
 def reward_samples(
-  samples: jax.Array, targets: Targets, options: RLOptions
+  views: Mapping[str, rewards.View], options: RLOptions
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the advantage of each sample, and metrics.
 
   Args:
-    samples: [P, G, E] CLIP embeddings of the generated images.
-    targets: what the P prompts' samples are compared with.
+    views: the generated images and what they are compared with, by encoder.
     options: rewards with their weights, how they are normalised, and the
       advantage.
 
@@ -107,7 +131,7 @@ def reward_samples(
     Advantages [P, G] float32, and metrics [], among them `reward`: the mean of
     the weighted sum of raw rewards.
   """
-  raw = rewards.score(samples, targets, options.rewards)  # name -> [P, G]
+  raw = rewards.score_views(views, options.rewards)  # name -> [P, G]
   values, contributions = advantages.combine(
     raw,
     options.weights,
@@ -122,13 +146,24 @@ def reward_samples(
   return values, {"reward": total} | rewards.statistics(raw) | contributions
 
 
-def make_options(config: Any) -> RLOptions:
-  """Returns the options of a config's step."""
+def make_options(
+  config: Any, encoders: Mapping[str, ImageEncoder]
+) -> RLOptions:
+  """Returns the options of a config's step.
+
+  Args:
+    config: of the run.
+    encoders: of its plan.
+  """
   return RLOptions(
     seed=config.seed,
     microbatches=config.data.microbatches,
     sample=sampling.Sampling(**config.sample),
-    rewards=rewards.from_options(config.rewards.to_dict()),
+    rewards=rewards.from_options(
+      rewards.sections_of(config.rewards.to_dict()),
+      reward_encoders.reads_texts(encoders),
+    ),
+    encoders=encoders,
     objective=Objective(**config.objective),
     **config.rl,
   )
@@ -142,8 +177,18 @@ def make_step(config: Any, plan: Plan) -> Callable:
     clip=plan.clip,
     optimizer=plan.optimizer,
     to_rollout_layout=plan.to_rollout_layout,
-    options=make_options(config),
+    options=make_options(config, plan.encoders),
   )
+
+
+def read_by_step(config: Any, plan: Plan, frozen: PyTree) -> dict[str, PyTree]:
+  """Returns what the step reads of frozen parameters: CLIP if it rewards."""
+  looking = make_options(config, plan.encoders).looking
+  return {
+    name: tree
+    for name, tree in frozen.items()
+    if name != rewards.CLIP or rewards.CLIP in looking
+  }
 
 
 def reference(config: Any, plan: Plan) -> dict[str, PyTree]:
@@ -201,6 +246,7 @@ def run(config: Any, workdir: str) -> None:
     copy_threshold=config.rewards.copy.threshold,
   )
   kept = copy_reference(config, parts.plan, parts.state.params)
-  parts = parts._replace(frozen=parts.frozen | kept)
+  frozen = read_by_step(config, parts.plan, parts.frozen)
+  parts = parts._replace(frozen=frozen | kept)
   step = make_step(config, parts.plan)
   train(config, workdir, parts, step, headline="reward")

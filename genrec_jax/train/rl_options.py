@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 
+from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.objectives import Objective, policy
 from genrec_jax.rewards import Reward
 from genrec_jax.sampling import Sampling
@@ -18,6 +19,7 @@ class RLOptions:
       whose gradients need the memory, take one after another.
     sample: how images are sampled.
     rewards: by name, each with its weight.
+    encoders: besides CLIP, of which some rewards are.
     objective: the loss.
     advantage: see `advantages.estimate`.
     normalise: see `advantages.combine`.
@@ -40,6 +42,7 @@ class RLOptions:
   microbatches: int
   sample: Sampling
   rewards: Mapping[str, Reward]
+  encoders: Mapping[str, ImageEncoder] = dataclasses.field(default_factory=dict)
   objective: Objective
   advantage: str
   normalise: str
@@ -71,3 +74,8 @@ class RLOptions:
   def weights(self) -> dict[str, float]:
     """The rewards' weights, by name."""
     return {name: reward.weight for name, reward in self.rewards.items()}
+
+  @property
+  def looking(self) -> frozenset[str]:
+    """The encoders that some reward reads, CLIP among them or not."""
+    return frozenset(reward.encoder for reward in self.rewards.values())

@@ -31,6 +31,8 @@ ZERO_IS_MEANT = {
   "rewards.history.weight",
   "rewards.future.weight",
   "rewards.copy.weight",
+  "rewards.diversity.weight",
+  "rewards.quality.weight",
   "rl.sampler_weight_cap",
   "objective.kl_weight",
   "train.eval_every",
@@ -51,6 +53,8 @@ def get_config(values=(), task="rl", variant=""):
   config = load(task).get_config(variant)
   config.model.checkpoint = config.model.checkpoint or "there"
   config.clip.checkpoint = config.clip.checkpoint or "there"
+  if "rewards" in config:  # so that its weight may be any
+    config.rewards.quality.checkpoint = "tiny_clip"
   with config.ignore_type():
     config.update_from_flattened_dict(dict(values))
   return config
@@ -178,7 +182,9 @@ def test_rewards_have_the_options_of_their_functions():
     config.rewards.novelty = {"weight": 1.0}
     config.rewards.future.decay = 0.5
   found = said(config)
-  assert "rewards.novelty: expected one of text, history, future, copy" in found
+  assert (
+    "rewards.novelty: expected one of text, history, future, copy, " in found
+  )
   assert (
     "rewards.future has options decay, pool, weight: expected weight, pool"
   ) in found
@@ -225,8 +231,8 @@ def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
     ),
     (
       dict.fromkeys(map("rewards.{}.weight".format, rewards.REWARDS), 0.0),
-      "the weights of the rewards copy, future, history, text are all 0:"
-      " expected one above 0; without a reward the policy stays where it"
+      "the weights of the rewards copy, diversity, future, history, quality,"
+      " text are all 0: expected one above 0; without a reward the policy stays where it"
       " starts, whatever the KL",
     ),
     (

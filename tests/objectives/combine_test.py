@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrec_jax import rewards
 from genrec_jax.core.errors import UserError
 from genrec_jax.objectives import advantages
 
@@ -27,6 +26,7 @@ RAW = {
 
 
 WEIGHTS = {"text": 2.0, "copy": 0.5}
+NAMES = ("text", "history", "future", "copy")
 
 
 def combined(normalise, advantage, raw=RAW, weights=WEIGHTS):
@@ -97,11 +97,11 @@ def random_rewards(seed=0, prompts=8, samples=4):
   groups = np.linspace(0.2, 2, prompts)[:, None]
   return {
     name: np.float32(0.3 + scale * groups * rng.normal(size=(prompts, samples)))
-    for name, scale in zip(rewards.REWARDS, (0.2, 0.05, 0.1, 0.02), strict=True)
+    for name, scale in zip(NAMES, (0.2, 0.05, 0.1, 0.02), strict=True)
   }
 
 
-ONES = dict.fromkeys(rewards.REWARDS, 1.0)
+ONES = dict.fromkeys(NAMES, 1.0)
 
 
 @pytest.mark.parametrize("normalise", ["batch", "none"])

@@ -1,25 +1,16 @@
-"""Rewards: cosines in CLIP space between generated images and a user's items.
-
-To add a reward: write a function of (images, targets) and options of its own,
-name it in `REWARDS`, and give it a section with a weight in `config.rewards`.
+"""Cosine rewards: generated images and a user's items in an encoder's space.
 
 A masked item never counts. A prompt without any real item has reward 0, equal
 for all its samples, so that it takes no part in the gradient. Everything is
 float32 and constant to the objectives. Letters: P prompts, G samples per
-prompt, N history items, F future items, M items of either, E the width of
-CLIP's common space.
+prompt, N history items, F future items, M items of either, E the width of the
+encoder's space.
 """
-
-from collections.abc import Callable, Mapping
-import functools
-import inspect
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from genrec_jax import groups
-from genrec_jax.core.errors import UserError, listed
+from genrec_jax.core.errors import UserError
 from genrec_jax.groups import at_least_float32
 from genrec_jax.targets import Targets
 
@@ -107,107 +98,47 @@ def copy(images: jax.Array, targets: Targets, *, threshold: float) -> jax.Array:
   return jnp.minimum(threshold - nearest, 0.0)
 
 
-# A config file may add its own.
-REWARDS: dict[str, Callable[..., jax.Array]] = {
-  "text": text,
-  "history": history,
-  "future": future,
-  "copy": copy,
-}
+def diversity(images: jax.Array, targets: Targets) -> jax.Array:
+  """Returns 1 - the mean cosine with the group's other samples: [P, G].
 
-
-class Reward(NamedTuple):
-  """A reward with its options and what it counts."""
-
-  weight: float
-  score: Callable[[jax.Array, Targets], jax.Array]  # [P, G, E] -> [P, G]
-
-
-def problems(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """Returns unknown rewards and options, and options not given, a line each.
+  The mean over a group is its diversity, the mean distance of its pairs.
+  Within a group it differs from a sample's leave-one-out contribution, the
+  diversity with it minus that without it, by a factor and a constant only: so
+  it is the policy gradient of diversity, baseline included.
 
   Args:
-    sections: see `from_options`.
-  """
-  found = []
-  for name, options in sections.items():
-    if name not in REWARDS:
-      found.append(f"{name}: expected one of {', '.join(REWARDS)}")
-      continue
-    expected = ["weight", *_options(REWARDS[name])]
-    if set(options) != set(expected):
-      found.append(
-        f"{name} has options {', '.join(sorted(options)) or 'none'}: expected"
-        f" {', '.join(expected)}"
-      )
-  return found
-
-
-def from_options(
-  sections: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Reward]:
-  """Returns the rewards that a config's section `rewards` describes.
-
-  Args:
-    sections: name -> {'weight': ..., and the options of REWARDS[name]}.
+    images: [P, G, E] unit embeddings of the samples, any float type; G > 1.
+    targets: not read.
 
   Raises:
-    UserError: lists `problems`.
+    UserError: one sample per prompt, which has no others.
   """
-  if wrong := problems(sections):
-    raise UserError(listed("invalid rewards:", wrong))
-  rewards = {}
-  # In one order, whatever that of the config: sums are added in it.
-  for name, options in sorted(sections.items()):
-    # Bound now, so that a step knows a reward by its name alone.
-    own = {key: value for key, value in options.items() if key != "weight"}
-    score = functools.partial(REWARDS[name], **own)
-    rewards[name] = Reward(weight=options["weight"], score=score)
-  return rewards
+  del targets
+  samples = images.shape[1]
+  if samples < 2:
+    raise UserError(
+      f"the reward 'diversity' with {samples} sample per prompt: expected at"
+      " least 2; raise num_samples or give its weight as 0"
+    )
+  cosines = _cosines(images, images)  # [P, G, G]
+  # Without the sample itself, whose cosine is 1 but for rounding.
+  own = jnp.eye(samples, dtype=bool)[None]
+  others = jnp.where(own, 0.0, cosines).sum(-1)  # [P, G]
+  return 1 - others / (samples - 1)
 
 
-def _options(function: Callable[..., jax.Array]) -> list[str]:
-  """Returns the names of a reward's options, its keyword arguments."""
-  return [
-    name
-    for name, parameter in inspect.signature(function).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-  ]
+def quality(images: jax.Array, targets: Targets) -> jax.Array:
+  """Returns the logit of the next item's title and the image: [P, G].
 
-
-def score(
-  images: jax.Array, targets: Targets, rewards: Mapping[str, Reward]
-) -> dict[str, jax.Array]:
-  """Returns the raw rewards of each sample, without their weights.
+  exp(logit_scale) times the cosine, by an encoder that people's choices
+  trained; PickScore's is about 20. Kirstain et al., arXiv 2305.01569, equation
+  1, as their `PickScore_v1` computes it.
 
   Args:
     images: [P, G, E] unit embeddings of the samples, any float type.
-    targets: what to compare with.
-    rewards: by name, see `from_options`.
-
-  Returns:
-    name -> [P, G] float32; also those of weight 0, which are only logged.
+    targets: of the P prompts, `text` times exp(logit_scale).
   """
-  return {
-    name: reward.score(images, targets) for name, reward in rewards.items()
-  }
-
-
-def statistics(rewards: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """Returns three metrics [] of each of the raw rewards name -> [P, G].
-
-  `reward/NAME_mean`; `reward/NAME_std`, the mean over prompts of the deviation
-  within a group, what advantages are made of; `reward/NAME_zero_spread`, the
-  share of groups whose samples are all equal and teach nothing.
-  """
-  metrics = {}
-  for name, values in rewards.items():
-    values = at_least_float32(values)
-    equal = groups.zero_spread(values).astype(values.dtype)  # [P]
-    metrics[f"reward/{name}_mean"] = values.mean()
-    metrics[f"reward/{name}_std"] = values.std(1).mean()
-    metrics[f"reward/{name}_zero_spread"] = equal.mean()
-  return metrics
+  return text(images, targets)
 
 
 def _cosines(images: jax.Array, items: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Rewards against values worked out by hand, and what must never count."""
+"""Cosine rewards against values by hand, and what must never count."""
 
 import math
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrec_jax import rewards
+from genrec_jax import groups, rewards
 from genrec_jax.core.errors import UserError
 from genrec_jax.models.clip import Clip, Tower
 from genrec_jax.objectives import advantages
@@ -308,68 +308,6 @@ def test_an_option_out_of_range_is_refused(change, message):
     score(**change)
 
 
-def test_options_are_those_of_the_function():
-  with pytest.raises(UserError) as error:
-    rewards.from_options(
-      OPTIONS | {"novelty": {}, "copy": {"weight": 1.0, "pool": "max"}}
-    )
-  for line in (
-    "novelty: expected one of text, history, future, copy",
-    "copy has options pool, weight: expected weight, threshold",
-  ):
-    assert line in str(error.value)
-
-
-def test_rewards_are_added_in_one_order_whatever_the_config_s():
-  """Else the same weights would round otherwise in another order."""
-  for options in (OPTIONS, dict(reversed(OPTIONS.items()))):
-    assert list(rewards.from_options(options)) == sorted(OPTIONS)
-
-
-def test_a_reward_that_is_added_is_scored(monkeypatch):
-  """One function, one entry of the table, one section of the config."""
-
-  def novelty(images, targets, *, scale):
-    del targets
-    return scale * images[..., 0]
-
-  monkeypatch.setattr(
-    rewards, "REWARDS", rewards.REWARDS | {"novelty": novelty}
-  )
-  found = rewards.from_options(
-    {"novelty": {"weight": 0.5, "scale": 2.0}, "text": {"weight": 1.0}}
-  )
-  assert {k: one.weight for k, one in found.items()} == {
-    "novelty": 0.5,
-    "text": 1.0,
-  }
-  raw = rewards.score(IMAGES, TARGETS, found)
-  assert_rewards(raw["novelty"], [2.0, 1.0])
-  assert_rewards(raw["text"], [0.5, 1.0])
-
-
-def test_statistics_by_hand():
-  # Deviations within the groups: 1, 0 and 0.1, 0.2.
-  metrics = rewards.statistics(
-    {
-      "text": jnp.array([[1.0, 3.0], [5.0, 5.0]]),
-      "copy": jnp.array([[0.0, -0.2], [0.0, -0.4]]),
-    }
-  )
-  expected = {
-    "reward/text_mean": 14 / 4,
-    "reward/text_std": (1 + 0) / 2,
-    "reward/text_zero_spread": 0.5,
-    "reward/copy_mean": -0.6 / 4,
-    "reward/copy_std": (0.1 + 0.2) / 2,
-    "reward/copy_zero_spread": 0.0,
-  }
-  assert set(metrics) == set(expected)
-  for name, value in expected.items():
-    np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
-    assert metrics[name].shape == ()
-
-
 def test_with_a_real_clip_a_copy_is_found():
   """The history image itself has cosine 1 with itself, and is penalised."""
   tower = Tower(width=16, mlp_width=32, num_layers=1, num_heads=2)
@@ -409,3 +347,49 @@ def test_with_a_real_clip_a_copy_is_found():
   np.testing.assert_allclose(raw["history"], np.ones((2, 2)), rtol=1e-5)
   np.testing.assert_allclose(raw["copy"], np.full((2, 2), -0.05), rtol=1e-3)
   assert {x.shape for x in raw.values()} == {(2, 2)}
+
+
+def test_diversity_by_hand():
+  """Of 0, 60 and 90 degrees: 1 - the mean cosine with the two others."""
+  images = at(0, 60, 90)[None]
+  expected = [1 - (0.5 + 0) / 2, 1 - (0.5 + C30) / 2, 1 - (0 + C30) / 2]
+  assert_rewards(rewards.REWARDS["diversity"](images, TARGETS), expected)
+
+
+@many
+@given(st.integers(0, 2**16), st.integers(2, 6))
+def test_diversity_is_what_a_sample_adds_to_its_group(seed, samples):
+  """Within a group, the leave-one-out contribution, by a factor."""
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(samples + 1, 5))
+  x /= np.linalg.norm(x, axis=-1, keepdims=True)
+
+  def of(group):
+    pairs = group @ group.T
+    count = len(group)
+    return 1 - (pairs.sum() - np.trace(pairs)) / (count * (count - 1))
+
+  without = [of(np.delete(x, i, 0)) for i in range(samples + 1)]
+  adds = of(x) - np.asarray(without)
+  got = rewards.REWARDS["diversity"](jnp.asarray(x, "float32")[None], TARGETS)
+  np.testing.assert_allclose(got.mean(), of(x), atol=1e-5)
+  factor = 2 / (samples - 1)  # 2 / (G - 2) of G = samples + 1
+  np.testing.assert_allclose(
+    factor * (got[0] - got.mean()), adds - adds.mean(), atol=1e-5
+  )
+
+
+def test_diversity_of_equal_samples_is_zero_and_teaches_nothing():
+  values = rewards.REWARDS["diversity"](at(30, 30, 30, 30)[None], TARGETS)
+  np.testing.assert_allclose(values, np.zeros((1, 4)), atol=1e-6)
+  assert groups.zero_spread(values).all()
+
+
+def test_diversity_needs_a_group():
+  with pytest.raises(UserError, match="with 1 sample per prompt"):
+    rewards.REWARDS["diversity"](IMAGES[:, :1], TARGETS)
+
+
+def test_quality_is_the_cosine_times_the_length_of_the_text():
+  targets = TARGETS.replace(text=100 * TARGETS.text)
+  assert_rewards(rewards.REWARDS["quality"](IMAGES, targets), [50.0, 100.0])

@@ -1,0 +1,78 @@
+"""Checks of `config.rewards`, before anything is opened."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from genrec_jax import rewards
+from genrec_jax.config import judges
+from genrec_jax.hf.encoders import name_of
+
+# In names of metrics and of parameters: the encoders that are always there.
+_TAKEN = (rewards.CLIP, rewards.QUALITY)
+
+
+def problems(section: Mapping[str, Any], clip: str) -> list[str]:
+  """Returns what is wrong with a config's `rewards`, a line each.
+
+  Names on the hub are not looked up: that takes the network.
+
+  Args:
+    section: `rewards`.
+    clip: `clip.checkpoint`.
+  """
+  sections = rewards.sections_of(section)
+  found = [f"rewards.{problem}" for problem in rewards.problems(sections)]
+  if "encoders" in section:
+    found += _encoder_problems(section["encoders"], clip)
+  quality = sections.get("quality", {})
+  if quality.get("weight"):
+    if not quality["checkpoint"]:
+      found.append(
+        "rewards.quality.checkpoint is not set: expected a CLIP folder that"
+        " people's choices trained, such as yuvalkirstain/PickScore_v1; or give"
+        " --config.rewards.quality.weight=0"
+      )
+    else:
+      found += judges.absent(
+        "rewards.quality.checkpoint", quality["checkpoint"]
+      )
+  return found
+
+
+def folders(section: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the encoders besides CLIP that reward: {folder: its key}."""
+  found = dict.fromkeys(section.get("encoders", ()), "rewards.encoders")
+  quality = section.get("quality", {})
+  if quality.get("weight") and quality.get("checkpoint"):
+    found[quality["checkpoint"]] = "rewards.quality.checkpoint"
+  return found
+
+
+def _encoder_problems(paths: Any, clip: str) -> list[str]:
+  key = "rewards.encoders"
+  if not judges.is_paths(paths):
+    return [
+      f"{key} is {paths!r}: expected a tuple of folders in HF format, such as"
+      " ('DIR',), or () for CLIP alone"
+    ]
+  found = judges.absent(key, *paths)
+  found += [
+    f"{key}: {path} is clip.checkpoint, which rewards anyway; name another"
+    " encoder, such as facebook/dinov2-base"
+    for path in paths
+    if judges.same_folder(path, clip)
+  ]
+  names = Counter(map(name_of, paths))
+  found += [
+    f"{key}: {count} encoders are called {name!r}, and their metrics would be,"
+    " too; rename the folders"
+    for name, count in names.items()
+    if count > 1
+  ]
+  found += [
+    f"{key}: an encoder may not be called {name!r}; rename its folder"
+    for name in names
+    if name in ("", *_TAKEN)
+  ]
+  return found

@@ -1,0 +1,182 @@
+"""Table of rewards: which there are, their options, and the encoders they read.
+
+To add a reward: write a function of (images, targets) and options of its own,
+name it in `REWARDS`, and give it a section with a weight in `config.rewards`.
+Letters: P prompts, G samples per prompt, E the width of an encoder's space.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+
+from genrec_jax import groups
+from genrec_jax.core.errors import UserError, listed
+from genrec_jax.groups import at_least_float32
+from genrec_jax.rewards import cosines
+from genrec_jax.rewards.views import View
+from genrec_jax.targets import Targets
+
+# A config file may add its own.
+REWARDS: dict[str, Callable[..., jax.Array]] = {
+  "text": cosines.text,
+  "history": cosines.history,
+  "future": cosines.future,
+  "copy": cosines.copy,
+  "diversity": cosines.diversity,
+  "quality": cosines.quality,
+}
+# Encoders by name: `config.clip`, and that of the reward 'quality'.
+CLIP, QUALITY = "clip", "quality"
+# Scored by each of `config.rewards.encoders` as well. Not `copy`: its threshold
+# is one of CLIP's cosines.
+_BY_EACH = frozenset({"text", "history", "future", "diversity"})
+# What a section holds besides the options of its function.
+_OF_RUNS = {"quality": ("checkpoint",)}
+
+
+class Reward(NamedTuple):
+  """A reward with its options, what it counts and whose space it is in."""
+
+  weight: float
+  score: Callable[[jax.Array, Targets], jax.Array]  # [P, G, E] -> [P, G]
+  encoder: str = CLIP
+
+
+def sections_of(
+  rewards: Mapping[str, Any],
+) -> dict[str, Mapping[str, Any]]:
+  """Returns of a config's `rewards` the sections, without other keys."""
+  return {
+    name: options
+    for name, options in rewards.items()
+    if isinstance(options, Mapping)
+  }
+
+
+def problems(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Returns unknown rewards and options, and options not given, a line each.
+
+  Args:
+    sections: see `from_options`.
+  """
+  found = []
+  for name, options in sections.items():
+    if name not in REWARDS:
+      found.append(f"{name}: expected one of {', '.join(REWARDS)}")
+      continue
+    own = (*_options(REWARDS[name]), *_OF_RUNS.get(name, ()))
+    expected = ["weight", *own]
+    if set(options) != set(expected):
+      found.append(
+        f"{name} has options {', '.join(sorted(options)) or 'none'}: expected"
+        f" {', '.join(expected)}"
+      )
+  return found
+
+
+def from_options(
+  sections: Mapping[str, Mapping[str, Any]],
+  encoders: Mapping[str, bool] | None = None,
+) -> dict[str, Reward]:
+  """Returns the rewards that a config's section `rewards` describes.
+
+  One of weight 0 is left out: it costs nothing. What several encoders score is
+  a reward by each of them, `NAME` by CLIP and `NAME_ENCODER` by another, which
+  share the weight; so each is normalised, logged and watched by itself.
+
+  Args:
+    sections: name -> {'weight': ..., and the options of REWARDS[name]}.
+    encoders: besides CLIP, name -> whether it reads texts.
+
+  Raises:
+    UserError: lists `problems`.
+  """
+  if wrong := problems(sections):
+    raise UserError(listed("invalid rewards:", wrong))
+  rewards = {}
+  # In one order, whatever that of the config: sums are added in it.
+  for name, options in sorted(sections.items()):
+    if not options["weight"]:
+      continue
+    # Bound now, so that a step knows a reward by its name alone.
+    own = {key: options[key] for key in _options(REWARDS[name])}
+    score = functools.partial(REWARDS[name], **own)
+    by = _encoders_of(name, encoders or {})
+    for encoder in by:
+      full = name if encoder in (CLIP, name) else f"{name}_{encoder}"
+      rewards[full] = Reward(options["weight"] / len(by), score, encoder)
+  return rewards
+
+
+def _encoders_of(name: str, others: Mapping[str, bool]) -> Sequence[str]:
+  """Returns the encoders in whose space a reward is scored."""
+  if name == "quality":
+    return (QUALITY,)
+  if name not in _BY_EACH:
+    return (CLIP,)
+  return (
+    CLIP,
+    *(other for other, reads in others.items() if reads or name != "text"),
+  )
+
+
+def _options(function: Callable[..., jax.Array]) -> list[str]:
+  """Returns the names of a reward's options, its keyword arguments."""
+  return [
+    name
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+  ]
+
+
+def score(
+  images: jax.Array, targets: Targets, rewards: Mapping[str, Reward]
+) -> dict[str, jax.Array]:
+  """Returns the raw rewards of each sample, without their weights.
+
+  Args:
+    images: [P, G, E] unit embeddings of the samples, any float type.
+    targets: what to compare with.
+    rewards: by name, see `from_options`; of one encoder.
+
+  Returns:
+    name -> [P, G] float32.
+  """
+  return {
+    name: reward.score(images, targets) for name, reward in rewards.items()
+  }
+
+
+def score_views(
+  views: Mapping[str, View], rewards: Mapping[str, Reward]
+) -> dict[str, jax.Array]:
+  """Returns `score` of rewards by several encoders.
+
+  Args:
+    views: what each of the encoders sees, see `views.look`.
+    rewards: by name, see `from_options`.
+  """
+  return {
+    name: reward.score(*views[reward.encoder])
+    for name, reward in rewards.items()
+  }
+
+
+def statistics(rewards: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """Returns three metrics [] of each of the raw rewards name -> [P, G].
+
+  `reward/NAME_mean`; `reward/NAME_std`, the mean over prompts of the deviation
+  within a group, what advantages are made of; `reward/NAME_zero_spread`, the
+  share of groups whose samples are all equal and teach nothing.
+  """
+  metrics = {}
+  for name, values in rewards.items():
+    values = at_least_float32(values)
+    equal = groups.zero_spread(values).astype(values.dtype)  # [P]
+    metrics[f"reward/{name}_mean"] = values.mean()
+    metrics[f"reward/{name}_std"] = values.std(1).mean()
+    metrics[f"reward/{name}_zero_spread"] = equal.mean()
+  return metrics

@@ -1,0 +1,62 @@
+"""Views: the samples of a step and their targets in each encoder's space.
+
+Letters: P prompts, G samples per prompt, h w pixels, E the width of an
+encoder's space.
+"""
+
+from collections.abc import Collection, Mapping
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genrec_jax.core.types import Batch, PyTree
+from genrec_jax.targets import Targets, embed_targets
+
+
+class View(NamedTuple):
+  """Samples and what they are compared with, as one encoder sees them."""
+
+  images: jax.Array  # [P, G, E] unit vectors
+  targets: Targets
+
+
+def look(
+  pixels: jax.Array,
+  batch: Batch,
+  params: Mapping[str, PyTree],
+  encoders: Mapping[str, Any],
+  names: Collection[str],
+) -> dict[str, View]:
+  """Returns the view of each encoder that is named; the others see nothing.
+
+  Args:
+    pixels: [P, G, h, w, 3] of the samples, in [0, 1].
+    batch: P windows, with the titles of all that are named but 'clip', whose
+      own are `title_ids`; an encoder without a title reads no texts.
+    params: by encoder.
+    encoders: by name.
+    names: of those that some reward reads.
+  """
+  return {
+    name: View(
+      encoders[name].embed_images(params[name], pixels),
+      _targets(name, encoders[name], params[name], batch),
+    )
+    for name in encoders
+    if name in names
+  }
+
+
+def _targets(name: str, encoder: Any, params: PyTree, batch: Batch) -> Targets:
+  if name == "clip":
+    return embed_targets(encoder, params, batch)
+  ids, mask = batch.titles.get(name, (None, None))
+  own = dataclasses.replace(batch, title_ids=ids, title_mask=mask)
+  targets = embed_targets(encoder, params, own)
+  if name == "quality":
+    # A logit is a product with a text that long.
+    scale = jnp.exp(params["logit_scale"].astype(jnp.float32))
+    targets = dataclasses.replace(targets, text=scale * targets.text)
+  return targets

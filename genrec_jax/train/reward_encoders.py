@@ -1,0 +1,71 @@
+"""Encoders besides CLIP that reward: opened, and what they read of a batch."""
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+from genrec_jax import rewards
+from genrec_jax.data.examples import ReadTitles
+from genrec_jax.evals.encoders import tokenize
+from genrec_jax.hf.encoders import EncoderHandle, name_of, open_encoder
+from genrec_jax.models.encoders import ImageEncoder
+
+
+def open_encoders(
+  config_rewards: Mapping[str, Any] | None, *, dtype: str
+) -> dict[str, EncoderHandle[Any]]:
+  """Opens the encoders that a config's rewards read; no weight is read yet.
+
+  Args:
+    config_rewards: a config's `rewards`; None: a run without any.
+    dtype: compute type.
+
+  Returns:
+    Those of `rewards.encoders` by name, and 'quality'; none of them that only
+    rewards of weight 0 would read.
+
+  Raises:
+    UserError: one that cannot be used.
+  """
+  if config_rewards is None:
+    return {}
+  found = {
+    name_of(path): open_encoder(path, dtype=dtype)
+    for path in config_rewards["encoders"]
+  }
+  sections = rewards.sections_of(config_rewards)
+  quality = sections.get(rewards.QUALITY, {})
+  if quality.get("weight"):
+    found[rewards.QUALITY] = open_encoder(
+      quality["checkpoint"], dtype=dtype, kind="clip"
+    )
+  chosen = rewards.from_options(
+    sections, reads_texts({name: one.model for name, one in found.items()})
+  )
+  read = {reward.encoder for reward in chosen.values()}
+  return {name: handle for name, handle in found.items() if name in read}
+
+
+def reads_texts(encoders: Mapping[str, ImageEncoder]) -> dict[str, bool]:
+  """Returns which encoders read texts, for `rewards.from_options`.
+
+  That of 'quality' is no second opinion on other rewards, and is left out.
+  """
+  return {
+    name: encoder.text_positions > 0
+    for name, encoder in encoders.items()
+    if name != rewards.QUALITY
+  }
+
+
+def titles(
+  handles: Mapping[str, EncoderHandle[Any]],
+) -> dict[str, ReadTitles]:
+  """Returns how each encoder that reads texts is given a title."""
+  return {
+    name: functools.partial(
+      tokenize, handle.tokenizer, reads_padding=handle.model.reads_padding
+    )
+    for name, handle in handles.items()
+    if handle.tokenizer is not None
+  }
