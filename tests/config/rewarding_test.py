@@ -25,7 +25,8 @@ def test_the_form(paths):
 
 def test_an_encoder_that_is_absent_twice_there_or_clip_itself(tmp_path):
   assert "no model at 'tiny_x'" in encoders("tiny_x")[0]
-  (problem,) = encoders(str(ASSETS / "tiny_clip"), "tiny_sft")
+  clip = str(ASSETS / "tiny_clip")
+  (problem,) = rewarding.problems({"encoders": (clip, "tiny_sft")}, clip)
   assert "is clip.checkpoint, which rewards anyway" in problem
   for name in ("a", "b"):
     (tmp_path / name / "same").mkdir(parents=True)
