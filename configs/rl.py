@@ -49,6 +49,11 @@ def get_config(variant: str = "") -> ConfigDict:
   config.rewards.quality = ConfigDict()
   config.rewards.quality.weight = 0.0  # of people's taste, where there is one:
   config.rewards.quality.checkpoint = ""  # such as yuvalkirstain/PickScore_v1
+  config.rewards.external = ConfigDict()
+  config.rewards.external.weight = 0.0  # a function of yours, on the host
+  config.rewards.external.function = ""  # module:function
+  config.rewards.external.seconds = 60.0  # a call may take; a large model's
+  config.rewards.external.threads = 1  # more where it waits for a service
 
   config.rl = ConfigDict()
   config.rl.advantage = "grpo"  # grpo | dr_grpo | rloo | reinforce

@@ -104,6 +104,8 @@ NUMBERS: Mapping[str, Numbers] = {
   ),
   "rewards.history.recency_decay": _SHARE,
   "rewards.copy.threshold": _COSINE,
+  "rewards.external.seconds": _above(0),
+  "rewards.external.threads": _at_least(1),
   **{f"rewards.{name}.weight": _WEIGHT for name in rewards.REWARDS},
   "rl.inner_epochs": _at_least(1),
   "rl.sampler_weight_cap": _at_least(0),

@@ -6,10 +6,11 @@ from typing import Any
 
 from genrec_jax import rewards
 from genrec_jax.config import judges
+from genrec_jax.core.errors import UserError
 from genrec_jax.hf.encoders import name_of
 
 # In names of metrics and of parameters: the encoders that are always there.
-_TAKEN = (rewards.CLIP, rewards.QUALITY)
+_TAKEN = (rewards.CLIP, rewards.QUALITY, rewards.HOST)
 
 
 def problems(section: Mapping[str, Any], clip: str) -> list[str]:
@@ -37,6 +38,12 @@ def problems(section: Mapping[str, Any], clip: str) -> list[str]:
       found += judges.absent(
         "rewards.quality.checkpoint", quality["checkpoint"]
       )
+  external = sections.get("external", {})
+  if external.get("weight"):
+    try:
+      rewards.load(external["function"])
+    except UserError as error:
+      found.append(f"rewards.external.function: {error}")
   return found
 
 

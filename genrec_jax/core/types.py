@@ -75,6 +75,8 @@ class Batch:
   title_mask: Array  # [P, W] bool, True = a real token
   # The same for encoders besides CLIP that reward: name -> (ids, mask).
   titles: dict[str, tuple[Array, Array]] = struct.field(default_factory=dict)
+  # [P] int32, of the windows; None where no reward on the host asks for them.
+  numbers: Array | None = None
 
 
 @struct.dataclass

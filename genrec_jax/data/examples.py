@@ -74,6 +74,7 @@ class Examples:
     processor: Processor,
     clip_tokenizer: Any,
     further_titles: Mapping[str, ReadTitles] = types.MappingProxyType({}),
+    numbered: bool = False,
   ):
     """Opens the examples.
 
@@ -83,9 +84,10 @@ class Examples:
       processor: of the generator.
       clip_tokenizer: of the reward model.
       further_titles: how encoders besides CLIP are given the next item's title.
+      numbered: whether an example holds the number of its window.
     """
     self._items, self._windows = dataset.items, windows
-    self._further = dict(further_titles)
+    self._further, self._numbered = dict(further_titles), numbered
     self._processor, self._clip_tokenizer = processor, clip_tokenizer
     candidates = titles.candidates(dataset.index)
     self._title_tokens, longest = titles.longest(
@@ -148,6 +150,7 @@ class Examples:
       title_ids=title_ids,
       title_mask=title_mask,
       titles=self._further_titles(future[0]),
+      numbers=np.int32(number) if self._numbered else None,
     )
 
   def _prompt(self, rows: Sequence[int]) -> list[int]:

@@ -34,6 +34,7 @@ def train_batches(
   workers: int = 0,
   local_rows: Sequence[int] | None = None,
   titles: Mapping[str, ReadTitles] = types.MappingProxyType({}),
+  numbered: bool = False,
 ) -> grain.IterDataset:
   """Returns an endless stream of training batches.
 
@@ -55,12 +56,15 @@ def train_batches(
     local_rows: which of the P windows of each batch to make, those this process
       has devices for; None: all.
     titles: of encoders besides CLIP, see `Examples`.
+    numbered: whether batches hold the numbers of their windows.
 
   Raises:
     UserError: there are no windows.
   """
   windows = find_windows(dataset, "train", spec)
-  examples = Examples(dataset, windows, processor, clip_tokenizer, titles)
+  examples = Examples(
+    dataset, windows, processor, clip_tokenizer, titles, numbered
+  )
   if not len(examples):
     raise UserError(
       f"{dataset.path} has no training windows: expected at least one; use more"

@@ -94,22 +94,33 @@ def estimate(
   return jax.lax.stop_gradient(values)
 
 
-def _one(values: jax.Array) -> jax.Array:  # [1, 1]
+# Of a reward [P, G] and of the groups [P] that are kept; None: all.
+def _one(values: jax.Array, kept: jax.Array | None) -> jax.Array:  # [1, 1]
+  del kept
   return jnp.ones((1, 1), values.dtype)
 
 
-def _group_deviation(values: jax.Array) -> jax.Array:  # [P, 1]
+def _group_deviation(
+  values: jax.Array, kept: jax.Array | None
+) -> jax.Array:  # [P, 1]
+  del kept
   return jnp.maximum(deviation(values), FLOOR)
 
 
-def _batch_deviation(values: jax.Array) -> jax.Array:  # [1, 1]
+def _batch_deviation(
+  values: jax.Array, kept: jax.Array | None
+) -> jax.Array:  # [1, 1]
   # The mean of deviations within groups: the deviation of the whole batch
   # would also hold the differences between prompts.
-  return jnp.maximum(deviation(values).mean(keepdims=True), FLOOR)
+  rows = None if kept is None else kept[:, None]  # [P, 1]
+  mean = deviation(values).mean(keepdims=True, where=rows)
+  return jnp.maximum(mean, FLOOR)
 
 
 # The unit that a reward [P, G] is divided by, [P, 1] or [1, 1].
-NORMALISATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+NORMALISATIONS: Mapping[
+  str, Callable[[jax.Array, jax.Array | None], jax.Array]
+] = {
   "group": _group_deviation,
   "batch": _batch_deviation,
   "none": _one,
@@ -167,6 +178,7 @@ def combine(
   *,
   normalise: str,
   advantage: str,
+  kept: jax.Array | None = None,  # [P] bool
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns one advantage per sample from several raw rewards.
 
@@ -194,6 +206,8 @@ def combine(
     weights: name -> weight, the same names; a reward of weight 0 is left out.
     normalise: see above.
     advantage: see `estimate`.
+    kept: [P] bool, False = a group that is left out, whose rewards may be NaN:
+      its advantages are 0, and no other's depend on it; None: all are kept.
 
   Returns:
     The advantages, [P, G] float32, constants to the gradient; and metrics, see
@@ -216,8 +230,13 @@ def combine(
     raise UserError(listed("invalid advantages:", problems))
   # A reward of weight 0 may be nan: 0 * nan would spoil the sum.
   used = {k: at_least_float32(rewards[k]) for k, w in weights.items() if w}
+  if kept is not None:  # 0 * nan is nan: the left out go first
+    rewards, used = (
+      {k: jnp.where(kept[:, None], v, 0.0) for k, v in given.items()}
+      for given in (rewards, used)
+    )
   # [P, 1] or [1, 1] each.
-  units = {k: NORMALISATIONS[normalise](v) for k, v in used.items()}
+  units = {k: NORMALISATIONS[normalise](v, kept) for k, v in used.items()}
   terms = {k: weights[k] * v / units[k] for k, v in used.items()}  # [P, G]
   # Zeros to start from: the sum of no terms would be the number 0.
   total = sum(terms.values(), jnp.zeros(shape, jnp.float32))  # [P, G]
@@ -234,7 +253,7 @@ def combine(
     name: estimate(advantage, total, floor=floor, of=term)
     for name, term in terms.items()
   }
-  return whole, _contributions(rewards, weights, whole, parts)
+  return whole, _contributions(rewards, weights, whole, parts, kept)
 
 
 def _contributions(
@@ -242,6 +261,7 @@ def _contributions(
   weights: Mapping[str, float],
   whole: jax.Array,  # [P, G]
   parts: Mapping[str, jax.Array],  # [P, G] each
+  kept: jax.Array | None,  # [P] bool
 ) -> dict[str, jax.Array]:
   """Returns two metrics [] of each reward, constants to the gradient.
 
@@ -256,7 +276,9 @@ def _contributions(
     whole: [P, G], the advantages.
     parts: name -> [P, G], of the rewards that have a weight; their sum is
       `whole`.
+    kept: [P] bool, the groups that means are of; None: all.
   """
+  rows = None if kept is None else kept[:, None]  # [P, 1]
   square = jnp.mean(whole * whole)  # []
   metrics = {}
   for name, values in rewards.items():
@@ -268,8 +290,8 @@ def _contributions(
       share = jnp.mean(parts[name] * whole) / jnp.where(
         square == 0, 1.0, square
       )
-    metrics[f"reward/{name}_weighted_mean"] = (
-      weights[name] * at_least_float32(values).mean()
-    )
+    metrics[f"reward/{name}_weighted_mean"] = weights[name] * at_least_float32(
+      values
+    ).mean(where=rows)
     metrics[f"reward/{name}_contribution"] = share
   return jax.lax.stop_gradient(metrics)

@@ -3,30 +3,35 @@ reads; may import targets.
 """
 
 from genrec_jax.rewards.cosines import FUTURE_POOLS, HISTORY_POOLS
+from genrec_jax.rewards.external import Describe, load, probe
 from genrec_jax.rewards.table import (
-  CLIP,
-  QUALITY,
   REWARDS,
   Reward,
   from_options,
+  kept_groups,
   problems,
   score,
   score_views,
   sections_of,
   statistics,
 )
-from genrec_jax.rewards.views import View, look
+from genrec_jax.rewards.views import CLIP, HOST, QUALITY, View, look
 
 __all__ = [
   "CLIP",
   "FUTURE_POOLS",
   "HISTORY_POOLS",
+  "HOST",
   "QUALITY",
   "REWARDS",
+  "Describe",
   "Reward",
   "View",
   "from_options",
+  "kept_groups",
+  "load",
   "look",
+  "probe",
   "problems",
   "score",
   "score_views",

@@ -11,12 +11,13 @@ import inspect
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from genrec_jax import groups
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.groups import at_least_float32
-from genrec_jax.rewards import cosines
-from genrec_jax.rewards.views import View
+from genrec_jax.rewards import cosines, external
+from genrec_jax.rewards.views import CLIP, HOST, QUALITY, View
 from genrec_jax.targets import Targets
 
 # A config file may add its own.
@@ -27,12 +28,12 @@ REWARDS: dict[str, Callable[..., jax.Array]] = {
   "copy": cosines.copy,
   "diversity": cosines.diversity,
   "quality": cosines.quality,
+  "external": external.external,
 }
-# Encoders by name: `config.clip`, and that of the reward 'quality'.
-CLIP, QUALITY = "clip", "quality"
 # Scored by each of `config.rewards.encoders` as well. Not `copy`: its threshold
 # is one of CLIP's cosines.
 _BY_EACH = frozenset({"text", "history", "future", "diversity"})
+_ALONE = {"quality": QUALITY, "external": HOST}
 # What a section holds besides the options of its function.
 _OF_RUNS = {"quality": ("checkpoint",)}
 
@@ -80,6 +81,7 @@ def problems(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def from_options(
   sections: Mapping[str, Mapping[str, Any]],
   encoders: Mapping[str, bool] | None = None,
+  describe: external.Describe | None = None,
 ) -> dict[str, Reward]:
   """Returns the rewards that a config's section `rewards` describes.
 
@@ -90,6 +92,7 @@ def from_options(
   Args:
     sections: name -> {'weight': ..., and the options of REWARDS[name]}.
     encoders: besides CLIP, name -> whether it reads texts.
+    describe: what 'external' is told of a window by its number.
 
   Raises:
     UserError: lists `problems`.
@@ -103,18 +106,21 @@ def from_options(
       continue
     # Bound now, so that a step knows a reward by its name alone.
     own = {key: options[key] for key in _options(REWARDS[name])}
+    if name == "external":
+      own["describe"] = describe
     score = functools.partial(REWARDS[name], **own)
     by = _encoders_of(name, encoders or {})
     for encoder in by:
-      full = name if encoder in (CLIP, name) else f"{name}_{encoder}"
+      first = encoder == by[0]
+      full = name if first else f"{name}_{encoder}"
       rewards[full] = Reward(options["weight"] / len(by), score, encoder)
   return rewards
 
 
 def _encoders_of(name: str, others: Mapping[str, bool]) -> Sequence[str]:
   """Returns the encoders in whose space a reward is scored."""
-  if name == "quality":
-    return (QUALITY,)
+  if name in _ALONE:
+    return (_ALONE[name],)
   if name not in _BY_EACH:
     return (CLIP,)
   return (
@@ -165,18 +171,41 @@ def score_views(
   }
 
 
-def statistics(rewards: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def kept_groups(raw: Mapping[str, jax.Array]) -> jax.Array | None:
+  """Returns [P] bool, False = a sample has no external reward; None: all have.
+
+  NaN of another reward is no such failure: it passes on, and ends the run.
+  """
+  if "external" not in raw:
+    return None
+  return jnp.isfinite(raw["external"]).all(1)
+
+
+def statistics(
+  rewards: Mapping[str, jax.Array], kept: jax.Array | None = None
+) -> dict[str, jax.Array]:
   """Returns three metrics [] of each of the raw rewards name -> [P, G].
 
   `reward/NAME_mean`; `reward/NAME_std`, the mean over prompts of the deviation
   within a group, what advantages are made of; `reward/NAME_zero_spread`, the
   share of groups whose samples are all equal and teach nothing.
+
+  Args:
+    rewards: raw, by name.
+    kept: [P] bool, the groups that these metrics are of; None: all. With it
+      there are two more: the shares of samples without an external reward,
+      `reward/external_failed`, and of groups, `reward/external_dropped`.
   """
   metrics = {}
+  rows = None if kept is None else kept[:, None]  # [P, 1]
   for name, values in rewards.items():
     values = at_least_float32(values)
     equal = groups.zero_spread(values).astype(values.dtype)  # [P]
-    metrics[f"reward/{name}_mean"] = values.mean()
-    metrics[f"reward/{name}_std"] = values.std(1).mean()
-    metrics[f"reward/{name}_zero_spread"] = equal.mean()
+    metrics[f"reward/{name}_mean"] = values.mean(where=rows)
+    metrics[f"reward/{name}_std"] = values.std(1).mean(where=kept)
+    metrics[f"reward/{name}_zero_spread"] = equal.mean(where=kept)
+  if kept is not None:
+    failed = ~jnp.isfinite(rewards["external"])  # [P, G]
+    metrics["reward/external_failed"] = failed.astype(jnp.float32).mean()
+    metrics["reward/external_dropped"] = 1 - kept.astype(jnp.float32).mean()
   return metrics

@@ -14,12 +14,19 @@ import jax.numpy as jnp
 from genrec_jax.core.types import Batch, PyTree
 from genrec_jax.targets import Targets, embed_targets
 
+# By what the samples are seen: `config.clip`, the encoder of the reward
+# 'quality', and the host, which no encoder is.
+CLIP, QUALITY, HOST = "clip", "quality", "host"
+
 
 class View(NamedTuple):
-  """Samples and what they are compared with, as one encoder sees them."""
+  """Samples and what they are compared with, as one encoder sees them.
+
+  The host sees images [P, G, h, w, 3] uint8 and the windows' numbers [P].
+  """
 
   images: jax.Array  # [P, G, E] unit vectors
-  targets: Targets
+  targets: Any
 
 
 def look(
@@ -39,7 +46,7 @@ def look(
     encoders: by name.
     names: of those that some reward reads.
   """
-  return {
+  found = {
     name: View(
       encoders[name].embed_images(params[name], pixels),
       _targets(name, encoders[name], params[name], batch),
@@ -47,15 +54,19 @@ def look(
     for name in encoders
     if name in names
   }
+  if HOST in names:
+    rounded = jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
+    found[HOST] = View(rounded, batch.numbers)
+  return found
 
 
 def _targets(name: str, encoder: Any, params: PyTree, batch: Batch) -> Targets:
-  if name == "clip":
+  if name == CLIP:
     return embed_targets(encoder, params, batch)
   ids, mask = batch.titles.get(name, (None, None))
   own = dataclasses.replace(batch, title_ids=ids, title_mask=mask)
   targets = embed_targets(encoder, params, own)
-  if name == "quality":
+  if name == QUALITY:
     # A logit is a product with a text that long.
     scale = jnp.exp(params["logit_scale"].astype(jnp.float32))
     targets = dataclasses.replace(targets, text=scale * targets.text)

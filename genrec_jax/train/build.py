@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import PyTree, TrainState
-from genrec_jax.data import stream, windows
+from genrec_jax.data import metadata, stream, windows
 from genrec_jax.data.examples import ReadTitles
 from genrec_jax.evals import calibration, lineage, opening
 from genrec_jax.evals.evaluator import Evaluator
@@ -33,6 +33,8 @@ class RunParts(NamedTuple):
   iterator: Any  # of host batches, see `LoopInputs`
   evaluator: Evaluator
   models: list[ComparedModel]  # what the trained model came from
+  # What is known of a training window, by its number.
+  describe: Callable[[int], Mapping[str, Any]]
 
 
 def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
@@ -69,7 +71,11 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
       for name, one in rewarding.items()
     }
   iterator = open_batches(
-    config, inputs, plan, titles=reward_encoders.titles(rewarding)
+    config,
+    inputs,
+    plan,
+    titles=reward_encoders.titles(rewarding),
+    numbered=reward_encoders.asks_host(config.to_dict().get("rewards")),
   )
   evaluator = opening.open_evaluator(
     config,
@@ -91,6 +97,13 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
     iterator=iterator,
     evaluator=evaluator,
     models=models,
+    describe=functools.partial(
+      metadata.describe,
+      inputs.dataset,
+      windows.find_windows(
+        inputs.dataset, "train", windows.WindowSpec.from_options(config.data)
+      ),
+    ),
   )
 
 
@@ -139,6 +152,7 @@ def open_batches(
   plan: Plan,
   *,
   titles: Mapping[str, ReadTitles],
+  numbered: bool,
 ) -> Any:
   """Returns the iterator of this process's rows of training batches.
 
@@ -147,6 +161,7 @@ def open_batches(
     inputs: of the run.
     plan: of the run.
     titles: see `reward_encoders.titles`.
+    numbered: see `stream.train_batches`.
   """
   spec = windows.WindowSpec.from_options(config.data)
   dataset = inputs.dataset
@@ -164,6 +179,7 @@ def open_batches(
     workers=config.data.workers,
     local_rows=local_rows.tolist(),
     titles=titles,
+    numbered=numbered,
   )
   return iter(batches)
 

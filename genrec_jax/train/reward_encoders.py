@@ -46,6 +46,12 @@ def open_encoders(
   return {name: handle for name, handle in found.items() if name in read}
 
 
+def asks_host(config_rewards: Mapping[str, Any] | None) -> bool:
+  """Returns whether a config's rewards ask a function on the host."""
+  sections = rewards.sections_of(config_rewards or {})
+  return bool(sections.get("external", {}).get("weight"))
+
+
 def reads_texts(encoders: Mapping[str, ImageEncoder]) -> dict[str, bool]:
   """Returns which encoders read texts, for `rewards.from_options`.
 

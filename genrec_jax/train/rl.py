@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from genrec_jax import rewards, sampling
@@ -132,28 +133,37 @@ def reward_samples(
     the weighted sum of raw rewards.
   """
   raw = rewards.score_views(views, options.rewards)  # name -> [P, G]
+  kept = rewards.kept_groups(raw)  # [P], those that an external one has scored
   values, contributions = advantages.combine(
     raw,
     options.weights,
     normalise=options.normalise,
     advantage=options.advantage,
+    kept=kept,
   )
+  metrics = rewards.statistics(raw, kept) | contributions
   # Of raw rewards: comparable between runs that normalise otherwise.
   total = sum(
-    (weight * raw[name].mean() for name, weight in options.weights.items()),
+    (
+      weight * metrics[f"reward/{name}_mean"]
+      for name, weight in options.weights.items()
+    ),
     jnp.zeros(()),
   )
-  return values, {"reward": total} | rewards.statistics(raw) | contributions
+  return values, {"reward": total} | metrics
 
 
 def make_options(
-  config: Any, encoders: Mapping[str, ImageEncoder]
+  config: Any,
+  encoders: Mapping[str, ImageEncoder],
+  describe: rewards.Describe | None = None,
 ) -> RLOptions:
   """Returns the options of a config's step.
 
   Args:
     config: of the run.
     encoders: of its plan.
+    describe: what an external reward is told of a window.
   """
   return RLOptions(
     seed=config.seed,
@@ -162,6 +172,7 @@ def make_options(
     rewards=rewards.from_options(
       rewards.sections_of(config.rewards.to_dict()),
       reward_encoders.reads_texts(encoders),
+      describe,
     ),
     encoders=encoders,
     objective=Objective(**config.objective),
@@ -169,15 +180,23 @@ def make_options(
   )
 
 
-def make_step(config: Any, plan: Plan) -> Callable:
-  """Returns the step of a config: (state, frozen, batch) -> ..."""
+def make_step(
+  config: Any, plan: Plan, describe: rewards.Describe | None = None
+) -> Callable:
+  """Returns the step of a config: (state, frozen, batch) -> ...
+
+  Args:
+    config: of the run.
+    plan: of the run.
+    describe: what an external reward is told of a window.
+  """
   return functools.partial(
     train_step,
     model=plan.model,
     clip=plan.clip,
     optimizer=plan.optimizer,
     to_rollout_layout=plan.to_rollout_layout,
-    options=make_options(config, plan.encoders),
+    options=make_options(config, plan.encoders, describe),
   )
 
 
@@ -245,8 +264,16 @@ def run(config: Any, workdir: str) -> None:
     ),
     copy_threshold=config.rewards.copy.threshold,
   )
+  if reward_encoders.asks_host(config.rewards.to_dict()):
+    image = parts.evaluator.catalogue[0]  # [h, w, 3]
+    rewards.probe(
+      config.rewards.external.function,
+      parts.describe,
+      np.stack([image] * config.sample.num_samples),
+      seconds=config.rewards.external.seconds,
+    )
   kept = copy_reference(config, parts.plan, parts.state.params)
   frozen = read_by_step(config, parts.plan, parts.frozen)
   parts = parts._replace(frozen=frozen | kept)
-  step = make_step(config, parts.plan)
+  step = make_step(config, parts.plan, parts.describe)
   train(config, workdir, parts, step, headline="reward")

@@ -33,6 +33,7 @@ ZERO_IS_MEANT = {
   "rewards.copy.weight",
   "rewards.diversity.weight",
   "rewards.quality.weight",
+  "rewards.external.weight",
   "rl.sampler_weight_cap",
   "objective.kl_weight",
   "train.eval_every",
@@ -55,6 +56,7 @@ def get_config(values=(), task="rl", variant=""):
   config.clip.checkpoint = config.clip.checkpoint or "there"
   if "rewards" in config:  # so that its weight may be any
     config.rewards.quality.checkpoint = "tiny_clip"
+    config.rewards.external.function = "math:sqrt"
   with config.ignore_type():
     config.update_from_flattened_dict(dict(values))
   return config
@@ -231,9 +233,9 @@ def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
     ),
     (
       dict.fromkeys(map("rewards.{}.weight".format, rewards.REWARDS), 0.0),
-      "the weights of the rewards copy, diversity, future, history, quality,"
-      " text are all 0: expected one above 0; without a reward the policy stays"
-      " where it starts, whatever the KL",
+      "the weights of the rewards copy, diversity, external, future, history,"
+      " quality, text are all 0: expected one above 0; without a reward the"
+      " policy stays where it starts, whatever the KL",
     ),
     (
       {"sample.top_k": 1},

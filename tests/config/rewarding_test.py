@@ -50,6 +50,24 @@ def test_quality_needs_a_checkpoint_where_it_has_a_weight():
   )
 
 
+@pytest.mark.parametrize(
+  ("function", "message"),
+  [
+    ("", "'' names no function: expected 'module:function'"),
+    ("nowhere_at_all:f", "'nowhere_at_all:f' cannot be imported (ModuleNot"),
+    ("math:nothing", "'math:nothing' cannot be imported (AttributeError"),
+    ("math:pi", "'math:pi' is 3.14"),
+  ],
+)
+def test_an_external_reward_is_a_function_that_can_be_imported(
+  function, message
+):
+  named = {"rewards.external.function": function}
+  assert not said(get_config(named))  # its weight is 0
+  found = said(get_config(named | {"rewards.external.weight": 0.1}))
+  assert found.startswith(f"rewards.external.function: {message}")
+
+
 def test_what_rewards_may_not_judge():
   section = {"encoders": ("a/b",), "quality": {"weight": 0.5}}
   section["quality"]["checkpoint"] = "c/d"
