@@ -6,6 +6,7 @@ from genrec_jax.rewards.cosines import FUTURE_POOLS, HISTORY_POOLS
 from genrec_jax.rewards.external import Describe, load, probe
 from genrec_jax.rewards.table import (
   REWARDS,
+  WITHOUT_GRADIENT,
   Reward,
   from_options,
   kept_groups,
@@ -24,6 +25,7 @@ __all__ = [
   "HOST",
   "QUALITY",
   "REWARDS",
+  "WITHOUT_GRADIENT",
   "Describe",
   "Reward",
   "View",

@@ -30,6 +30,9 @@ REWARDS: dict[str, Callable[..., jax.Array]] = {
   "quality": cosines.quality,
   "external": external.external,
 }
+# No differentiable functions of embeddings: only the score estimator learns
+# from them.
+WITHOUT_GRADIENT: set[str] = {"external"}
 # Scored by each of `config.rewards.encoders` as well. Not `copy`: its threshold
 # is one of CLIP's cosines.
 _BY_EACH = frozenset({"text", "history", "future", "diversity"})

@@ -79,7 +79,8 @@ def train_step(
   )  # [P, G, h, w, 3]
   with jax.named_scope("rewards"):
     views = look(pixels, frozen, batch, clip, options)
-    values, reward_metrics = reward_samples(views, options)  # [P, G]
+    raw = rewards.score_views(views, options.rewards)  # name -> [P, G]
+    values, reward_metrics = weigh_rewards(raw, options)  # [P, G]
   state, metrics = policy_update.update_policy(
     state,
     frozen,
@@ -118,13 +119,13 @@ def look(
   )
 
 
-def reward_samples(
-  views: Mapping[str, rewards.View], options: RLOptions
+def weigh_rewards(
+  raw: Mapping[str, jax.Array], options: RLOptions
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the advantage of each sample, and metrics.
 
   Args:
-    views: the generated images and what they are compared with, by encoder.
+    raw: the rewards [P, G], by name.
     options: rewards with their weights, how they are normalised, and the
       advantage.
 
@@ -132,7 +133,6 @@ def reward_samples(
     Advantages [P, G] float32, and metrics [], among them `reward`: the mean of
     the weighted sum of raw rewards.
   """
-  raw = rewards.score_views(views, options.rewards)  # name -> [P, G]
   kept = rewards.kept_groups(raw)  # [P], those that an external one has scored
   values, contributions = advantages.combine(
     raw,

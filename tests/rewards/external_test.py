@@ -220,7 +220,8 @@ def rewarded(external):
     "clip": rewards.View(images, targets),
     "host": rewards.View(images, None),
   }
-  values, metrics = rl.reward_samples(views, options)
+  raw = rewards.score_views(views, options.rewards)
+  values, metrics = rl.weigh_rewards(raw, options)
   return np.asarray(values), jax.device_get(metrics)
 
 

@@ -110,7 +110,8 @@ def test_a_step_has_no_trace_of_an_encoder_without_a_weight(weighted, seeing):
       frozen["clip"] = frozen["encoders"].pop("clip")
     views = rl.look(pixels, frozen, batch("other", "quality"), CLIP, options)
     assert set(views) == seeing
-    return rl.reward_samples(views, options)
+    raw = rewards.score_views(views, options.rewards)
+    return rl.weigh_rewards(raw, options)
 
   values, metrics = jax.jit(reward)(params, pixels())
   assert np.isfinite(values).all()
