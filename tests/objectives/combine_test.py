@@ -238,7 +238,7 @@ def test_contributions_are_shares(normalise, advantage):
   # Without a reward's term the advantage, divided as before, lacks its part.
   if advantage != "grpo":
     units = {
-      k: advantages.NORMALISATIONS[normalise](jnp.asarray(v))
+      k: advantages.NORMALISATIONS[normalise](jnp.asarray(v), None)
       for k, v in raw.items()
     }
     rest = advantages.estimate(
