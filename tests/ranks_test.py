@@ -18,7 +18,7 @@ FLOORS = (
   {"rewards"},
   {"config"},
   {"evals"},
-  {"train"},
+  {"train", "study"},
   {"analysis", "testing"},
 )
 RANKS = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}

@@ -1,0 +1,144 @@
+"""Votes joined with the key: arrays of numbers.
+
+Letters: V votes of raters, Q questions. A vote answers all questions of a task.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from genrec_jax.study.texts import QUESTIONS
+
+SIDES = {"left": -1, "neither": 0, "right": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """Votes of a study, one a rater and task.
+
+  Attributes:
+    raters: names; `rater` numbers them.
+    rows: names; `first` and `second` number them.
+    users: names; `user` numbers them.
+    block_size: tasks of a block.
+    rater: [V] int.
+    user: [V] int.
+    kind: [V] 'pair', 'check' or 'repeat'.
+    first: [V] int, the earlier row of the two in `rows`; -1 for checks.
+    second: [V] int, the later one.
+    swapped: [V] bool, the first row's picture stood on the right.
+    side: [V, Q] int, -1 left, 0 cannot say, 1 right.
+    outcome: [V, Q] int, 1 where the first row was chosen, -1 the second, 0
+      cannot say; of a check 1 the user's own picture.
+    copies: [V, 2] bool, the first's and the second's picture marked as a copy;
+      of a check the own one's and the other's.
+    seconds: [V] float, all questions of a task together.
+    task: [V] names.
+    of: [V] the task that a repeat repeats, else ''.
+  """
+
+  raters: Sequence[str]
+  rows: Sequence[str]
+  users: Sequence[str]
+  block_size: int
+  rater: np.ndarray
+  user: np.ndarray
+  kind: np.ndarray
+  first: np.ndarray
+  second: np.ndarray
+  swapped: np.ndarray
+  side: np.ndarray
+  outcome: np.ndarray
+  copies: np.ndarray
+  seconds: np.ndarray
+  task: np.ndarray
+  of: np.ndarray
+
+  def take(self, chosen: np.ndarray) -> "Answers":
+    """Returns the votes where `chosen`, bool [V]; raters keep numbers."""
+    arrays = {
+      field.name: value[chosen]
+      for field in dataclasses.fields(self)
+      if isinstance(value := getattr(self, field.name), np.ndarray)
+    }
+    return dataclasses.replace(self, **arrays)
+
+  def without(self, raters: Collection[str]) -> "Answers":
+    """Returns the votes of all other raters, who are numbered anew."""
+    names = [name for name in self.raters if name not in raters]
+    kept = self.take(np.isin(np.asarray(self.raters, str)[self.rater], names))
+    _, number = np.unique(kept.rater, return_inverse=True)  # in their order
+    return dataclasses.replace(kept, raters=names, rater=number)
+
+  @property
+  def check(self) -> np.ndarray:
+    """True for attention checks: bool [V]."""
+    return self.kind == "check"
+
+  @property
+  def missed(self) -> np.ndarray:
+    """True for checks with another than the known answer: bool [V].
+
+    The question is whose taste a picture fits; the stranger's is no copy.
+    """
+    taste = self.outcome[:, list(QUESTIONS).index("taste")]
+    return self.check & ((taste != 1) | self.copies[:, 1])
+
+
+def join(
+  votes: Sequence[Mapping[str, Any]],
+  key: Mapping[str, Mapping[str, Any]],
+  rows: Sequence[str],
+  users: Sequence[str],
+) -> Answers:
+  """Returns votes, valid and one a rater and task, as arrays.
+
+  Args:
+    votes: see `votes`; 'who' is the rater.
+    key: of the study.
+    rows: of the study.
+    users: of the study.
+  """
+  entries = [key[vote["task"]] for vote in votes]
+  raters = list(dict.fromkeys(vote["who"] for vote in votes))
+  row_of = {row: i for i, row in enumerate(rows)} | {"own": -2, "other": -1}
+  # [V, 2], the rows on the left and on the right.
+  shown = np.asarray(
+    [(row_of[entry["left"]], row_of[entry["right"]]) for entry in entries],
+    int,
+  ).reshape(-1, 2)
+  side = np.asarray(
+    [[SIDES[vote["answers"][q]] for q in QUESTIONS] for vote in votes], int
+  ).reshape(-1, len(QUESTIONS))
+  swapped = shown[:, 0] > shown[:, 1]  # [V], the first row stands on the right
+  copies = np.asarray(
+    [["left" in v["copies"], "right" in v["copies"]] for v in votes], bool
+  ).reshape(-1, 2)
+  copies = np.where(swapped[:, None], copies[:, ::-1], copies)
+  check = np.asarray([entry["kind"] == "check" for entry in entries], bool)
+  # As there are as many tasks in every block.
+  sizes = np.unique([e["block"] for e in key.values()], return_counts=True)[1]
+  number_of = {name: i for i, name in enumerate(raters)}
+  user_of = {name: i for i, name in enumerate(users)}
+  return Answers(
+    raters=raters,
+    rows=rows,
+    users=users,
+    block_size=int(sizes.max()),
+    rater=np.asarray([number_of[vote["who"]] for vote in votes], int),
+    user=np.asarray([user_of[entry["user"]] for entry in entries], int),
+    kind=np.asarray([entry["kind"] for entry in entries], str),
+    first=np.where(check, -1, shown.min(1)),
+    second=np.where(check, -1, shown.max(1)),
+    swapped=swapped,
+    side=side,
+    outcome=np.where(swapped[:, None], side, -side),
+    copies=copies,
+    seconds=np.asarray(
+      [sum(v["milliseconds"].values()) / 1000 for v in votes], float
+    ),
+    task=np.asarray([vote["task"] for vote in votes], str),
+    of=np.asarray([entry["of"] for entry in entries], str),
+  )
