@@ -103,11 +103,11 @@ def analyse(
   drawn = resample.bootstrap(
     len(kept.raters), len(kept.users), resamples=resamples, seed=seed
   )
+  # A unit of agreement is what raters can differ on: a user and two rows.
   units = np.ravel_multi_index(
     (pairs.user, pairs.first, pairs.second),
     (len(kept.users), len(kept.rows), len(kept.rows)),
-  )
-  each = list(enumerate(QUESTIONS))
+  )  # [V]
   return {
     "rows": list(kept.rows),
     "questions": QUESTIONS,
@@ -123,19 +123,30 @@ def analyse(
       "pairs": len(pairs.rater),
     },
     "pairs": _raters_a_pair(kept, units),
-    "win_rates": {name: win_rates(pairs, q, drawn) for q, name in each},
-    "scores": {name: scores(pairs, q, drawn) for q, name in each},
-    "alpha": {
-      name: agreement.alpha(units, pairs.outcome[:, q]) for q, name in each
-    },
-    "position": {name: position(pairs, q, drawn) for q, name in each},
-    "consistency": {name: consistency(kept, q) for q, name in each},
+    **_by_question(kept, pairs, units, drawn),
     "copies": copies(pairs, drawn),
     "checks": {
       "missed": _share(kept.missed[kept.check]),
       "copies_marked": _share(kept.copies[kept.check, 0]),
     },
     "seconds": times(kept),
+  }
+
+
+def _by_question(
+  kept: Answers, pairs: Answers, units: np.ndarray, drawn: Bootstrap
+) -> dict[str, dict[str, Any]]:
+  """Returns {what: {question: result}} of the functions below."""
+  each = list(enumerate(QUESTIONS))
+  return {
+    "win_rates": {name: win_rates(pairs, q, drawn) for q, name in each},
+    "scores": {name: scores(pairs, q, drawn) for q, name in each},
+    "alpha": {
+      name: agreement.alpha(units, pairs.outcome[:, q]) for q, name in each
+    },
+    "position": {name: position(pairs, q, drawn) for q, name in each},
+    # Of all votes: a pair, its repeat and the checks between them.
+    "consistency": {name: consistency(kept, q) for q, name in each},
   }
 
 
@@ -192,7 +203,7 @@ def scores(pairs: Answers, q: int, drawn: Bootstrap) -> dict[str, Any]:
     return bradley_terry.fit(tables[:, 0], tables[:, 1])
 
   values = votes_of.reshape(len(votes_of), -1)  # [V, D]
-  best = fit(values.sum(0)[None])
+  best = fit(values.sum(0)[None])  # of all votes, one table
   spread = resample.variance(
     drawn, SummedVotes(pairs.rater, pairs.user, values), lambda x: fit(x).scores
   )  # [K]
@@ -252,6 +263,7 @@ def _share_of(
 
 def consistency(kept: Answers, q: int) -> dict[str, float]:
   """Returns how often a rater answers a pair, seen again, as before."""
+  # {(rater, task): outcome} of all votes; the repeats look theirs up.
   first = {
     (rater, task): outcome
     for rater, task, outcome in zip(

@@ -103,25 +103,18 @@ def join(
   """
   entries = [key[vote["task"]] for vote in votes]
   raters = list(dict.fromkeys(vote["who"] for vote in votes))
-  row_of = {row: i for i, row in enumerate(rows)} | {"own": -2, "other": -1}
-  # [V, 2], the rows on the left and on the right.
-  shown = np.asarray(
-    [(row_of[entry["left"]], row_of[entry["right"]]) for entry in entries],
-    int,
-  ).reshape(-1, 2)
+  swapped, first, second = _rows(entries, rows)
   side = np.asarray(
     [[SIDES[vote["answers"][q]] for q in QUESTIONS] for vote in votes], int
   ).reshape(-1, len(QUESTIONS))
-  swapped = shown[:, 0] > shown[:, 1]  # [V], the first row stands on the right
-  copies = np.asarray(
+  marked = np.asarray(
     [["left" in v["copies"], "right" in v["copies"]] for v in votes], bool
-  ).reshape(-1, 2)
-  copies = np.where(swapped[:, None], copies[:, ::-1], copies)
-  check = np.asarray([entry["kind"] == "check" for entry in entries], bool)
-  # As there are as many tasks in every block.
+  ).reshape(-1, 2)  # left, right
+  # Blocks differ by a task or two.
   sizes = np.unique([e["block"] for e in key.values()], return_counts=True)[1]
   number_of = {name: i for i, name in enumerate(raters)}
   user_of = {name: i for i, name in enumerate(users)}
+  seconds = [sum(v["milliseconds"].values()) / 1000 for v in votes]
   return Answers(
     raters=raters,
     rows=rows,
@@ -130,15 +123,31 @@ def join(
     rater=np.asarray([number_of[vote["who"]] for vote in votes], int),
     user=np.asarray([user_of[entry["user"]] for entry in entries], int),
     kind=np.asarray([entry["kind"] for entry in entries], str),
-    first=np.where(check, -1, shown.min(1)),
-    second=np.where(check, -1, shown.max(1)),
+    first=first,
+    second=second,
     swapped=swapped,
     side=side,
+    # Left is -1: the first row's choice is +1, wherever it stands.
     outcome=np.where(swapped[:, None], side, -side),
-    copies=copies,
-    seconds=np.asarray(
-      [sum(v["milliseconds"].values()) / 1000 for v in votes], float
-    ),
+    copies=np.where(swapped[:, None], marked[:, ::-1], marked),
+    seconds=np.asarray(seconds, float),
     task=np.asarray([vote["task"] for vote in votes], str),
     of=np.asarray([entry["of"] for entry in entries], str),
+  )
+
+
+def _rows(
+  entries: Sequence[Mapping[str, Any]], rows: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns if a first row stood on the right, and the rows: [V] each."""
+  # In a check the user's own picture takes the place of the first row.
+  number = {row: i for i, row in enumerate(rows)} | {"own": -2, "other": -1}
+  shown = np.asarray(
+    [(number[entry["left"]], number[entry["right"]]) for entry in entries], int
+  ).reshape(-1, 2)  # left, right; also of no votes
+  low, high = shown.min(1), shown.max(1)
+  return (
+    shown[:, 0] > shown[:, 1],
+    np.where(low < 0, -1, low),
+    np.where(low < 0, -1, high),
   )

@@ -35,12 +35,14 @@ def reasons(answers: Answers, rules: Rules) -> dict[str, list[str]]:
 def _reasons(own: Answers, rules: Rules) -> list[str]:
   """Returns what speaks against a rater with these answers."""
   why = []
+  # Votes come at the end of a block: fewer were cut off, or made up.
   share = len(own.rater) / own.block_size
   if share < rules.completed_at_least:
     why.append(f"incomplete: {share:.0%} of the pairs of a block")
   missed = int(own.missed.sum())
   if missed > rules.checks_missed_at_most:
     why.append(f"attention: {missed} of {int(own.check.sum())} checks missed")
+  # Of all answers: rows, and known answers, stand on either side as often.
   decided = own.side != 0  # [V, Q]
   if decided.any():
     left = float((own.side < 0).sum() / decided.sum())

@@ -52,7 +52,7 @@ def open_study(path: str) -> Study:
     UserError: no study, or one whose rules, tasks or key were changed.
   """
   folder = Path(path)
-  texts = {}
+  texts = {}  # as they are: hashes are of bytes
   for name in (RECORD, KEY, f"{SITE}/tasks.json"):
     if not (folder / name).is_file():
       raise UserError(

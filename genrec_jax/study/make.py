@@ -1,7 +1,7 @@
 """Makes the folder of a study from the workdir of an evaluation."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,7 +17,7 @@ from genrec_jax.study.exclusions import Rules
 
 OWN_SERVER = "votes"  # where the page sends votes that `serve` takes
 _THUMBNAIL = 8  # pixels a side, to tell how much two images differ
-_LEAST_HISTORY = 2  # one image says little of a taste
+_LEAST_HISTORY = 2
 
 
 class Options(NamedTuple):
@@ -58,8 +58,9 @@ def make(workdir: str, out: str, options: Options) -> folder.Study:
       for place, image in enumerate(user.history)
     }
   )
-  names = {shown: name for shown, (name, _) in images.items()}
+  names = {place: name for place, (name, _) in images.items()}
   checks = _checks([user.history for user in people], options.seed)
+  # Nobody is tested on the practice pair.
   plan = design.blocks(options.rows, checks[:-1], options.seed)
   users = [user.name for user in shown]
   blocks, key = site_files.blocks_and_key(plan, names, users, options.seed)
@@ -67,34 +68,52 @@ def make(workdir: str, out: str, options: Options) -> folder.Study:
     "rows": options.rows,
     "users": users,
     "seed": options.seed,
+    # As they are now: later versions of this program may have others.
     "rules": Rules()._asdict(),
     "tasks_sha256": folder.digest(blocks),
     "key_sha256": folder.digest(key),
   }
-  tasks = {
+  tasks = _page(options, people, names, checks[-1]) | {"blocks": blocks}
+  with files.new_folder(out) as part:
+    tasks["study"] = folder.write(part, record, key)
+    site_files.write(part / folder.SITE, tasks, images, origin)
+  return folder.open_study(out)
+
+
+def _page(
+  options: Options,
+  people: Sequence[KeptUser],
+  names: Mapping[Shown, str],
+  practice: Check,
+) -> dict[str, Any]:
+  """Returns what the page shows besides the blocks.
+
+  Args:
+    options: see `Options`.
+    people: the users, and at the end the one of the practice pair.
+    names: of the image files.
+    practice: the practice pair, whose right picture is the known answer.
+  """
+  histories = {
+    site_files.history_id(options.seed, u): [
+      {"image": names[Shown(HISTORY, u, place)], "title": title}
+      for place, title in enumerate(user.titles)
+    ]
+    for u, user in enumerate(people)
+  }
+  return {
     **options.wording._asdict(),
     "questions": texts.QUESTIONS,
     "collect": options.collect,
     # Enlarged pixel by pixel: smoothing would be part of what is judged.
     "pixelated": max(people[0].history[0].shape[:2]) <= site_files.TINY_SIDE,
-    "histories": {
-      site_files.history_id(options.seed, u): [
-        {"image": names[Shown(HISTORY, u, place)], "title": title}
-        for place, title in enumerate(user.titles)
-      ]
-      for u, user in enumerate(people)
-    },
+    "histories": histories,
     "practice": {
-      "history": site_files.history_id(options.seed, len(shown)),
-      "left": names[checks[-1].other],
-      "right": names[checks[-1].own],
+      "history": site_files.history_id(options.seed, len(people) - 1),
+      "left": names[practice.other],
+      "right": names[practice.own],
     },
-    "blocks": blocks,
   }
-  with files.new_folder(out) as part:
-    tasks["study"] = folder.write(part, record, key)
-    site_files.write(part / folder.SITE, tasks, images, origin)
-  return folder.open_study(out)
 
 
 def _users(
@@ -115,6 +134,7 @@ def _users(
         absent,
       )
     )
+  # One image says little of a taste, and rows may lack users.
   fit = [
     user
     for user in kept

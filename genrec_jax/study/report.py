@@ -36,6 +36,7 @@ def write(out: str, found: Mapping[str, Any], answers: Answers) -> None:
     _TEMPLATE, title="User study", stamp=_stamp(found), ranked=ranked, **found
   )
   files.write(folder / "analysis.html", page)
+  # Also of those left out: a reader may want to decide otherwise.
   excluded = found["raters"]["excluded"]
   files.write(folder / "votes.csv", _csv(_votes(answers, excluded)))
   files.write(folder / "raters.csv", _csv(_raters(answers, excluded)))
@@ -103,6 +104,7 @@ def _votes(answers: Answers, excluded: Mapping[str, Sequence[str]]) -> list:
       answers.rows[answers.first[v]],
       answers.rows[answers.second[v]],
     )
+    # As `Answers.outcome` counts.
     chosen = {1: names[0], -1: names[1], 0: "cannot say"}
     left = names[int(answers.swapped[v])]
     lines.append(
@@ -154,7 +156,7 @@ def _number(answers: Answers, rater: str) -> str:
 
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
-  text = io.StringIO()
+  text = io.StringIO()  # at once: files appear whole
   writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
   writer.writeheader()
   writer.writerows(lines)

@@ -106,6 +106,7 @@ class App:
     sent: Any = given["votes"]
     if not isinstance(sent, list) or not 0 < len(sent) <= _MOST_VOTES:
       raise ValueError(f"expected 1 to {_MOST_VOTES} votes")
+    # All or nothing: the page sends a whole block.
     for vote in sent:
       if wrong := votes.problem(vote, self.study.id, self.study.key):
         raise ValueError(wrong)
@@ -134,9 +135,9 @@ class Handler(BaseHTTPRequestHandler):
   """Answers GET and HEAD of the site, GET /block and POST /votes."""
 
   server: "Server"
-  protocol_version = "HTTP/1.1"
+  protocol_version = "HTTP/1.1"  # a browser's images share connections
   timeout = _SECONDS
-  server_version, sys_version = "study", ""
+  server_version, sys_version = "study", ""  # tells no versions
 
   def do_GET(self) -> None:
     """Serves a file of the site, or the next rater's block."""
@@ -148,6 +149,7 @@ class Handler(BaseHTTPRequestHandler):
     ):
       self.close_connection = True  # a body, unread, is no next request
     path = self.path.partition("?")[0]
+    # Looked up, never opened: no path leads out of the site.
     if path == "/block":
       block = json.dumps({"block": app.next_block()}).encode()
       self._reply(HTTPStatus.OK, block)
@@ -164,6 +166,8 @@ class Handler(BaseHTTPRequestHandler):
     app = self.server.app
     if not self._welcome(app.writes):
       return
+    # Only JSON of the page's own origin comes further: a form of another site
+    # can send neither.
     if self.path != "/votes":
       self._refuse(HTTPStatus.NOT_FOUND, "no such page")
       return
@@ -212,6 +216,7 @@ class Handler(BaseHTTPRequestHandler):
     elif kind.lower() != "application/json":
       self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected JSON")
     else:
+      # As much as was announced, and never more than the largest.
       body = self.rfile.read(int(lengths[0]))
       if len(body) == int(lengths[0]):
         return body
@@ -273,8 +278,8 @@ def _hostname(host: str) -> str | None:
 class Server(ThreadingHTTPServer):
   """A server with a bound on its connections."""
 
-  daemon_threads = True
-  request_queue_size = 128
+  daemon_threads = True  # Ctrl-C waits for no connection
+  request_queue_size = 128  # of connections that wait to be taken
 
   def __init__(self, host: str, port: int, app: App):
     """Listens; `hosts` are the names by which it may be called, if known."""
@@ -282,6 +287,7 @@ class Server(ThreadingHTTPServer):
     super().__init__((host, port), Handler)
     self.app = app
     loopback = {"127.0.0.1", "localhost", "::1"}
+    # At another address the names of this machine are not known.
     self.hosts = loopback if host in loopback else set()
     self._free = threading.Semaphore(_CONNECTIONS)
 

@@ -11,6 +11,7 @@ import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
+import tqdm
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.study import analysis, bradley_terry, resample
@@ -92,31 +93,37 @@ def votes(
     *(_always_left,) * always_left,
     *(_at_random,) * random_clickers,
   ]
-  # The careless come at any time.
+  # The careless come at any time: each takes the block that is next.
   order = rng.permutation(len(kinds))
   found = []
   for place, number in enumerate(order):
-    session = f"simulated{number:04d}"
-    before: dict[str, dict[str, Any]] = {}
+    before: dict[str, dict[str, Any]] = {}  # what this rater said of a task
     for task in blocks[place % len(blocks)]:
       entry = study.key[task["id"]]
+      # A repeat comes after what it repeats.
       said = kinds[number](entry, before.get(entry["of"]), int(number), rng)
       before[task["id"]] = said
       spent = behaviour.seconds * np.exp(rng.normal(0, 0.5, len(QUESTIONS)))
       found.append(
-        {
-          "id": f"{session}-{task['id']}",
-          "study": study.id,
-          "task": task["id"],
-          "session": session,
-          **dict.fromkeys(("prolific_pid", "study_id", "session_id"), ""),
-          **said,
-          "milliseconds": {
-            q: int(1000 * s) for q, s in zip(QUESTIONS, spent, strict=True)
-          },
-        }
+        _vote(study.id, task["id"], f"simulated{number:04d}", said, spent)
       )
   return found
+
+
+def _vote(
+  study: str, task: str, session: str, said: dict[str, Any], spent: np.ndarray
+) -> dict[str, Any]:
+  """Returns a vote as the page sends it; `spent` [Q] in seconds."""
+  times = zip(QUESTIONS, spent, strict=True)
+  return {
+    "id": f"{session}-{task}",
+    "study": study,
+    "task": task,
+    "session": session,
+    **dict.fromkeys(("prolific_pid", "study_id", "session_id"), ""),
+    **said,
+    "milliseconds": {question: int(1000 * s) for question, s in times},
+  }
 
 
 def power(
@@ -141,7 +148,8 @@ def power(
   """
   pairs_of_rows = itertools.combinations(study.record["rows"], 2)
   hits = dict.fromkeys(pairs_of_rows, 0)
-  for run in range(runs):
+  # A progress line on stderr, as this takes half a minute.
+  for run in tqdm.trange(runs, desc="simulating studies", leave=False):
     made = votes(study, truth, raters=raters, seed=seed * runs + run)
     kept = attentive(study, made)
     drawn = resample.bootstrap(

@@ -54,6 +54,7 @@ def encode_images(
     else:
       Image.fromarray(image).save(data, "JPEG", quality=95, subsampling=0)
     content = data.getvalue()
+    # By content: the same pixels have the same name, whatever row shows them.
     name = hashlib.sha256(content).hexdigest()[:20]
     found[shown] = (f"images/{name}.{'png' if tiny else 'jpg'}", content)
   return found
@@ -93,6 +94,7 @@ def blocks_and_key(
     )
     for name, task in zip(ids, tasks, strict=True):
       left, right = task.left.row, task.right.row
+      # Both are of histories; the key says whose.
       if task.kind == "check":
         left, right = "own", "other"
         if task.known == "right":
@@ -136,4 +138,5 @@ def write(
   connect = f"'self' {origin}".strip()
   page = render.page(PAGE / "index.html", title=tasks["title"], connect=connect)
   files.write(folder / "index.html", page)
+  # The last one: a folder without tasks is no study.
   files.write(folder / "tasks.json", json.dumps(tasks, separators=(",", ":")))

@@ -104,6 +104,7 @@ def read(path: str) -> Iterator[Any]:
     )
   for file in paths:
     text = file.read_text(errors="replace")
+    # A line that is no JSON is what a kill left, and is counted as such.
     if file.suffix == ".jsonl":
       yield from map(_parse, filter(str.strip, text.splitlines()))
     else:

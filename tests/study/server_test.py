@@ -50,12 +50,18 @@ class Server:
       self.said.append(line)
       if found := re.search(r"serving http://127\.0\.0\.1:(\d+)/", line):
         self.port = int(found[1])
+        # Read on: a full pipe would stop the server.
+        self.reader = threading.Thread(
+          target=self.said.extend, args=(self.process.stdout,)
+        )
+        self.reader.start()
         return
     raise AssertionError("".join(self.said))
 
   def kill(self):
     os.kill(self.process.pid, signal.SIGKILL)
     self.process.wait()
+    self.reader.join()
     self.process.stdout.close()
 
   def ask(self, method, path, body=None, headers=None):
