@@ -187,7 +187,8 @@ def win_rates(pairs: Answers, q: int, drawn: Bootstrap) -> list[dict[str, Any]]:
 def scores(pairs: Answers, q: int, drawn: Bootstrap) -> dict[str, Any]:
   """Returns Bradley-Terry scores with ties, and nu; see `bradley_terry`.
 
-  The intervals are to hold for all rows at once.
+  The intervals are to hold for all rows and all questions at once: they are
+  read side by side.
   """
   rows = len(pairs.rows)
   # [V, 2, K, K]: the tables of wins, and of ties, of each vote alone.
@@ -207,7 +208,8 @@ def scores(pairs: Answers, q: int, drawn: Bootstrap) -> dict[str, Any]:
   spread = resample.variance(
     drawn, SummedVotes(pairs.rater, pairs.user, values), lambda x: fit(x).scores
   )  # [K]
-  half = resample.quantile(drawn.clusters, together=rows) * np.sqrt(spread)
+  together = rows * len(QUESTIONS)
+  half = resample.quantile(drawn.clusters, together) * np.sqrt(spread)  # [K]
   found = {}
   for row, score, width in zip(pairs.rows, best.scores[0], half, strict=True):
     ends = {"low": float(score - width), "high": float(score + width)}

@@ -82,7 +82,7 @@ def table(found: Mapping[str, Any]) -> str:
     " have three raters or more",
     "A tie counts as half a win. Scores: Bradley-Terry with ties (Davidson), in"
     " nats, of mean 0. Intervals: 95 %, bootstrap over raters and over users;"
-    " those of scores hold for all rows at once.",
+    " those of scores hold for all rows and questions at once.",
   ]
   return "\n".join(lines)
 

@@ -80,7 +80,7 @@ def variance(
   of_users *= _correction(drawn.users.shape[1])
   # What is left of the sum may by chance be less than one of its parts.
   both = of_raters + of_users - of_votes
-  return np.maximum(both, np.maximum(of_raters, of_users))
+  return np.maximum.reduce([both, of_raters, of_users, of_votes])
 
 
 def share_interval(

@@ -48,26 +48,26 @@ def run(study, votes, **kwargs):
 
 
 def test_by_hand(study):
-  """Four raters, of two blocks and their mirrors, who all prefer rl."""
+  """Eight raters, of four blocks and their mirrors, who all prefer rl."""
   votes = [
     vote
-    for block in range(4)
+    for block in range(8)
     for vote in votes_of(study, f"r{block}", block, prefers_rl)
   ]
   found, dropped = run(study, votes)
   assert not dropped
-  assert found["raters"]["kept"] == found["raters"]["all"] == 4
+  assert found["raters"]["kept"] == found["raters"]["all"] == 8
   assert found["raters"]["excluded"] == {}
-  assert found["votes"] == {"all": 100, "kept": 100, "pairs": 72}
+  assert found["votes"] == {"all": 200, "kept": 200, "pairs": 144}
   assert found["pairs"] == {"all": 72, "with_three_raters": 0}
   for question in QUESTIONS:
     cells = found["win_rates"][question]
     assert len(cells) == 6
     for cell in cells:
       rl = cell["first"] == "rl"
-      assert cell["wins"] == (12 if rl else 0)
+      assert cell["wins"] == (24 if rl else 0)
       assert cell["losses"] == 0
-      assert cell["ties"] == (0 if rl else 12)
+      assert cell["ties"] == (0 if rl else 24)
       assert cell["rate"] == (1.0 if rl else 0.5)
       assert cell["low"] < cell["rate"] <= cell["high"]
     scores = found["scores"][question]["rows"]
@@ -75,11 +75,11 @@ def test_by_hand(study):
     assert scores["rl"]["score"] > 2
     np.testing.assert_allclose(others, others[0], atol=1e-6)
     assert found["alpha"][question] == 1  # as the mirrors agree
-    assert found["consistency"][question] == {"same": 1.0, "of": 8}
+    assert found["consistency"][question] == {"same": 1.0, "of": 16}
     # Rl stands left as often as right.
-    assert found["position"][question]["left"] == pytest.approx(0.5, abs=0.1)
+    assert found["position"][question]["left"] == 0.5
   assert {cell["share"] for cell in found["copies"].values()} == {0.0}
-  assert {cell["shown"] for cell in found["copies"].values()} == {36}
+  assert {cell["shown"] for cell in found["copies"].values()} == {72}
   assert found["checks"] == {"missed": 0.0, "copies_marked": 1.0}
   assert found["seconds"] == {"pair": 6.0, "session": 150.0}
 

@@ -8,6 +8,7 @@ import pytest
 from genrec_jax.core.errors import UserError
 from genrec_jax.study import analysis, bradley_terry, resample, simulation
 from genrec_jax.study.simulation import Behaviour
+from genrec_jax.study.texts import QUESTIONS
 from tests.study.made import make_study
 
 RUNS = 100
@@ -33,14 +34,20 @@ def kept_pairs(study, truth, run, raters=32, **options):
 
 
 def test_known_scores_are_within_their_intervals(larger):
-  """All rows of a run at once, in 95 of 100 runs."""
+  """All rows and questions of a run at once, in 95 of 100 runs."""
   truth = {"rl": 0.5, "sft": 0.1, "content_knn": -0.6}
   runs = []
   for run in range(RUNS):
     pairs, drawn = kept_pairs(larger, truth, run)
-    rows = analysis.scores(pairs, 0, drawn)["rows"]
+    tables = [
+      analysis.scores(pairs, q, drawn)["rows"] for q in range(len(QUESTIONS))
+    ]
     runs.append(
-      all(rows[r]["low"] <= truth[r] <= rows[r]["high"] for r in truth)
+      all(
+        rows[row]["low"] <= score <= rows[row]["high"]
+        for rows in tables
+        for row, score in truth.items()
+      )
     )
   assert np.sum(runs) >= 95
 
