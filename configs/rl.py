@@ -56,6 +56,10 @@ def get_config(variant: str = "") -> ConfigDict:
   config.rewards.external.threads = 1  # more where it waits for a service
 
   config.rl = ConfigDict()
+  # score | pathwise | both: what of the rewards the policy learns by, whole
+  # images, their gradients through the picture, or a mixture;
+  # docs/estimators.md says what each is good for.
+  config.rl.estimator = "score"
   config.rl.advantage = "grpo"  # grpo | dr_grpo | rloo | reinforce
   # group | batch | none: the unit of each reward, as their spreads differ;
   # genrec_jax/objectives/advantages.py.
@@ -69,6 +73,14 @@ def get_config(variant: str = "") -> ConfigDict:
   # scored | branches; a drift of both branches can leave the guided KL at 0,
   # watch kl_conditional.
   config.rl.kl_of = "scored"
+
+  # Of the estimators other than 'score'; genrec_jax/objectives/pathwise.py.
+  config.pathwise = ConfigDict()
+  config.pathwise.share = 0.5  # of both: the pathwise part of the gradient
+  # expectation | second_order | gumbel; second_order has the least bias.
+  config.pathwise.relaxation = "second_order"
+  config.pathwise.temperature = 1.0  # of gumbel alone; its usual start
+  config.pathwise.normalise = "batch"  # group would amplify groups of likes
 
   config.objective = ConfigDict()
   config.objective.ratio = "token"  # token | sequence (GSPO)

@@ -66,8 +66,13 @@ class Bandit:
 
   def decode_pixels(self, params, codes):
     """Draws a pixel for each code."""
-    grey = codes.astype(jnp.float32) / 255
-    return jnp.repeat(grey[..., None, :, None], 3, -1)  # [..., 1, I, 3]
+    return self.decode_vectors(params, self.code_vectors(params)[codes])
+
+  def code_vectors(self, params):
+    return jnp.arange(self.codebook_size, dtype=jnp.float32)[:, None] / 255
+
+  def decode_vectors(self, params, vectors):
+    return jnp.repeat(vectors[..., None, :, :], 3, -1)  # [..., 1, I, 3]
 
   def encode_pixels(self, params, pixels):
     return jnp.round(255 * pixels[..., 0, :, 0]).astype(jnp.int32)

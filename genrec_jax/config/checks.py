@@ -14,7 +14,7 @@ from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
 from genrec_jax.data.histories import SHORT_HISTORIES
 from genrec_jax.nn.layers import REMAT_POLICIES
-from genrec_jax.objectives import advantages, kl, policy
+from genrec_jax.objectives import advantages, kl, pathwise, policy
 
 # Modules whose `run(config, workdir)` is a task, imported when it is chosen.
 TASKS = {
@@ -31,10 +31,13 @@ NAMES: Mapping[str, Collection[str]] = {
   "data.short_histories": SHORT_HISTORIES,
   "rewards.history.pool": rewards.HISTORY_POOLS,
   "rewards.future.pool": rewards.FUTURE_POOLS,
+  "rl.estimator": pathwise.ESTIMATORS,
   "rl.advantage": advantages.ADVANTAGES,
   "rl.normalise": advantages.NORMALISATIONS,
   "rl.scoring": policy.SCORINGS,
   "rl.kl_of": policy.KL_OF,
+  "pathwise.relaxation": pathwise.RELAXATIONS,
+  "pathwise.normalise": advantages.NORMALISATIONS,
   "objective.ratio": policy.RATIOS,
   "objective.kl": kl.KLS,
   "objective.aggregation": policy.AGGREGATIONS,
@@ -109,6 +112,11 @@ NUMBERS: Mapping[str, Numbers] = {
   **{f"rewards.{name}.weight": _WEIGHT for name in rewards.REWARDS},
   "rl.inner_epochs": _at_least(1),
   "rl.sampler_weight_cap": _at_least(0),
+  "pathwise.share": Numbers(
+    "more than 0 and less than 1; rl.estimator says which alone",
+    lambda value: 0 < value < 1,
+  ),
+  "pathwise.temperature": _above(0),
   "objective.clip_low": _SHARE,
   "objective.clip_high": _above(0, "; a large number clips nothing"),
   "objective.kl_weight": _at_least(0),
@@ -229,15 +237,25 @@ def _rl_contradictions(values: Mapping[str, Any]) -> list[str]:
       guidance=values["sample.guidance"],
     )
   ]
+  problems += [
+    f"rl.{problem}"
+    for problem in pathwise.contradictions(
+      values["rl.estimator"], _reward_weights(values), rewards.WITHOUT_GRADIENT
+    )
+  ]
   return problems + _reward_contradictions(values)
 
 
-def _reward_contradictions(values: Mapping[str, Any]) -> list[str]:
-  weights = {
+def _reward_weights(values: Mapping[str, Any]) -> dict[str, float]:
+  return {
     key.split(".")[1]: value  # of rewards.NAME.weight
     for key, value in values.items()
     if key.startswith("rewards.") and key.endswith(".weight")
   }
+
+
+def _reward_contradictions(values: Mapping[str, Any]) -> list[str]:
+  weights = _reward_weights(values)
   if not any(weights.values()):
     return [
       f"the weights of the rewards {', '.join(weights)} are all 0: expected one"

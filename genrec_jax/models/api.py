@@ -158,3 +158,12 @@ class Generator(Protocol):
 
   def decode_pixels(self, params: PyTree, codes: jax.Array) -> jax.Array:
     """Decodes codes [..., I] to float32 images [..., h, w, 3] in [0, 1]."""
+
+  def code_vectors(self, params: PyTree) -> jax.Array:
+    """Returns what the image decoder reads for each code: [C, E] float32."""
+
+  def decode_vectors(self, params: PyTree, vectors: jax.Array) -> jax.Array:
+    """Decodes vectors [..., I, E] as `decode_pixels` does codes.
+
+    Differentiable, and the same images where they are those of the codes.
+    """

@@ -266,11 +266,21 @@ class Janus:
 
   def decode_pixels(self, params: PyTree, codes: jax.Array) -> jax.Array:
     """Decodes codes [..., I] to float32 images [..., h, w, 3] in [0, 1]."""
+    vectors = self.tokenizer.lookup(params["tokenizer"], codes)
+    return self.decode_vectors(params, vectors)
+
+  def code_vectors(self, params: PyTree) -> jax.Array:
+    """Returns the tokenizer's unit vectors [C, E] of all codes."""
+    codes = jnp.arange(self.codebook_size)
+    return self.tokenizer.lookup(params["tokenizer"], codes)
+
+  def decode_vectors(self, params: PyTree, vectors: jax.Array) -> jax.Array:
+    """Decodes vectors [..., I, E] to images [..., h, w, 3]; see `api`."""
     side = self.vision.image_size // self.vision.patch_size
-    grids = codes.reshape(-1, side, side)  # [B, h', w']
-    pixels = self.tokenizer.decode(params["tokenizer"], grids)  # [B, h, w, 3]
+    grids = vectors.reshape(-1, side, side, vectors.shape[-1])
+    pixels = self.tokenizer.decode_latents(params["tokenizer"], grids)
     pixels = jnp.clip(pixels / 2 + 0.5, 0, 1)  # the decoder's are in [-1, 1]
-    return pixels.reshape(*codes.shape[:-1], *pixels.shape[1:])
+    return pixels.reshape(*vectors.shape[:-2], *pixels.shape[1:])
 
   def _embed_codes(self, params: PyTree, codes: jax.Array) -> jax.Array:
     head = params["image_head"]

@@ -10,11 +10,12 @@ from genrec_jax.sampling.images import (
   rollout_params,
   sample_images,
 )
-from genrec_jax.sampling.scoring import map_logits, score_images
+from genrec_jax.sampling.scoring import Extra, map_logits, score_images
 from genrec_jax.sampling.text import Answers, answer
 
 __all__ = [
   "Answers",
+  "Extra",
   "Sampling",
   "answer",
   "decode_images",

@@ -22,6 +22,18 @@ from genrec_jax.sampling.distribution import Sampling, take_codes
 _MAX_LOGITS = 2**19
 
 
+class Extra(NamedTuple):
+  """One more number of each code, of the whole distribution at its place.
+
+  Given to `score_images`, as no other place holds the distributions.
+  """
+
+  # ([P, G, i, C] log-probabilities, [P, G, i] codes, `inputs` of those i codes)
+  # -> [P, G, i]
+  function: Callable[[jax.Array, jax.Array, PyTree], jax.Array]
+  inputs: PyTree  # [P, G, I, ...] each
+
+
 class Scores(NamedTuple):
   """Log-probabilities and entropy of given codes under a policy."""
 
@@ -30,6 +42,8 @@ class Scores(NamedTuple):
   # [P, G, I, B] float32 of each branch by itself, without temperature and
   # cuts; None unless asked for.
   branches: jax.Array | None = None
+  # [P, G, I] float32, see `Extra`; None unless asked for.
+  extra: jax.Array | None = None
 
 
 def score_images(
@@ -41,6 +55,7 @@ def score_images(
   *,
   stop_unconditional_gradient: bool = False,
   branches: bool = False,
+  extra: Extra | None = None,
 ) -> Scores:
   """Scores codes under the distribution that `sample_images` samples from.
 
@@ -54,6 +69,7 @@ def score_images(
     stop_unconditional_gradient: treat the unconditional branch as constant.
     branches: also score each branch by itself: the conditional one and, where
       guided, the unconditional one.
+    extra: one more number of each code.
   """
   # The unconditional branch's parameters, which may take no gradient.
   constant = (
@@ -61,7 +77,7 @@ def score_images(
   )
   hidden = _hidden_states(model, params, constant, prompt, codes, sampling)
 
-  def score(hidden, codes):
+  def score(hidden, codes, inputs):
     """Scores [P, G, i] codes, i of the I, by the states before them."""
     logits_of = model.image_vocabulary.logits
     each = [logits_of(params, hidden[0])]  # B x [P, G, i, C]
@@ -74,12 +90,16 @@ def score_images(
     finite = jnp.where(jnp.isfinite(logprobs), logprobs, 0.0)
     entropy = -jnp.sum(jnp.exp(logprobs) * finite, -1)  # [P, G, i]
     scores = Scores(take_codes(logprobs, codes), entropy)
+    if extra is not None:
+      one_more = extra.function(logprobs, codes, inputs)  # [P, G, i]
+      scores = scores._replace(extra=one_more)
     if not branches:
       return scores
     own = [take_codes(jax.nn.log_softmax(x), codes) for x in each]
     return scores._replace(branches=jnp.stack(own, -1))
 
-  return map_logits(model, score, hidden, codes)
+  inputs = None if extra is None else extra.inputs
+  return map_logits(model, score, hidden, codes, inputs)
 
 
 def _hidden_states(

@@ -16,13 +16,14 @@ from genrec_jax import objectives, sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import Prompt, PyTree, TrainState
 from genrec_jax.models.api import Generator
-from genrec_jax.objectives import kl, mismatch
+from genrec_jax.objectives import kl, mismatch, pathwise, policy
 from genrec_jax.sampling.scoring import Scores
 from genrec_jax.train import microbatch
+from genrec_jax.train import slopes as slopes_lib
 from genrec_jax.train.rl_options import RLOptions
 
-# (trainable parameters, prompts, codes) -> their scores
-Score = Callable[[PyTree, Prompt, jax.Array], Scores]
+# (trainable parameters, prompts, codes[, slopes]) -> their scores
+Score = Callable[..., Scores]
 Metrics = dict[str, jax.Array]
 
 
@@ -33,6 +34,7 @@ class Experience(NamedTuple):
   codes: jax.Array  # [P, G, I] int32
   sampled: jax.Array  # [P, G, I] log-probabilities that the sampler reported
   advantages: jax.Array  # [P, G]
+  slopes: pathwise.Slopes | None = None  # [P, G, I, ...]; None: not used
 
 
 class RefScores(NamedTuple):
@@ -115,16 +117,27 @@ def make_score(model: Generator, rest: PyTree, options: RLOptions) -> Score:
     options: the distribution that is scored.
   """
 
-  def score(trainable: PyTree, prompt: Prompt, codes: jax.Array) -> Scores:
+  def score(
+    trainable: PyTree,
+    prompt: Prompt,
+    codes: jax.Array,
+    slopes: pathwise.Slopes | None = None,
+  ) -> Scores:
+    params = tree.merge(trainable, rest)
+    extra = None
+    if options.pathwise is not None and slopes is not None:
+      table = model.code_vectors(params)  # [C, E]
+      extra = slopes_lib.scored_with(options.pathwise, table, slopes)
     return sampling.score_images(
       model,
-      tree.merge(trainable, rest),
+      params,
       prompt,
       codes,
       options.scored,
       stop_unconditional_gradient=options.stop_unconditional_gradient,
       # Only a KL compares branches; without one they would cost memory.
       branches=bool(options.objective.kl_weight),
+      extra=extra,
     )
 
   return score
@@ -174,7 +187,9 @@ def epoch_loss(
   Returns:
     The loss [] and metrics [], with `old_logprobs` [P, G, I] among them.
   """
-  scores = score(trainable, experience.prompt, experience.codes)
+  scores = score(
+    trainable, experience.prompt, experience.codes, experience.slopes
+  )
   # In the first epoch policy and old policy are one: a ratio of exactly 1.
   old_logprobs = jnp.where(
     epoch == 0, jax.lax.stop_gradient(scores.logprobs), old_logprobs
@@ -187,15 +202,23 @@ def epoch_loss(
   drift = None  # two [P, G, I, B]
   if ref is not None and scores.branches is not None:
     drift = (scores.branches, ref.branches)
+  advantages = experience.advantages
+  if options.pathwise is not None:  # the rest of the gradient is the slopes'
+    advantages = (1 - options.pathwise.share) * advantages
   loss, metrics = objectives.policy_loss(
     options.objective,
     scores.logprobs,
     old_logprobs,
     None if ref is None else ref.logprobs,
-    experience.advantages,
+    advantages,
     weights=weights,
     branches=drift if options.kl_of == "branches" else None,
   )
+  if options.pathwise is not None and scores.extra is not None:
+    gains = scores.extra if weights is None else scores.extra * weights
+    gain = policy.aggregate(options.objective.aggregation, gains)  # []
+    loss -= options.pathwise.share * gain
+    metrics["pathwise_loss"] = jax.lax.stop_gradient(-gain)
   metrics |= {"entropy": scores.entropy.mean(), "old_logprobs": old_logprobs}
   if drift is not None:
     # The conditional branch is the first of B.

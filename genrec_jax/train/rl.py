@@ -27,8 +27,9 @@ from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.nn import lora
-from genrec_jax.objectives import Objective, advantages
+from genrec_jax.objectives import Objective, advantages, pathwise
 from genrec_jax.train import policy_update, reward_encoders, trainable
+from genrec_jax.train import slopes as slopes_lib
 from genrec_jax.train.build import build
 from genrec_jax.train.plan import Plan, shardings_of
 from genrec_jax.train.rl_options import RLOptions
@@ -77,15 +78,27 @@ def train_step(
   pixels = sampling.decode_images(
     model, params, rollout.codes
   )  # [P, G, h, w, 3]
+  slopes = None
   with jax.named_scope("rewards"):
     views = look(pixels, frozen, batch, clip, options)
     raw = rewards.score_views(views, options.rewards)  # name -> [P, G]
     values, reward_metrics = weigh_rewards(raw, options)  # [P, G]
+    if options.pathwise is not None:
+      slopes, slope_metrics = slopes_lib.find(
+        model,
+        params,
+        functools.partial(embed, frozen, clip, options),
+        rollout.codes,
+        slopes_lib.embed_slopes(views, raw, options),
+        key,
+        options,
+      )
+      reward_metrics |= slope_metrics
   state, metrics = policy_update.update_policy(
     state,
     frozen,
     policy_update.Experience(
-      batch.prompt, rollout.codes, rollout.logprobs, values
+      batch.prompt, rollout.codes, rollout.logprobs, values, slopes
     ),
     model=model,
     optimizer=optimizer,
@@ -113,10 +126,26 @@ def look(
   return rewards.look(
     pixels,
     batch,
-    {rewards.CLIP: frozen.get("clip"), **frozen.get("encoders", {})},
+    _encoder_params(frozen),
     {rewards.CLIP: clip, **options.encoders},
     options.looking,
   )
+
+
+def _encoder_params(frozen: PyTree) -> dict[str, PyTree]:
+  return {rewards.CLIP: frozen.get("clip"), **frozen.get("encoders", {})}
+
+
+def embed(
+  frozen: PyTree, clip: Clip, options: RLOptions, pixels: jax.Array
+) -> dict[str, jax.Array]:
+  """Embeds pixels [p, h, w, 3] by each encoder that rewards: [p, E] each."""
+  params = _encoder_params(frozen)
+  return {
+    name: encoder.embed_images(params[name], pixels)
+    for name, encoder in {rewards.CLIP: clip, **options.encoders}.items()
+    if name in options.looking
+  }
 
 
 def weigh_rewards(
@@ -165,6 +194,8 @@ def make_options(
     encoders: of its plan.
     describe: what an external reward is told of a window.
   """
+  options = config.rl.to_dict()
+  estimator = options.pop("estimator")
   return RLOptions(
     seed=config.seed,
     microbatches=config.data.microbatches,
@@ -176,7 +207,8 @@ def make_options(
     ),
     encoders=encoders,
     objective=Objective(**config.objective),
-    **config.rl,
+    pathwise=pathwise.from_options(estimator, **config.pathwise),
+    **options,
   )
 
 

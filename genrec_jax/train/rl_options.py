@@ -5,6 +5,7 @@ import dataclasses
 
 from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.objectives import Objective, policy
+from genrec_jax.objectives.pathwise import Pathwise
 from genrec_jax.rewards import Reward
 from genrec_jax.sampling import Sampling
 
@@ -33,6 +34,8 @@ class RLOptions:
       guidance's two by itself. The first has a null space: a drift of the
       unconditional branch u by d and of the conditional one c by
       d (guidance - 1) / guidance leaves u + guidance (c - u) as it was.
+    pathwise: how gradients of rewards through the picture enter the loss; None:
+      the score estimator alone.
 
   Raises:
     ValueError: see `policy.contradictions`.
@@ -51,6 +54,7 @@ class RLOptions:
   inner_epochs: int
   sampler_weight_cap: float
   kl_of: str
+  pathwise: Pathwise | None = None
 
   def __post_init__(self) -> None:
     """Refuses what no step can do; a config is checked before."""

@@ -24,7 +24,7 @@ def test_scoring_in_chunks_changes_nothing(
   prompt = prompt.replace(images=prompt.images[:, :0])  # compiles faster
 
   def total(params):
-    logprobs, entropy, _ = sampling.score_images(
+    logprobs, entropy, *_ = sampling.score_images(
       model,
       params,
       prompt,
