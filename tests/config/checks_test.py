@@ -138,6 +138,7 @@ def test_no_range_is_of_a_key_that_is_gone():
     ("rewards.history.recency_decay", 1.0, 1.1),
     ("rewards.copy.threshold", 0.99, 90.0),
     ("objective.clip_low", 1.0, 1.5),
+    ("pathwise.share", 0.99, 1.0),
     ("objective.clip_high", 1e9, -0.1),
     ("seed", 2**32 - 1, 2**32),
     ("mesh.data", 4, -2),
