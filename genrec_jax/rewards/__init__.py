@@ -7,7 +7,6 @@ from genrec_jax.rewards.external import Describe, load, probe
 from genrec_jax.rewards.table import (
   REWARDS,
   WITHOUT_GRADIENT,
-  WITHOUT_GRADIENT,
   Reward,
   from_options,
   kept_groups,
@@ -30,7 +29,6 @@ __all__ = [
   "Describe",
   "Reward",
   "View",
-  "WITHOUT_GRADIENT",
   "from_options",
   "kept_groups",
   "load",

@@ -6,7 +6,8 @@
 Taken once per rollout, before the policy's pass: at the sampled codes slopes do
 not depend on the parameters that are trained, so the decoder's activations
 never meet those of the language model. Letters: P prompts, G samples per
-prompt, I codes per image, E width of a codebook vector, E' of an encoder's space.
+prompt, I codes per image, E width of a codebook vector, E' of an encoder's
+space.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,9 +60,7 @@ def embed_slopes(
   }
 
   def score(images: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    moved = {
-      name: views[name]._replace(images=x) for name, x in images.items()
-    }
+    moved = {name: views[name]._replace(images=x) for name, x in images.items()}
     return rewards.score_views(moved, smooth)
 
   _, pull = jax.vjp(score, images)

@@ -9,7 +9,7 @@ from genrec_jax import rewards
 from genrec_jax.config import checks
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.tree import flatten
-from genrec_jax.objectives import advantages, kl, policy
+from genrec_jax.objectives import advantages, kl, pathwise, policy
 from tests.configs_test import TASKS, VARIANTS, load
 
 # 0 means something for these: none, off, or the first.
@@ -154,6 +154,7 @@ def test_the_ends_of_ranges(key, good, bad):
 
 def test_names_are_those_of_the_functions_themselves():
   for key, table in (
+    ("rl.estimator", pathwise.ESTIMATORS),
     ("rl.advantage", advantages.ADVANTAGES),
     ("rl.normalise", advantages.NORMALISATIONS),
     ("rl.scoring", policy.SCORINGS),
@@ -247,6 +248,16 @@ def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
       {"rl.sampler_weight_cap": 2.0, "rl.scoring": "conditional"},
       "rl.sampler_weight_cap=2.0 with scoring='conditional': expected 0, the"
       " sampler's distribution is the guided one",
+    ),
+    (
+      {
+        "rl.estimator": "pathwise",
+        "rewards.external.weight": 1.0,
+        "rewards.external.function": "math:fsum",
+      },
+      "rl.estimator='pathwise' with weights of external, which have no"
+      " gradient: nothing would learn from them; use 'both' or 'score', or"
+      " weights of 0",
     ),
     (
       {"rl.kl_of": "branches", "sample.guidance": 1.0},

@@ -222,6 +222,18 @@ def test_how_much_of_the_whole_a_reward_is(normalise, advantage, expected):
   np.testing.assert_allclose(found["future"], expected, rtol=1e-5)
 
 
+def test_a_group_that_is_left_out_counts_nowhere():
+  rewards = {"future": jnp.asarray([[0.1, 0.3], [jnp.nan, 0.2]])}
+  found = pathwise.reward_slopes(
+    rewards,
+    {"future": 2.0},
+    normalise="batch",
+    advantage="rloo",
+    kept=jnp.asarray([True, False]),
+  )
+  np.testing.assert_allclose(found["future"], [[20, 20], [0, 0]], rtol=1e-5)
+
+
 def test_the_mixture_is_as_long_as_the_advantages():
   """Units of groups are the score estimator's own: A = slope r + constant."""
   rewards = {"future": REWARDS["future"], "text": REWARDS["future"][:, ::-1]}

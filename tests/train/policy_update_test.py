@@ -23,7 +23,8 @@ OPTIONS = rl_options(
 )
 
 
-def score(params, prompt, codes):
+def score(params, prompt, codes, slopes=None):
+  assert slopes is None  # those of a step by samples alone
   return sampling.score_images(
     MODEL, params, prompt, codes, OPTIONS.scored, branches=True
   )

@@ -221,10 +221,10 @@ def test_slopes_of_codes_are_those_of_finite_differences():
     )
     return jnp.sum(found * along, (-2, -1))
 
-  h = 2e-3
+  h = 5e-4
   numeric = (gain(h) - gain(-h)) / (2 * h)
   exact = slope(codes, given)
-  # Sums of products of about 1 are rounded by 1e-6, over 4e-3; beyond that
+  # Sums of products of about 1 are rounded by 1e-6, over 1e-3; beyond that
   # there is curvature, and there are pixels that pass 0 or 1 within the step.
   scale = np.abs(exact).max()
   assert scale > 0.05
