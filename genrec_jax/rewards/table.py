@@ -37,11 +37,6 @@ WITHOUT_GRADIENT: set[str] = {"external"}
 # is one of CLIP's cosines.
 _BY_EACH = frozenset({"text", "history", "future", "diversity"})
 _ALONE = {"quality": QUALITY, "external": HOST}
-# Those that are no differentiable functions of embeddings: only the score
-# estimator learns from them, see `objectives.pathwise`.
-WITHOUT_GRADIENT = frozenset(
-  name for name, encoder in _ALONE.items() if encoder == HOST
-)
 # What a section holds besides the options of its function.
 _OF_RUNS = {"quality": ("checkpoint",)}
 
