@@ -53,7 +53,7 @@ def embed_slopes(
   smooth = {
     name: reward
     for name, reward in options.rewards.items()
-    if name in slopes and reward.encoder != rewards.HOST
+    if name in slopes and name not in rewards.WITHOUT_GRADIENT
   }
   images = {
     name: view.images for name, view in views.items() if name != rewards.HOST
