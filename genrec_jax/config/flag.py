@@ -5,7 +5,7 @@ may import its neighbours as `from configs import common`: the folder above its
 own is put on Python's path before it is read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import os
 import re
 import sys
@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from genrec_jax.core.errors import UserError
 from genrec_jax.core.tree import flatten
 from genrec_jax.runtime import cli, path_flags
 
@@ -46,25 +47,55 @@ def define() -> flags.FlagHolder:
 def parse(argv: list[str]) -> list[str]:
   """Parses flags; what is wrong with them ends the program in one line."""
   argv = [_with_home(arg) for arg in argv]
+  with cli.user_errors():
+    rest = _parse(flags.FLAGS, argv)
+    cli.refuse_arguments(rest)
+    _expand_homes(flags.FLAGS.config)
+  return rest
+
+
+def load(path: str, overrides: Mapping[str, str]) -> ConfigDict:
+  """Returns a config with some keys set, as the flag --config would have it.
+
+  Args:
+    path: PATH or PATH:VARIANT.
+    overrides: {'rl.advantage': 'rloo'}, values as they are typed.
+
+  Raises:
+    UserError: no such file, variant or key, or a value of another type.
+  """
+  argv = ["", f"--config={path_flags.home(path)}"]
+  argv += [f"--config.{key}={value}" for key, value in overrides.items()]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+  _parse(values, argv)
+  _expand_homes(values.config)
+  return values.config
+
+
+def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+  """Parses flags, --config among them; returns what is none.
+
+  Raises:
+    UserError: what is wrong, in one line.
+  """
   if given := _PATH.search("\n".join(argv)):
     path = given[1]
     if not os.path.isfile(path):
-      cli.fail(f"no config file {path!r}: expected one such as configs/rl.py")
+      raise UserError(
+        f"no config file {path!r}: expected one such as configs/rl.py"
+      )
     # First, as a script's own folder would be: its `configs` before others'.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(path))))
   try:
-    rest = flags.FLAGS(argv)
+    return values(argv)
   except (AttributeError, KeyError) as error:  # ml_collections: unknown key
-    cli.fail(_unknown_key(argv, str(error)))
+    raise UserError(_unknown_key(argv, str(error))) from None
   except (flags.Error, TypeError, ValueError) as error:
     # absl appends the traceback of an error in the config; the message is its
     # last line.
     last = str(error).strip().splitlines()[-1].strip()
-    cli.fail(re.sub(r"^\w+Error: ", "", last))
-  cli.refuse_arguments(rest)
-  with cli.user_errors():
-    _expand_homes(flags.FLAGS.config)
-  return rest
+    raise UserError(re.sub(r"^\w+Error: ", "", last)) from None
 
 
 def each(function: Callable[[str], str], value: Any) -> Any:

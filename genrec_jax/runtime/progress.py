@@ -1,5 +1,6 @@
 """Progress lines on a terminal or in a log: steps, rates and the time left."""
 
+import shutil
 import sys
 import time
 
@@ -49,7 +50,8 @@ class _Line:
       self.say(text)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+  """Writes 3725 seconds as 1:02:05."""
   seconds = int(seconds)
   return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
@@ -83,7 +85,7 @@ class Progress(_Line):
     else:
       done = step - self._start - 1  # since the step that compiled
       rate = done / max(now - self._first, 1e-9)
-      eta = _duration((self._steps - step) / rate)
+      eta = duration((self._steps - step) / rate)
       then = f", then {self._then}" if self._then else ""
       speed = f"{rate:.2f} steps/s  ETA {eta}{then}"
     due = self._due(now)
@@ -126,7 +128,7 @@ class Tally(_Line):
     else:
       done, since = self._first
       rate = (self._done - done) / max(now - since, 1e-9)
-      eta = f"  ETA {_duration((self._total - self._done) / rate)}"
+      eta = f"  ETA {duration((self._total - self._done) / rate)}"
     if self._due(now):
       self._rewrite(f"{label}: {self._done}/{self._total} {self._unit}{eta}")
 
@@ -136,3 +138,23 @@ class Tally(_Line):
     if self._open:
       print("\r\033[K", end="", flush=True)
     self._open = False
+
+
+class Relay(_Line):
+  """Prints 'run 3/12 rloo: step 20/80  3.1 steps/s': another program's lines.
+
+  The newest line takes the place of the last; elsewhere than on a terminal one
+  is printed every `every` seconds.
+  """
+
+  def __init__(self, every: float = 10.0):
+    super().__init__(every)
+
+  @first_only
+  def show(self, label: str, line: str) -> None:
+    """Shows the newest line of the program that `label` names."""
+    if self._due(time.monotonic()):
+      text = f"{label}: {line}"
+      # A longer one would wrap, and leave its first half when rewritten.
+      width = shutil.get_terminal_size().columns - 1
+      self._rewrite(text[:width] if self._terminal else text)

@@ -6,11 +6,16 @@ import errno
 import fcntl
 import os
 import socket
+import time
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import distributed
 
 _LOCK = ".lock"
+
+
+class InUse(UserError):
+  """Another run has the lock."""
 
 
 @contextlib.contextmanager
@@ -28,7 +33,7 @@ def locked(workdir: str) -> Iterator[None]:
     workdir: an existing folder that can be written.
 
   Raises:
-    UserError: another run has the lock.
+    InUse: another run has the lock.
   """
   if not distributed.is_first():
     yield
@@ -43,6 +48,20 @@ def locked(workdir: str) -> Iterator[None]:
       with contextlib.suppress(OSError):
         os.remove(path)
       os.close(file)
+
+
+def wait(workdir: str) -> None:
+  """Waits until no run has the lock of a workdir, which may be absent."""
+  said = False
+  while os.path.isdir(workdir):
+    try:
+      with locked(workdir):
+        return
+    except InUse as error:
+      if not said:
+        distributed.say(f"{error}; waiting for it")
+      said = True
+      time.sleep(1)
 
 
 def _take_lock(workdir: str, path: str) -> int | None:
@@ -67,7 +86,7 @@ def _take_lock(workdir: str, path: str) -> int | None:
           " see that no other run writes into it"
         )
         return None
-      raise UserError(
+      raise InUse(
         f"workdir {workdir} is in use by another run (process {holder}): wait"
         " for it, stop it, or give another --workdir"
       ) from None

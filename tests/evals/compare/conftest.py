@@ -37,12 +37,17 @@ def make_run(tmp_path):
 
 def write_run(folder, gain=0.0, *, users=USERS, config=(), steps=(0, 1, 2)):
   """Writes a run whose model is better than sft by `gain` of a match."""
-  folder.mkdir()
   changed = CONFIG | {k.replace(".", "/"): v for k, v in dict(config).items()}
-  (folder / "config.json").write_text(json.dumps(unflatten(changed)))
+  return write_results(folder, unflatten(changed), gain, users, steps)
+
+
+def write_results(folder, config, gain, users=USERS, steps=(0, 1)):
+  """Writes what a run of a nested config leaves."""
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "config.json").write_text(json.dumps(config))
   # A user's level is theirs, in whatever order they come.
   levels = np.asarray([float(user[1:]) / 100 for user in users])
-  noise = np.random.default_rng(changed["seed"]).normal(0, 0.01, len(users))
+  noise = np.random.default_rng(config["seed"]).normal(0, 0.01, len(users))
   rows = {
     name: {
       "text_clip": levels,
@@ -63,5 +68,6 @@ def write_run(folder, gain=0.0, *, users=USERS, config=(), steps=(0, 1, 2)):
     json.dumps({"step": step, "reward": gain * step, "kl": 0.5, "seconds": 1})
     for step in steps
   ]
+  (folder / "report.html").write_text("")
   (folder / "metrics.jsonl").write_text("".join(f"{x}\n" for x in lines))
   return str(folder)
