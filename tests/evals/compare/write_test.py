@@ -33,7 +33,7 @@ def test_a_comparison_leaves_numbers_a_page_and_words(
   # History and two groups of each, and one real next item.
   assert text.count("<img ") == 2 + 2 * 2 + 1
   assert "Heat &lt;1995&gt;" in text
-  assert "<b>Failed:</b> lr=9, seed 1: a &lt;b&gt;" in text
+  assert "<b>failed:</b> a &lt;b&gt;</td>" in text
   assert text.count("<polyline") == 3
   assert "seeds 0, 1" in text
   assert '<span class="mark better">better</span>' in text
