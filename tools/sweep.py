@@ -3,9 +3,10 @@ r"""Trains every configuration of an ablation, and compares them.
     python tools/sweep.py --config=configs/rl.py[:variant] \
         --set=KEY=V1,V2 [--set=...] [--case='KEY=V KEY2=V2'] --seeds=3 --out=DIR
 
-Every value of each --set meets every value of the others; a --case is one more
-configuration, with its own changes alone. Without --set the config as it is
-comes first: what all others are compared with. Commas within brackets or quotes
+Every value of each --set meets every value of the others; a --set with one value
+holds for all runs. A --case is one more configuration, with its own changes
+alone; without a --set of several values the config as it is comes first, what
+all others are compared with. Commas within brackets or quotes
 are part of a value: --set=eval.temperatures='(0.5,1.5),()' has two.
 
 The runs come one after another, in DIR/CONFIGURATION/seed_N, and the same
@@ -135,7 +136,7 @@ def _sweep(runs: Sequence[Run]) -> None:
       rows = [
         {
           "name": run.configuration.name,
-          "values": dict(run.configuration.overrides),
+          "values": dict(run.configuration.changes),
           "seed": run.seed,
           "reason": failed[run.workdir],
         }

@@ -1,6 +1,7 @@
 """A sweep: the configurations of --set and --case, and their commands.
 
     --set=KEY=V1,V2            every value with every one of the other --set
+    --set=KEY=V                one value holds for all configurations
     --case='KEY=V KEY2=V2'     one more configuration, of these changes alone
 
 Commas within brackets or quotes are part of a value: --set=KEY=(1,2),(3,) has
@@ -24,17 +25,26 @@ _OWN = {"seed": "--seeds", "workdir": "--out"}
 
 
 class Configuration(NamedTuple):
-  """What one configuration of a sweep changes: {'rl.advantage': 'rloo'}."""
+  """What one configuration of a sweep changes.
 
-  overrides: Mapping[str, str]
+  Attributes:
+    changes: {'rl.advantage': 'rloo'}, what distinguishes it from others.
+    fixed: what all configurations of the sweep change alike.
+  """
+
+  changes: Mapping[str, str]
+  fixed: Mapping[str, str]
+
+  @property
+  def overrides(self) -> dict[str, str]:
+    """All that it changes."""
+    return {**self.fixed, **self.changes}
 
   @property
   def name(self) -> str:
-    """What it changes, for people; 'as it is' for nothing."""
-    return (
-      ", ".join(f"{key}={value}" for key, value in self.overrides.items())
-      or "as it is"
-    )
+    """What distinguishes it, for people; 'as it is' for nothing."""
+    parts = [f"{key}={value}" for key, value in self.changes.items()]
+    return ", ".join(parts) or "as it is"
 
   @property
   def folder(self) -> str:
@@ -57,7 +67,8 @@ def configurations(
 ) -> list[Configuration]:
   """Returns all configurations: every combination of `sets`, then `cases`.
 
-  Without sets the config as it is comes first, which cases are compared with.
+  Where no set has several values the config as it is comes first, which cases
+  are compared with.
 
   Args:
     sets: 'KEY=V1,V2' each.
@@ -73,11 +84,15 @@ def configurations(
       f"--set={', '.join(sorted(twice))} is given twice: expected all values of"
       " a key in one, as in --set=KEY=V1,V2"
     )
-  found = [
-    Configuration(dict(zip(keys, values, strict=True)))
-    for values in itertools.product(*(values for _, values in lists))
+  fixed = {key: values[0] for key, values in lists if len(values) == 1}
+  varied = [(key, values) for key, values in lists if len(values) > 1]
+  combinations = itertools.product(*(values for _, values in varied))
+  changes = [
+    dict(zip((key for key, _ in varied), values, strict=True))
+    for values in combinations
   ]
-  found += [Configuration(dict(map(_pair, _words(case)))) for case in cases]
+  changes += [dict(map(_pair, _words(case))) for case in cases]
+  found = [Configuration(one, fixed) for one in changes]
   names = [one.folder for one in found]
   if twice := {name for name in names if names.count(name) > 1}:
     raise UserError(

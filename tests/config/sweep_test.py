@@ -25,8 +25,21 @@ def test_cases_stand_by_themselves_after_the_config_as_it_is():
     {"a.b": "0", "a.c": "x y"},
     {"d": "(1,2)"},
   ]
-  # With sets there is no need for it.
-  assert _overrides(["a=1"], ["b=2"]) == [{"a": "1"}, {"b": "2"}]
+  # With several values there is no need for it.
+  found = _overrides(["a=1,2"], ["b=3"])
+  assert found == [{"a": "1"}, {"a": "2"}, {"b": "3"}]
+
+
+def test_one_value_holds_for_all():
+  found = sweep.configurations(["a=1", "b=2,3"], ["a=4", "c=5"])
+  assert [one.overrides for one in found] == [
+    {"a": "1", "b": "2"},
+    {"a": "1", "b": "3"},
+    {"a": "4"},
+    {"a": "1", "c": "5"},
+  ]
+  assert [one.name for one in found] == ["b=2", "b=3", "a=4", "c=5"]
+  assert found[0].folder == "a=1+b=2"
 
 
 @pytest.mark.parametrize(
@@ -51,9 +64,9 @@ def test_commas_within_a_value(text, expected):
   [
     (["a"], [], "'a' is no change of a config: expected KEY=V1,V2"),
     (["=1"], [], "'=1' is no change"),
-    (["a=1", "a=2"], [], "--set=a is given twice"),
+    (["a=1", "a=2,3"], [], "--set=a is given twice"),
     (["a=1,1"], [], "two configurations are the same: a=1"),
-    (["a=1"], ["a=1"], "two configurations are the same: a=1"),
+    (["a=1,2"], ["a=1"], "two configurations are the same: a=1"),
     ([], [""], "two configurations are the same: as_it_is"),
     (["seed=1,2"], [], "seed cannot be set: give --seeds"),
     (["workdir=x"], [], "workdir cannot be set: give --out"),
@@ -69,7 +82,7 @@ def test_what_is_no_sweep(sets, cases, expected):
 
 def test_folders_tell_configurations_apart():
   def folder(**overrides):
-    return sweep.Configuration(overrides).folder
+    return sweep.Configuration(overrides, {}).folder
 
   assert folder(advantage="rloo", lr="1e-4") == "advantage=rloo+lr=1e-4"
   one, other = folder(path="a/b"), folder(path="a_b")
