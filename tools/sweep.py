@@ -3,10 +3,10 @@ r"""Trains every configuration of an ablation, and compares them.
     python tools/sweep.py --config=configs/rl.py[:variant] \
         --set=KEY=V1,V2 [--set=...] [--case='KEY=V KEY2=V2'] --seeds=3 --out=DIR
 
-Every value of each --set meets every value of the others; a --set with one value
-holds for all runs. A --case is one more configuration, with its own changes
-alone; without a --set of several values the config as it is comes first, what
-all others are compared with. Commas within brackets or quotes
+Every value of each --set meets every value of the others; a --set with one
+value holds for all runs. A --case is one more configuration, with its own
+changes alone; without a --set of several values the config as it is comes
+first, what all others are compared with. Commas within brackets or quotes
 are part of a value: --set=eval.temperatures='(0.5,1.5),()' has two.
 
 The runs come one after another, in DIR/CONFIGURATION/seed_N, and the same

@@ -48,8 +48,8 @@ class Configuration(NamedTuple):
 
   @property
   def folder(self) -> str:
-    """A folder's name that no other configuration has."""
-    whole = "+".join(f"{key}={v}" for key, v in self.overrides.items())
+    """A folder's name that no other configuration of the sweep has."""
+    whole = "+".join(f"{key}={v}" for key, v in self.changes.items())
     plain = re.sub(r"[^\w.=+-]", "_", whole)
     if plain == whole and len(whole) <= _LONGEST:
       return whole or "as_it_is"

@@ -39,7 +39,7 @@ def test_one_value_holds_for_all():
     {"a": "1", "c": "5"},
   ]
   assert [one.name for one in found] == ["b=2", "b=3", "a=4", "c=5"]
-  assert found[0].folder == "a=1+b=2"
+  assert found[0].folder == "b=2"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,11 @@ def _trained(printed):
 
 
 def test_a_sweep_stopped_and_started_again_ends_with_the_same_table(tmp_path):
-  args = ["--set=rl.advantage=grpo,rloo,dr_grpo", "--seeds=2"]
+  args = [
+    "--set=rl.advantage=grpo,rloo,dr_grpo",
+    "--set=rl.normalise=batch",
+    "--seeds=2",
+  ]
   whole = tmp_path / "whole"
   status, printed, errors = _sweep(whole, *args)
   assert status == 1
@@ -88,10 +92,9 @@ def test_a_sweep_stopped_and_started_again_ends_with_the_same_table(tmp_path):
 def test_commands_are_printed_and_values_that_cannot_be_are_rows(tmp_path):
   args = [
     "--case=rl.normalise=none",
-    "--case=eval.temperatures=(0.5,1.5) rl.advantage=rloo",
-    # Not together: a group-wise unit divides by its deviation already.
-    "--case=rl.advantage=rloo rl.normalise=group eval.samples=1"
-    " eval.temperatures=(0.5,)",
+    "--case='eval.temperatures=(0.5, 1.5)' rl.kl_of=branches",
+    # Not together: only GRPO's advantage is of the group's unit.
+    "--case=rl.advantage=rloo",
   ]
   status, printed, errors = _sweep(tmp_path / "out", *args, "--print_commands")
   assert status == 0, errors
@@ -104,8 +107,8 @@ def test_commands_are_printed_and_values_that_cannot_be_are_rows(tmp_path):
       f"--workdir={tmp_path}/out/rl.normalise=none/seed_0",
     ],
     [
-      "--config.eval.temperatures=(0.5,1.5)",
-      "--config.rl.advantage=rloo",
+      "--config.eval.temperatures=(0.5, 1.5)",
+      "--config.rl.kl_of=branches",
       "--config.seed=0",
       lines[2][-1],
     ],
