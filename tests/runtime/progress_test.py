@@ -1,3 +1,5 @@
+import os
+
 from genrec_jax.runtime import progress as progress_lib
 
 
@@ -84,3 +86,30 @@ def test_progress_leaves_the_terminal_on_a_new_line(capsys, monkeypatch):
   progress.close()
   progress.say("stopped")
   assert capsys.readouterr().out.endswith("loss 1\nstopped\n")
+
+
+def test_relay_shows_the_newest_line_now_and_then(capsys, monkeypatch):
+  clock = iter([0.0, 3.0, 12.0])
+  monkeypatch.setattr(progress_lib.time, "monotonic", lambda: next(clock))
+  relay = progress_lib.Relay(every=10.0)
+  for line in ("step 1", "step 2", "step 3"):
+    relay.show("run 1", line)
+  assert capsys.readouterr().out.splitlines() == [
+    "run 1: step 1",
+    "run 1: step 3",
+  ]
+
+
+def test_relay_stays_on_one_line_of_a_terminal(capsys, monkeypatch):
+  monkeypatch.setattr(progress_lib.sys.stdout, "isatty", lambda: True)
+  monkeypatch.setattr(
+    progress_lib.shutil, "get_terminal_size", lambda: os.terminal_size((20, 5))
+  )
+  relay = progress_lib.Relay()
+  relay.show("run", "x" * 100)
+  relay.close()
+  assert capsys.readouterr().out == "\r\033[Krun: " + "x" * 14 + "\n"
+
+
+def test_durations_in_words():
+  assert progress_lib.duration(3725.9) == "1:02:05"
