@@ -120,7 +120,8 @@ def _runs() -> list[Run]:
     # A key that is wrong is wrong in every configuration.
     problems = list(dict.fromkeys(problems))
     raise UserError(listed("this sweep cannot run:", problems))
-  return runs
+  # A first look at all configurations comes before the second seed of any.
+  return sorted(runs, key=lambda run: run.seed)
 
 
 def _sweep(runs: Sequence[Run]) -> None:

@@ -109,3 +109,11 @@ def pattern(path: str | os.PathLike) -> str:
       "one of '*?['. Rename the folder or the file."
     )
   return escaped
+
+
+def parquet(path: str | os.PathLike) -> str:
+  """Returns the SQL of the table in one Parquet file.
+
+  Folders called 'key=value' above it add no column, as DuckDB would have it.
+  """
+  return f"read_parquet({quoted(pattern(path))}, hive_partitioning=false)"

@@ -113,8 +113,7 @@ def read(workdir: str) -> list[KeptUser]:
     )
   with duckdb.connect() as db:
     found = db.execute(
-      'SELECT "user", "row", title, png FROM read_parquet('
-      f"{duckdb_file.quoted(duckdb_file.pattern(path))})"
+      'SELECT "user", "row", title, png FROM ' + duckdb_file.parquet(path)
     ).fetchall()
   users = []
   # Lines of a user stand together, its history in order.

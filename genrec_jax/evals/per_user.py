@@ -8,7 +8,6 @@ import duckdb
 import numpy as np
 
 from genrec_jax.core import duckdb_file, files
-from genrec_jax.core.duckdb_file import quoted
 from genrec_jax.core.errors import UserError
 from genrec_jax.evals import differences
 from genrec_jax.evals.differences import Difference
@@ -60,7 +59,7 @@ def read(workdir: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
       " evaluation; evaluate it anew with configs/evaluate.py"
     )
   with duckdb.connect() as db:
-    query = f"SELECT * FROM read_parquet({quoted(path)})"
+    query = f"SELECT * FROM {duckdb_file.parquet(path)}"
     columns = db.execute(query).fetchnumpy()
   users, models = columns.pop("user"), columns.pop("model")
   found = {}

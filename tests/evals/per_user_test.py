@@ -14,7 +14,11 @@ ROWS = {
 }
 
 
-def test_scores_come_back_as_they_were(tmp_path):
+@pytest.mark.parametrize("name", ["run", "model=x", "a[0]*"])
+def test_scores_come_back_as_they_were(tmp_path, name):
+  """From folders, too, whose names DuckDB could take for columns or more."""
+  tmp_path = tmp_path / name
+  tmp_path.mkdir()
   per_user.write(str(tmp_path), USERS, ROWS)
   users, found = per_user.read(str(tmp_path))
   assert users == USERS

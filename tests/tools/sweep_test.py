@@ -73,13 +73,22 @@ def test_a_sweep_stopped_and_started_again_ends_with_the_same_table(tmp_path):
   assert "the loss is no longer finite" in (whole / "compare.html").read_text()
 
   parts = tmp_path / "parts"
-  status, printed, _ = _sweep(parts, *args, stop="rloo/seed_0")
+  status, printed, _ = _sweep(parts, *args, stop="grpo/seed_1")
   assert status == 130
-  assert _trained(printed)[-1] == "rl.advantage=rloo seed_0"
+  # All configurations come before the second seed of any.
+  assert _trained(printed) == [
+    "rl.advantage=grpo seed_0",
+    "rl.advantage=rloo seed_0",
+    "rl.advantage=dr_grpo seed_0",
+    "rl.advantage=grpo seed_1",
+  ]
   assert not (parts / "compare.json").exists()
   status, printed, _ = _sweep(parts, *args)
   assert "6 runs: 2 done already, 0 that cannot be, 4 to go" in printed
-  assert _trained(printed)[0] == "rl.advantage=rloo seed_0"
+  assert _trained(printed)[:2] == [
+    "rl.advantage=dr_grpo seed_0",
+    "rl.advantage=grpo seed_1",
+  ]
   again = (parts / "compare.json").read_text().replace(str(parts), str(whole))
   assert json.loads(again) == found
   # What failed is tried again, what is done is not.
