@@ -154,7 +154,7 @@ class Relay(_Line):
   def show(self, label: str, line: str) -> None:
     """Shows the newest line of the program that `label` names."""
     if self._due(time.monotonic()):
-      text = f"{label}: {line}"
+      text = f"{label}: {' '.join(line.split())}"  # of a table's wide gaps none
       # A longer one would wrap, and leave its first half when rewritten.
       width = shutil.get_terminal_size().columns - 1
       self._rewrite(text[:width] if self._terminal else text)

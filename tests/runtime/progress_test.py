@@ -92,7 +92,7 @@ def test_relay_shows_the_newest_line_now_and_then(capsys, monkeypatch):
   clock = iter([0.0, 3.0, 12.0])
   monkeypatch.setattr(progress_lib.time, "monotonic", lambda: next(clock))
   relay = progress_lib.Relay(every=10.0)
-  for line in ("step 1", "step 2", "step 3"):
+  for line in ("step 1", "step 2", "step   3"):
     relay.show("run 1", line)
   assert capsys.readouterr().out.splitlines() == [
     "run 1: step 1",
