@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from genrec_jax.config.flag import FOLDERS, each
 from genrec_jax.core.tree import flatten
 from genrec_jax.runtime import workdir
@@ -15,7 +13,7 @@ from genrec_jax.runtime import workdir
 _RESULTS = ("summary.json", "scores.parquet", "report.html")
 
 
-def finished(folder: str, wanted: ConfigDict) -> bool:
+def finished(folder: str, wanted: Any) -> bool:
   """Returns whether a workdir holds the results of a config.
 
   A run writes config.json when it begins and its results when it ends, so that
@@ -23,7 +21,7 @@ def finished(folder: str, wanted: ConfigDict) -> bool:
 
   Args:
     folder: the workdir.
-    wanted: the config of the run, as its file and flags make it.
+    wanted: the ConfigDict of the run, as its file and flags make it.
   """
   path = Path(folder, workdir.CONFIG)
   results = [Path(folder, name) for name in _RESULTS]
