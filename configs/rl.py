@@ -32,6 +32,9 @@ def get_config(variant: str = "") -> ConfigDict:
   # Besides CLIP: folders, hub or bundled names of CLIP, SigLIP or DINOv2, which
   # share the weights of text, history, future and diversity with it.
   config.rewards.encoders = ()
+  # Weights that change: (reward, step, factor of its weight), ..., such as
+  # (('copy', 0, 0.0), ('copy', 40, 1.0)), straight lines between.
+  config.rewards.schedule = ()
   config.rewards.text = ConfigDict()
   config.rewards.text.weight = 0.5  # one title: a noisy sign of the want
   config.rewards.history = ConfigDict()
@@ -73,6 +76,10 @@ def get_config(variant: str = "") -> ConfigDict:
   # scored | branches; a drift of both branches can leave the guided KL at 0,
   # watch kl_conditional.
   config.rl.kl_of = "scored"
+  # Average of the weights per step, which is evaluated and exported; 0.99 is
+  # usual for runs of some hundred steps.
+  config.rl.ema_decay = 0.0  # off: the first run is short
+  config.rl.reset_reference_every = 0  # steps; 0: where training began
 
   # Of the estimators other than 'score'; genrec_jax/objectives/pathwise.py.
   config.pathwise = ConfigDict()
@@ -89,6 +96,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config.objective.kl = "k3"  # k2 | k3 | k3_straight_through
   config.objective.kl_weight = 0.05  # weaker ones let samples grow alike
   config.objective.aggregation = "token"  # token | sequence; lengths are equal
+  # A bonus for prompts whose codes have less entropy than the target, in nats.
+  config.objective.entropy_weight = 0.0  # off: the KL holds it, if loosely
+  config.objective.entropy_target = 1.0  # watch `entropy` for one's own
 
   config.eval.base = "tiny_base"  # the table's first row; '' for none
   config.eval.samples = 4  # images per user, as many as in other evaluations

@@ -112,6 +112,8 @@ NUMBERS: Mapping[str, Numbers] = {
   **{f"rewards.{name}.weight": _WEIGHT for name in rewards.REWARDS},
   "rl.inner_epochs": _at_least(1),
   "rl.sampler_weight_cap": _at_least(0),
+  "rl.ema_decay": _DECAY,
+  "rl.reset_reference_every": _at_least(0),
   "pathwise.share": Numbers(
     "more than 0 and less than 1; rl.estimator says which alone",
     lambda value: 0 < value < 1,
@@ -120,6 +122,8 @@ NUMBERS: Mapping[str, Numbers] = {
   "objective.clip_low": _SHARE,
   "objective.clip_high": _above(0, "; a large number clips nothing"),
   "objective.kl_weight": _at_least(0),
+  "objective.entropy_weight": _at_least(0),
+  "objective.entropy_target": _above(0),
   "train.steps": _at_least(1),
   "train.log_every": _at_least(1),
   "train.eval_every": _at_least(0),
@@ -223,6 +227,12 @@ def _rl_contradictions(values: Mapping[str, Any]) -> list[str]:
       num_samples=values["sample.num_samples"],
     )
   ]
+  if values["rl.reset_reference_every"] and not values["objective.kl_weight"]:
+    problems.append(
+      f"rl.reset_reference_every is {values['rl.reset_reference_every']} with"
+      " objective.kl_weight=0: there is no reference to reset; expected 0, or a"
+      " KL weight above 0"
+    )
   if values["sample.top_k"] == 1:
     problems.append(
       "sample.top_k is 1: all samples of a prompt would be one image, without"

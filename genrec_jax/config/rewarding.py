@@ -8,6 +8,7 @@ from genrec_jax import rewards
 from genrec_jax.config import judges
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf.encoders import name_of
+from genrec_jax.rewards import schedule
 
 # In names of metrics and of parameters: the encoders that are always there.
 _TAKEN = (rewards.CLIP, rewards.QUALITY, rewards.HOST)
@@ -26,6 +27,11 @@ def problems(section: Mapping[str, Any], clip: str) -> list[str]:
   found = [f"rewards.{problem}" for problem in rewards.problems(sections)]
   if "encoders" in section:
     found += _encoder_problems(section["encoders"], clip)
+  if "schedule" in section:
+    found += [
+      f"rewards.{problem}"
+      for problem in schedule.problems(section["schedule"], sections)
+    ]
   quality = sections.get("quality", {})
   if quality.get("weight"):
     if not quality["checkpoint"]:

@@ -86,3 +86,11 @@ class TrainState:
   step: Array  # [] int32
   params: PyTree  # trainable only
   opt_state: PyTree
+  # Copies of the parameters, see `train.memory`; None where there are none.
+  ema: PyTree = None
+  reference: PyTree = None
+
+  @property
+  def shown(self) -> PyTree:
+    """The parameters that are evaluated and exported: the average, if any."""
+    return self.params if self.ema is None else self.ema

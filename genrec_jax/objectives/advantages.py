@@ -5,7 +5,7 @@
 Letters: P prompts, G samples per prompt.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import NamedTuple
 
@@ -19,6 +19,9 @@ from genrec_jax.groups import (
   deviation,
   subtract_group_mean,
 )
+
+Weight = float | jax.Array  # [] where it changes
+_LEAST_WEIGHT = 1e-12
 
 
 def _leave_one_out(rewards: jax.Array) -> jax.Array:  # [P, G] -> [P, G]
@@ -174,7 +177,7 @@ def contradictions(
 
 def combine(
   rewards: Mapping[str, jax.Array],  # [P, G] each
-  weights: Mapping[str, float],
+  weights: Mapping[str, Weight],
   *,
   normalise: str,
   advantage: str,
@@ -203,7 +206,8 @@ def combine(
 
   Args:
     rewards: name -> [P, G], of all prompts of the step, on all devices.
-    weights: name -> weight, the same names; a reward of weight 0 is left out.
+    weights: name -> weight, the same names; a reward whose weight is the number
+      0 is left out; an array [] is of a weight that changes.
     normalise: see above.
     advantage: see `estimate`.
     kept: [P] bool, False = a group that is left out, whose rewards may be NaN:
@@ -229,7 +233,9 @@ def combine(
   if problems:
     raise UserError(listed("invalid advantages:", problems))
   # A reward of weight 0 may be nan: 0 * nan would spoil the sum.
-  used = {k: at_least_float32(rewards[k]) for k, w in weights.items() if w}
+  used = {
+    k: at_least_float32(rewards[k]) for k, w in weights.items() if given(w)
+  }
   if kept is not None:  # 0 * nan is nan: the left out go first
     rewards, used = (
       {k: jnp.where(kept[:, None], v, 0.0) for k, v in given.items()}
@@ -245,7 +251,7 @@ def combine(
   floor: float | jax.Array = FLOOR
   if used:
     largest = functools.reduce(jnp.maximum, units.values())  # as the units
-    floor = FLOOR * max(abs(weights[k]) for k in used) / largest
+    floor = FLOOR * _largest([weights[k] for k in used]) / largest
   whole = estimate(advantage, total, floor=floor)  # [P, G]
   # `relative` is linear and the divisor is the whole's, so these add up to
   # `whole`: the shares below are of one and the same advantage.
@@ -256,9 +262,25 @@ def combine(
   return whole, _contributions(rewards, weights, whole, parts, kept)
 
 
+def given(weight: Weight) -> bool:
+  """Returns whether a weight may be other than 0."""
+  return isinstance(weight, jax.Array) or weight != 0
+
+
+def _largest(weights: Sequence[Weight]) -> Weight:
+  """Returns the largest of some weights, above 0."""
+  if not any(isinstance(weight, jax.Array) for weight in weights):
+    return max(map(abs, weights))
+  largest = functools.reduce(
+    jnp.maximum, map(jnp.abs, map(jnp.asarray, weights))
+  )
+  # Where all that change are 0: nothing is divided by 0 then.
+  return jnp.maximum(largest, _LEAST_WEIGHT)
+
+
 def _contributions(
   rewards: Mapping[str, jax.Array],  # [P, G] each
-  weights: Mapping[str, float],
+  weights: Mapping[str, Weight],
   whole: jax.Array,  # [P, G]
   parts: Mapping[str, jax.Array],  # [P, G] each
   kept: jax.Array | None,  # [P] bool

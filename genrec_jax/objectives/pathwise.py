@@ -137,7 +137,7 @@ def contradictions(
 
 def reward_slopes(
   rewards: Mapping[str, jax.Array],  # [P, G] each
-  weights: Mapping[str, float],
+  weights: Mapping[str, advantages.Weight],
   *,
   normalise: str,
   advantage: str,
@@ -173,7 +173,11 @@ def reward_slopes(
     name -> [P, G], of the rewards with a weight.
   """
   unit = lookup("normalise", advantages.NORMALISATIONS, normalise)
-  used = {k: at_least_float32(rewards[k]) for k, w in weights.items() if w}
+  used = {
+    name: at_least_float32(rewards[name])
+    for name, weight in weights.items()
+    if advantages.given(weight)
+  }
   rows = jnp.ones((1, 1), bool) if kept is None else kept[:, None]  # [P, 1]
   used = {k: jnp.where(rows, v, 0.0) for k, v in used.items()}
   # [P or 1, 1] each.

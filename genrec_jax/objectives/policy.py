@@ -86,6 +86,8 @@ class Objective:
     kl: see `kl.estimate`.
     kl_weight: of the KL in the loss, >= 0; 0: no reference is needed.
     aggregation: see `aggregate`; of surrogate and KL alike.
+    entropy_weight: of `entropy.shortfall` in the loss, >= 0; 0: no bonus.
+    entropy_target: nats per code below which the bonus acts.
   """
 
   ratio: str  # of RATIOS
@@ -94,6 +96,8 @@ class Objective:
   kl: str  # of kl.KLS
   kl_weight: float
   aggregation: str  # of AGGREGATIONS
+  entropy_weight: float = 0.0
+  entropy_target: float = 0.0
 
 
 def log_ratio(

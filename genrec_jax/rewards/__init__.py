@@ -15,6 +15,7 @@ from genrec_jax.rewards.table import (
   score_views,
   sections_of,
   statistics,
+  weights_at,
 )
 from genrec_jax.rewards.views import CLIP, HOST, QUALITY, View, look
 
@@ -39,4 +40,5 @@ __all__ = [
   "score_views",
   "sections_of",
   "statistics",
+  "weights_at",
 ]

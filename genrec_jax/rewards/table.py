@@ -17,6 +17,7 @@ from genrec_jax import groups
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.groups import at_least_float32
 from genrec_jax.rewards import cosines, external
+from genrec_jax.rewards import schedule as schedules
 from genrec_jax.rewards.views import CLIP, HOST, QUALITY, View
 from genrec_jax.targets import Targets
 
@@ -47,6 +48,7 @@ class Reward(NamedTuple):
   weight: float
   score: Callable[[jax.Array, Targets], jax.Array]  # [P, G, E] -> [P, G]
   encoder: str = CLIP
+  knots: schedules.Knots = ()  # of the weight; none: it stays
 
 
 def sections_of(
@@ -85,6 +87,7 @@ def from_options(
   sections: Mapping[str, Mapping[str, Any]],
   encoders: Mapping[str, bool] | None = None,
   describe: external.Describe | None = None,
+  schedule: Sequence[tuple[str, int, float]] = (),
 ) -> dict[str, Reward]:
   """Returns the rewards that a config's section `rewards` describes.
 
@@ -96,6 +99,7 @@ def from_options(
     sections: name -> {'weight': ..., and the options of REWARDS[name]}.
     encoders: besides CLIP, name -> whether it reads texts.
     describe: what 'external' is told of a window by its number.
+    schedule: `config.rewards.schedule`.
 
   Raises:
     UserError: lists `problems`.
@@ -116,7 +120,12 @@ def from_options(
     for encoder in by:
       first = encoder == by[0]
       full = name if first else f"{name}_{encoder}"
-      rewards[full] = Reward(options["weight"] / len(by), score, encoder)
+      rewards[full] = Reward(
+        options["weight"] / len(by),
+        score,
+        encoder,
+        schedules.knots_of(schedule, name),
+      )
   return rewards
 
 
@@ -139,6 +148,18 @@ def _options(function: Callable[..., jax.Array]) -> list[str]:
     for name, parameter in inspect.signature(function).parameters.items()
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY
   ]
+
+
+def weights_at(
+  rewards: Mapping[str, Reward], step: jax.Array
+) -> dict[str, float | jax.Array]:
+  """Returns the rewards' weights at a step: numbers where they stay."""
+  return {
+    name: reward.weight * schedules.factor(reward.knots, step)
+    if reward.knots
+    else reward.weight
+    for name, reward in rewards.items()
+  }
 
 
 def score(

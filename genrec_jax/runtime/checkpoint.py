@@ -1,9 +1,11 @@
 """Asynchronous Orbax checkpoints of a train state and its data iterator.
 
 `workdir/checkpoints/<step>/` holds three items: `params` (trainable only, so
-that a reader need not know the optimizer), `optimizer` (with the step) and
-`data` (the iterator's state, which is the same in every process). A checkpoint
-appears under its name only when it is whole; what a killed run left is removed.
+that a reader need not know the optimizer; their average where one is kept),
+`optimizer` (with the step, and what else goes on training: the parameters
+behind an average, a reference that is reset) and `data` (the iterator's state,
+which is the same in every process). A checkpoint appears under its name only
+when it is whole; what a killed run left is removed.
 Parameters are written in chunks, so that `open_params` can read them slice by
 slice, onto any mesh and into any number of processes. All processes of a run
 save and restore together.
@@ -105,7 +107,7 @@ def save(
       int(state.step),
       args=ocp.args.Composite(
         params=ocp.args.StandardSave(
-          state.params, jax.tree.map(lambda _: chunks, state.params)
+          state.shown, jax.tree.map(lambda _: chunks, state.shown)
         ),
         optimizer=ocp.args.StandardSave(_optimizer(state)),
         data=ocp.args.JsonSave(iterator.get_state()),
@@ -202,7 +204,11 @@ def restore(
       ),
     )
     iterator.set_state(restored["data"])
-    return TrainState(params=restored["params"], **restored["optimizer"])
+    # With an average of the parameters, theirs are with the optimizer.
+    shown, others = restored["params"], dict(restored["optimizer"])
+    if "params" in others:
+      return TrainState(ema=shown, **others)
+    return TrainState(params=shown, **others)
 
   problems = reading(folder, compare)
   if problems:
@@ -228,4 +234,10 @@ def saved_step(workdir: str) -> int:
 
 
 def _optimizer(state: TrainState) -> dict[str, PyTree]:
-  return {"step": state.step, "opt_state": state.opt_state}
+  """Returns what goes on training and nobody else reads."""
+  found = {"step": state.step, "opt_state": state.opt_state}
+  if state.ema is not None:
+    found["params"] = state.params
+  if state.reference is not None:
+    found["reference"] = state.reference
+  return found

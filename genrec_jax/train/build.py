@@ -17,8 +17,10 @@ from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.hf import load, locate
 from genrec_jax.runtime import distributed
 from genrec_jax.sampling import Sampling
-from genrec_jax.train import reward_encoders
+from genrec_jax.train import memory, reward_encoders
+from genrec_jax.train.memory import Memory
 from genrec_jax.train.plan import Plan, make_plan, shardings_of, types_of
+from genrec_jax.train.trainable import cast_frozen
 
 # (name in the table, reads its parameters)
 ComparedModel = tuple[str, Callable[..., PyTree]]
@@ -130,7 +132,17 @@ def init_state(
     out_shardings=shardings_of((plan.state.step, plan.state.opt_state)),
   )
   step, opt_state = start(trainable)
-  return TrainState(step=step, params=trainable, opt_state=opt_state), rest
+  state = TrainState(step=step, params=trainable, opt_state=opt_state)
+  kept = Memory.of(config.get("rl"))
+  if kept.kept:  # copies, in their shards as well
+    cast = functools.partial(cast_frozen, plan.model)
+    remember = jax.jit(
+      lambda state: memory.begin(state, kept, cast),
+      out_shardings=shardings_of(plan.state),
+      donate_argnums=0,
+    )
+    state = remember(state)
+  return state, rest
 
 
 def _describe(

@@ -21,7 +21,7 @@ from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.runtime import compiler
-from genrec_jax.train import optimizers, trainable
+from genrec_jax.train import memory, optimizers, trainable
 
 
 class Plan(NamedTuple):
@@ -103,10 +103,14 @@ def make_plan(
     updates_per_step=config.rl.inner_epochs if config.task == "rl" else 1,
   )
   state = jax.eval_shape(
-    lambda params: TrainState(jnp.int32(0), params, optimizer.init(params)),
+    lambda params: memory.begin(
+      TrainState(jnp.int32(0), params, optimizer.init(params)),
+      memory.Memory.of(config.get("rl")),
+      functools.partial(trainable.cast_frozen, model),
+    ),
     parts.trained,
   )
-  # Adam's moments lie as the parameters that they are of.
+  # Adam's moments, and copies, lie as the parameters that they are of.
   state_specs = sharding.specs_like_params(parts.trained_specs, state)
   # With adapters a checkpoint's parameters are all frozen.
   whole = (

@@ -16,7 +16,7 @@ from genrec_jax import objectives, sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import Prompt, PyTree, TrainState
 from genrec_jax.models.api import Generator
-from genrec_jax.objectives import kl, mismatch, pathwise, policy
+from genrec_jax.objectives import entropy, kl, mismatch, pathwise, policy
 from genrec_jax.sampling.scoring import Scores
 from genrec_jax.train import microbatch
 from genrec_jax.train import slopes as slopes_lib
@@ -220,6 +220,12 @@ def epoch_loss(
     loss -= options.pathwise.share * gain
     metrics["pathwise_loss"] = jax.lax.stop_gradient(-gain)
   metrics |= {"entropy": scores.entropy.mean(), "old_logprobs": old_logprobs}
+  if options.objective.entropy_weight:
+    lacking = entropy.shortfall(
+      scores.entropy, options.objective.entropy_target
+    )
+    loss += options.objective.entropy_weight * lacking
+    metrics["entropy_shortfall"] = jax.lax.stop_gradient(lacking)
   if drift is not None:
     # The conditional branch is the first of B.
     conditional = (jax.lax.stop_gradient(x[..., 0]) for x in drift)

@@ -28,7 +28,12 @@ from genrec_jax.models.clip import Clip
 from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.nn import lora
 from genrec_jax.objectives import Objective, advantages, pathwise
-from genrec_jax.train import policy_update, reward_encoders, trainable
+from genrec_jax.train import (
+  memory,
+  policy_update,
+  reward_encoders,
+  trainable,
+)
 from genrec_jax.train import slopes as slopes_lib
 from genrec_jax.train.build import build
 from genrec_jax.train.plan import Plan, shardings_of
@@ -82,14 +87,15 @@ def train_step(
   with jax.named_scope("rewards"):
     views = look(pixels, frozen, batch, clip, options)
     raw = rewards.score_views(views, options.rewards)  # name -> [P, G]
-    values, reward_metrics = weigh_rewards(raw, options)  # [P, G]
+    weights = rewards.weights_at(options.rewards, state.step)
+    values, reward_metrics = weigh_rewards(raw, weights, options)  # [P, G]
     if options.pathwise is not None:
       slopes, slope_metrics = slopes_lib.find(
         model,
         params,
         functools.partial(embed, frozen, clip, options),
         rollout.codes,
-        slopes_lib.embed_slopes(views, raw, options),
+        slopes_lib.embed_slopes(views, raw, weights, options),
         key,
         options,
       )
@@ -149,14 +155,16 @@ def embed(
 
 
 def weigh_rewards(
-  raw: Mapping[str, jax.Array], options: RLOptions
+  raw: Mapping[str, jax.Array],
+  weights: Mapping[str, float | jax.Array],
+  options: RLOptions,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the advantage of each sample, and metrics.
 
   Args:
     raw: the rewards [P, G], by name.
-    options: rewards with their weights, how they are normalised, and the
-      advantage.
+    weights: theirs at this step.
+    options: how rewards are normalised, and the advantage.
 
   Returns:
     Advantages [P, G] float32, and metrics [], among them `reward`: the mean of
@@ -165,7 +173,7 @@ def weigh_rewards(
   kept = rewards.kept_groups(raw)  # [P], those that an external one has scored
   values, contributions = advantages.combine(
     raw,
-    options.weights,
+    weights,
     normalise=options.normalise,
     advantage=options.advantage,
     kept=kept,
@@ -173,12 +181,14 @@ def weigh_rewards(
   metrics = rewards.statistics(raw, kept) | contributions
   # Of raw rewards: comparable between runs that normalise otherwise.
   total = sum(
-    (
-      weight * metrics[f"reward/{name}_mean"]
-      for name, weight in options.weights.items()
-    ),
+    (w * metrics[f"reward/{name}_mean"] for name, w in weights.items()),
     jnp.zeros(()),
   )
+  metrics |= {
+    f"reward/{name}_weight": weight
+    for name, weight in weights.items()
+    if isinstance(weight, jax.Array)  # those that change
+  }
   return values, {"reward": total} | metrics
 
 
@@ -189,12 +199,14 @@ def make_options(
 ) -> RLOptions:
   """Returns the options of a config's step.
 
+  Of its section `rl` all but the memory, which wraps the step.
+
   Args:
     config: of the run.
     encoders: of its plan.
     describe: what an external reward is told of a window.
   """
-  options = config.rl.to_dict()
+  options = {k: v for k, v in config.rl.items() if k not in memory.KEYS}
   estimator = options.pop("estimator")
   return RLOptions(
     seed=config.seed,
@@ -204,6 +216,7 @@ def make_options(
       rewards.sections_of(config.rewards.to_dict()),
       reward_encoders.reads_texts(encoders),
       describe,
+      config.rewards.schedule,
     ),
     encoders=encoders,
     objective=Objective(**config.objective),
@@ -222,7 +235,7 @@ def make_step(
     plan: of the run.
     describe: what an external reward is told of a window.
   """
-  return functools.partial(
+  step = functools.partial(
     train_step,
     model=plan.model,
     clip=plan.clip,
@@ -230,6 +243,8 @@ def make_step(
     to_rollout_layout=plan.to_rollout_layout,
     options=make_options(config, plan.encoders, describe),
   )
+  cast = functools.partial(trainable.cast_frozen, plan.model)
+  return memory.remembering(step, memory.Memory.of(config.rl), cast)
 
 
 def read_by_step(config: Any, plan: Plan, frozen: PyTree) -> dict[str, PyTree]:
@@ -250,9 +265,10 @@ def reference(config: Any, plan: Plan) -> dict[str, PyTree]:
   parameters alone are the reference, and no weight is held twice.
 
   Returns:
-    {'reference': tree}, or {} without a KL term.
+    {'reference': tree}, or {} without a KL term, or where the state holds a
+    reference that is reset.
   """
-  if not config.objective.kl_weight:
+  if not config.objective.kl_weight or config.rl.reset_reference_every:
     return {}
   start = lora.without(plan.state.params)
   cast = jax.eval_shape(

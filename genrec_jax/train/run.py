@@ -28,7 +28,7 @@ def train(
   evaluator = parts.evaluator
 
   def whole(state: TrainState, frozen: PyTree) -> PyTree:
-    return tree.merge(state.params, frozen["generator_rest"])
+    return tree.merge(state.shown, frozen["generator_rest"])
 
   def evaluate(
     state: TrainState, frozen: PyTree
@@ -37,7 +37,12 @@ def train(
 
   def finish(state: TrainState, frozen: PyTree, workdir: str) -> None:
     # What only training needs makes room for the compared models.
-    only_training = [state.opt_state, frozen.get("reference", ())]
+    only_training = [
+      state.opt_state,
+      frozen.get("reference", ()),
+      state.reference,
+      () if state.ema is None else state.params,
+    ]
     for array in jax.tree.leaves(only_training):
       array.delete()
     trained = (config.task, whole(state, frozen))

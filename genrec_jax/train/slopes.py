@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from genrec_jax import rewards
 from genrec_jax.core.types import PyTree
 from genrec_jax.models.api import Generator
-from genrec_jax.objectives import pathwise
+from genrec_jax.objectives import advantages, pathwise
 from genrec_jax.sampling import Extra
 from genrec_jax.train import microbatch
 from genrec_jax.train.rl_options import RLOptions
@@ -30,6 +30,7 @@ Embed = Callable[[jax.Array], PyTree]
 def embed_slopes(
   views: Mapping[str, rewards.View],
   raw: Mapping[str, jax.Array],
+  weights: Mapping[str, advantages.Weight],
   options: RLOptions,
 ) -> dict[str, jax.Array]:
   """Returns what the weighted rewards gain by each embedding: [P, G, E'].
@@ -37,6 +38,7 @@ def embed_slopes(
   Args:
     views: the generated images and what they are compared with, by encoder.
     raw: the rewards [P, G] of these images, by name.
+    weights: theirs at this step.
     options: with `pathwise`; of the rewards those that have a gradient count.
 
   Returns:
@@ -45,7 +47,7 @@ def embed_slopes(
   assert options.pathwise is not None
   slopes = pathwise.reward_slopes(
     raw,
-    options.weights,
+    weights,
     normalise=options.pathwise.normalise,
     advantage=options.advantage,
     kept=rewards.kept_groups(raw),

@@ -36,6 +36,9 @@ ZERO_IS_MEANT = {
   "rewards.external.weight",
   "rl.sampler_weight_cap",
   "objective.kl_weight",
+  "objective.entropy_weight",
+  "rl.ema_decay",
+  "rl.reset_reference_every",
   "train.eval_every",
   "train.checkpoint_every",
   "eval.copy_threshold",
@@ -269,6 +272,11 @@ def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
       {"rewards.copy.threshold": 1.0},
       "rewards.copy.threshold is 1: no cosine is above it, so that this reward"
       " penalises nothing; lower it, or give --config.rewards.copy.weight=0",
+    ),
+    (
+      {"rl.reset_reference_every": 5, "objective.kl_weight": 0.0},
+      "rl.reset_reference_every is 5 with objective.kl_weight=0: there is no"
+      " reference to reset; expected 0, or a KL weight above 0",
     ),
     (
       {"model.trainable": ()},

@@ -221,7 +221,7 @@ def rewarded(external):
     "host": rewards.View(images, None),
   }
   raw = rewards.score_views(views, options.rewards)
-  values, metrics = rl.weigh_rewards(raw, options)
+  values, metrics = rl.weigh_rewards(raw, options.weights, options)
   return np.asarray(values), jax.device_get(metrics)
 
 

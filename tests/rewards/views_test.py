@@ -111,7 +111,7 @@ def test_a_step_has_no_trace_of_an_encoder_without_a_weight(weighted, seeing):
     views = rl.look(pixels, frozen, batch("other", "quality"), CLIP, options)
     assert set(views) == seeing
     raw = rewards.score_views(views, options.rewards)
-    return rl.weigh_rewards(raw, options)
+    return rl.weigh_rewards(raw, options.weights, options)
 
   values, metrics = jax.jit(reward)(params, pixels())
   assert np.isfinite(values).all()

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import types
 
@@ -55,6 +56,26 @@ def test_restores_state_and_iterator_on_any_mesh(tmp_path):
     assert jax.tree.structure(restored) == jax.tree.structure(template)
     assert template.params["b"].is_deleted()
     np.testing.assert_array_equal(next(again), following)
+
+
+def test_an_average_is_what_readers_get_and_training_goes_on_behind_it(
+  tmp_path,
+):
+  def given(value):
+    state = make_state(value)
+    return dataclasses.replace(
+      state,
+      ema=jax.tree.map(lambda x: x + 1, state.params),
+      reference=jax.tree.map(lambda x: x + 2, state.params),
+    )
+
+  with checkpoint.open_manager(str(tmp_path), 1) as manager:
+    checkpoint.save(manager, given(1.5), iterator())
+  with checkpoint.open_manager(str(tmp_path), 1) as manager:
+    restored = checkpoint.restore(manager, given(0.0), iterator())
+  jax.tree.map(np.testing.assert_array_equal, restored, given(1.5))
+  params = saved_params.open_params(str(tmp_path))
+  np.testing.assert_array_equal(params["b"][...], np.full(3, 2.5))
 
 
 def test_reads_trained_parameters_without_their_mesh_or_optimizer(

@@ -180,6 +180,59 @@ def test_weights_multiply_the_gradient(params, monkeypatch):
     run(params, sampler_weight_cap=2.0, scoring="conditional")
 
 
+def nats_of(params):
+  """Returns the mean entropy of each prompt's codes, guided by 2: [P]."""
+  table = params["table"]["embedding"].reshape(-1, 3, 8)
+  logits = jax.nn.log_softmax(table[:1] + 2.0 * (table[1:] - table[:1]))
+  return -jnp.sum(jnp.exp(logits) * logits, -1).mean(-1)
+
+
+def test_the_entropy_bonus_pulls_up_what_lacks_some(params):
+  """Its gradient by hand; in two microbatches as in one."""
+  target = float(jnp.median(nats_of(params)))  # some prompts lack none
+  objective = dataclasses.replace(
+    OPTIONS.objective, entropy_weight=0.7, entropy_target=target
+  )
+  nothing = {
+    name: one._replace(weight=0.0) for name, one in OPTIONS.rewards.items()
+  }
+
+  def loss(params):
+    return 0.7 * jnp.maximum(target - nats_of(params), 0).mean()
+
+  value, slopes = jax.value_and_grad(loss)(params)
+  for parts in (1, 2):
+    state, metrics = run(
+      params, objective=objective, rewards=nothing, microbatches=parts
+    )
+    (found,) = gradient(state).values()
+    np.testing.assert_allclose(
+      found, slopes["table"]["embedding"], rtol=1e-4, atol=1e-7
+    )
+    np.testing.assert_allclose(
+      metrics["entropy_shortfall"], value / 0.7, rtol=1e-5
+    )
+
+
+def test_a_scheduled_weight_is_that_of_the_state_s_step(params):
+  rising = {
+    name: one._replace(knots=((0, 0.0), (10, 1.0)) if name == "text" else ())
+    for name, one in OPTIONS.rewards.items()
+  }
+  _, first = run(params, rewards=rising)
+  assert first["reward/text_weight"] == 0
+  assert "reward/future_weight" not in first
+  _, later = run(params, step=5, rewards=rising)
+  assert later["reward/text_weight"] == 0.5
+  halved = {
+    name: one._replace(weight=0.5) if name == "text" else one
+    for name, one in OPTIONS.rewards.items()
+  }
+  _, expected = run(params, step=5, rewards=halved)
+  np.testing.assert_allclose(later["loss"], expected["loss"], atol=1e-7)
+  np.testing.assert_allclose(later["reward"], expected["reward"], rtol=1e-6)
+
+
 def drifted(params, drift):
   """Moves both branches so that guidance by 2 is left as it was."""
   table = params["table"]["embedding"]

@@ -150,7 +150,7 @@ def estimates(memory):
     params,
     lambda pixels: {rewards.CLIP: embed(pixels)},
     CODES,
-    slopes.embed_slopes(views, raw, options),
+    slopes.embed_slopes(views, raw, options.weights, options),
     1,
   )
 
