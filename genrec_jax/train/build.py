@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import PyTree, TrainState
-from genrec_jax.data import metadata, stream, windows
+from genrec_jax.data import metadata, shown_prompt, stream, windows
 from genrec_jax.data.examples import ReadTitles
 from genrec_jax.evals import calibration, lineage, opening
 from genrec_jax.evals.evaluator import Evaluator
@@ -35,6 +35,7 @@ class RunParts(NamedTuple):
   iterator: Any  # of host batches, see `LoopInputs`
   evaluator: Evaluator
   models: list[ComparedModel]  # what the trained model came from
+  prompt_sizes: Mapping[str, int]  # P, T and N, by the names in `throughput`
   # What is known of a training window, by its number.
   describe: Callable[[int], Mapping[str, Any]]
 
@@ -92,6 +93,9 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
   )
   # Whether the copy threshold separates copies, said before hours of training.
   evaluator = calibration.calibrated(evaluator, tree.merge(state.params, rest))
+  # Prompts of training are as long: both are padded to the longest there is.
+  prompt = evaluator.test[0].batch.prompt
+  distributed.say(shown_prompt.line(generator.processor.tokenizer, prompt))
   return RunParts(
     plan=plan,
     state=state,
@@ -99,6 +103,11 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
     iterator=iterator,
     evaluator=evaluator,
     models=models,
+    prompt_sizes={
+      "prompts": config.data.batch_size,
+      "tokens": prompt.ids.shape[1],
+      "images": prompt.images.shape[1],
+    },
     describe=functools.partial(
       metadata.describe,
       inputs.dataset,

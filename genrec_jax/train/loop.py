@@ -24,6 +24,7 @@ from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.runtime import checkpoint, distributed, launch, metric_writer
 from genrec_jax.runtime import progress as progress_lib
 from genrec_jax.runtime import workdir as workdir_lib
+from genrec_jax.train.throughput import Clock
 
 Metrics = dict[str, Any]
 
@@ -44,6 +45,7 @@ class LoopInputs:
     finish: (state, frozen, workdir) -> None; reports at the end.
     headline: the metric on the progress line.
     population: who is evaluated, for the progress line.
+    clock: of the steps; None: rates are not known.
   """
 
   state: TrainState
@@ -55,6 +57,7 @@ class LoopInputs:
   finish: Callable[[TrainState, PyTree, str], None]
   headline: str
   population: str = "held-out users"
+  clock: Clock | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +184,8 @@ class _Loop:
         # A SIGTERM during the last evaluation stops the run before its reports.
         last = multihost_utils.reached_preemption_sync_point(steps + 1)
         self.stop_if(last, steps)
+    if self.inputs.clock and (line := self.inputs.clock.line()):
+      self.progress.say(line)
     return state
 
   def next_batch(self, step: int) -> PyTree:
@@ -206,14 +211,16 @@ class _Loop:
       if not math.isfinite(values.get(name, 0.0)):
         self.refuse(f"{name} is {values[name]} at step {step}")
     rate = self.progress.step(step, headline, values[headline])
+    rates = self.inputs.clock.tick() if self.inputs.clock else {}
     if self.schedule.logs(step):
       self.writer.scalars(step, values)
       if rate is not None:
-        self.writer.board(step, {"steps_per_second": rate})
+        self.writer.board(step, {"steps_per_second": rate} | rates)
 
   def evaluate(self, step: int, state: TrainState) -> None:
     """Evaluates held-out users and writes their metrics and images."""
     self.write_pending()
+    self.pause_clock()
     self.progress.say(
       f"step {step}/{self.schedule.steps}  evaluating"
       f" {self.inputs.population} ..."
@@ -229,8 +236,14 @@ class _Loop:
     # Metrics may be finite where the update was not: never save a NaN.
     if not _finite(state.params):
       self.refuse(f"parameters are not finite after step {step}")
+    self.pause_clock()
     self.writer.sync()  # a resumed run cuts metrics back to this step
     checkpoint.save(self.manager, state, self.inputs.iterator)
+
+  def pause_clock(self) -> None:
+    """Leaves out of the rates what is no step."""
+    if self.inputs.clock:
+      self.inputs.clock.pause()
 
   def stop_if(self, asked: bool, step: int) -> None:
     """Ends the run after a checkpoint if SIGTERM asked for it."""

@@ -32,6 +32,7 @@ from genrec_jax.train import (
   memory,
   policy_update,
   reward_encoders,
+  throughput,
   trainable,
 )
 from genrec_jax.train import slopes as slopes_lib
@@ -324,4 +325,13 @@ def run(config: Any, workdir: str) -> None:
   frozen = read_by_step(config, parts.plan, parts.frozen)
   parts = parts._replace(frozen=frozen | kept)
   step = make_step(config, parts.plan, parts.describe)
-  train(config, workdir, parts, step, headline="reward")
+  work = throughput.work(
+    throughput.count_weights(parts.plan.model),
+    samples=config.sample.num_samples,
+    codes=parts.plan.model.image_tokens,
+    branches=1 if config.sample.guidance == 1 else 2,
+    forward=1 + bool(config.objective.kl_weight),  # rollout, reference
+    updates=config.rl.inner_epochs,
+    **parts.prompt_sizes,
+  )
+  train(config, workdir, parts, step, headline="reward", work=work)

@@ -11,10 +11,17 @@ from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.evals import results
 from genrec_jax.train import loop
 from genrec_jax.train.build import RunParts
+from genrec_jax.train.throughput import Clock, Work
 
 
 def train(
-  config: Any, workdir: str, parts: RunParts, step: Callable, *, headline: str
+  config: Any,
+  workdir: str,
+  parts: RunParts,
+  step: Callable,
+  *,
+  headline: str,
+  work: Work,
 ) -> None:
   """Trains, then compares the trained model with those it came from.
 
@@ -24,6 +31,7 @@ def train(
     parts: see `build`; its state is donated to the first step.
     step: (state, frozen, batch) -> (state, metrics), to be jitted.
     headline: the metric on the progress line.
+    work: of a step.
   """
   evaluator = parts.evaluator
 
@@ -61,6 +69,7 @@ def train(
       finish=finish,
       headline=headline,
       population=evaluator.population,
+      clock=Clock(work, list(parts.plan.mesh.devices.flat)),
     ),
     loop.Schedule(**config.train),
     workdir=workdir,

@@ -17,7 +17,7 @@ from genrec_jax import sampling
 from genrec_jax.core import tree
 from genrec_jax.core.types import Batch, Prompt, PyTree, TrainState
 from genrec_jax.models.api import Generator
-from genrec_jax.train import microbatch
+from genrec_jax.train import microbatch, throughput
 from genrec_jax.train.build import build
 from genrec_jax.train.plan import Plan
 from genrec_jax.train.run import train
@@ -164,4 +164,10 @@ def run(config: Any, workdir: str) -> None:
     copy_threshold=config.eval.copy_threshold,
   )
   step = make_step(config, parts.plan)
-  train(config, workdir, parts, step, headline="loss")
+  work = throughput.work(
+    throughput.count_weights(parts.plan.model),
+    samples=1,
+    codes=parts.plan.model.image_tokens,
+    **parts.prompt_sizes,
+  )
+  train(config, workdir, parts, step, headline="loss", work=work)

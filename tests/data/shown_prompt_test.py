@@ -1,0 +1,23 @@
+"""The prompt that a run prints at its start."""
+
+import numpy as np
+
+from genrec_jax.core.types import Prompt
+from genrec_jax.data import shown_prompt
+from genrec_jax.testing import BOI, BOS, EOI, IMAGE, PAD, word_tokenizer
+
+
+def test_it_reads_as_the_model_does_with_runs_counted():
+  tokenizer = word_tokenizer()
+  words = tokenizer("red circle what comes next")["input_ids"]
+  ids = [PAD, BOS, *words[:2], BOI, *[IMAGE] * 4, EOI, *words[2:], BOI]
+  prompt = Prompt(
+    ids=np.asarray([ids, ids[::-1]]),
+    mask=np.arange(len(ids))[None] > [[0], [0]],
+    images=np.zeros(0),
+  )
+  assert shown_prompt.line(tokenizer, prompt) == (
+    'first prompt, 14 tokens: "<｜begin▁of▁sentence｜> red circle'
+    " <begin_of_image><image_placeholder>*4<end_of_image> what comes next"
+    ' <begin_of_image>"'
+  )
