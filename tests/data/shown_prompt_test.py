@@ -4,7 +4,15 @@ import numpy as np
 
 from genrec_jax.core.types import Prompt
 from genrec_jax.data import shown_prompt
-from genrec_jax.testing import BOI, BOS, EOI, IMAGE, PAD, word_tokenizer
+from genrec_jax.testing import (
+  BOI,
+  BOS,
+  EOI,
+  IMAGE,
+  PAD,
+  SPECIAL_TOKENS,
+  word_tokenizer,
+)
 
 
 def test_it_reads_as_the_model_does_with_runs_counted():
@@ -16,8 +24,8 @@ def test_it_reads_as_the_model_does_with_runs_counted():
     mask=np.arange(len(ids))[None] > [[0], [0]],
     images=np.zeros(0),
   )
+  bos = SPECIAL_TOKENS["bos_token"]
   assert shown_prompt.line(tokenizer, prompt) == (
-    'first prompt, 14 tokens: "<｜begin▁of▁sentence｜> red circle'
-    " <begin_of_image><image_placeholder>*4<end_of_image> what comes next"
-    ' <begin_of_image>"'
+    f'first prompt, 14 tokens: "{bos} red circle <begin_of_image>'
+    '<image_placeholder>*4<end_of_image> what comes next <begin_of_image>"'
   )
