@@ -207,6 +207,11 @@ class _Loop:
     (step, on_device), self.pending = self.pending, None
     headline = self.inputs.headline
     values = {k: float(v) for k, v in jax.device_get(on_device).items()}
+    if values.get("reward/external_dropped") == 1:
+      self.refuse(
+        f"rewards.external failed for every prompt of step {step}",
+        "put what it says above right, and the same command goes on",
+      )
     for name in ("loss", "grad_norm", headline):
       if not math.isfinite(values.get(name, 0.0)):
         self.refuse(f"{name} is {values[name]} at step {step}")
@@ -254,7 +259,13 @@ class _Loop:
         f" saved; {distributed.RESUME}"
       )
 
-  def refuse(self, problem: str) -> NoReturn:
+  def refuse(
+    self,
+    problem: str,
+    advice: str = (
+      "try a lower optim.lr or optim.grad_norm, in another workdir"
+    ),
+  ) -> NoReturn:
     """Ends a run that has become useless; names its last good checkpoint."""
     checkpoint.wait(self.manager)
     good = self.manager.latest_step()
@@ -264,10 +275,7 @@ class _Loop:
       if good is None
       else f"the last good checkpoint is {folder}/{good}"
     )
-    raise UserError(
-      f"{problem}: training stopped and {kept}; try a lower optim.lr or"
-      " optim.grad_norm, in another workdir"
-    )
+    raise UserError(f"{problem}: training stopped and {kept}; {advice}")
 
 
 @jax.jit
