@@ -1,4 +1,4 @@
-"""main.py with every reward and every memory on: a stop, a resume, a failure."""
+"""main.py with every reward and every memory on: a stop, a failure."""
 
 import json
 import os
