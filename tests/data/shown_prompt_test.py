@@ -26,6 +26,6 @@ def test_it_reads_as_the_model_does_with_runs_counted():
   )
   bos = SPECIAL_TOKENS["bos_token"]
   assert shown_prompt.line(tokenizer, prompt) == (
-    f'first prompt, 14 tokens: "{bos} red circle <begin_of_image>'
+    f'first prompt, 13 tokens: "{bos} red circle <begin_of_image>'
     '<image_placeholder>*4<end_of_image> what comes next <begin_of_image>"'
   )
