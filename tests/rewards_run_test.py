@@ -119,7 +119,8 @@ def test_all_on_resumes_bit_for_bit(folder):
   found = rows(folder, "whole")
   assert [row["reward/copy_weight"] for row in found] == [0, 0.25, 0.5, 0.75]
   for row in found:
-    names = {k.split("/")[1].removesuffix("_mean") for k in row if "_mean" in k}
+    ours = [k.removeprefix("reward/") for k in row if k.startswith("reward/")]
+    names = {k.removesuffix("_mean") for k in ours if k.endswith("_mean")}
     assert {"future", "future_tiny_judge", "diversity_tiny_judge"} <= names
     assert {"quality", "external", "text", "copy"} <= names
     assert "text_tiny_judge" not in names  # it reads no texts

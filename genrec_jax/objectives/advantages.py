@@ -269,8 +269,9 @@ def given(weight: Weight) -> bool:
 
 def _largest(weights: Sequence[Weight]) -> Weight:
   """Returns the largest of some weights, above 0."""
-  if not any(isinstance(weight, jax.Array) for weight in weights):
-    return max(map(abs, weights))
+  numbers = [abs(w) for w in weights if not isinstance(w, jax.Array)]
+  if len(numbers) == len(weights):
+    return max(numbers)
   largest = functools.reduce(
     jnp.maximum, map(jnp.abs, map(jnp.asarray, weights))
   )
