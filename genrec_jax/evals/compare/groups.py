@@ -18,7 +18,9 @@ _NO_MATTER = (
   "eval.keep_images",
   "eval.users_during",
 )
+FIRST = "the first"  # its name where many keys were varied
 _ABSENT = "-"  # shown for a key that a run's config has not
+_MANY = 2  # values; of more a name would be a list that nobody compares
 
 
 class Group(NamedTuple):
@@ -54,11 +56,19 @@ def group(runs: Sequence[Run]) -> list[Group]:
     values = {short[key]: show(first.config.get(key, _ABSENT)) for key in keys}
     if several:
       values["row"] = first.row
-    name = ", ".join(f"{key}={value}" for key, value in values.items())
-    groups.append(
-      Group(name or first.path, values, sorted(members, key=lambda r: r.seed))
-    )
-  return groups
+    groups.append(Group("", values, sorted(members, key=lambda run: run.seed)))
+  return [one._replace(name=_name(one, groups[0])) for one in groups]
+
+
+def _name(one: Group, first: Group) -> str:
+  """Returns what distinguishes a group: if that is much, from the first."""
+  values = one.values
+  if len(values) > _MANY:
+    if one is first:
+      return FIRST
+    values = {k: v for k, v in values.items() if v != first.values[k]}
+  name = ", ".join(f"{key}={value}" for key, value in values.items())
+  return name or one.runs[0].path
 
 
 def varied(runs: Sequence[Run]) -> list[str]:

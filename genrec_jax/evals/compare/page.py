@@ -8,7 +8,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.evals import kept_images, page_differences
 from genrec_jax.evals.compare import overlay
 from genrec_jax.evals.compare.comparison import Comparison
-from genrec_jax.evals.compare.groups import Group
+from genrec_jax.evals.compare.groups import FIRST, Group
 from genrec_jax.evals.examples import ShownImage
 from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.metrics import in_order, metric_of
@@ -114,6 +114,10 @@ def _table(
     ]
     seeds = ", ".join(map(str, group["seeds"]))
     note = f"seed{'s' if len(group['seeds']) > 1 else ''} {seeds}"
+    # Others are named by what they change in it.
+    if group["name"] == FIRST:
+      values = [f"{key}={value}" for key, value in group["values"].items()]
+      note = "; ".join([note, ", ".join(values)])
     rows.append(Row(group["name"], note, colours[group["name"]], cells))
   references = [
     Row(

@@ -21,6 +21,25 @@ def test_runs_that_differ_in_their_seed_are_one_group(make_run):
   assert found[2].values == {"advantage": "rloo", "text.weight": "0"}
 
 
+def test_of_many_values_a_name_has_what_differs_from_the_first(make_run):
+  weights = {"rewards.text.weight": 0.0, "rewards.copy.weight": 0.0}
+  found = _group(
+    make_run("a"),
+    make_run("b", config=weights),
+    make_run("c", config={"rl.advantage": "rloo"}),
+  )
+  assert [group.name for group in found] == [
+    "the first",
+    "text.weight=0, copy.weight=0",
+    "advantage=rloo",
+  ]
+  assert found[0].values == {
+    "advantage": "grpo",
+    "text.weight": "0.5",
+    "copy.weight": "1",
+  }
+
+
 def test_a_group_alone_has_its_folders_name(make_run):
   path = make_run("a")
   (found,) = _group(path, make_run("b", config={"seed": 1}))
