@@ -153,6 +153,7 @@ def test_rl_goes_on_from_a_run_with_adapters_with_its_own(tuned, monkeypatch):
     **{
       "model.lora_rank": 2,
       "model.checkpoint": str(tuned),
+      "rl.estimator": "both",  # samples and slopes reach adapters alike
       "train.steps": 2,
       "optim.lr": 0.01,
     },
