@@ -3,6 +3,9 @@
     prompt -> G samples x I codes -> pixels -> CLIP -> rewards -> advantages
            -> policy gradient + KL to the frozen reference -> new parameters
 
+With `rl.estimator` 'pathwise' or 'both' the rewards' own gradients take the way
+back through CLIP and pixels to the codes, see `train/slopes.py`.
+
 `train_step` is one function for `jax.jit`: nothing of a rollout leaves the
 device, and a group's samples share the prefix of their prompt in sampling, in
 the policy pass and in the reference pass.
