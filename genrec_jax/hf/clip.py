@@ -7,7 +7,7 @@ import transformers
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.hf import defaults
-from genrec_jax.hf.rules import Rule, conv, embedding, linear, norm
+from genrec_jax.hf.rules import Rule, conv, embedding, linear, norm, tower
 from genrec_jax.models.clip import ACTIVATIONS, Clip, Tower
 
 # Buffers that old checkpoints saved; transformers ignores them too.
@@ -179,7 +179,7 @@ def rules(clip: Clip) -> tuple[Rule, ...]:
     *embedding(
       "text_model.embeddings.token_embedding", "text_model/token_embedding"
     ),
-    *_tower("text_model"),
+    *tower("text_model"),
     *norm("text_model.final_layer_norm", "text_model/final_layer_norm"),
     Rule(
       "vision_model.embeddings.class_embedding",
@@ -190,26 +190,9 @@ def rules(clip: Clip) -> tuple[Rule, ...]:
     *conv(patch, "vision_model/patch_embedding", bias=False),
     # Spelt so in transformers.
     *norm("vision_model.pre_layrnorm", "vision_model/pre_layrnorm"),
-    *_tower("vision_model"),
+    *tower("vision_model"),
     *norm("vision_model.post_layernorm", "vision_model/post_layernorm"),
     *linear("text_projection", "text_projection", bias=False),
     *linear("visual_projection", "visual_projection", bias=False),
     Rule("logit_scale", "logit_scale", "same"),
   )
-
-
-def _tower(name: str) -> list[Rule]:
-  # {l}: all layers are one parameter of ours.
-  hf, ours = f"{name}.encoder.layers.{{l}}", f"{name}/layers"
-  table = [
-    *embedding(
-      f"{name}.embeddings.position_embedding", f"{name}/position_embedding"
-    )
-  ]
-  for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-    table += linear(f"{hf}.self_attn.{part}", f"{ours}/self_attn/{part}")
-  for part in ("fc1", "fc2"):
-    table += linear(f"{hf}.mlp.{part}", f"{ours}/mlp/{part}")
-  for part in ("layer_norm1", "layer_norm2"):
-    table += norm(f"{hf}.{part}", f"{ours}/{part}")
-  return table

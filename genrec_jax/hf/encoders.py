@@ -24,6 +24,7 @@ from genrec_jax.hf import (
   safetensors_io,
   settings,
   sharded_read,
+  siglip,
 )
 from genrec_jax.hf.rules import Rule
 from genrec_jax.hf.tokenizers import read_tokenizer
@@ -61,7 +62,7 @@ class Format(Protocol):
 
 CLIP_NAME = "clip"  # of the reward's CLIP in names of metrics
 # model_type of config.json -> module.
-FORMATS: dict[str, Format] = {"clip": clip, "dinov2": dinov2}
+FORMATS: dict[str, Format] = {"clip": clip, "siglip": siglip, "dinov2": dinov2}
 
 
 @dataclasses.dataclass(frozen=True)

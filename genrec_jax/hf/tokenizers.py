@@ -22,6 +22,6 @@ def read_tokenizer(
   except Exception as error:  # transformers raises many kinds
     why = " ".join(str(error).split())
     raise UserError(
-      f"cannot read the tokenizer in {folder}: {why}; expected a whole"
-      " tokenizer.json and tokenizer_config.json"
+      f"cannot read the tokenizer in {folder}: {why}; expected whole files of a"
+      " tokenizer, such as tokenizer.json and tokenizer_config.json"
     ) from None

@@ -45,6 +45,7 @@ class Siglip:
   patch_size: int = 16
   activation: str = "gelu"
   attention_bias: bool = True  # of queries, keys and values
+  output_name: str = "projection_layer"  # see `EncoderBlock`; Janus' own
   norm_epsilon: float = 1e-6
   dtype: str = "float32"  # compute type; parameters have their own
   remat: str = "none"  # see `layers.scan_stack`
@@ -112,7 +113,7 @@ class Siglip:
       self.norm_epsilon,
       self.dtype,
       qkv_bias=self.attention_bias,
-      output_name="projection_layer",
+      output_name=self.output_name,
     )
 
   def _patches(self) -> nn.Conv:
