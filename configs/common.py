@@ -72,6 +72,14 @@ def base(task: str, variant: str) -> ConfigDict:
   # Encoders that judge and never reward: HF folders of CLIP, SigLIP or DINOv2,
   # names on the hub or bundled ones; docs/evaluation.md names some.
   config.eval.judges = ("tiny_judge",)
+  # Rows of the table for what these would show instead of a generated image, by
+  # name in genrec_jax/rows.py; fitted to the training data at each evaluation.
+  config.eval.recommenders = (
+    "most_popular",
+    "item_knn",
+    "content_knn",
+    "sasrec",
+  )
   config.eval.users = 256  # held-out; intervals of about +-0.03
   config.eval.batch_size = 32  # users whose images are generated at once
   # Others that all models but the base are sampled at, such as (0.5, 0.7, 1.5),

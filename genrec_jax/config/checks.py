@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 import math
 from typing import Any, NamedTuple
 
-from genrec_jax import rewards
+from genrec_jax import rewards, rows
 from genrec_jax.config import judges, rewarding
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.tree import flatten
@@ -167,6 +167,7 @@ def check(config: Any) -> None:
     and not (math.isfinite(values[key]) and numbers.allow(values[key]))
   ]
   problems += _temperature_problems(values)
+  problems += _recommender_problems(values)
   rewards_section = config.to_dict().get("rewards", {})
   problems += rewarding.problems(rewards_section, values["clip.checkpoint"])
   if "eval.judges" in values:
@@ -200,6 +201,23 @@ def _temperature_problems(values: Mapping[str, Any]) -> list[str]:
       " to plot; raise the samples, or leave the temperatures out"
     ]
   return []
+
+
+def _recommender_problems(values: Mapping[str, Any]) -> list[str]:
+  """Returns what is wrong with `eval.recommenders`, if anything is."""
+  given = values.get("eval.recommenders", ())
+  if (
+    isinstance(given, tuple | list)
+    and all(isinstance(name, str) for name in given)
+    and set(given) <= rows.RECOMMENDERS.keys()
+    and len(set(given)) == len(given)
+  ):
+    return []
+  return [
+    f"eval.recommenders is {given!r}: expected some of"
+    f" {', '.join(rows.RECOMMENDERS)}, each once, as in"
+    " --config.eval.recommenders=\"('item_knn','sasrec')\", or () for none"
+  ]
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:

@@ -104,6 +104,23 @@ def test_one_sample_has_no_diversity_to_plot(task, key):
   assert text.startswith("eval.temperatures needs two samples a user or more")
 
 
+@pytest.mark.parametrize(
+  "names", [("sasrec", "knn"), ("sasrec", "sasrec"), "sasrec", ([],), None]
+)
+def test_recommenders_are_named_once_each(names):
+  text = said(get_config({"eval.recommenders": names}, "evaluate"))
+  assert text == (
+    f"eval.recommenders is {names!r}: expected some of most_popular, item_knn,"
+    " content_knn, sasrec, each once, as in"
+    " --config.eval.recommenders=\"('item_knn','sasrec')\", or () for none"
+  )
+
+
+def test_any_recommenders_and_none_are_allowed():
+  for names in ((), ("sasrec", "item_knn")):
+    assert not said(get_config({"eval.recommenders": names}, "evaluate"))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_number_has_a_range(task, variant):

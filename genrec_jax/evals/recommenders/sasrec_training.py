@@ -25,16 +25,20 @@ from genrec_jax.runtime import progress
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Sizes and stopping of SASRec; small, as are its data sets."""
+  """Sizes and stopping of SASRec.
+
+  Chosen by validation items of MovieLens latest-small, where two layers, or a
+  width of 128 with less dropout, are worse; the synthetic world agrees.
+  """
 
   length: int  # of the longest history that is read
   width: int = 64
-  num_layers: int = 2
-  num_heads: int = 2
-  dropout: float = 0.2
+  num_layers: int = 1
+  num_heads: int = 1
+  dropout: float = 0.5  # the paper's for sparse data
   lr: float = 1e-3  # the paper's
-  batch_size: int = 128
-  sampled: int = 512  # items in the softmax besides the target
+  batch_size: int = 64
+  sampled: int = 256  # items in the softmax besides the target
   steps: int = 4000  # at most
   check_every: int = 100  # steps between looks at what is held back
   patience: int = 4  # looks without a better one until it stops

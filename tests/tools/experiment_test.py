@@ -1,0 +1,155 @@
+"""The order of the commands, and what is skipped, left out and refused."""
+
+import json
+from pathlib import Path
+import shlex
+
+import pytest
+
+from tests.tools.process import run_tool
+
+# Runs the tool with commands that only write their last file; those on a data
+# set in a folder 'fail' fail.
+STUB = """
+import os, runpy, subprocess, sys
+from pathlib import Path
+from types import SimpleNamespace
+LAST = {
+  "main.py": ("--workdir=", "summary.json"),
+  "compare.py": ("--out=", "compare.json"),
+  "make": ("--out=", "key.json"),
+  "simulate": ("--out=", "truth.json"),
+  "analyse": ("--out=", "analysis.json"),
+}
+def run(command, check):
+  words = [Path(command[1]).name, *command[2:]]
+  if any(word.endswith("=fail") for word in words):
+    return SimpleNamespace(returncode=3)
+  key = words[1] if words[0] == "study.py" else words[0]
+  start, file = LAST[key]
+  [folder] = [w.removeprefix(start) for w in words if w.startswith(start)]
+  Path(folder).mkdir(parents=True, exist_ok=True)
+  Path(folder, file).touch()
+  return SimpleNamespace(returncode=0)
+subprocess.run = run
+sys.argv = sys.argv[1:]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+  """Returns a function that runs the tool with stubs, into tmp_path/out."""
+
+  def run(*args):
+    out = f"--out={tmp_path / 'out'}"
+    return run_tool("experiment.py", out, *args, code=STUB)
+
+  return run
+
+
+def lines(printed, word):
+  return [line for line in printed.splitlines() if word in line]
+
+
+def test_commands_are_those_of_the_contracts(tmp_path):
+  status, printed, errors = run_tool(
+    "experiment.py",
+    f"--out={tmp_path}/o",
+    "--data=m=DATA",
+    "--variant=debug",
+    "--model=M",
+    "--clip=C",
+    "--judges=J,K",
+    "--seeds=2",
+    "--temperatures=0.5,2",
+    "--flags=--config.data.workers=2",
+    "--rl_flags=--config.train.steps=9",
+    "--print_commands",
+  )
+  assert status == 0, errors
+  sft, rl, second, evaluate, compare, study = (
+    shlex.split(line)[1:] for line in printed.splitlines()
+  )
+  o = f"{tmp_path}/o/m"
+  shared = [
+    "--config.data.path=DATA",
+    "--config.data.workers=2",
+    "--config.clip.checkpoint=C",
+    "--config.eval.judges=('J', 'K')",
+  ]
+  assert sft == [
+    "main.py",
+    "--config=configs/sft.py:debug",
+    f"--workdir={o}/sft",
+    "--config.model.checkpoint=M",
+    *shared,
+  ]
+  assert rl == [
+    "main.py",
+    "--config=configs/rl.py:debug",
+    f"--workdir={o}/rl_seed0",
+    f"--config.model.checkpoint={o}/sft",
+    *shared,
+    "--config.seed=0",
+    "--config.train.steps=9",
+  ]
+  assert "--config.seed=1" in second
+  assert evaluate[-2:] == [
+    "--config.eval.temperatures=(0.5,2,)",
+    "--config.eval.keep_images=60",
+  ]
+  assert f"--config.model.checkpoint={o}/rl_seed0" in evaluate
+  runs = [f"{o}/rl_seed0", f"{o}/rl_seed1"]
+  assert compare[1:] == [
+    *runs * 2,
+    "--rows=sft,sft,rl,rl",
+    f"--out={o}/compare",
+  ]
+  assert study[1:3] == ["make", f"--workdir={o}/evaluate"]
+  assert not Path(f"{tmp_path}/o").exists()
+
+
+def test_what_is_done_is_skipped_and_its_time_kept(experiment, tmp_path):
+  data = "--data=a=A,b=B"
+  status, printed, errors = experiment(data, "--raters=5")
+  assert status == 0, errors
+  assert len(lines(printed, ": took ")) == 14
+  assert "all of it took 0.0 minutes" in printed
+  (tmp_path / "out" / "b" / "compare" / "compare.json").unlink()
+  status, printed, errors = experiment(data, "--raters=5")
+  assert status == 0, errors
+  assert len(lines(printed, ": took ")) == 1
+  assert lines(printed, ": took ")[0].startswith("[11/14] b/compare")
+  record = json.loads((tmp_path / "out" / "experiment.json").read_text())
+  assert len(record) == 14
+  assert all(entry["seconds"] >= 0 for entry in record.values())
+
+
+def test_a_failure_leaves_out_the_rest_of_its_data_set_only(experiment):
+  status, printed, errors = experiment("--data=a=fail,b=B")
+  assert status == 1
+  assert errors.startswith("error: failed: a/sft; ")
+  assert "[1/10] a/sft: failed with status 3" in printed
+  assert len(lines(printed, "left out, as a/sft failed")) == 4
+  assert len(lines(printed, ": took ")) == 5
+
+
+def test_results_of_other_flags_are_not_taken_for_these(experiment, tmp_path):
+  assert experiment("--data=a=A")[0] == 0
+  status, printed, errors = experiment("--data=a=A", "--rl_flags=--config.x=1")
+  assert (status, printed) == (1, "")
+  assert "a/rl_seed0: main.py --config=configs/rl.py" in errors
+  assert "a/sft:" not in errors
+  # The record says what made it, so that it can be made again.
+  (tmp_path / "out" / "a" / "rl_seed0" / "summary.json").unlink()
+  assert experiment("--data=a=A", "--rl_flags=--config.x=1")[0] == 0
+
+
+@pytest.mark.parametrize("data", ["", "a", "=x", "a=", "a=x,a=y", "a/b=x"])
+def test_data_sets_have_names_of_their_own(experiment, data):
+  status, _, errors = experiment(f"--data={data}")
+  assert status == 1
+  assert "expected NAME=DIR" in errors
+  assert len(errors.splitlines()) == 1
