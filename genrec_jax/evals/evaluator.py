@@ -13,6 +13,7 @@ from genrec_jax.evals import (
   baselines,
   catalogue,
   held_out,
+  item_rows,
   kept_images,
   shuffled,
 )
@@ -22,6 +23,7 @@ from genrec_jax.evals.contrasts import SHUFFLED
 from genrec_jax.evals.grid import grid
 from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.panel import Panel, on_host
+from genrec_jax.evals.recommenders.interactions import Interactions
 from genrec_jax.evals.scoring import Items, Scorer, Shown, stacked
 from genrec_jax.runtime import progress
 from genrec_jax.runtime.distributed import to_host
@@ -53,9 +55,15 @@ class Comparison(NamedTuple):
   images: dict[str, np.ndarray]
   curves: dict[str, dict[float, dict[str, np.ndarray]]]  # see `frontier`
 
-  def add(self, row: str, scorer: Scorer, shown: Shown) -> None:
-    """Scores a row."""
-    self.scores[row] = scorer.score(shown)
+  def add(
+    self,
+    row: str,
+    scorer: Scorer,
+    shown: Shown,
+    ranks: np.ndarray | None = None,
+  ) -> None:
+    """Scores a row; see `Scorer.score`."""
+    self.scores[row] = scorer.score(shown, ranks)
     # The real next items have no distance from themselves.
     if row != "real_next_item":
       self.sets[row] = scorer.sets(shown)
@@ -74,7 +82,9 @@ class Evaluator:
     seed: of noise, shuffling, random items and bootstrap.
     copy_thresholds: encoder -> the cosine from which an image is a copy; see
       `calibration.calibrated`.
-    trained: [I] bool, True = the item is in the training data; None: all are.
+    recommenders: rows of the table, names of `rows.RECOMMENDERS`.
+    interactions: what they learn from, and which items the generator could be
+      trained on; None: there are none, and all items were.
     validation: held-out users of mid-run evaluations. They are of another
       split, so that what is seen, and perhaps chosen by, during a run is not
       what is reported at its end.
@@ -93,7 +103,8 @@ class Evaluator:
   num_samples: int  # G
   seed: int
   copy_thresholds: Mapping[str, float]
-  trained: np.ndarray | None = None
+  recommenders: tuple[str, ...] = ()
+  interactions: Interactions | None = None
   validation: Sequence[HeldOutBatch] = ()
   reconstruct: Reconstruct | None = None
   population: str = "held-out users"
@@ -242,18 +253,23 @@ class Evaluator:
   ) -> None:
     """Scores the rows that show an item, and the real one in codes."""
     assert scorer.items is not None
-    assert scorer.users.rows is not None
-    items = baselines.items(
-      scorer.users.rows,
-      len(self.catalogue),
+    rows = item_rows.choose(
+      scorer.users,
+      scorer.items,
+      recommenders=self.recommenders,
+      interactions=self.interactions,
       num_samples=self.num_samples,
       seed=self.seed,
     )
-    for row, numbers in items.items():
-      found.add(row, scorer, scorer.items.shown(numbers))
+    tally = progress.Tally(len(rows.numbers), "rows")
+    for row, numbers in rows.numbers.items():
+      shown = scorer.items.shown(numbers)
+      found.add(row, scorer, shown, rows.ranks.get(row))
+      tally.add(f"scoring {row}", 1)
+    tally.clear()
     if self.keep_images:
       found.images.update(
-        kept_images.of_items(items, self.catalogue, self.keep_images)
+        kept_images.of_items(rows.numbers, self.catalogue, self.keep_images)
       )
     if self.reconstruct is None:
       return
@@ -272,9 +288,9 @@ class Evaluator:
 
   def _encode_items(self) -> Items:
     """Returns the catalogue as the panel sees it, each image read once."""
-    trained = self.trained
-    if trained is None:
-      trained = np.ones(len(self.catalogue), bool)
+    trained = np.ones(len(self.catalogue), bool)
+    if self.interactions is not None:
+      trained = self.interactions.counts > 0
     tally = progress.Tally(len(self.catalogue), "items")
     items = catalogue.encode(
       self.catalogue,

@@ -124,7 +124,8 @@ def open_evaluator(
     num_samples=sampling.num_samples,
     seed=config.seed,
     copy_thresholds={CLIP_NAME: copy_threshold},
-    trained=training_interactions(inputs.dataset.index).counts > 0,
+    recommenders=tuple(config.eval.recommenders),
+    interactions=training_interactions(inputs.dataset.index),
     # 0 users would mean all of them to the stream.
     validation=read("validation", validation_users) if validation_users else (),
     reconstruct=compiled.make_reconstruct(generator.model, mesh=panel.mesh),

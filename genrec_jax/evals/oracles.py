@@ -13,6 +13,8 @@ import numpy as np
 
 from genrec_jax.data import world
 from genrec_jax.data.world_users import DRIFT, FIDELITY
+from genrec_jax.evals import ranking_scores, retrieval
+from genrec_jax.evals.held_out import Rows
 
 
 def _spread(probabilities: np.ndarray, stay: float) -> np.ndarray:
@@ -119,6 +121,37 @@ def _unseen(
     same = (attrs[:, :, None] == history[:, None]).all(-1)  # [P, G, N]
     todo = (same & mask[:, None]).any(-1)
   return attrs
+
+
+def items(
+  history: np.ndarray, mask: np.ndarray, *, num_samples: int, seed: int
+) -> dict[str, np.ndarray]:
+  """Returns the numbers of the items that each oracle shows.
+
+  {row: [P, 1] or [P, G] int}, rows of `rows.ORACLES`; see `best_guess` and
+  `ideal_samples`.
+  """
+  rng = np.random.default_rng(seed)
+  guess = best_guess(history, mask, rng)[:, None]
+  samples = ideal_samples(history, mask, num_samples, rng)
+  return {
+    "oracle_best_guess": world.item_index(guess),
+    "oracle_ideal_sample": world.item_index(samples),
+  }
+
+
+def ranks(history: np.ndarray, mask: np.ndarray, users: Rows) -> np.ndarray:
+  """Returns the rank of each user's next item by the exact posterior: [P].
+
+  Items of the same wanted attributes are alike, and share their mean rank.
+
+  Args:
+    history: [P, N, 5] int, attributes of the items shown.
+    mask: [P, N] bool, True = a real item.
+    users: the same P users' items by number.
+  """
+  seen = ranking_scores.seen_mask(users.seen, world.NUM_ITEMS)
+  return retrieval.ranks(scores(history, mask), seen, users.target)
 
 
 def scores(history: np.ndarray, mask: np.ndarray) -> np.ndarray:

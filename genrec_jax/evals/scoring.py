@@ -71,11 +71,19 @@ class Scorer:
   seed: int
   items: Items | None = None
 
-  def score(self, shown: Shown) -> dict[str, np.ndarray]:
-    """Returns the scores of a row: {metric: [U] float64}."""
+  def score(
+    self, shown: Shown, ranks: np.ndarray | None = None
+  ) -> dict[str, np.ndarray]:
+    """Returns the scores of a row: {metric: [U] float64}.
+
+    Args:
+      shown: what the row shows.
+      ranks: of each user's real next item, by a row that ranks the catalogue
+        itself, [U]; None: by how near what it shows comes to each item.
+    """
     found: dict[str, np.ndarray] = {}
     for name, embeds in shown.embeds.items():
-      found |= self._by_encoder(name, embeds)
+      found |= self._by_encoder(name, embeds, ranks)
     if self.users.truth is not None and shown.attributes is not None:
       # Its copy rate takes the place of CLIP's: the truth needs no threshold.
       found |= scores.truth_scores(
@@ -114,7 +122,9 @@ class Scorer:
     first = self.users.targets[CLIP_NAME]
     return set_distances.resample(len(first.history_mask), self.seed)
 
-  def _by_encoder(self, name: str, embeds: np.ndarray) -> dict[str, np.ndarray]:
+  def _by_encoder(
+    self, name: str, embeds: np.ndarray, ranks: np.ndarray | None
+  ) -> dict[str, np.ndarray]:
     targets = self.users.targets[name]
     threshold = self.copy_thresholds.get(name)
     found = scores.similarity_scores(embeds, targets, threshold, name)
@@ -140,7 +150,7 @@ class Scorer:
       found[f"catalogue_copy_{name}"] = nearest.copies
     if name != CLIP_NAME:
       found |= ranking_scores.retrieval_scores(
-        nearest.ranks, self.candidates, name
+        nearest.ranks if ranks is None else ranks, self.candidates, name
       )
     return found
 

@@ -33,6 +33,8 @@ def test_a_comparison_leaves_a_summary_a_table_and_a_page(
     "real_next_item",
     "random_item",
     "copy_last",
+    "oracle_best_guess",
+    "oracle_ideal_sample",
   ]
   assert list(summary["shuffled"]) == ["sft", "rl"]
   for row in (*summary["models"].values(), *summary["shuffled"].values()):

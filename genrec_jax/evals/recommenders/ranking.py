@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from genrec_jax.evals import retrieval
+from genrec_jax.evals import ranking_scores, retrieval
 from genrec_jax.evals.recommenders.interactions import Scorer
 
 
@@ -43,9 +43,7 @@ def recommend(
   for start in range(0, len(target), batch_size):
     part = slice(start, start + batch_size)
     scores = np.asarray(score(histories[part]), np.float64)  # [P, I]
-    mask = np.zeros(scores.shape, bool)
-    for row, items in enumerate(seen[part]):
-      mask[row, items] = True
+    mask = ranking_scores.seen_mask(seen[part], scores.shape[1])
     ranks.append(retrieval.ranks(scores, mask, target[part]))
     # Of equal ones the first: the same on every machine.
     best.append(np.argmax(np.where(mask, -np.inf, scores), axis=1))
