@@ -1,4 +1,4 @@
-"""Rows that show items of the catalogue: of recommenders, oracles, baselines."""
+"""Rows that show items: of recommenders, oracles and baselines."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

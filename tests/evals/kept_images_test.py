@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from genrec_jax import rows
 from genrec_jax.core.errors import UserError
 from genrec_jax.evals import baselines, held_out, kept_images, results
 
@@ -32,7 +33,7 @@ def test_a_comparison_keeps_what_each_row_shows(evaluator, tmp_path):
     "random_item": keeping.catalogue[items["random_item"][4, 0]],
     "copy_last": batches[1].history[0, 2],
   }
-  assert list(second.images) == list(expected)
+  assert list(second.images) == [*expected, *rows.ORACLES]
   for row, image in expected.items():
     np.testing.assert_array_equal(second.images[row], image, err_msg=row)
 

@@ -1,6 +1,7 @@
 """The recommenders of `genrec_jax.rows`, fitted to what may be known."""
 
 from collections.abc import Callable, Iterable, Mapping
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from genrec_jax.evals.held_out import Rows
 from genrec_jax.evals.recommenders import neighbours, sasrec_training
 from genrec_jax.evals.recommenders.interactions import Interactions, Scorer
 from genrec_jax.evals.recommenders.ranking import Recommended, recommend
+from genrec_jax.runtime import progress
 
 
 class Known(NamedTuple):
@@ -50,5 +52,14 @@ def recommend_all(
   for name in names:
     # One is in memory at a time.
     score = FITS[name](known)
-    found[name] = recommend(score, users.history, users.seen, users.target)
+    # Of its own: a recommender that trains has another line before.
+    tally = progress.Tally(len(users.target), "users")
+    found[name] = recommend(
+      score,
+      users.history,
+      users.seen,
+      users.target,
+      done=functools.partial(tally.add, f"recommending by {name}"),
+    )
+    tally.clear()
   return found
