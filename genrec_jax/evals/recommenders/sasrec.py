@@ -84,12 +84,13 @@ def loss(
       a target; "others" [K] int.
     key: of dropout.
   """
-  states, table = model.apply(
+  outputs: Any = model.apply(
     {"params": params},
     batch["items"],
     deterministic=False,
     rngs={"dropout": key},
   )
+  states, table = outputs  # [B, T, D], [I, D]
   targets, others = batch["targets"], batch["others"]
   own = jnp.sum(states * table[targets], -1, keepdims=True)  # [B, T, 1]
   logits = states @ table[others].T  # [B, T, K]
