@@ -1,7 +1,7 @@
 import numpy as np
 
 from genrec_jax.evals import scores
-from genrec_jax.rewards import Targets
+from genrec_jax.targets import Targets
 
 
 def _unit(*rows):
