@@ -73,7 +73,7 @@ def cycles(users, length, num_items, seed):
 def test_it_learns_what_follows_what(capsys):
   found = interactions.of_histories(cycles(200, 6, 20, seed=0), 20)
   options = training.Options(
-    length=5, width=16, num_layers=1, steps=150, check_every=50
+    length=5, width=16, dropout=0.1, lr=5e-3, steps=200, check_every=50
   )
   score = training.sasrec(found, options)
   asked = cycles(20, 3, 20, seed=1)
