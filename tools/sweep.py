@@ -21,6 +21,7 @@ import functools
 import os
 from pathlib import Path
 import shlex
+import signal
 import sys
 import time
 from typing import Any, NamedTuple
@@ -129,6 +130,8 @@ def _sweep(runs: Sequence[Run]) -> None:
   from genrec_jax.evals.compare import write
   from genrec_jax.runtime import workdir_lock
 
+  # A job that is to end: the run is told so, and saves what it has.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   out = _OUT.value
   Path(out).mkdir(parents=True, exist_ok=True)
   try:
