@@ -58,7 +58,9 @@ _LEFT = flags.DEFINE_integer(
 _RANDOM = flags.DEFINE_integer(
   "random_clickers", 1, "Raters besides who press anything.", lower_bound=0
 )
-_RUNS = 100  # simulated studies, for the power
+_RUNS = flags.DEFINE_integer(
+  "runs", 100, "Simulated studies that tell the power; 0: none.", lower_bound=0
+)
 
 
 def make() -> None:
@@ -139,9 +141,11 @@ def simulate() -> None:
   files.write(out / folder.VOTES, text)
   files.write(out / "truth.json", json.dumps(truth, indent=2) + "\n")
   print(f"{len(found)} votes in {out / folder.VOTES}")
-  print(f"power with {_RATERS.value} raters, of {_RUNS} simulated studies:")
+  if not _RUNS.value:
+    return
+  print(f"power with {_RATERS.value} raters, {_RUNS.value} simulated studies:")
   power = simulation.power(
-    study, truth, raters=_RATERS.value, runs=_RUNS, seed=_SEED.value
+    study, truth, raters=_RATERS.value, runs=_RUNS.value, seed=_SEED.value
   )
   for (first, second), share in power.items():
     apart = truth[first] - truth[second]
@@ -160,7 +164,7 @@ _COMMANDS: dict[str, tuple[Callable[[], None], tuple, tuple]] = {
   "simulate": (
     simulate,
     (_STUDY, _OUT),
-    (_RATERS, _SEED, _TRUTH, _LEFT, _RANDOM),
+    (_RATERS, _SEED, _TRUTH, _LEFT, _RANDOM, _RUNS),
   ),
 }
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.study import analysis, bradley_terry, resample, simulation
+from genrec_jax.study import (
+  analysis,
+  bradley_terry,
+  exclusions,
+  resample,
+  simulation,
+)
 from genrec_jax.study.simulation import Behaviour
 from genrec_jax.study.texts import QUESTIONS
 from tests.study.made import make_study
@@ -103,8 +109,9 @@ def test_the_careless_are_left_out_with_their_reason(larger):
     made = simulation.votes(
       larger, truth, raters=10, seed=run, always_left=1, random_clickers=3
     )
-    found, _ = analysis.run(larger, made)
-    excluded = found["raters"]["excluded"]
+    kept, _ = analysis.sort_votes(larger, made)
+    answers = analysis.open_answers(larger, kept)
+    excluded = exclusions.reasons(answers, exclusions.Rules())
     # The attentive are numbered first, then those who press left.
     left = excluded["simulated0010"]
     assert any(why.startswith("one side: 100% of answers left") for why in left)

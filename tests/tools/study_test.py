@@ -33,6 +33,7 @@ def test_from_images_to_an_analysis(tmp_path):
     f"--study={tmp_path / 'study'}",
     "--raters=6",
     "--truth=rl:.3,sft:-.3",
+    "--runs=3",
     f"--out={tmp_path / 'votes'}",
   )
   assert status == 0, error
@@ -79,7 +80,7 @@ def test_only_make_needs_jax(tmp_path):
     "assert 'jax' not in sys.modules"
   )
   for arguments in (
-    ("simulate", "--raters=4", f"--out={tmp_path / 'votes'}"),
+    ("simulate", "--raters=4", "--runs=0", f"--out={tmp_path / 'votes'}"),
     ("analyse", f"--votes={tmp_path / 'votes'}", f"--out={tmp_path / 'out'}"),
   ):
     status, _, error = run_tool(
