@@ -98,8 +98,8 @@ def steps(out: Path, data: str, options: Options) -> list[Step]:
     suffix = f":{options.variant}" if options.variant else ""
     model = [f"--config.model.checkpoint={checkpoint}"] if checkpoint else []
     command = (
-      "main.py",
-      f"--config=configs/{name}.py{suffix}",
+      str(_ROOT / "main.py"),
+      f"--config={_ROOT / 'configs' / name}.py{suffix}",
       f"--workdir={workdir}",
       *model,
       *shared,
@@ -127,7 +127,7 @@ def steps(out: Path, data: str, options: Options) -> list[Step]:
       "compare",
       # SFT is in the table of each RL run, with the noise of its seed.
       (
-        "tools/compare.py",
+        str(_ROOT / "tools" / "compare.py"),
         *paths,
         *paths,
         f"--rows={rows}",
@@ -142,10 +142,11 @@ def steps(out: Path, data: str, options: Options) -> list[Step]:
 def study_steps(out: Path, evaluated: Path, options: Options) -> list[Step]:
   """Returns the steps of the study with people, or with simulated raters."""
   study, votes, found = out / "study", out / "votes", out / "analysis"
+  tool = str(_ROOT / "tools" / "study.py")
   made = Step(
     "study",
     (
-      "tools/study.py",
+      tool,
       "make",
       f"--workdir={evaluated}",
       "--rows=rl,sft,content_knn,real_next_item",
@@ -161,7 +162,7 @@ def study_steps(out: Path, evaluated: Path, options: Options) -> list[Step]:
     Step(
       "simulate",
       (
-        "tools/study.py",
+        tool,
         "simulate",
         f"--study={study}",
         f"--raters={options.raters}",
@@ -172,7 +173,7 @@ def study_steps(out: Path, evaluated: Path, options: Options) -> list[Step]:
     Step(
       "analyse",
       (
-        "tools/study.py",
+        tool,
         "analyse",
         f"--study={study}",
         f"--votes={votes / 'votes.jsonl'}",
@@ -230,9 +231,9 @@ def run(
     print(f"{title}: python {shlex.join(step.command)}", flush=True)
     before = record.get(name, {})
     begun = time.monotonic()
-    program, *rest = step.command
+    # From any folder: paths given are the caller's, those of programs absolute.
     status = subprocess.run(
-      [sys.executable, str(_ROOT / program), *rest], check=False
+      [sys.executable, *step.command], check=False
     ).returncode
     # With the time of calls that were stopped.
     took = time.monotonic() - begun + before.get("seconds", 0)

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from tests.tools.process import run_tool
+from tests.tools.process import ROOT, run_tool
 
 # Runs the tool with commands that only write their last file; those on a data
 # set in a folder 'fail' fail.
@@ -80,15 +80,15 @@ def test_commands_are_those_of_the_contracts(tmp_path):
     "--config.eval.judges=('J', 'K')",
   ]
   assert sft == [
-    "main.py",
-    "--config=configs/sft.py:debug",
+    f"{ROOT}/main.py",
+    f"--config={ROOT}/configs/sft.py:debug",
     f"--workdir={o}/sft",
     "--config.model.checkpoint=M",
     *shared,
   ]
   assert rl == [
-    "main.py",
-    "--config=configs/rl.py:debug",
+    f"{ROOT}/main.py",
+    f"--config={ROOT}/configs/rl.py:debug",
     f"--workdir={o}/rl_seed0",
     f"--config.model.checkpoint={o}/sft",
     *shared,
@@ -140,7 +140,7 @@ def test_results_of_other_flags_are_not_taken_for_these(experiment, tmp_path):
   assert experiment("--data=a=A")[0] == 0
   status, printed, errors = experiment("--data=a=A", "--rl_flags=--config.x=1")
   assert (status, printed) == (1, "")
-  assert "a/rl_seed0: main.py --config=configs/rl.py" in errors
+  assert f"a/rl_seed0: {ROOT}/main.py --config={ROOT}/configs/rl.py" in errors
   assert "a/sft:" not in errors
   # The record says what made it, so that it can be made again.
   (tmp_path / "out" / "a" / "rl_seed0" / "summary.json").unlink()
