@@ -44,6 +44,9 @@ def base(task: str, variant: str) -> ConfigDict:
   # is a workdir, else the synthetic world, which the next four keys describe;
   # 'synthetic': that world in any case.
   config.data.path = ""
+  # Text to image without users: a file of one prompt a line, or a JSONL of
+  # "title" and perhaps "image"; docs/rewards.md. '': users.
+  config.data.prompts = ""
   config.data.num_users = 4608  # 78,000 windows, each seen once at most
   config.data.held_out = 1024  # besides those; as many as evaluation reads
   config.data.num_events = 24  # several drifts of a want per user

@@ -231,6 +231,16 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
       "model.trainable is empty: expected patterns of parameters, such as"
       " '^language/'"
     )
+  if values["data.prompts"] and values["data.path"]:
+    problems.append(
+      f"data.prompts is {values['data.prompts']!r} and data.path"
+      f" {values['data.path']!r}: expected one of them"
+    )
+  if values["data.prompts"] and values["task"] == "sft":
+    problems.append(
+      f"data.prompts is {values['data.prompts']!r} with task 'sft': expected"
+      " task 'rl' or 'evaluate'"
+    )
   if values["task"] == "rl":
     problems += _rl_contradictions(values)
   return problems
@@ -271,6 +281,8 @@ def _rl_contradictions(values: Mapping[str, Any]) -> list[str]:
       values["rl.estimator"], _reward_weights(values), rewards.WITHOUT_GRADIENT
     )
   ]
+  if values["data.prompts"]:
+    problems += rewarding.of_users(values)
   return problems + _reward_contradictions(values)
 
 

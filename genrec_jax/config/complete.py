@@ -50,7 +50,7 @@ def make_absolute(config: Any) -> None:
   """Makes the paths of existing folders absolute; bundled names stay."""
 
   def absolute(path: str) -> str:
-    return os.path.abspath(path) if os.path.isdir(path) else path
+    return os.path.abspath(path) if os.path.exists(path) else path
 
   keys = flatten(config.to_dict(), sep=".")
   config.update_from_flattened_dict(
@@ -68,11 +68,15 @@ def add_fingerprints(config: Any) -> None:
   if config.task == "evaluate" or not distributed.is_first():
     return
   # They import much, for which a workdir that is refused should not wait.
-  from genrec_jax.data import dataset
+  from genrec_jax.data import dataset, prompts
   from genrec_jax.hf import workdir_model
 
   fingerprints = {
-    run_config.DATA_FINGERPRINT: dataset.fingerprint(config.data.path),
+    run_config.DATA_FINGERPRINT: (
+      prompts.fingerprint(config.data.prompts)
+      if config.data.prompts
+      else dataset.fingerprint(config.data.path)
+    ),
     run_config.FINGERPRINT: workdir_model.fingerprint(config.model.checkpoint),
     run_config.CLIP_FINGERPRINT: workdir_model.fingerprint(
       config.clip.checkpoint

@@ -28,6 +28,7 @@ FOLDERS = (
   "rewards.encoders",  # several
   "rewards.quality.checkpoint",
   "data.path",
+  "data.prompts",  # a file
 )
 _PATH = re.compile(r"^--?config[=\n]([^:\n]+):?(\w*)", re.MULTILINE)
 

@@ -89,3 +89,24 @@ def _encoder_problems(paths: Any, clip: str) -> list[str]:
     if name in ("", *_TAKEN)
   ]
   return found
+
+
+def of_users(values: Mapping[str, Any]) -> list[str]:
+  """Returns why prompts of a file cannot be trained on, if so.
+
+  Args:
+    values: of a config with `data.prompts`, flat.
+  """
+  # What they compare with are users' items.
+  weighted = [
+    f"--config.rewards.{name}.weight=0"
+    for name in ("history", "future", "copy")
+    if values.get(f"rewards.{name}.weight")
+  ]
+  if not weighted:
+    return []
+  return [
+    f"data.prompts is {values['data.prompts']!r}, without users and what they"
+    f" saw: give {' '.join(weighted)}; text, quality, diversity and external"
+    " are left"
+  ]

@@ -16,7 +16,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt
 from genrec_jax.data import records, titles
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.data.windows import Windows, WindowSpec
+from genrec_jax.data.windows import PromptWindows, Windows, WindowSpec
 
 _TITLES_KEPT = 2**16  # in each cache of titles
 _IMAGE_CACHE_BYTES = 256 * 2**20
@@ -90,10 +90,18 @@ class Examples:
     self._further, self._numbered = dict(further_titles), numbered
     self._processor, self._clip_tokenizer = processor, clip_tokenizer
     candidates = titles.candidates(dataset.index)
+    # Of prompts of a file the title is the prompt.
+    self._of_prompts = isinstance(windows, PromptWindows)
+    most = {"most": titles.PROMPT_TOKENS} if self._of_prompts else {}
     self._title_tokens, longest = titles.longest(
-      candidates, processor.tokenizer
+      candidates, processor.tokenizer, **most
     )
-    self._prompt_tokens = _prompt_tokens(processor, windows.spec, longest)  # T
+    if self._of_prompts:
+      self._prompt_tokens = max(  # T
+        len(processor.prompt_ids([], title)) for title in longest
+      )
+    else:
+      self._prompt_tokens = _prompt_tokens(processor, windows.spec, longest)
     self._clip_tokens = clip_tokenizer.model_max_length  # cuts the next line's
     self._clip_tokens = max(map(len, self._clip_ids(candidates)))  # W
     self._make_caches()
@@ -126,15 +134,17 @@ class Examples:
     spec = self._windows.spec
     history_rows, future_rows = self._windows.item_rows(number)
     history, future = history_rows.tolist(), future_rows.tolist()
-    prompt = self._prompt(history)
-    while len(prompt) > self._prompt_tokens:
+    prompt = self._prompt(history, future[0])
+    while len(prompt) > self._prompt_tokens and history:
       # A title that is longer than the candidates': the oldest item has to go.
       history = history[1:]
-      prompt = self._prompt(history)
+      prompt = self._prompt(history, future[0])
     padded, history_images, history_mask = self._images(
       history, spec.history_length
     )
     _, future_images, future_mask = self._images(future, spec.future_horizon)
+    # A prompt of a file whose tokens merge otherwise than the longest ones'.
+    prompt = prompt[: self._prompt_tokens - 1] + prompt[-1:]
     # Prompts are padded on the left, so that all answers begin at one place.
     pads = self._prompt_tokens - len(prompt)
     # Any: a batch is numpy on the host, and arrays of JAX in a step.
@@ -142,7 +152,12 @@ class Examples:
     mask: Any = np.arange(self._prompt_tokens) >= pads  # [T]
     title_ids, title_mask = self._clip_title(future[0])  # [W] both
     return Batch(
-      prompt=Prompt(ids=ids, mask=mask, images=padded),
+      prompt=Prompt(
+        ids=ids,
+        mask=mask,
+        # None are read: a vision tower need not see what is masked.
+        images=padded[:0] if self._of_prompts else padded,
+      ),
       history=history_images,
       history_mask=history_mask,
       future=future_images,
@@ -153,8 +168,13 @@ class Examples:
       numbers=np.int32(number) if self._numbered else None,
     )
 
-  def _prompt(self, rows: Sequence[int]) -> list[int]:
-    """Returns the tokens of a prompt with the items in some rows."""
+  def _prompt(self, rows: Sequence[int], target: int) -> list[int]:
+    """Returns the tokens of a prompt with the items in some rows.
+
+    Without a history it is the target's title, as of a prompt of a file.
+    """
+    if self._of_prompts:
+      return list(self._processor.prompt_ids([], self._title(target)))
     names = [self._title(row) for row in rows]
     instruction = self._windows.spec.instruction
     return list(self._processor.prompt_ids(names, instruction))
@@ -169,7 +189,10 @@ class Examples:
     pixels = np.zeros((2, length, side, side, 3), np.uint8)
     for place, row in enumerate(rows):
       pixels[:, place] = self._pixels(row)
-    return pixels[0], pixels[1], np.arange(length) < len(rows)
+    mask = np.arange(length) < len(rows)
+    if self._of_prompts:  # some of which have no image
+      mask[: len(rows)] &= [not self._items[row]["missing"] for row in rows]
+    return pixels[0], pixels[1], mask
 
   def _clip_title(self, row: int) -> tuple[Any, Any]:
     """Returns an item's title for CLIP: ids [W] int32, mask [W] bool."""

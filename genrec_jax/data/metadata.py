@@ -11,12 +11,14 @@ def describe(dataset: Dataset, windows: Windows, number: int) -> dict[str, Any]:
 
   'user' and 'item', ids of the user and of the next item; 'title', the next
   item's; 'history_titles', those of the items shown, oldest first.
+  Of a prompt of a file also what its line holds.
   """
   history, future = windows.item_rows(number)
-  title = dataset.index.title
-  return {
+  title, item = dataset.index.title, dataset.items[int(future[0])]
+  known = {
     "user": dataset.users[windows[number].user]["id"].decode(),
-    "item": dataset.items[int(future[0])]["id"].decode(),
+    "item": item["id"].decode(),
     "title": title(int(future[0])),
     "history_titles": [title(int(row)) for row in history],
   }
+  return known | dict(item.get("metadata", {}))

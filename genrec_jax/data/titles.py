@@ -10,6 +10,8 @@ from genrec_jax.data.index import Index
 # Tokens of a title in the prompt, at most: enough to name an item, and one
 # page-long title cannot make every prompt of the data set long.
 _MAX_TOKENS = 64
+# Of a title that is itself the prompt: as long as benchmarks of text to image.
+PROMPT_TOKENS = 256
 # Titles tokenized to find the longest, at most: those of most bytes. In a
 # larger catalogue one of fewer bytes may have more tokens; it is cut to fit.
 _CANDIDATES = 4096
@@ -26,7 +28,10 @@ def candidates(index: Index) -> list[str]:
 
 
 def longest(
-  titles: Sequence[str], tokenizer: Any, number: int = 32
+  titles: Sequence[str],
+  tokenizer: Any,
+  number: int = 32,
+  most: int = _MAX_TOKENS,
 ) -> tuple[int, list[str]]:
   """Returns the most tokens that a title has, and the longest titles.
 
@@ -34,8 +39,9 @@ def longest(
     titles: of any length; cut here to what a prompt takes.
     tokenizer: a fast one of transformers.
     number: of titles to return, at most.
+    most: tokens of a title.
   """
-  short, lengths = shorten(titles, tokenizer, _MAX_TOKENS)
+  short, lengths = shorten(titles, tokenizer, most)
   order = sorted(range(len(titles)), key=lambda i: -lengths[i])[:number]
   return lengths[order[0]], [short[i] for i in order]
 

@@ -15,6 +15,7 @@ from genrec_jax.data import histories
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.histories import SHORT_HISTORIES, TargetRange
 from genrec_jax.data.index import Index
+from genrec_jax.data.prompts import PromptDataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +140,21 @@ class Windows:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class PromptWindows(Windows):
+  """Windows of prompts of a file: no history, and the prompt's item alone."""
+
+  rows: np.ndarray  # [W] int, the split's prompts
+
+  def __len__(self) -> int:
+    """Returns the number of windows."""
+    return len(self.rows)
+
+  def __getitem__(self, number: int) -> Window:
+    """Returns a window by its number."""
+    return Window(user=int(self.rows[number]), start=0, target=0, end=1)
+
+
 def find_windows(dataset: Dataset, split: str, spec: WindowSpec) -> Windows:
   """Finds the windows of 'train', 'validation' or 'test'.
 
@@ -149,9 +165,15 @@ def find_windows(dataset: Dataset, split: str, spec: WindowSpec) -> Windows:
   Args:
     dataset: see `dataset.load`.
     split: one of `histories.SPLITS`.
-    spec: N, F, and what to do with short histories.
+    spec: N, F, and what to do with short histories. Prompts of a file have
+      neither, but one masked item of each, for shapes to be as ever.
   """
   index = dataset.index
+  if isinstance(dataset, PromptDataset):
+    one = dataclasses.replace(spec, history_length=1, future_horizon=1)
+    return PromptWindows(
+      index, split, one, starts=np.zeros(0), rows=dataset.splits[split]
+    )
   starts = np.zeros(len(index.splits) + 1, np.int64)  # [U + 1]
   # In place: of millions of users, every further copy is felt.
   np.cumsum(_targets(index, split, spec, spec.whole_only).size, out=starts[1:])
@@ -160,7 +182,10 @@ def find_windows(dataset: Dataset, split: str, spec: WindowSpec) -> Windows:
 
 def describe(dataset: Dataset, spec: WindowSpec) -> str:
   """Returns a line on the training windows and the users left out."""
-  counts = find_windows(dataset, "train", spec).counts()
+  windows = find_windows(dataset, "train", spec)
+  if isinstance(windows, PromptWindows):
+    return f"{len(windows):,} training prompts of {len(dataset.items):,}"
+  counts = windows.counts()
   line = f"{counts.windows:,} training windows of {counts.users:,} users"
   if counts.short:
     done = "left out" if counts.left_out else "padded and masked"

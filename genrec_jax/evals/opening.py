@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from genrec_jax.core.types import PyTree
-from genrec_jax.data import synthetic
+from genrec_jax.data import prompts, synthetic
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.eval_batches import eval_batches
+from genrec_jax.data.prompts import PromptDataset
 from genrec_jax.data.windows import WindowSpec
 from genrec_jax.evals import compiled, encoders, held_out, lineage
 from genrec_jax.evals.catalogue import DatasetCatalogue
@@ -46,10 +47,7 @@ def open_inputs(config: Any) -> Inputs:
     UserError: a checkpoint or data set that does not fit.
   """
   # First, as it takes least to open and is most often mistyped.
-  dataset = synthetic.open_or_build(
-    config.data.path,
-    **{name: config.data[name] for name in inheritance.WORLD_KEYS},
-  )
+  dataset = _open_dataset(config)
   judges = config.eval.get("judges", ())
   warnings = lineage.warnings(
     config.model.checkpoint, (config.clip.checkpoint, *judges), dataset
@@ -84,6 +82,20 @@ def open_panel(inputs: Inputs, clip_params: PyTree, mesh: Mesh) -> Panel:
     CLIP_NAME, inputs.clip.model, clip_params, inputs.clip.tokenizer, mesh
   )
   return Panel((clip, *encoders.read_judges(inputs.judges, mesh)), mesh)
+
+
+def _open_dataset(config: Any) -> Dataset:
+  """Opens prompts of a file, a prepared data set, or the synthetic world."""
+  if config.data.prompts:
+    return prompts.load(
+      config.data.prompts,
+      held_out=config.data.held_out,
+      seed=config.data.seed,
+    )
+  return synthetic.open_or_build(
+    config.data.path,
+    **{name: config.data[name] for name in inheritance.WORLD_KEYS},
+  )
 
 
 def open_evaluator(
@@ -159,5 +171,7 @@ def population(dataset: Dataset) -> str:
   A data set with held-out users is evaluated on them; of any other all users
   are trained on, except for their last items.
   """
+  if isinstance(dataset, PromptDataset):
+    return "held-out prompts"
   held_out_users = dataset.index.held_out
   return "held-out users" if held_out_users else "users' held-out last items"

@@ -42,6 +42,8 @@ def inherited_data(
   if not isinstance(theirs, dict):  # an HF-format folder's config
     return forced, ""
   keys = ["path", "short_histories", *PROMPT_KEYS]
+  if "data.path" not in given:  # users that are named, not prompts of a file
+    keys.append("prompts")
   path = theirs.get("path") if "data.path" not in given else data["path"]
   # On the same data the same users must stay held out.
   if forced.get("path", path) == theirs.get("path"):
