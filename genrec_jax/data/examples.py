@@ -143,8 +143,8 @@ class Examples:
       history, spec.history_length
     )
     _, future_images, future_mask = self._images(future, spec.future_horizon)
-    # A prompt of a file whose tokens merge otherwise than the longest ones'.
-    prompt = prompt[: self._prompt_tokens - 1] + prompt[-1:]
+    if len(prompt) > self._prompt_tokens:  # of a file, beyond the longest known
+      prompt = prompt[: self._prompt_tokens - 1] + prompt[-1:]
     # Prompts are padded on the left, so that all answers begin at one place.
     pads = self._prompt_tokens - len(prompt)
     # Any: a batch is numpy on the host, and arrays of JAX in a step.
@@ -191,7 +191,8 @@ class Examples:
       pixels[:, place] = self._pixels(row)
     mask = np.arange(length) < len(rows)
     if self._of_prompts:  # some of which have no image
-      mask[: len(rows)] &= [not self._items[row]["missing"] for row in rows]
+      for place, row in enumerate(rows):
+        mask[place] = not self._items[row]["missing"]
     return pixels[0], pixels[1], mask
 
   def _clip_title(self, row: int) -> tuple[Any, Any]:

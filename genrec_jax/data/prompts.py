@@ -55,10 +55,12 @@ class PromptDataset(Dataset):
     """Titles of the prompts, and the item of each user: its own."""
     titles = [line.title.encode() for line in self.items.lines]
     count = len(titles)
+    cuts = np.zeros((count, len(Splits._fields)), np.int32)
+    cuts[self.splits["train"], Splits._fields.index("train_end")] = 1
     return Index(
       history_starts=np.arange(count + 1, dtype=np.int64),
       item_rows=np.arange(count, dtype=np.int32),
-      splits=np.zeros((count, len(Splits._fields)), np.int32),
+      splits=cuts,
       title_starts=np.cumsum([0, *map(len, titles)]).astype(np.int64),
       title_bytes=np.frombuffer(b"".join(titles), np.uint8),
     )

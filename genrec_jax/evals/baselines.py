@@ -30,16 +30,19 @@ def items(
     seed: of the random items.
 
   Returns:
-    {baseline: [U, 1] or [U, G] int}, numbers of items.
+    {baseline: [U, 1] or [U, G] int}, numbers of items; of users without a
+    history, prompts of a file, nothing is copied.
   """
   rng = np.random.default_rng(seed)
   users = len(rows.target)
-  last = np.asarray([history[-1] for history in rows.history])  # the newest
-  return {
+  found = {
     "real_next_item": rows.target[:, None],
     "random_item": rng.integers(num_items, size=(users, num_samples)),
-    "copy_last": last[:, None],
   }
+  if all(map(len, rows.history)):
+    last = np.asarray([history[-1] for history in rows.history])  # the newest
+    found["copy_last"] = last[:, None]
+  return found
 
 
 def vq_ceiling(

@@ -91,6 +91,7 @@ class Evaluator:
     reconstruct: see `compiled.make_reconstruct`; None: no `vq_ceiling`.
     population: who is evaluated, to stand after a number.
     keep_images: users whose images a comparison keeps, the first.
+    shows_items: whether items have images; if not there are no rows of them.
     warnings: lines for the reader of the results.
     temperature: at which the models of the table are sampled.
     temperatures: others, for the curves of `frontier`; none: no curves.
@@ -109,6 +110,7 @@ class Evaluator:
   reconstruct: Reconstruct | None = None
   population: str = "held-out users"
   keep_images: int = 0
+  shows_items: bool = True
   warnings: tuple[str, ...] = ()
   temperature: float = 1.0
   temperatures: tuple[float, ...] = ()
@@ -210,7 +212,8 @@ class Evaluator:
       keep: users whose samples are returned, the first.
     """
     users = sum(held.count for held in self.test)
-    scorer = self._scorer(self.test, items=self._encode_items())
+    items = self._encode_items() if self.shows_items else None
+    scorer = self._scorer(self.test, items)
     found = Comparison({}, {}, {}, {}, {})
     # The same exchange of users for all models, so that they compare.
     source = shuffled.derangement(users, self.seed) if users > 1 else None
@@ -244,8 +247,9 @@ class Evaluator:
           curve[other] = scorer.score(shown)
         found.curves[name] = curve
     tally.clear()
-    # The image tokenizer is frozen: any model's parameters do.
-    self._add_baselines(found, scorer, params)
+    if self.shows_items:
+      # The image tokenizer is frozen: any model's parameters do.
+      self._add_baselines(found, scorer, params)
     return found
 
   def _add_baselines(

@@ -122,6 +122,8 @@ def open_evaluator(
   """
   generator = inputs.generator
   read = functools.partial(_read_users, config, inputs, panel)
+  dataset = inputs.dataset
+  has_images = not isinstance(dataset, PromptDataset) or dataset.has_images
   return Evaluator(
     generate=compiled.make_generate(
       generator.model,
@@ -140,7 +142,11 @@ def open_evaluator(
     interactions=training_interactions(inputs.dataset.index),
     # 0 users would mean all of them to the stream.
     validation=read("validation", validation_users) if validation_users else (),
-    reconstruct=compiled.make_reconstruct(generator.model, mesh=panel.mesh),
+    # Prompts of a file may have no images, and then there are no items.
+    reconstruct=compiled.make_reconstruct(generator.model, mesh=panel.mesh)
+    if has_images
+    else None,
+    shows_items=has_images,
     population=population(inputs.dataset),
     keep_images=config.eval.keep_images,
     temperature=config.sample.temperature,

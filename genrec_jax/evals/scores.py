@@ -48,7 +48,9 @@ def similarity_scores(
     f"future_{encoder}_mean": _masked_mean(to_future, targets.future_mask).mean(
       -1
     ),
-    f"future_{encoder}_next": to_future[..., 0].mean(-1, dtype=np.float64),
+    f"future_{encoder}_next": _masked_mean(
+      to_future[..., :1], targets.future_mask[:, :1]
+    ).mean(-1),
     f"diversity{own}": diversity(samples),
   }
   if copy_threshold is not None:

@@ -103,7 +103,8 @@ class Scorer:
     found: dict[str, dict[str, Any]] = {}
     for name, embeds in shown.embeds.items():
       real = np.asarray(self.users.targets[name].future)[:, 0]  # [U, E]
-      if name == CLIP_NAME or len(real) < 2:
+      known = self.users.targets[name].future_mask[:, 0].all()
+      if name == CLIP_NAME or len(real) < 2 or not known:
         continue
       distances = set_distances.distances(embeds, real, self.resamples)
       flat = embeds.reshape(-1, embeds.shape[-1])  # [U G, E]
@@ -133,9 +134,10 @@ class Scorer:
         found["diversity"] = scores.spread(embeds)
     else:
       found[f"spread_{name}"] = scores.spread(embeds)
-      found[f"discrimination_{name}"] = ranking_scores.discrimination(
-        embeds, targets, seed=self.seed
-      )
+      if targets.future_mask[:, 0].all():  # prompts may have no image
+        found[f"discrimination_{name}"] = ranking_scores.discrimination(
+          embeds, targets, seed=self.seed
+        )
     if self.items is None or self.users.rows is None:
       return found
     nearest = ranking_scores.in_catalogue(
