@@ -64,17 +64,15 @@ def folder(tmp_path_factory):
   return made
 
 
-def run(folder, workdir, *options, status=0):
+def command(folder, task, workdir, *options, status=0):
+  """Runs main.py in a folder, as on one device; returns what it prints."""
   flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
   done = subprocess.run(
     [
       sys.executable,
       str(ROOT / "main.py"),
-      f"--config={ROOT}/configs/rl.py:debug",
+      f"--config={ROOT}/configs/{task}.py:debug",
       f"--workdir={folder / workdir}",
-      "--config.data.history_length=3",
-      "--config.sample.num_samples=3",  # of two, both are as far apart
-      "--config.eval.base=",
       *options,
     ],
     cwd=folder,
@@ -86,6 +84,19 @@ def run(folder, workdir, *options, status=0):
   )
   assert done.returncode == status, done.stdout[-4000:]
   return done.stdout
+
+
+def run(folder, workdir, *options, status=0):
+  return command(
+    folder,
+    "rl",
+    workdir,
+    "--config.data.history_length=3",
+    "--config.sample.num_samples=3",  # of two, both are as far apart
+    "--config.eval.base=",
+    *options,
+    status=status,
+  )
 
 
 def rows(folder, workdir):
