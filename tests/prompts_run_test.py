@@ -23,7 +23,8 @@ def flags():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   made = tmp_path_factory.mktemp("prompts")
-  names = [world.title(world.attributes(i)) for i in range(0, 3000, 75)]
+  items = range(0, world.NUM_ITEMS, world.NUM_ITEMS // 40)
+  names = [world.title(world.attributes(i)) for i in items][:40]
   (made / "prompts.txt").write_text("\n".join(names) + "\n")
   return made
 

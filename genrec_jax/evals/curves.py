@@ -72,7 +72,7 @@ def charts(
     for name in names:
       points = curves[name]
       if len({value for _, value in points}) > 1:
-        found.setdefault(group, []).append(_chart(name, points, summary))
+        found.setdefault(group, []).append(chart(name, points, summary))
       else:
         constant.append(f"{title(name)} = {number(points[0][1])}")
   return found, constant
@@ -113,7 +113,7 @@ def _order(places: Mapping[str, int], name: str) -> tuple:
   return (1, "/" in name, not name.endswith("_mean"), name)
 
 
-def _chart(name: str, points: Curve, summary: Summary) -> Chart:
+def chart(name: str, points: Curve, summary: Summary) -> Chart:
   """Returns the chart of one metric, with chance and aim where known."""
   steps, values = np.asarray(points, np.float64).T
   references = _references(name, summary)

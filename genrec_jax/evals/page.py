@@ -17,7 +17,12 @@ import jax
 
 from genrec_jax.core import files, tree
 from genrec_jax.evals import curves as curves_lib
-from genrec_jax.evals import page_differences, page_frontier, page_table
+from genrec_jax.evals import (
+  page_differences,
+  page_frontier,
+  page_rewards,
+  page_table,
+)
 from genrec_jax.evals.curves import Curve
 from genrec_jax.evals.examples import User
 from genrec_jax.evals.metrics import metric_of
@@ -96,6 +101,7 @@ def page(
     equal_diversity=page_frontier.section(summary, page_table.colours(summary)),
     charts=charts,
     constant=constant,
+    watched=page_rewards.section(curves or {}, summary),
     examples=users,
     colours=page_table.colours(summary),
   )
