@@ -43,17 +43,18 @@ class Line(NamedTuple):
 class PromptDataset(Dataset):
   """Prompts as a data set: every user has one event and no history."""
 
+  lines: tuple[Line, ...] = ()
   splits: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   @property
   def has_images(self) -> bool:
     """Whether every prompt has an image."""
-    return all(line.image is not None for line in self.items.lines)
+    return all(line.image is not None for line in self.lines)
 
   @functools.cached_property
   def index(self) -> Index:
     """Titles of the prompts, and the item of each user: its own."""
-    titles = [line.title.encode() for line in self.items.lines]
+    titles = [line.title.encode() for line in self.lines]
     count = len(titles)
     cuts = np.zeros((count, len(Splits._fields)), np.int32)
     cuts[self.splits["train"], Splits._fields.index("train_end")] = 1
@@ -67,7 +68,7 @@ class PromptDataset(Dataset):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Items(Sequence):
+class _Items(Sequence[dict[str, Any]]):
   """Records of the prompts' items; images are read when asked for."""
 
   lines: tuple[Line, ...]
@@ -75,7 +76,7 @@ class _Items(Sequence):
   def __len__(self) -> int:
     return len(self.lines)
 
-  def __getitem__(self, row: Any) -> dict[str, Any]:
+  def __getitem__(self, row: Any) -> Any:
     line = self.lines[row]
     return {
       "id": str(row).encode(),
@@ -87,16 +88,16 @@ class _Items(Sequence):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Users(Sequence):
+class _Users(Sequence[dict[str, Any]]):
   """Records of one user for each prompt."""
 
-  count: int
+  number: int
 
   def __len__(self) -> int:
-    return self.count
+    return self.number
 
-  def __getitem__(self, row: Any) -> dict[str, Any]:
-    if not 0 <= row < self.count:
+  def __getitem__(self, row: Any) -> Any:
+    if not 0 <= row < self.number:
       raise IndexError(row)
     return {
       "id": f"prompt {row}".encode(),
@@ -147,6 +148,7 @@ def load(path: str | os.PathLike, *, held_out: int, seed: int) -> PromptDataset:
     items=_Items(tuple(lines)),
     users=_Users(len(lines)),
     settings={},
+    lines=tuple(lines),
     splits={
       name: np.flatnonzero(of_lines == i) for i, name in enumerate(SPLITS)
     },
