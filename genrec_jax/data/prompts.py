@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from genrec_jax.core.errors import UserError, listed
+from genrec_jax.data import world
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.histories import SPLITS, Splits
 from genrec_jax.data.index import Index
@@ -50,6 +51,12 @@ class PromptDataset(Dataset):
   def has_images(self) -> bool:
     """Whether every prompt has an image."""
     return all(line.image is not None for line in self.lines)
+
+  @functools.cached_property
+  def of_world(self) -> bool:
+    """Whether all prompts are made of the words of the synthetic world."""
+    words = {word for some in world.ATTRIBUTES.values() for word in some}
+    return all({*x.title.split()} <= words | {"on"} for x in self.lines)
 
   @functools.cached_property
   def index(self) -> Index:

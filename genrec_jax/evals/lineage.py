@@ -8,6 +8,7 @@ from typing import Any
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.core.types import PyTree
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.prompts import PromptDataset
 from genrec_jax.hf import load, locate
 from genrec_jax.runtime import distributed
 from genrec_jax.runtime import workdir as workdir_lib
@@ -121,6 +122,8 @@ def warnings(
   """
   # `wants` is the mark of the synthetic world.
   if not len(dataset.users) or "wants" in dataset.users[0]:
+    return []
+  if isinstance(dataset, PromptDataset) and dataset.of_world:
     return []
   # A model that grew from a tiny one is tiny as well.
   paths = [path for _, path in lineage(checkpoint)]

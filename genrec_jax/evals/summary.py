@@ -66,7 +66,11 @@ def summarise(
   shuffled = [name for name in means if name.endswith(SHUFFLED)]
   models = [name for name in means if name not in (*shuffled, *rows_lib.ROWS)]
   recommenders = [name for name in means if name in rows_lib.RECOMMENDERS]
-  pairs = contrasts.pairs(models, shuffled, recommenders)
+  pairs = [
+    pair
+    for pair in contrasts.pairs(models, shuffled, recommenders)
+    if set(pair) <= means.keys()  # of prompts there are no rows of items
+  ]
   return {
     "users": len(next(iter(next(iter(per_user.values())).values()))),
     "population": population,

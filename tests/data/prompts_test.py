@@ -65,6 +65,13 @@ def test_equal_prompts_are_held_out_together(tmp_path):
     assert len(names) == 2 * len(set(names))
 
 
+def test_prompts_in_the_world_s_words_are_known_as_such(tmp_path):
+  assert not load(text_file(tmp_path)).of_world  # which has no numbers
+  path = tmp_path / "words.txt"
+  path.write_text("\n".join(title.split(" number")[0] for title in titles(8)))
+  assert load(path).of_world
+
+
 def jsonl(folder, lines):
   path = folder / "prompts.jsonl"
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
