@@ -83,6 +83,9 @@ def base(task: str, variant: str) -> ConfigDict:
     "content_knn",
     "sasrec",
   )
+  # Folder of a CLIP that people's choices trained, such as
+  # yuvalkirstain/PickScore_v1: what they would think of an image for its title.
+  config.eval.quality = ""  # none
   config.eval.users = 256  # held-out; intervals of about +-0.03
   config.eval.batch_size = 32  # users whose images are generated at once
   # Others that all models but the base are sampled at, such as (0.5, 0.7, 1.5),

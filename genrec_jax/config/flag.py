@@ -27,6 +27,7 @@ FOLDERS = (
   "eval.judges",  # several
   "rewards.encoders",  # several
   "rewards.quality.checkpoint",
+  "eval.quality",
   "data.path",
   "data.prompts",  # a file
 )

@@ -7,9 +7,12 @@ import jax
 from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from genrec_jax import testing
+from genrec_jax.hf import encoders
 from genrec_jax.targets import embed_targets
+from tests.hf import random_encoders
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -47,6 +50,21 @@ def test_clip_multiplies_in_float32():
   batch = testing.random_batch(2)
   embed = functools.partial(embed_targets, clip)
   assert precisions(embed, params, batch) == {HIGHEST}
+
+
+@pytest.mark.parametrize(
+  "pair", [("dinov2", "gated"), ("siglip", "two_widths")]
+)
+def test_judges_multiply_in_float32(pair, tmp_path):
+  kind, name = pair
+  parts = getattr(random_encoders, kind)(name)
+  random_encoders.save(tmp_path, *parts, testing.word_tokenizer())
+  model = encoders.open_encoder(tmp_path, dtype="float32").model
+  params = shapes(model)
+  assert precisions(model.embed_images, params, PIXELS) == {HIGHEST}
+  if model.text_positions:
+    ids = np.ones((2, model.text_positions), np.int32)
+    assert precisions(model.embed_texts, params, ids, ids > 0) == {HIGHEST}
 
 
 def test_clip_in_bfloat16_is_left_alone():
