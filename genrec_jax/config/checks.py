@@ -176,6 +176,8 @@ def check(config: Any) -> None:
       values["clip.checkpoint"],
       rewarding.folders(rewards_section),
     )
+  if quality := values.get("eval.quality"):
+    problems += judges.absent("eval.quality", quality)
   # What follows reads several values, each of which must make sense by itself.
   problems = problems or _contradictions(values)
   if problems[1:]:

@@ -1,4 +1,4 @@
-"""Checks of `config.eval.judges`, before anything is opened."""
+"""Checks of a config's `eval.judges` and `eval.quality`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -33,6 +33,7 @@ class Encoder:
     params: its parameters, on the devices.
     tokenizer: of its checkpoint; None: it has no text tower.
     mesh: the rows of a batch are split over it.
+    rates: it scores `quality` and nothing else.
   """
 
   name: str
@@ -40,6 +41,7 @@ class Encoder:
   params: PyTree  # float32
   tokenizer: Any
   mesh: Mesh
+  rates: bool = False
 
   def embed_images(self, images: np.ndarray | jax.Array) -> jax.Array:
     """Returns unit vectors [P, G, E] float32 of uint8 images [P, G, h, w, 3].
@@ -112,6 +114,23 @@ def tokenize(
   return ids, tokens["attention_mask"].astype(bool)
 
 
+def open_rater(path: str, *, dtype: str) -> EncoderHandle[Any] | None:
+  """Opens the checkpoint of PickScore's format of a run; None: it has none.
+
+  Args:
+    path: `config.eval.quality`.
+    dtype: compute type.
+
+  Raises:
+    UserError: it is no CLIP, or one that cannot be used.
+  """
+  if not path:
+    return None
+  handle = encoders.open_encoder(path, dtype=dtype, kind="clip")
+  # Its name is that of its one metric, and so not that of a judge.
+  return dataclasses.replace(handle, name=f"quality_{handle.name}")
+
+
 def open_judges(
   paths: Sequence[str], clip: str, *, dtype: str
 ) -> tuple[EncoderHandle[Any], ...]:
@@ -142,9 +161,12 @@ def open_judges(
 
 
 def read_judges(
-  handles: Sequence[EncoderHandle[Any]], mesh: Mesh
+  handles: Sequence[EncoderHandle[Any]],
+  mesh: Mesh,
+  *,
+  rater: EncoderHandle[Any] | None = None,
 ) -> tuple[Encoder, ...]:
-  """Reads the weights of judges, a copy onto every device."""
+  """Reads the weights of judges, and of `open_rater`, onto every device."""
   # They are small next to the generator.
   replicated = NamedSharding(mesh, sharding.REPLICATED)
   return tuple(
@@ -154,6 +176,7 @@ def read_judges(
       handle.read(jax.tree.map(lambda _: replicated, handle.shapes)),
       handle.tokenizer,
       mesh,
+      rates=handle is rater,
     )
-    for handle in handles
+    for handle in (*handles, *([] if rater is None else [rater]))
   )

@@ -316,7 +316,11 @@ class Evaluator:
     self, batches: Sequence[HeldOutBatch], items: Items | None = None
   ) -> Scorer:
     return Scorer(
-      held_out.join(batches), self.copy_thresholds, self.seed, items
+      held_out.join(batches),
+      self.copy_thresholds,
+      self.seed,
+      items,
+      raters=self.panel.raters,
     )
 
 

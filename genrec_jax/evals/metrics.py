@@ -86,6 +86,16 @@ METRICS: dict[str, Metric] = {
   ),
 }
 
+# By a checkpoint of PickScore's format, whose name stands for {}.
+_QUALITY = "quality_{}"
+_BY_RATER = Metric(
+  "quality",
+  1,
+  "PickScore of a sample for the title of the real next item: how well people"
+  " would like it. One more is odds of 2.7 to 1; compare with that of the real"
+  " next item.",
+)
+
 # The same for every judge, whose name stands for {}: what images look like, and
 # what they find and how they differ from real ones.
 _LIKENESS: dict[str, Metric] = {
@@ -205,6 +215,8 @@ def describe(name: str) -> Metric | None:
   """Returns what a metric of this name means; None: nobody has said."""
   if name in METRICS:
     return METRICS[name]
+  if found := _pattern(_QUALITY).fullmatch(name):
+    return _BY_RATER._replace(title=f"quality by {found[1]}")
   for template, metric in _BY_JUDGE.items():
     if found := _pattern(template).fullmatch(name):
       return metric._replace(
@@ -230,11 +242,12 @@ def metric_of(name: str) -> Metric:
 def in_order(names: Iterable[str]) -> list[str]:
   """Returns the metrics that have a meaning, each once, in the table's order.
 
-  Those of METRICS, then judge by judge as they come.
+  Those of METRICS and of quality, then judge by judge as they come.
   """
   known = {n: found for n in names if (found := describe(n)) is not None}
   judges = list(dict.fromkeys(m.judge for m in known.values() if m.judge))
-  order = [*METRICS, *(t.format(j) for j in judges for t in _BY_JUDGE)]
+  rated = [name for name in known if _pattern(_QUALITY).fullmatch(name)]
+  order = [*METRICS, *rated, *(t.format(j) for j in judges for t in _BY_JUDGE)]
   return [name for name in order if name in known]
 
 

@@ -36,6 +36,7 @@ class Inputs(NamedTuple):
   generator: load.CheckpointHandle
   clip: EncoderHandle[Clip]
   judges: tuple[EncoderHandle[Any], ...]  # besides CLIP, which rewards
+  rater: EncoderHandle[Any] | None  # of quality
   compute: Mapping[str, str]  # options that other generators open with, too
   warnings: tuple[str, ...]  # why the numbers mean nothing, if they do
 
@@ -65,13 +66,16 @@ def open_inputs(config: Any) -> Inputs:
     judges=encoders.open_judges(
       judges, config.clip.checkpoint, dtype=config.clip.dtype
     ),
+    rater=encoders.open_rater(
+      config.eval.get("quality", ""), dtype=config.clip.dtype
+    ),
     compute=compute,
     warnings=tuple(warnings),
   )
 
 
 def open_panel(inputs: Inputs, clip_params: PyTree, mesh: Mesh) -> Panel:
-  """Reads the judges' weights, and joins them with the reward's CLIP.
+  """Reads the others' weights, and joins them with the reward's CLIP.
 
   Args:
     inputs: see `open_inputs`.
@@ -81,7 +85,8 @@ def open_panel(inputs: Inputs, clip_params: PyTree, mesh: Mesh) -> Panel:
   clip = Encoder(
     CLIP_NAME, inputs.clip.model, clip_params, inputs.clip.tokenizer, mesh
   )
-  return Panel((clip, *encoders.read_judges(inputs.judges, mesh)), mesh)
+  others = encoders.read_judges(inputs.judges, mesh, rater=inputs.rater)
+  return Panel((clip, *others), mesh)
 
 
 def _open_dataset(config: Any) -> Dataset:

@@ -39,8 +39,17 @@ class Panel:
 
   @property
   def judges(self) -> tuple[str, ...]:
-    """The names of the others."""
-    return tuple(encoder.name for encoder in self.encoders[1:])
+    """The names of those that judge; see `raters`."""
+    return tuple(e.name for e in self.encoders[1:] if not e.rates)
+
+  @functools.cached_property
+  def raters(self) -> dict[str, float]:
+    """The logit scales of encoders that score quality, by their names."""
+    return {
+      encoder.name: float(to_host(encoder.params["logit_scale"]))
+      for encoder in self.encoders
+      if encoder.rates
+    }
 
   def embed_images(
     self, images: np.ndarray | jax.Array

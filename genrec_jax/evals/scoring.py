@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genrec_jax import quality
 from genrec_jax.evals import ranking_scores, scores, set_distances
 from genrec_jax.evals.held_out import Users
 from genrec_jax.hf.encoders import CLIP_NAME
@@ -64,12 +65,14 @@ class Scorer:
       others copies are not counted.
     seed: of the choice of other users and of resamples.
     items: the catalogue; None, in mid-run evaluations: nothing is ranked.
+    raters: encoder -> its logit scale; they score quality and nothing else.
   """
 
   users: Users
   copy_thresholds: Mapping[str, float]
   seed: int
   items: Items | None = None
+  raters: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def score(
     self, shown: Shown, ranks: np.ndarray | None = None
@@ -83,7 +86,10 @@ class Scorer:
     """
     found: dict[str, np.ndarray] = {}
     for name, embeds in shown.embeds.items():
-      found |= self._by_encoder(name, embeds, ranks)
+      if name in self.raters:
+        found |= self._quality(name, embeds)
+      else:
+        found |= self._by_encoder(name, embeds, ranks)
     if self.users.truth is not None and shown.attributes is not None:
       # Its copy rate takes the place of CLIP's: the truth needs no threshold.
       found |= scores.truth_scores(
@@ -104,7 +110,8 @@ class Scorer:
     for name, embeds in shown.embeds.items():
       real = np.asarray(self.users.targets[name].future)[:, 0]  # [U, E]
       known = self.users.targets[name].future_mask[:, 0].all()
-      if name == CLIP_NAME or len(real) < 2 or not known:
+      judges = name != CLIP_NAME and name not in self.raters
+      if not judges or len(real) < 2 or not known:
         continue
       distances = set_distances.distances(embeds, real, self.resamples)
       flat = embeds.reshape(-1, embeds.shape[-1])  # [U G, E]
@@ -122,6 +129,13 @@ class Scorer:
     """How often each user is in each resample; see `set_distances.resample`."""
     first = self.users.targets[CLIP_NAME]
     return set_distances.resample(len(first.history_mask), self.seed)
+
+  def _quality(self, name: str, embeds: np.ndarray) -> dict[str, np.ndarray]:
+    titles = np.asarray(self.users.targets[name].text)  # [U, E]
+    if np.isnan(titles).all():  # the data set has none
+      return {}
+    rated = quality.score(embeds, titles, np.float32(self.raters[name]))
+    return {name: np.asarray(rated, np.float64).mean(-1)}
 
   def _by_encoder(
     self, name: str, embeds: np.ndarray, ranks: np.ndarray | None

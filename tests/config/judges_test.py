@@ -51,6 +51,14 @@ def test_two_of_one_name_and_names_that_are_taken(tmp_path):
   assert "nameless" in problem
 
 
+def test_quality():
+  hub = "yuvalkirstain/PickScore_v1"
+  for good in ("", hub, "tiny_clip"):
+    assert not said(get_config({"eval.quality": good}))
+  found = said(get_config({"eval.quality": "pick"}))
+  assert found.startswith("eval.quality: no model at 'pick'")
+
+
 @pytest.mark.parametrize("task", ["sft", "rl", "evaluate"])
 def test_a_config_is_checked(task, tmp_path):
   assert not said(get_config({"eval.judges": ("tiny_sft",)}, task))

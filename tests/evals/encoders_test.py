@@ -54,6 +54,18 @@ def test_a_copy_of_the_reward_s_clip_is_no_judge(tmp_path):
     encoders.open_judges(("tiny_clip", copy), "tiny_sft", dtype="float32")
 
 
+def test_the_rater_of_quality():
+  assert encoders.open_rater("", dtype="float32") is None
+  rater = encoders.open_rater("tiny_clip", dtype="float32")
+  assert rater.name == "quality_tiny_clip"
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+  (found,) = encoders.read_judges((), mesh, rater=rater)
+  assert found.rates
+  assert found.params["logit_scale"].shape == ()
+  with pytest.raises(UserError, match="'dinov2'; expected 'clip'"):
+    encoders.open_rater("tiny_judge", dtype="float32")
+
+
 def test_no_judge_reads_nothing():
   # A checkpoint that does not exist is not hashed.
   assert encoders.open_judges((), "nowhere", dtype="float32") == ()

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,3 +65,13 @@ def test_targets_are_each_encoders_own_and_a_judge_reads_no_tokens_of_clip(
   assert not np.isnan(found["clip"].text).any()
   assert np.isnan(found["eye"].text).all()
   assert panel.embed_titles(["a"]) == {}
+
+
+def test_a_rater_is_no_judge(panel):
+  clip = panel.clip
+  rater = dataclasses.replace(clip, name="quality_pick", rates=True)
+  rated = Panel((*panel.encoders, rater), panel.mesh)
+  assert rated.judges == panel.judges
+  assert not panel.raters
+  scale = float(clip.params["logit_scale"])
+  assert rated.raters == {"quality_pick": pytest.approx(scale)}

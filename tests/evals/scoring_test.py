@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from genrec_jax.data import world
 from genrec_jax.evals import catalogue as catalogue_lib
 from genrec_jax.evals import held_out, scores, set_distances
-from genrec_jax.evals.metrics import in_order
+from genrec_jax.evals.metrics import in_order, metric_of
 from genrec_jax.evals.scoring import Scorer, Shown, stacked
 from genrec_jax.evals.shuffled import derangement
 
@@ -55,6 +57,34 @@ def test_a_row_is_scored_by_every_encoder_and_by_the_truth(scorer, users):
   assert 0 < means["spread_eye"] < 2
   # Users of one world share futures, so there are ties and better ones.
   assert 0.6 < means["discrimination_eye"] <= 1
+
+
+def test_a_rater_scores_quality_and_nothing_else(users, scorer):
+  """Its cosines with the title, times its scale; see `quality.score`."""
+  shown = scorer.items.shown(users.rows.target[:, None])
+  name = "quality_pick"
+  eye = users.targets["eye"]
+  rng = np.random.default_rng(0)
+  titles = rng.normal(size=eye.future[:, 0].shape).astype(np.float32)
+  titled = dataclasses.replace(eye, text=titles)
+  rated = users._replace(targets={**users.targets, name: titled})
+  seen = Shown({**shown.embeds, name: shown.embeds["eye"]}, shown.attributes)
+  with_rater = dataclasses.replace(
+    scorer, users=rated, raters={name: np.log(100.0)}
+  )
+  found, without = with_rater.score(seen), scorer.score(shown)
+  assert found.keys() - without.keys() == {name}
+  expected = 100 * np.einsum("uge,ue->u", seen.embeds[name], titles)
+  np.testing.assert_allclose(found[name], expected, rtol=1e-4)
+  order = in_order(found)
+  assert order.index("text_clip") < order.index(name)
+  assert order.index(name) < order.index("history_eye_mean")
+  assert metric_of(name).title == "quality by pick"
+  assert not metric_of(name).judge
+  assert with_rater.sets(seen).keys() == scorer.sets(shown).keys()
+  untitled = dataclasses.replace(titled, text=np.full_like(titles, np.nan))
+  none = users._replace(targets={**users.targets, name: untitled})
+  assert name not in dataclasses.replace(with_rater, users=none).score(seen)
 
 
 def test_the_truth_takes_the_place_of_the_threshold(users, panel, batches):
