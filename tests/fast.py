@@ -24,6 +24,7 @@ FAST = (
   "tests/evals/recommenders/interactions_test.py",
   "tests/groups_test.py",
   "tests/hf/janus_config_test.py",
+  "tests/hf/image_processor_test.py",
   "tests/hf/locate_test.py",
   "tests/hf/rules_test.py",
   "tests/hf/safetensors_io_test.py",
