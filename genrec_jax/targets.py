@@ -60,6 +60,18 @@ def embed_targets(
   )
 
 
+def of_quality(targets: Targets, logit_scale: jax.Array) -> Targets:
+  """Returns targets for `rewards.cosines.quality`.
+
+  Args:
+    targets: in the space of an encoder that people's choices trained.
+    logit_scale: [], its parameter of that name, a logarithm.
+  """
+  # A logit is a product with a text that long.
+  scale = jnp.exp(jnp.asarray(logit_scale, jnp.float32))
+  return targets.replace(text=scale * targets.text)
+
+
 def embed_items(
   model: ImageEncoder, params: PyTree, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:

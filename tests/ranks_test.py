@@ -14,7 +14,7 @@ FLOORS = (
   {"core"},
   {"runtime", "html", "nn", "groups", "rows"},
   {"models", "data", "objectives"},
-  {"hf", "ingest", "sampling", "targets", "quality"},
+  {"hf", "ingest", "sampling", "targets"},
   {"rewards"},
   {"config"},
   {"evals"},

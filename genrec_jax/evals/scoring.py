@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genrec_jax import quality
 from genrec_jax.evals import ranking_scores, scores, set_distances
 from genrec_jax.evals.held_out import Users
 from genrec_jax.hf.encoders import CLIP_NAME
+from genrec_jax.rewards import cosines
+from genrec_jax.targets import of_quality
 
 
 class Shown(NamedTuple):
@@ -131,10 +132,10 @@ class Scorer:
     return set_distances.resample(len(first.history_mask), self.seed)
 
   def _quality(self, name: str, embeds: np.ndarray) -> dict[str, np.ndarray]:
-    titles = np.asarray(self.users.targets[name].text)  # [U, E]
-    if np.isnan(titles).all():  # the data set has none
+    targets = self.users.targets[name]
+    if np.isnan(targets.text).all():  # the data set has none
       return {}
-    rated = quality.score(embeds, titles, np.float32(self.raters[name]))
+    rated = cosines.quality(embeds, of_quality(targets, self.raters[name]))
     return {name: np.asarray(rated, np.float64).mean(-1)}
 
   def _by_encoder(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genrec_jax.core.types import Batch, PyTree
-from genrec_jax.targets import Targets, embed_targets
+from genrec_jax.targets import Targets, embed_targets, of_quality
 
 # By what the samples are seen: `config.clip`, the encoder of the reward
 # 'quality', and the host, which no encoder is.
@@ -67,7 +67,5 @@ def _targets(name: str, encoder: Any, params: PyTree, batch: Batch) -> Targets:
   own = dataclasses.replace(batch, title_ids=ids, title_mask=mask)
   targets = embed_targets(encoder, params, own)
   if name == QUALITY:
-    # A logit is a product with a text that long.
-    scale = jnp.exp(params["logit_scale"].astype(jnp.float32))
-    targets = dataclasses.replace(targets, text=scale * targets.text)
+    targets = of_quality(targets, params["logit_scale"])
   return targets

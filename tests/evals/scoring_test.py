@@ -60,7 +60,7 @@ def test_a_row_is_scored_by_every_encoder_and_by_the_truth(scorer, users):
 
 
 def test_a_rater_scores_quality_and_nothing_else(users, scorer):
-  """Its cosines with the title, times its scale; see `quality.score`."""
+  """Its cosines with the title, times its scale; see `cosines.quality`."""
   shown = scorer.items.shown(users.rows.target[:, None])
   name = "quality_pick"
   eye = users.targets["eye"]

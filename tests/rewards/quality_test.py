@@ -10,8 +10,10 @@ from transformers.models.clip.image_processing_pil_clip import (
   CLIPImageProcessorPil,
 )
 
-from genrec_jax import quality, testing
+from genrec_jax import testing
 from genrec_jax.hf import encoders
+from genrec_jax.rewards import cosines
+from genrec_jax.targets import Targets, of_quality
 from tests.hf import random_encoders
 
 TITLES = ["large red solid circle", "small blue dotted cross on mist"]
@@ -72,9 +74,17 @@ def test_as_its_authors_compute_it(tmp_path, dtype):
     TITLES, padding=True, padding_side="right", return_tensors="np"
   )
   ids, mask = tokens["input_ids"], tokens["attention_mask"]
+  unread = np.zeros((2, 0, 20), np.float32)
+  targets = Targets(
+    text=model.embed_texts(params, ids, mask > 0),
+    history=unread,
+    history_mask=unread[..., 0] > 0,
+    future=unread,
+    future_mask=unread[..., 0] > 0,
+  )
   embeds = model.embed_images(params, images)
-  titles = model.embed_texts(params, ids, mask > 0)
-  found = jax.jit(quality.score)(embeds, titles, params["logit_scale"])
+  rated = of_quality(targets, params["logit_scale"])
+  found = jax.jit(cosines.quality)(embeds, rated)
   assert found.shape == (2, 3)
   pixels = np.asarray(model.preprocess(images.reshape(-1, 40, 33, 3)))
   with torch.no_grad():  # the model card's own lines
@@ -90,11 +100,3 @@ def test_as_its_authors_compute_it(tmp_path, dtype):
   expected = scores.numpy().reshape(2, 2, 3)[[0, 1], [0, 1]]
   # A cosine's 1e-5, times the scale.
   np.testing.assert_allclose(found, expected, atol=1e-5 * np.exp(4.1), rtol=0)
-
-
-def test_by_hand():
-  images = jnp.array([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [-1.0, 0.0]]])
-  titles = jnp.array([[1.0, 0.0], [1.0, 0.0]])
-  scale = jnp.log(jnp.float32(100))
-  found = quality.score(images, titles, scale)
-  np.testing.assert_allclose(found, [[100, 60], [0, -100]], rtol=1e-6)
