@@ -7,7 +7,7 @@ from typing import Any
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import locate
-from genrec_jax.hf.encoders import CLIP_NAME, name_of
+from genrec_jax.hf.encoders import CLIP_NAME, QUALITY_PREFIX, name_of
 
 
 def problems(
@@ -47,6 +47,12 @@ def problems(
     f" {'those of clip.checkpoint' if name else 'nameless'}; rename its folder"
     for name in names
     if name in ("", CLIP_NAME)
+  ]
+  found += [
+    f"eval.judges: a judge may not be called {name!r}, which names a rater of"
+    " eval.quality; rename its folder"
+    for name in names
+    if name.startswith(QUALITY_PREFIX)
   ]
   return found
 

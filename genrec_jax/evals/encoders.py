@@ -19,7 +19,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import PyTree
 from genrec_jax.evals.compiled import compile_rows
 from genrec_jax.hf import encoders, workdir_model
-from genrec_jax.hf.encoders import EncoderHandle
+from genrec_jax.hf.encoders import QUALITY_PREFIX, EncoderHandle
 from genrec_jax.models.encoders import ImageEncoder
 
 
@@ -128,7 +128,7 @@ def open_rater(path: str, *, dtype: str) -> EncoderHandle[Any] | None:
     return None
   handle = encoders.open_encoder(path, dtype=dtype, kind="clip")
   # Its name is that of its one metric, and so not that of a judge.
-  return dataclasses.replace(handle, name=f"quality_{handle.name}")
+  return dataclasses.replace(handle, name=QUALITY_PREFIX + handle.name)
 
 
 def open_judges(

@@ -11,7 +11,7 @@ from genrec_jax.evals.held_out import Users
 from genrec_jax.evals.recommenders import fits
 from genrec_jax.evals.recommenders.interactions import Interactions
 from genrec_jax.evals.scoring import Items
-from genrec_jax.hf.encoders import CLIP_NAME
+from genrec_jax.hf.encoders import CLIP_NAME, QUALITY_PREFIX
 
 
 class ItemRows(NamedTuple):
@@ -72,4 +72,11 @@ def choose(
 
 def judge_or_clip(items: Items) -> str:
   """Returns the encoder by which items are alike: a judge, if there is one."""
-  return next((name for name in items.embeds if name != CLIP_NAME), CLIP_NAME)
+  return next(
+    (
+      name
+      for name in items.embeds
+      if name != CLIP_NAME and not name.startswith(QUALITY_PREFIX)
+    ),
+    CLIP_NAME,
+  )

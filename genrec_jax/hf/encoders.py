@@ -61,6 +61,8 @@ class Format(Protocol):
 
 
 CLIP_NAME = "clip"  # of the reward's CLIP in names of metrics
+# Begins the names of encoders that score quality, and nothing else.
+QUALITY_PREFIX = "quality_"
 # model_type of config.json -> module.
 FORMATS: dict[str, Format] = {"clip": clip, "siglip": siglip, "dinov2": dinov2}
 

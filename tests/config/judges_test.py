@@ -40,7 +40,7 @@ def test_the_reward_s_own_clip(clip):
 
 
 def test_two_of_one_name_and_names_that_are_taken(tmp_path):
-  for name in ("a/dino", "b/dino", "b/clip", "b/-"):
+  for name in ("a/dino", "b/dino", "b/clip", "b/-", "b/quality-x"):
     (tmp_path / name).mkdir(parents=True)
   two = (str(tmp_path / "a/dino"), str(tmp_path / "b/dino"))
   (problem,) = judges.problems(two, "tiny_clip")
@@ -49,6 +49,8 @@ def test_two_of_one_name_and_names_that_are_taken(tmp_path):
   assert "may not be called 'clip'" in problem
   (problem,) = judges.problems((str(tmp_path / "b/-"),), "tiny_clip")
   assert "nameless" in problem
+  (problem,) = judges.problems((str(tmp_path / "b/quality-x"),), "tiny_clip")
+  assert "which names a rater of eval.quality" in problem
 
 
 def test_quality():

@@ -67,6 +67,11 @@ def test_content_is_what_a_judge_sees_or_else_clip(evaluator, items, learned):
   assert item_rows.judge_or_clip(items) == "eye"
   blind = items._replace(embeds={"clip": items.embeds["clip"]})
   assert item_rows.judge_or_clip(blind) == "clip"
+  # What rates images says nothing of which are alike.
+  rated = blind._replace(
+    embeds={**blind.embeds, "quality_pick": items.embeds["eye"]}
+  )
+  assert item_rows.judge_or_clip(rated) == "clip"
   own, other = (
     choose(users, seen, learned, ["content_knn"]).numbers["content_knn"]
     for seen in (items, blind)
