@@ -28,7 +28,7 @@ def alpha(units: np.ndarray, values: np.ndarray) -> float:
   sizes = counts.sum(-1, keepdims=True)  # [N, 1]
   # Pairs of values of one unit that are the same.
   same = (counts * (counts - 1) / (sizes - 1)).sum()
-  total = counts.sum()
+  total = counts.sum()  # values that have a partner
   of_each = counts.sum(0)  # [C]
   observed = 1 - same / total
   expected = 1 - (of_each * (of_each - 1)).sum() / (total * (total - 1))

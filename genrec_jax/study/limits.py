@@ -33,6 +33,7 @@ class RateLimit:
     """Takes a token: returns 0, or the seconds until there is one."""
     with self._lock:
       now = self._clock()
+      # An address that is not known yet has a full bucket.
       tokens, then = self._buckets.pop(address, (self._burst, now))
       tokens = min(self._burst, tokens + (now - then) * self._rate)
       allowed = tokens >= 1

@@ -19,6 +19,7 @@ def describe(study: Study) -> list[str]:
   real = sum(entry["kind"] == "pair" for entry in study.key.values())
   # Votes of a rater on two given rows, of those of the block.
   each = real / len(blocks) / len(pairs)
+  # Half of the blocks are mirrors, which show the same pairs.
   least = RATERS_A_PAIR * len(blocks) // 2  # a block and its mirror
   lines = [
     f"{study.path}: {len(rows)} rows of {len(users)} users make"
@@ -31,6 +32,7 @@ def describe(study: Study) -> list[str]:
   ]
   for rate in _RATES:
     alone = votes_needed(rate)
+    # Fewer than one a rater are as good as independent.
     alike = votes_needed(rate, per_rater=max(each, 1), correlation=_LIKENESS)
     lines.append(
       f"  a win rate of {rate:.0%}: {alone} independent votes, {alike} of"

@@ -45,6 +45,7 @@ def write(out: str, found: Mapping[str, Any], answers: Answers) -> None:
 def table(found: Mapping[str, Any]) -> str:
   """Returns what the terminal shows."""
   lines = [_stamp(found)]
+  # First of all, what does not count and why.
   lines += [f"  dropped: {line}" for line in found["dropped"]]
   for rater, why in found["raters"]["excluded"].items():
     lines.append(f"  left out {rater}: {'; '.join(why)}")

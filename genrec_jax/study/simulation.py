@@ -147,7 +147,7 @@ def power(
     seed: of all of them.
   """
   pairs_of_rows = itertools.combinations(study.record["rows"], 2)
-  hits = dict.fromkeys(pairs_of_rows, 0)
+  hits = dict.fromkeys(pairs_of_rows, 0)  # studies that found a difference
   # A progress line on stderr, as this takes half a minute.
   for run in tqdm.trange(runs, desc="simulating studies", leave=False):
     made = votes(study, truth, raters=raters, seed=seed * runs + run)
@@ -155,6 +155,7 @@ def power(
     drawn = resample.bootstrap(
       len(kept.raters), len(kept.users), resamples=500, seed=run
     )
+    # As `analyse` does, but only what tells the power.
     pairs = kept.take(kept.kind == "pair")
     for found in analysis.win_rates(pairs, 0, drawn):
       away = found["low"] > 0.5 or found["high"] < 0.5
@@ -201,6 +202,7 @@ class _Attentive:
       other = {"left": "right", "right": "left"}[entry["known"]]
       right = rng.random() < self._behaviour.attention
       side = entry["known"] if right else other
+      # The user's own picture is one of those shown, so it is a copy.
       marked = rng.random() < self._behaviour.sees_copy
       return {
         "answers": dict.fromkeys(QUESTIONS, side),
@@ -229,6 +231,7 @@ class _Attentive:
     """Returns 0 where the first row is chosen, 1 for a tie, 2 the second."""
     rows = sorted((entry["left"], entry["right"]), key=self._rows.__getitem__)
     about = (question, *rows)
+    # One number decides whose draw the vote follows, the other is that draw.
     kind, draw = rng.random(2)
     if kind < self._behaviour.by_user:
       draw = self._shared.setdefault((entry["user"], *about), draw)

@@ -62,6 +62,7 @@ class VoteFile:
     Raises:
       OSError: the disk is full, say; then none of them is stored.
     """
+    # One writer at a time: two requests may bring the same vote at once.
     with self._lock:
       new = {v["id"]: v for v in votes if v["id"] not in self._ids}
       if new:

@@ -85,7 +85,11 @@ def test_the_practice_pair_is_of_nobody_in_the_study(study):
   practice = study.tasks["practice"]
   used = {task["history"] for block in study.tasks["blocks"] for task in block}
   assert practice["history"] not in used
-  liked = [x["image"] for x in study.tasks["histories"][practice["history"]]]
+  liked, *others = (
+    [item["image"] for item in study.tasks["histories"][name]]
+    for name in (practice["history"], *used)
+  )
+  assert liked not in others  # under another name, say
   assert practice["right"] in liked
   assert practice["left"] not in liked
 
