@@ -19,7 +19,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 320, 132, 47, 18  # of a chart, pixels
 MANY = 40  # values; more are drawn pale, with their average over them
 _HELD_OUT = r"^eval/"
 _GROUPS = (
-  ("During training", _HELD_OUT),
+  ("During training", rf"{_HELD_OUT}(?!alarm_)"),
   ("Reward and its parts", r"reward"),
   ("Policy", r"kl|entropy|ratio|clip_fraction"),
   ("Loss and gradient", r"loss|grad|accuracy"),

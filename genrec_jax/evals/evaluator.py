@@ -17,6 +17,7 @@ from genrec_jax.evals import (
   kept_images,
   shuffled,
 )
+from genrec_jax.evals.alarm import REWARD
 from genrec_jax.evals.catalogue import Catalogue
 from genrec_jax.evals.compiled import Generate, Reconstruct
 from genrec_jax.evals.contrasts import SHUFFLED
@@ -25,8 +26,10 @@ from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.panel import Panel, on_host
 from genrec_jax.evals.recommenders.interactions import Interactions
 from genrec_jax.evals.scoring import Items, Scorer, Shown, stacked
+from genrec_jax.hf.encoders import CLIP_NAME
 from genrec_jax.runtime import progress
 from genrec_jax.runtime.distributed import to_host
+from genrec_jax.targets import Targets
 
 # (name, parameters, or a function that reads them)
 Model = tuple[str, PyTree | Callable[[], PyTree]]
@@ -42,6 +45,14 @@ _MIDRUN = (
   "diversity",
 )
 _MIDRUN_BY_JUDGE = ("future_{}_mean", "diversity_{}")
+
+
+class Midrun(NamedTuple):
+  """What an evaluation in the middle of a run finds."""
+
+  metrics: dict[str, float]  # means over users
+  grid: np.ndarray  # uint8 [H, W, 3]: users as rows
+  seen: dict[str, np.ndarray]  # see `alarm.Seen`
 
 
 class Comparison(NamedTuple):
@@ -95,6 +106,8 @@ class Evaluator:
     warnings: lines for the reader of the results.
     temperature: at which the models of the table are sampled.
     temperatures: others, for the curves of `frontier`; none: no curves.
+    reward: (CLIP's embeddings [U, G, E], targets) -> what each user's samples
+      earn, [U]; None: nothing is rewarded.
   """
 
   generate: Generate
@@ -114,6 +127,7 @@ class Evaluator:
   warnings: tuple[str, ...] = ()
   temperature: float = 1.0
   temperatures: tuple[float, ...] = ()
+  reward: Callable[[np.ndarray, Targets], Any] | None = None
 
   def sample(
     self,
@@ -157,9 +171,7 @@ class Evaluator:
     samples = np.concatenate(kept)[:keep] if kept else np.zeros(0)
     return stacked(parts), samples
 
-  def midrun(
-    self, params: PyTree, *, grid_users: int = 8
-  ) -> tuple[dict[str, float], np.ndarray]:
+  def midrun(self, params: PyTree, *, grid_users: int = 8) -> Midrun:
     """Evaluates a model in the middle of its training, on `validation`.
 
     The noise is the same at every call, which makes the curve smoother. Of the
@@ -168,11 +180,7 @@ class Evaluator:
 
     Args:
       params: of the generator.
-      grid_users: rows of the grid.
-
-    Returns:
-      {metric: mean over users}, and an image uint8 [H, W, 3] of users as rows:
-      history | samples | real next item.
+      grid_users: rows of the grid: history | samples | real next item.
     """
     users = sum(held.count for held in self.validation)
     tally = progress.Tally(users, self.population)
@@ -184,20 +192,24 @@ class Evaluator:
     )
     tally.clear()
     scorer = self._scorer(self.validation)
-    watched = [
-      *_MIDRUN,
-      *(t.format(j) for j in self.panel.judges for t in _MIDRUN_BY_JUDGE),
+    scores = scorer.score(shown)
+    by_judge = [
+      t.format(j) for j in self.panel.judges for t in _MIDRUN_BY_JUDGE
     ]
+    seen = {name: scores[name] for name in by_judge}
+    if self.reward is not None:
+      targets = scorer.users.targets[CLIP_NAME]
+      seen[REWARD] = np.asarray(self.reward(shown.embeds[CLIP_NAME], targets))
     means = {
       name: float(np.nanmean(values))
-      for name, values in scorer.score(shown).items()
-      # JSON has no NaN.
-      if name in watched and not np.all(np.isnan(values))
+      for name, values in (
+        {m: scores[m] for m in _MIDRUN if m in scores} | seen
+      ).items()
+      if not np.all(np.isnan(values))  # JSON has no NaN
     }
-    for name, cell in scorer.sets(shown).items():
-      if name.startswith("kid_"):
-        means[name] = cell["mean"]
-    return means, grid(self.validation, samples)
+    for name, kid in scorer.kid(shown).items():
+      seen[name], means[name] = kid, float(kid[0])
+    return Midrun(means, grid(self.validation, samples), seen)
 
   def compare(self, models: Sequence[Model], *, keep: int = 12) -> Comparison:
     """Scores models, with their own and shuffled histories, and baselines.

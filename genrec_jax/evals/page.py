@@ -94,7 +94,7 @@ def page(
     summary=summary,
     # A summary of older runs may lack these.
     population=summary.get("population", "users"),
-    warnings=summary.get("warnings", ()),
+    warnings=(*summary.get("alarms", ()), *summary.get("warnings", ())),
     verdicts=summary.get("verdicts", ()),
     tables=page_table.tables(summary),
     compared=page_differences.section(summary),

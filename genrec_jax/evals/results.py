@@ -3,6 +3,7 @@
 from typing import Any
 
 from genrec_jax.evals import (
+  alarm,
   frontier,
   kept_images,
   page,
@@ -11,6 +12,7 @@ from genrec_jax.evals import (
   table,
   verdicts,
 )
+from genrec_jax.evals import curves as curves_lib
 from genrec_jax.evals.evaluator import Comparison, Evaluator
 from genrec_jax.evals.examples import examples
 from genrec_jax.runtime import distributed
@@ -43,6 +45,7 @@ def write(
   found["verdicts"] = verdicts.verdicts(found)
   if curves := frontier.of_summary(comparison.curves, found, evaluator.seed):
     found["frontier"] = curves
+  found["alarms"] = alarm.lines(curves_lib.read(workdir))
   if distributed.is_first():
     summary.write(workdir, found)
     # In the order of the scores, which leave out the rows that are no users.

@@ -125,6 +125,18 @@ class Scorer:
       }
     return found
 
+  def kid(self, shown: Shown) -> dict[str, np.ndarray]:
+    """Returns each judge's KID: {metric: [R + 1]}; see `distances`."""
+    return {
+      f"kid_{name}": set_distances.distances(
+        embeds,
+        np.asarray(self.users.targets[name].future)[:, 0],
+        self.resamples,
+      ).kid
+      for name, embeds in shown.embeds.items()
+      if name != CLIP_NAME
+    }
+
   @functools.cached_property
   def resamples(self) -> np.ndarray:
     """How often each user is in each resample; see `set_distances.resample`."""

@@ -3,7 +3,7 @@
 A summary is
 
     {"users": n, "population": "held-out users",
-     "warnings": [line, ...], "verdicts": [line, ...],
+     "warnings": [line, ...], "verdicts": [line, ...], "alarms": [line, ...],
      "models": {row: {metric: {"mean", "low", "high"}}}, "shuffled": {row: ...},
      "differences": {"rl - sft": {metric: {"mean", "low", "high", "p",
                                            "p_holm"}}, ...},

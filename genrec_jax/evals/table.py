@@ -54,7 +54,8 @@ def table(summary: Summary) -> str:
       )
     ]
   lines += [f"note: {line}" for line in summary.get("verdicts", ())]
-  lines += [f"warning: {line}" for line in summary.get("warnings", ())]
+  notes = (*summary.get("alarms", ()), *summary.get("warnings", ()))
+  lines += [f"warning: {line}" for line in notes]
   return "\n".join(line.rstrip() for line in lines)
 
 

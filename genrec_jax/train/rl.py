@@ -15,6 +15,7 @@ width of CLIP's common space.
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 from typing import Any
 
@@ -196,6 +197,27 @@ def weigh_rewards(
   return values, {"reward": total} | metrics
 
 
+def earned(
+  samples: jax.Array, targets: Targets, options: RLOptions
+) -> jax.Array:
+  """Returns what the samples of each prompt earn by CLIP, in the mean: [P].
+
+  The training's `reward`, of held-out users, as far as it is CLIP's: what other
+  encoders or a function of the user's reward is not looked at there.
+
+  Args:
+    samples: [P, G, E] CLIP embeddings of generated images.
+    targets: what they are compared with.
+    options: rewards with their weights.
+  """
+  own = {n: r for n, r in options.rewards.items() if r.encoder == rewards.CLIP}
+  raw = rewards.score(samples, targets, own)  # name -> [P, G]
+  total = jnp.zeros(len(samples))
+  for name, reward in own.items():
+    total += reward.weight * raw[name].mean(1)
+  return total
+
+
 def make_options(
   config: Any,
   encoders: Mapping[str, ImageEncoder],
@@ -327,6 +349,15 @@ def run(config: Any, workdir: str) -> None:
   kept = copy_reference(config, parts.plan, parts.state.params)
   frozen = read_by_step(config, parts.plan, parts.frozen)
   parts = parts._replace(frozen=frozen | kept)
+  options = make_options(config, parts.plan.encoders, parts.describe)
+  if any(
+    reward.weight and reward.encoder == rewards.CLIP
+    for reward in options.rewards.values()
+  ):
+    # Held-out users' reward is watched, to see whether it is hacked.
+    reward = functools.partial(earned, options=options)
+    evaluator = dataclasses.replace(parts.evaluator, reward=reward)
+    parts = parts._replace(evaluator=evaluator)
   step = make_step(config, parts.plan, parts.describe)
   work = throughput.work(
     throughput.count_weights(parts.plan.model),

@@ -8,7 +8,7 @@ import numpy as np
 
 from genrec_jax.core import tree
 from genrec_jax.core.types import PyTree, TrainState
-from genrec_jax.evals import results
+from genrec_jax.evals import alarm, results
 from genrec_jax.train import loop
 from genrec_jax.train.build import RunParts
 from genrec_jax.train.throughput import Clock, Work
@@ -38,10 +38,14 @@ def train(
   def whole(state: TrainState, frozen: PyTree) -> PyTree:
     return tree.merge(state.shown, frozen["generator_rest"])
 
+  watch = alarm.Watch(workdir, seed=evaluator.seed)
+
   def evaluate(
     state: TrainState, frozen: PyTree
   ) -> tuple[dict[str, float], np.ndarray]:
-    return evaluator.midrun(whole(state, frozen))
+    found = evaluator.midrun(whole(state, frozen))
+    rang = watch.look(int(jax.device_get(state.step)), found.seen)
+    return found.metrics | rang, found.grid
 
   def finish(state: TrainState, frozen: PyTree, workdir: str) -> None:
     # What only training needs makes room for the compared models.
