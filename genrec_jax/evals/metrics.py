@@ -159,10 +159,10 @@ _RANKING: dict[str, Metric] = {
     "HR@10 over that of an item drawn at random, which has 1.",
   ),
   "discrimination_{}": Metric(
-    "discrimination",
+    "user AUC",
     1,
     "Share of 99 other users to whose future a sample is less near than to its"
-    " own user's; .5 is chance.",
+    " own user's; .5 is chance. Who ignores the history cannot beat it.",
   ),
   "kid_{}": Metric(
     "KID",

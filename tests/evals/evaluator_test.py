@@ -154,14 +154,33 @@ def test_models_are_sampled_at_other_temperatures_but_for_the_base(evaluator):
 def test_midrun_gives_means_and_a_grid(evaluator):
   validation = evaluator.test[1:]
   evaluator = dataclasses.replace(evaluator, validation=validation)
-  metrics, grid = evaluator.midrun(1.0, grid_users=3)
+  metrics, grid, seen = evaluator.midrun(1.0, grid_users=3)
   assert metrics.keys() == MIDRUN
+  # Without a reward there is nothing that may be hacked.
+  assert seen.keys() == {"future_eye_mean", "diversity_eye", "kid_eye"}
   scored = _evaluate(evaluator, 1.0, validation)
   for name in MIDRUN - {"kid_eye"}:
     assert metrics[name] == scored[name].mean(), name
+  assert metrics["kid_eye"] == seen["kid_eye"][0]
+  np.testing.assert_array_equal(seen["diversity_eye"], scored["diversity_eye"])
   first = validation[0].batch
   np.testing.assert_array_equal(grid[:32, -32:], first.future[0, 0])
   assert all(isinstance(value, float) for value in metrics.values())
   assert grid.dtype == np.uint8
   assert grid.shape[0] == 3 * 32 + 2 * 2
   json.dumps(metrics, allow_nan=False)
+
+
+def test_midrun_has_what_users_samples_earn(evaluator):
+  def reward(samples, targets):
+    return np.einsum("uge,ue->u", samples, targets.text)
+
+  paid = dataclasses.replace(
+    evaluator, validation=evaluator.test, reward=reward
+  )
+  found = paid.midrun(1.0)
+  scored = _evaluate(evaluator, 1.0)
+  np.testing.assert_allclose(
+    found.seen["reward"], 4 * scored["text_clip"], rtol=1e-5
+  )
+  assert found.metrics["reward"] == found.seen["reward"].mean()
