@@ -38,7 +38,8 @@ _TEMPLATE = Path(__file__).with_name("report.html")
 _SETTINGS = (  # (label, key in the config)
   ("task", "task"),
   ("checkpoint", "model.checkpoint"),
-  ("CLIP, reward and judge", "clip.checkpoint"),
+  ("CLIP, which rewards", "clip.checkpoint"),
+  ("judges", "eval.judges"),
   ("data", "data.path"),
   ("history length", "data.history_length"),
   ("steps", "train.steps"),

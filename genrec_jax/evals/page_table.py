@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from genrec_jax import rows as rows_lib
 from genrec_jax.evals import metrics as metrics_lib
+from genrec_jax.evals.contrasts import SHUFFLED
 from genrec_jax.evals.intervals import Interval
 from genrec_jax.evals.metrics import Metric, metric_of
 from genrec_jax.evals.summary import (
@@ -26,6 +27,7 @@ class Cell(NamedTuple):
   interval: Interval
   bar: Interval  # the same as places on the column's scale, pixels
   best: bool  # better than every other model
+  images: int = 0  # of a distance that depends on their number; 0: does not
 
 
 class Row(NamedTuple):
@@ -81,7 +83,12 @@ def groups(
       # Shuffled rows have names of models, and do not compete.
       won = group == "model" and winners.get(metric) == name
       cells.append(
-        Cell(interval, _bar(interval, scales[metric]), won)
+        Cell(
+          interval,
+          _bar(interval, scales[metric]),
+          won,
+          _images(summary, name + SHUFFLED if shuffled else name, metric),
+        )
         if interval
         else None
       )
@@ -97,6 +104,12 @@ def groups(
     (group, [row(*one) for one in members])
     for group, members in itertools.groupby(rows(summary), lambda one: one[0])
   ]
+
+
+def _images(summary: Summary, row: str, metric: str) -> int:
+  """Returns of how many images a row's distance is, if that matters, or 0."""
+  cell = summary.get("sets", {}).get(row, {}).get(metric, {})
+  return int(cell.get("images", 0))
 
 
 def _scale(summary: Summary, metric: str) -> tuple[float, float]:

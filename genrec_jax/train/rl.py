@@ -32,6 +32,7 @@ from genrec_jax.models.clip import Clip
 from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.nn import lora
 from genrec_jax.objectives import Objective, advantages, pathwise
+from genrec_jax.targets import Targets
 from genrec_jax.train import (
   memory,
   policy_update,

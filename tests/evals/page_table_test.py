@@ -47,6 +47,7 @@ def test_a_judge_has_two_tables_and_sets_are_in_the_second():
   hits, kid, frechet = rl.cells
   assert (hits.interval["mean"], kid.interval["mean"]) == (0.5, 0.25)
   # Without an interval, a dot on its scale.
+  assert (kid.images, frechet.images) == (0, 9)
   assert frechet.bar["low"] == frechet.bar["mean"] == frechet.bar["high"]
   shuffled = dict(ranking.groups)["shuffled"][0]
   assert shuffled.cells[1].interval["mean"] == 0.5
