@@ -79,7 +79,7 @@ def test_a_run_that_was_resumed_rings_where_one_that_was_not_does(
   }
   assert capsys.readouterr().out == (
     "warning: the reward may be hacked: at step 80 it had risen on held-out"
-    " users, while future mean by eye went from 0.599 to 0.499; see"
+    " users, while future mean by eye went from 0.601 to 0.499; see"
     " docs/evaluation.md\n"
   )
   # A run that begins anew forgets what was there.
