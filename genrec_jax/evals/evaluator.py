@@ -158,10 +158,12 @@ class Evaluator:
     for index, held in enumerate(batches):
       # By the batch's number, so that all models share their noise.
       batch_key = jax.random.fold_in(key, index)
-      generated = self.generate(params, held.batch.prompt, batch_key, *others)
-      # The panel reads them on the devices, before they come to the host.
-      embeds = on_host(self.panel.embed_images(generated))
-      images = to_host(generated)  # [P, G, h, w, 3] uint8
+      # The first batch compiles; of a large model each one takes a while.
+      with progress.waiting("generating images"):
+        generated = self.generate(params, held.batch.prompt, batch_key, *others)
+        # The panel reads them on the devices, before they come to the host.
+        embeds = on_host(self.panel.embed_images(generated))
+        images = to_host(generated)  # [P, G, h, w, 3] uint8
       shown = Shown(embeds, held_out.read_attributes(held, images))
       parts.append(shown.to(np.arange(held.count)))  # the fill is no user
       # Images of all users would take gigabytes; embeddings of all do not.

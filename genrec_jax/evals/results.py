@@ -15,7 +15,7 @@ from genrec_jax.evals import (
 from genrec_jax.evals import curves as curves_lib
 from genrec_jax.evals.evaluator import Comparison, Evaluator
 from genrec_jax.evals.examples import examples
-from genrec_jax.runtime import distributed
+from genrec_jax.runtime import distributed, progress
 
 
 def write(
@@ -34,13 +34,14 @@ def write(
   Returns:
     The summary; see `summary`.
   """
-  found = summary.summarise(
-    comparison.scores,
-    seed=evaluator.seed,
-    population=evaluator.population,
-    warnings=evaluator.warnings,
-    sets=comparison.sets,
-  )
+  with progress.waiting("comparing the rows"):
+    found = summary.summarise(
+      comparison.scores,
+      seed=evaluator.seed,
+      population=evaluator.population,
+      warnings=evaluator.warnings,
+      sets=comparison.sets,
+    )
   # They are read off the intervals, so they come after these.
   found["verdicts"] = verdicts.verdicts(found)
   if curves := frontier.of_summary(comparison.curves, found, evaluator.seed):

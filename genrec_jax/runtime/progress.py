@@ -1,7 +1,10 @@
 """Progress lines on a terminal or in a log: steps, rates and the time left."""
 
+from collections.abc import Iterator
+import contextlib
 import shutil
 import sys
+import threading
 import time
 
 from genrec_jax.runtime.distributed import first_only
@@ -35,6 +38,13 @@ class _Line:
       print(flush=True)
     self._open = False
 
+  @first_only
+  def clear(self) -> None:
+    """Removes the line that was to be rewritten."""
+    if self._open:
+      print("\r\033[K", end="", flush=True)
+    self._open = False
+
   def _due(self, now: float) -> bool:
     """Returns whether the next line is due; if so it counts as printed."""
     due = now - self._printed >= self._every
@@ -42,7 +52,9 @@ class _Line:
       self._printed = now
     return due
 
-  def _rewrite(self, text: str) -> None:
+  @first_only
+  def rewrite(self, text: str) -> None:
+    """Prints a line that the next one takes the place of on a terminal."""
     if self._terminal:
       print(f"\r\033[K{text}", end="", flush=True)
       self._open = True
@@ -93,7 +105,7 @@ class Progress(_Line):
     if step == self._steps:  # the last line stays, rewritten by none
       self.say(line)
     elif due:
-      self._rewrite(line)
+      self.rewrite(line)
     return rate
 
 
@@ -130,14 +142,7 @@ class Tally(_Line):
       rate = (self._done - done) / max(now - since, 1e-9)
       eta = f"  ETA {duration((self._total - self._done) / rate)}"
     if self._due(now):
-      self._rewrite(f"{label}: {self._done}/{self._total} {self._unit}{eta}")
-
-  @first_only
-  def clear(self) -> None:
-    """Removes the line."""
-    if self._open:
-      print("\r\033[K", end="", flush=True)
-    self._open = False
+      self.rewrite(f"{label}: {self._done}/{self._total} {self._unit}{eta}")
 
 
 class Relay(_Line):
@@ -157,4 +162,30 @@ class Relay(_Line):
       text = f"{label}: {' '.join(line.split())}"  # of a table's wide gaps none
       # A longer one would wrap, and leave its first half when rewritten.
       width = shutil.get_terminal_size().columns - 1
-      self._rewrite(text[:width] if self._terminal else text)
+      self.rewrite(text[:width] if self._terminal else text)
+
+
+@contextlib.contextmanager
+def waiting(label: str, every: float = 10.0) -> Iterator[None]:
+  """Prints 'LABEL, 0:00:20' every `every` seconds until the body ends.
+
+  For what cannot count its own steps: a compilation, a large sum. Of several
+  processes only the first prints, and nothing of what is quicker. On a terminal
+  the line disappears at the end.
+  """
+  line = _Line(every)
+  done, begun = threading.Event(), time.monotonic()
+
+  def tick() -> None:
+    while not done.wait(every):
+      line.rewrite(f"{label}, {duration(time.monotonic() - begun)}")
+
+  # A daemon: a run that ends with an error does not wait for it.
+  thread = threading.Thread(target=tick, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+    line.clear()

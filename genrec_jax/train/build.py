@@ -15,7 +15,7 @@ from genrec_jax.data.examples import ReadTitles
 from genrec_jax.evals import calibration, lineage, opening
 from genrec_jax.evals.evaluator import Evaluator
 from genrec_jax.hf import load, locate
-from genrec_jax.runtime import distributed
+from genrec_jax.runtime import distributed, progress
 from genrec_jax.sampling import Sampling
 from genrec_jax.train import memory, reward_encoders
 from genrec_jax.train.memory import Memory
@@ -80,19 +80,22 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
     titles=reward_encoders.titles(rewarding),
     numbered=reward_encoders.asks_host(config.to_dict().get("rewards")),
   )
-  evaluator = opening.open_evaluator(
-    config,
-    inputs,
-    opening.open_panel(inputs, clip_params, plan.mesh),
-    sampling=sample,
-    copy_threshold=copy_threshold,
-    to_rollout_layout=plan.to_rollout_layout,
-    validation_users=(
-      config.eval.users_during if config.train.eval_every else 0
-    ),
-  )
+  with progress.waiting("reading held-out users"):
+    evaluator = opening.open_evaluator(
+      config,
+      inputs,
+      opening.open_panel(inputs, clip_params, plan.mesh),
+      sampling=sample,
+      copy_threshold=copy_threshold,
+      to_rollout_layout=plan.to_rollout_layout,
+      validation_users=(
+        config.eval.users_during if config.train.eval_every else 0
+      ),
+    )
   # Whether the copy threshold separates copies, said before hours of training.
-  evaluator = calibration.calibrated(evaluator, tree.merge(state.params, rest))
+  with progress.waiting("measuring the copy threshold"):
+    params = tree.merge(state.params, rest)
+    evaluator = calibration.calibrated(evaluator, params)
   # Prompts of training are as long: both are padded to the longest there is.
   prompt = evaluator.test[0].batch.prompt
   distributed.say(shown_prompt.line(generator.processor.tokenizer, prompt))

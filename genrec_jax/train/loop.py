@@ -164,8 +164,9 @@ class _Loop:
     with contextlib.ExitStack() as stack:
       for step in range(start + 1, steps + 1):
         batch = self.next_batch(step)
-        # What moves to the host here would wait for the device.
-        with jax.transfer_guard("disallow"):
+        # The first call compiles. What moves to the host here would wait for
+        # the device.
+        with self.compiling(step == start + 1), jax.transfer_guard("disallow"):
           state, values = self.inputs.step(state, self.inputs.frozen, batch)
         if step == start + 1:  # before it compiled there was nothing to save
           stack.enter_context(launch.deferring_sigterm())
@@ -187,6 +188,12 @@ class _Loop:
     if self.inputs.clock and (line := self.inputs.clock.line()):
       self.progress.say(line)
     return state
+
+  def compiling(self, first: bool) -> contextlib.AbstractContextManager[None]:
+    """Says how long the first step takes to compile."""
+    if not first:
+      return contextlib.nullcontext()
+    return progress_lib.waiting("compiling the step")
 
   def next_batch(self, step: int) -> PyTree:
     """Returns the next batch, on the devices."""

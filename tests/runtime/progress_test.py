@@ -1,4 +1,7 @@
 import os
+import time
+
+import pytest
 
 from genrec_jax.runtime import progress as progress_lib
 
@@ -113,3 +116,26 @@ def test_relay_stays_on_one_line_of_a_terminal(capsys, monkeypatch):
 
 def test_durations_in_words():
   assert progress_lib.duration(3725.9) == "1:02:05"
+
+
+def test_waiting_says_how_long_and_what_is_quick_says_nothing(capsys):
+  with progress_lib.waiting("compiling", every=60.0):
+    pass
+  assert capsys.readouterr().out == ""
+  with progress_lib.waiting("compiling", every=0.01):
+    time.sleep(0.2)
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) >= 2
+  assert set(lines) == {"compiling, 0:00:00"}
+  time.sleep(0.05)  # and no more, once it is done
+  assert capsys.readouterr().out == ""
+
+
+def test_waiting_ends_with_the_error_of_what_was_waited_for(capsys):
+  with (
+    pytest.raises(KeyError),
+    progress_lib.waiting("compiling", every=0.01),
+  ):
+    raise KeyError
+  time.sleep(0.05)
+  assert capsys.readouterr().out == ""
