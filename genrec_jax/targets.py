@@ -43,7 +43,11 @@ def embed_targets(
   Returns:
     Targets, without gradients.
   """
-  history, future = embed_items(encoder, params, batch)
+  shown = batch.history.shape[1]  # N
+  # [P, N + F, h, w, 3]
+  pixels = jnp.concatenate([batch.history, batch.future], 1)
+  embeds = encoder.embed_images(params, pixels.astype(jnp.float32) / 255)
+  embeds = at_least_float32(embeds)  # [P, N + F, E]
   text = None
   if batch.title_ids is not None:
     text = at_least_float32(
@@ -52,9 +56,9 @@ def embed_targets(
   return jax.lax.stop_gradient(
     Targets(
       text=text,
-      history=history,
+      history=embeds[:, :shown],
       history_mask=batch.history_mask,
-      future=future,
+      future=embeds[:, shown:],
       future_mask=batch.future_mask,
     )
   )
@@ -70,24 +74,3 @@ def of_quality(targets: Targets, logit_scale: jax.Array) -> Targets:
   # A logit is a product with a text that long.
   scale = jnp.exp(jnp.asarray(logit_scale, jnp.float32))
   return targets.replace(text=scale * targets.text)
-
-
-def embed_items(
-  model: ImageEncoder, params: PyTree, batch: Batch
-) -> tuple[jax.Array, jax.Array]:
-  """Returns unit vectors of the batch's history and future, each image once.
-
-  Args:
-    model: any encoder of images.
-    params: its parameters.
-    batch: P windows; images uint8.
-
-  Returns:
-    [P, N, E] and [P, F, E] float32.
-  """
-  shown = batch.history.shape[1]  # N
-  # [P, N + F, h, w, 3]
-  pixels = jnp.concatenate([batch.history, batch.future], 1)
-  embeds = model.embed_images(params, pixels.astype(jnp.float32) / 255)
-  embeds = at_least_float32(embeds)  # [P, N + F, E]
-  return embeds[:, :shown], embeds[:, shown:]

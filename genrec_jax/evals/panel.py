@@ -5,7 +5,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
@@ -63,7 +62,7 @@ class Panel:
   def embed_targets(self, batch: Batch) -> Mapping[str, Targets]:
     """Returns each encoder's embeddings of what samples are compared with.
 
-    `text` of a judge is NaN; see `embed_titles`.
+    `text` of a judge is None; see `embed_titles`.
     """
     return self._embed_targets(self._params, batch)
 
@@ -95,24 +94,16 @@ class Panel:
   @functools.cached_property
   def _embed_targets(self):
     def embed_targets(params, batch):
-      clip, *judges = self.encoders
-      found = {
-        clip.name: targets_lib.embed_targets(
-          clip.model, params[clip.name], batch
+      # The batch's tokens are those of CLIP's tokenizer.
+      untitled = dataclasses.replace(batch, title_ids=None, title_mask=None)
+      return {
+        encoder.name: targets_lib.embed_targets(
+          encoder.model,
+          params[encoder.name],
+          batch if encoder is self.clip else untitled,
         )
+        for encoder in self.encoders
       }
-      for judge in judges:
-        history, future = targets_lib.embed_items(
-          judge.model, params[judge.name], batch
-        )
-        found[judge.name] = Targets(
-          text=jnp.full_like(history[:, 0], jnp.nan),
-          history=history,
-          history_mask=batch.history_mask,
-          future=future,
-          future_mask=batch.future_mask,
-        )
-      return found
 
     return compile_rows(embed_targets, self.mesh)
 

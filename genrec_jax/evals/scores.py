@@ -40,7 +40,6 @@ def similarity_scores(
   known = mask.any(-1)  # [P], False = the user has no history
   nearest = np.where(known[:, None], nearest, np.nan)
   to_future = np.einsum("pge,pfe->pgf", samples, targets.future)
-  to_text = np.einsum("pge,pe->pg", samples, targets.text)  # [P, G]
   own = of_encoder(encoder)
   found = {
     f"history_{encoder}_mean": _masked_mean(to_history, mask).mean(-1),
@@ -56,8 +55,8 @@ def similarity_scores(
   if copy_threshold is not None:
     copies = np.where(known[:, None], nearest >= copy_threshold, np.nan)
     found[f"copy_rate{own}"] = copies.mean(-1)
-  # An encoder without a text tower has no opinion of titles.
-  if not np.isnan(to_text).all():
+  if targets.text is not None:  # without a text tower: no opinion of titles
+    to_text = np.einsum("pge,pe->pg", samples, targets.text)  # [P, G]
     found[f"text_{encoder}"] = to_text.astype(np.float64).mean(-1)
   return found
 

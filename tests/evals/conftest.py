@@ -92,7 +92,7 @@ class _Projections(Panel):
     text = future["clip"][:, 0]
     return {
       name: Targets(
-        text=text if name == "clip" else np.full_like(text, np.nan),
+        text=text if name == "clip" else None,
         history=history[name],
         history_mask=batch.history_mask,
         future=future[name],

@@ -91,7 +91,7 @@ def test_spread_is_over_all_samples_of_other_users():
 def test_a_judges_scores_have_its_name():
   samples = _unit([1, 0])[None]
   targets = Targets(
-    text=np.full((1, 2), np.nan),
+    text=None,
     history=samples,
     history_mask=np.ones((1, 1), bool),
     future=np.stack([_unit([0, 1], [1, 0])]),

@@ -119,3 +119,18 @@ def test_a_step_has_no_trace_of_an_encoder_without_a_weight(weighted, seeing):
   assert scored == weighted
   named = {k.split("/")[1] for k in metrics if k.endswith("_mean")}
   assert {k.split("_")[0] for k in named} == weighted
+
+
+def test_what_held_out_users_earn_is_the_reward_of_training_by_clip():
+  views = look("clip", CLIP, batch())
+  options = rl_options(
+    rewards=rewards.from_options(SECTIONS, {"other": True}),
+    encoders={"other": OTHER, "quality": OTHER},
+  )
+  own = {n: r for n, r in options.rewards.items() if r.encoder == "clip"}
+  assert 0 < len(own) < len(options.rewards)
+  raw = rewards.score_views({"clip": views}, own)
+  expected = sum(own[n].weight * raw[n].mean(1) for n in own)
+  found = rl.earned(*views, options)
+  assert found.shape == (len(pixels()),)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
