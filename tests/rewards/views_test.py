@@ -122,9 +122,13 @@ def test_a_step_has_no_trace_of_an_encoder_without_a_weight(weighted, seeing):
 
 
 def test_what_held_out_users_earn_is_the_reward_of_training_by_clip():
-  views = look("clip", CLIP, batch())
+  views = look("clip", OTHER, batch())
+  sections = {
+    name: one | {"weight": 0.5 + place}
+    for place, (name, one) in enumerate(SECTIONS.items())
+  }
   options = rl_options(
-    rewards=rewards.from_options(SECTIONS, {"other": True}),
+    rewards=rewards.from_options(sections, {"other": True}),
     encoders={"other": OTHER, "quality": OTHER},
   )
   own = {n: r for n, r in options.rewards.items() if r.encoder == "clip"}
