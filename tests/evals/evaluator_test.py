@@ -181,6 +181,8 @@ def test_midrun_has_what_users_samples_earn(evaluator):
   found = paid.midrun(1.0)
   scored = _evaluate(evaluator, 1.0)
   np.testing.assert_allclose(
-    found.seen["reward"], 4 * scored["text_clip"], rtol=1e-5
+    found.seen["reward"],
+    4 * scored["text_clip"],
+    atol=4e-7,  # float32, to 4
   )
   assert found.metrics["reward"] == found.seen["reward"].mean()
