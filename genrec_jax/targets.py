@@ -64,7 +64,7 @@ def embed_targets(
   )
 
 
-def of_quality(targets: Targets, logit_scale: jax.Array) -> Targets:
+def of_quality(targets: Targets, logit_scale: jax.Array | float) -> Targets:
   """Returns targets for `rewards.cosines.quality`.
 
   Args:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from genrec_jax.evals import ranking_scores, scores, set_distances
@@ -147,7 +148,8 @@ class Scorer:
     targets = self.users.targets[name]
     if np.isnan(targets.text).all():  # the data set has none
       return {}
-    rated = cosines.quality(embeds, of_quality(targets, self.raters[name]))
+    titled = of_quality(targets, self.raters[name])
+    rated = cosines.quality(jnp.asarray(embeds), titled)
     return {name: np.asarray(rated, np.float64).mean(-1)}
 
   def _by_encoder(
