@@ -4,6 +4,7 @@ Letters: P prompts, N history items, F future items, E the width of the
 encoder's space, h w pixels.
 """
 
+import dataclasses
 from typing import Any
 
 from flax import struct
@@ -73,4 +74,4 @@ def of_quality(targets: Targets, logit_scale: jax.Array | float) -> Targets:
   """
   # A logit is a product with a text that long.
   scale = jnp.exp(jnp.asarray(logit_scale, jnp.float32))
-  return targets.replace(text=scale * targets.text)
+  return dataclasses.replace(targets, text=scale * targets.text)
