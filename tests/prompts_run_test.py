@@ -45,7 +45,9 @@ def test_a_file_of_prompts_is_trained_on_and_evaluated(folder):
   assert set(summary["models"]) == {"sft", "rl"}  # no rows of items
   again = command(folder, "evaluate", "again", "--config.model.checkpoint=t2i")
   assert "data.prompts=" in again  # taken over
-  assert check(folder / "again")["models"]["rl"] == summary["models"]["rl"]
+  found = check(folder / "again")
+  assert found["users"] == summary["users"]  # the same are held out
+  assert set(found["models"]) == {"sft", "rl"}
 
 
 def check(workdir: pathlib.Path) -> dict:
