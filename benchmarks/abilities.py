@@ -28,17 +28,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import allowed
 from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
-from genrec_jax.data import world, world_users
-from genrec_jax.evals import oracles
+from genrec_jax.data import world
 from genrec_jax.hf.load import Loaded, load_generator
 from genrec_jax.runtime import cli
 
 DRAW = "Draw the next item that this user will like."
 READ = "Describe the image."
-SHOWN = 5  # items of a history
-SEED = 99  # of users whom no training has seen
 BATCH = 64  # prompts at once
 RIDGE = 1.0  # of the probe; features are of the order of 1
 
@@ -50,20 +48,6 @@ class Row(NamedTuple):
   what: str
   value: float
   allowed: float  # what a perfect model has; nan: no model decides it
-
-
-class Users(NamedTuple):
-  """Held-out users: what is shown of them and what they want next."""
-
-  items: np.ndarray  # [U, 5] item indices, oldest first
-  following: np.ndarray  # [U] item index
-  wants: np.ndarray  # [U, 3]
-
-
-def simulate(users: int) -> Users:
-  """Returns users with whole histories, late enough for wants to have moved."""
-  events = world_users.simulate(users, 13, seed=SEED)
-  return Users(events.items[:, 7:12], events.items[:, 12], events.wants[:, 12])
 
 
 def titles(items: np.ndarray) -> list[str]:
@@ -146,7 +130,7 @@ def code_loss(loaded: Loaded, prompt: Prompt, items: np.ndarray) -> float:
 
 def reading(loaded: Loaded) -> list[Row]:
   """Measures how images are read: in words, and by a probe."""
-  items = np.random.default_rng(SEED).permutation(world.NUM_ITEMS)
+  items = np.random.default_rng(allowed.SEED).permutation(world.NUM_ITEMS)
   return [
     Row("reading", "attributes in the model's words", told(loaded, items), 1),
     Row("reading", "attributes by a linear probe", probed(loaded, items), 1),
@@ -240,7 +224,7 @@ def item_codes(loaded: Loaded, items: np.ndarray) -> np.ndarray:
   return np.concatenate(codes)[: len(items)]
 
 
-def drawing(loaded: Loaded, users: Users) -> list[Row]:
+def drawing(loaded: Loaded, users: allowed.Users) -> list[Row]:
   """Measures how titles in words are drawn."""
   items, processor = users.following, loaded.processor
   attrs = world.attributes(items)
@@ -282,30 +266,30 @@ def wanted_words(wants: np.ndarray) -> str:
   return f"{words['colour']} {words['texture']} {words['shape']}"
 
 
-def inferring(loaded: Loaded, users: Users) -> list[Row]:
+def inferring(loaded: Loaded, users: allowed.Users) -> list[Row]:
   """Measures what histories tell, by what they hold."""
-  allowed = sampled_match(users, 1.0)
+  ideal = allowed.sampled_match(users, 1.0)
   rows = []
   for text, prompt in histories(loaded, users).items():
     shown = draw(loaded, prompt, sampling.Sampling(num_samples=2))
     value = match(shown, users.wants)
-    rows.append(Row("inferring", f"wants shown, from {text}", value, allowed))
+    rows.append(Row("inferring", f"wants shown, from {text}", value, ideal))
   prompt = histories(loaded, users)["images and titles"]
   loss = code_loss(loaded, prompt, users.following)
-  allowed = next_item_entropy(users) / loaded.model.image_tokens
+  ideal = allowed.next_item_entropy(users) / loaded.model.image_tokens
   return [
     *rows,
-    Row("inferring", "nats a code of the next item", loss, allowed),
+    Row("inferring", "nats a code of the next item", loss, ideal),
   ]
 
 
-def histories(loaded: Loaded, users: Users) -> dict[str, Prompt]:
+def histories(loaded: Loaded, users: allowed.Users) -> dict[str, Prompt]:
   """Returns prompts of histories: whole, and with a part of them only."""
   named = [titles(items) for items in users.items]
   images = world.render(world.attributes(users.items))
   processor, model = loaded.processor, loaded.model
   whole = [processor.prompt_ids(names, DRAW) for names in named]
-  unnamed = [processor.prompt_ids([""] * SHOWN, DRAW) for _ in named]
+  unnamed = [processor.prompt_ids([""] * allowed.SHOWN, DRAW) for _ in named]
   special = {model.image_id, model.boi_id, processor.eoi_id}
   words = [
     [token for token in row[:-1] if token not in special] + row[-1:]
@@ -318,7 +302,7 @@ def histories(loaded: Loaded, users: Users) -> dict[str, Prompt]:
   }
 
 
-def sampling_rows(loaded: Loaded, users: Users) -> list[Row]:
+def sampling_rows(loaded: Loaded, users: allowed.Users) -> list[Row]:
   """Measures guidance and temperature."""
   prompt = histories(loaded, users)["images and titles"]
   rows = []
@@ -338,7 +322,9 @@ def sampling_rows(loaded: Loaded, users: Users) -> list[Row]:
     # A distribution to the power of w: guidance of a perfect model, as its
     # unconditional branch is even in what a user may want.
     power = guidance / temperature
-    rows.append(Row("sampling", text, value, sampled_match(users, power)))
+    rows.append(
+      Row("sampling", text, value, allowed.sampled_match(users, power))
+    )
   return rows
 
 
@@ -348,33 +334,7 @@ def match(shown: np.ndarray, wants: np.ndarray) -> float:
   return float(world.preference_match(shown, wants).mean())
 
 
-def posterior(users: Users) -> list[np.ndarray]:
-  """Returns how likely the next item has each value: 3 of [U, C]."""
-  shown = world.attributes(users.items)
-  return oracles.predictive(shown, np.ones(users.items.shape, bool))
-
-
-def sampled_match(users: Users, power: float) -> float:
-  """Returns preference_match of samples from the posterior to a power."""
-  found = []
-  for p, wants in zip(posterior(users), users.wants.T, strict=True):
-    sharp = p**power / np.sum(p**power, -1, keepdims=True)
-    found.append(np.take_along_axis(sharp, wants[:, None], -1))
-  return float(np.mean(found))
-
-
-def next_item_entropy(users: Users) -> float:
-  """Returns the nats that the next item costs a perfect model."""
-  following = world.attributes(users.following)
-  free = np.prod([world.COUNTS[attribute] for attribute in world.FREE])
-  nats = np.log(free)
-  for p, attribute in zip(posterior(users), world.WANTED, strict=True):
-    chosen = np.take_along_axis(p, following[:, attribute, None], -1)
-    nats -= np.log(chosen).mean()
-  return float(nats)
-
-
-def measure(loaded: Loaded, users: Users) -> list[Row]:
+def measure(loaded: Loaded, users: allowed.Users) -> list[Row]:
   """Returns all rows of a model."""
   return [
     *reading(loaded),
@@ -394,14 +354,14 @@ def table(columns: dict[str, list[Row]]) -> str:
   for rows in zip(*columns.values(), strict=True):
     values = " | ".join(f"{row.value:.3f}" for row in rows)
     first = rows[0]
-    allowed = "" if np.isnan(first.allowed) else f"{first.allowed:.3f}"
-    lines.append(f"| {first.part} | {first.what} | {values} | {allowed} |")
+    ideal = "" if np.isnan(first.allowed) else f"{first.allowed:.3f}"
+    lines.append(f"| {first.part} | {first.what} | {values} | {ideal} |")
   return "\n".join(lines)
 
 
 def main() -> None:
   """Prints the table."""
-  users = simulate(flags.FLAGS.users)
+  users = allowed.simulate(flags.FLAGS.users)
   columns = {
     name: measure(load_generator(name, dtype="float32"), users)
     for name in flags.FLAGS.models

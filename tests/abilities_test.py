@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import abilities
+from benchmarks import abilities, allowed
 from genrec_jax.data import world
 from genrec_jax.hf.load import load_generator
 
@@ -20,15 +20,15 @@ def test_entropy_of_rows():
 
 
 def test_what_the_world_allows_is_what_is_known_of_it():
-  users = abilities.simulate(3000)
+  users = allowed.simulate(3000)
   # What an ideal sample has, computed of other users.
-  assert abilities.sampled_match(users, 1) == pytest.approx(0.727, abs=0.01)
+  assert allowed.sampled_match(users, 1) == pytest.approx(0.727, abs=0.01)
   # So sharp a posterior is the best guess of these very users.
-  likeliest = np.stack([p.argmax(-1) for p in abilities.posterior(users)], -1)
+  likeliest = np.stack([p.argmax(-1) for p in allowed.posterior(users)], -1)
   best = np.mean(likeliest == users.wants)
-  assert abilities.sampled_match(users, 50) == pytest.approx(best, abs=0.002)
+  assert allowed.sampled_match(users, 50) == pytest.approx(best, abs=0.002)
   # Of 2,880 items, the history leaves as many nats open.
-  assert 4.9 < abilities.next_item_entropy(users) < 5.4
+  assert 4.9 < allowed.next_item_entropy(users) < 5.4
 
 
 def test_wants_in_words_are_in_the_order_of_titles():
@@ -46,20 +46,20 @@ def test_parts_of_prompts_are_of_one_size(loaded):
 
 
 def test_histories_hold_what_they_say(loaded):
-  found = abilities.histories(loaded, abilities.simulate(3))
+  found = abilities.histories(loaded, allowed.simulate(3))
   image = loaded.model.image_id
   places = {k: int((p.ids == image).sum(1).max()) for k, p in found.items()}
-  whole = abilities.SHOWN * loaded.model.image_tokens
+  whole = allowed.SHOWN * loaded.model.image_tokens
   assert places == {"images and titles": whole, "titles": 0, "images": whole}
   words = loaded.processor.tokenizer.decode
   titles = words(found["titles"].ids[0], skip_special_tokens=True)
   images = words(found["images"].ids[0], skip_special_tokens=True)
-  assert titles.count(" on ") == abilities.SHOWN
+  assert titles.count(" on ") == allowed.SHOWN
   assert " on " not in images
 
 
 def test_the_base_reads_and_draws(loaded):
-  users = abilities.simulate(64)
+  users = allowed.simulate(64)
   values = {
     row.what: row.value
     for row in [
