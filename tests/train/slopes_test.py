@@ -58,6 +58,8 @@ def step(params, mesh=None, **options):
   if mesh is not None:
     one = sharding.trace_with_mesh(mesh, one)
     batch = sharding.put_batch(mesh, batch)
+    # As the step returns it, for one compilation.
+    state = jax.device_put(state, jax.NamedSharding(mesh, jax.P()))
   one = jax.jit(one)
   state, metrics = one(state, frozen, batch)
   one(state, frozen, batch)
