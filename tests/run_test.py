@@ -125,9 +125,10 @@ def test_rl(folder, rl):
 
 def test_the_copy_threshold_is_measured_before_the_first_step(rl):
   before, after = rl.split("step 1/6")
-  own, pairs = (
+  own, pairs, judge = (
     line for line in before.splitlines() if line.startswith("copy threshold")
   )
+  assert judge.startswith("copy threshold of tiny_judge: 0.")
   assert "256 items have with their own VQ reconstruction" in own
   assert "pairs of different items have a CLIP cosine of" in pairs
   # The threshold of the shipped models is a good one.

@@ -89,8 +89,11 @@ def distances(
 
 
 def interval(values: np.ndarray) -> Interval:
-  """Returns the first value and the 95 % percentile interval of the others."""
-  low, high = np.percentile(values[1:], [2.5, 97.5])
+  """Returns the first value and the 95 % percentile interval of the others.
+
+  Resamples that drew one user only have no value, and do not count.
+  """
+  low, high = np.nanpercentile(values[1:], [2.5, 97.5])
   return {"mean": float(values[0]), "low": float(low), "high": float(high)}
 
 

@@ -38,13 +38,12 @@ def test_titles_are_cut_at_tokens(tokenizer):
   assert len(tokenizer("red blue circle")["input_ids"]) == 3
 
 
-def test_the_longest_titles_come_first_and_are_cut(tokenizer, monkeypatch):
+def test_the_longest_titles_come_first_and_are_cut(tokenizer):
   some = ["red", "red blue circle on sand", "red blue", "blue circle"]
   assert titles.longest(some, tokenizer, 2) == (
     5,
     ["red blue circle on sand", "red blue"],
   )
-  monkeypatch.setattr(titles, "_MAX_TOKENS", 2)
-  most, longest = titles.longest(some, tokenizer, 2)
+  most, longest = titles.longest(some, tokenizer, 2, most=2)
   assert most == 2
   assert longest == ["red blue", "red blue"]

@@ -157,6 +157,12 @@ def test_an_interval_is_of_the_resamples():
   assert cell == pytest.approx({"mean": 0.0, "low": 3.475, "high": 97.525})
 
 
+def test_resamples_without_a_value_do_not_count():
+  values = np.asarray([0.5, np.nan, 1.0, np.nan, 1.0])
+  found = set_distances.interval(values)
+  assert found == {"mean": 0.5, "low": 1.0, "high": 1.0}
+
+
 def test_frechet_by_hand():
   """Of lines: |m1 - m2|^2 + (s1 - s2)^2, deviations by N - 1."""
   one = np.asarray([[0.0], [2.0]])  # mean 1, variance 2

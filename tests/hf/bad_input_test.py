@@ -135,12 +135,18 @@ def no_image_tokens(folder):
 
 def no_tokenizer(folder):
   (folder / "tokenizer.json").unlink()
-  return "cannot read the tokenizer in", "a whole tokenizer.json"
+  return (
+    "cannot read the tokenizer in",
+    "whole files of a tokenizer",
+  )
 
 
 def damaged_tokenizer(folder):
   (folder / "tokenizer.json").write_text('{"model": 1}')
-  return "cannot read the tokenizer in", "a whole tokenizer.json"
+  return (
+    "cannot read the tokenizer in",
+    "whole files of a tokenizer",
+  )
 
 
 def no_image_settings(folder):

@@ -96,6 +96,12 @@ for name in names - {"infer_hf"}:  # which has none of these flags
   place = f"{tmp_path}/x"
   found = {
     "compare": {"out": place},
+    "experiment": {"out": place},
+    "make_posters": {"raw": place, "out": place},
+    "study": dict.fromkeys(
+      ("workdir", "consent", "study", "votes", "out"), place
+    ),
+    "sweep": {"out": place},
     "export_hf": {"workdir": place, "out": place},
     "generate": {
       "model": place,
@@ -133,12 +139,20 @@ for key in keys:
   (tmp_path / "rl.py").write_text(text)
   found = run(code, tmp_path)
   assert found == [
-    f"{tmp_path}/{key}"
+    # Several are a tuple.
+    f"('{tmp_path}/{key}',)"
+    if key in ("eval.judges", "rewards.encoders")
+    else f"{tmp_path}/{key}"
     for key in (
       "workdir",
       "model.checkpoint",
       "clip.checkpoint",
       "eval.base",
+      "eval.judges",
+      "rewards.encoders",
+      "rewards.quality.checkpoint",
+      "eval.quality",
       "data.path",
+      "data.prompts",
     )
   ]

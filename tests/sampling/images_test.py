@@ -40,7 +40,7 @@ def test_scores_are_the_log_probabilities_sampled_with(
   )(jax.random.key(1))
   assert rollout.codes.shape == rollout.logprobs.shape == (2, 3, 4)
   assert len(np.unique(rollout.codes)) > 3
-  logprobs, entropy, _ = jax.jit(
+  logprobs, entropy, *_ = jax.jit(
     lambda codes: sampling.score_images(
       model, params, prompt, codes, Sampling(**options)
     )
