@@ -9,6 +9,7 @@ from genrec_jax.evals.summary import (
   rows,
   sign,
 )
+from genrec_jax.rows import title
 
 # Metrics of whether an image suits its user.
 _FIT = (
@@ -18,8 +19,8 @@ _FIT = (
   "text_clip",
 )
 # Of these, what can tell the real next item from a random one. The next item is
-# itself part of 'future', and what it shows is not the judge's to say.
-_JUDGED = ("history_clip_mean", "text_clip")
+# itself part of 'future', and what it shows is not CLIP's to say.
+_SEEN = ("history_clip_mean", "text_clip")
 
 
 def verdicts(summary: Summary) -> list[str]:
@@ -36,20 +37,21 @@ def verdicts(summary: Summary) -> list[str]:
     )
 
   lines = []
-  judged = [metric for metric in _JUDGED if metric in fit]
-  # First: without a judge that can see, no other number means anything.
-  if unsure := where("real_next_item", "random_item", -1, 0, metrics=judged):
+  real, random = title("real_next_item"), title("random_item")
+  seen = [metric for metric in _SEEN if metric in fit]
+  # First: without an encoder that can see, no other number means anything.
+  if unsure := where("real_next_item", "random_item", -1, 0, metrics=seen):
     lines.append(
-      "the judge cannot tell real from random: real_next_item is not above"
-      f" random_item in {unsure}"
+      f"the reward's CLIP cannot tell real from random: {real} is not above"
+      f" {random} in {unsure}"
     )
   for group, name, _ in rows(summary):
     if group == "model":
       # Worse than chance is another finding than no better than chance.
       if below := where(name, "random_item", -1):
-        lines.append(f"{name} is below random_item in {below}")
+        lines.append(f"{name} is below {random} in {below}")
       if level := where(name, "random_item", 0):
-        lines.append(f"{name} cannot be told from random_item in {level}")
+        lines.append(f"{name} cannot be told from {random} in {level}")
     if group == "shuffled":
       if worse := where(name, name + SHUFFLED, -1):
         lines.append(

@@ -100,7 +100,7 @@ def _check(dataset, folder, task, printed):
   assert "bundled tiny models" in summary["warnings"][0]
   assert f"warning: {summary['warnings'][0]}" in printed
   assert "bundled tiny models" in page
-  assert "the judge cannot tell real from random" in page + printed
+  assert "CLIP cannot tell real from random" in page + printed
   titles = {record["title"].decode() for record in dataset.items}
   shown = re.findall(r'class="title">([^<]+)<', page)
   assert {html.unescape(title) for title in shown} <= titles

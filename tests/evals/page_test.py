@@ -121,13 +121,13 @@ def test_warnings_verdicts_and_who_was_evaluated_are_on_the_page():
   found = SUMMARY | {
     "population": "users' held-out last items",
     "warnings": ["tiny_clip <knows> nothing"],
-    "verdicts": ["rl is below random_item in text"],
+    "verdicts": ["rl is below random item in text"],
   }
   curve = {"eval/preference_match": [(0, 0.2), (50, 0.5)]}
   text = page.page(found, title="T", stamp="S", curves=curve)
   _check(text)
   assert "tiny_clip &lt;knows&gt; nothing" in text
-  assert "rl is below random_item in text." in text
+  assert "rl is below random item in text." in text
   assert "Means over 5 users&#39; held-out last items, with" in text
   assert "Users&#39; held-out last items, during training" in text
   assert "eld-out users" not in text

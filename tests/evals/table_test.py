@@ -52,12 +52,12 @@ JUDGED = SUMMARY | {
 def test_table_says_differences_verdicts_and_who_was_evaluated():
   extra = {
     "population": "users' held-out last items",
-    "verdicts": ["rl is below random_item in text"],
+    "verdicts": ["rl is below random item in text"],
     "warnings": ["nothing means anything"],
   }
   text = table_lib.table(SUMMARY | extra)
   assert "Means over 5 users' held-out last items;" in text
-  assert "note: rl is below random_item in text" in text
+  assert "note: rl is below random item in text" in text
   assert "warning: nothing means anything" in text
   assert "\n  rl - base: better: text +0.300; worse: copy rate +0.200\n" in text
   assert (

@@ -24,6 +24,7 @@ def _verdicts(**means):
   return verdicts(summary)
 
 
+BLIND = "the reward's CLIP cannot tell real from random"
 GOOD = {
   "sft": 0.5,
   "sft_shuffled": 0.1,
@@ -36,10 +37,10 @@ GOOD = {
   ("change", "expected"),
   [
     ({}, None),
-    ({"real_next_item": 0.1}, "the judge cannot tell real from random"),
-    ({"real_next_item": -0.9}, "the judge cannot tell real from random"),
-    ({"sft": 0.0, "sft_shuffled": -0.5}, "sft is below random_item in history"),
-    ({"sft": 0.1, "sft_shuffled": -0.5}, "sft cannot be told from random_item"),
+    ({"real_next_item": 0.1}, f"{BLIND}: real next item is not above"),
+    ({"real_next_item": -0.9}, f"{BLIND}: real next item is not above"),
+    ({"sft": 0.0, "sft_shuffled": -0.5}, "sft is below random item in history"),
+    ({"sft": 0.1, "sft_shuffled": -0.5}, "sft cannot be told from random item"),
     ({"sft_shuffled": 0.5}, "sft is no better with the user's own history"),
     ({"sft_shuffled": 0.8}, "sft is worse with the user's own history"),
   ],
