@@ -163,14 +163,22 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
   """Returns the few settings that a reader asks for first."""
   flat = tree.flatten(dict(config), sep=".")
   found = {
-    label: str(flat[key])
+    label: _words(flat[key])
     for label, key in _SETTINGS
-    if flat.get(key) not in (None, "")  # 0 is a setting, too
+    if flat.get(key) not in (None, "", [], ())  # 0 is a setting, too
   }
   weights = [
     f"{match[1] or match[2]} {value:g}"
     for key, value in flat.items()
     # The second: of runs made before each reward had a section.
     if (match := re.fullmatch(r"rewards\.(\w+)\.weight|weights\.(\w+)", key))
+    and value  # one of weight 0 is not computed
   ]
   return found | ({"reward weights": ", ".join(weights)} if weights else {})
+
+
+def _words(value: Any) -> str:
+  """Returns a setting as a reader writes it: of several, all names."""
+  if isinstance(value, list | tuple):
+    return ", ".join(map(str, value))
+  return str(value)

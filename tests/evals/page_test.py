@@ -157,3 +157,20 @@ def test_large_images_are_shrunk():
   )
   user = User("u", (), [ShownImage(noise)] * 5, ShownImage(noise), {"rl": []})
   assert len(_page(users=[user])) < 400_000
+
+
+def test_settings_read_as_words():
+  config = {
+    "seed": 0,
+    "eval": {"judges": ["one", "two"], "quality": ""},
+    "rewards": {
+      "text": {"weight": 0.5},
+      "quality": {"weight": 0.0},
+      "future": {"weight": 1},
+    },
+  }
+  found = page._settings(config)
+  assert found["judges"] == "one, two"
+  assert found["seed"] == "0"
+  assert found["reward weights"] == "text 0.5, future 1"
+  assert "judges" not in page._settings({"eval": {"judges": []}})
