@@ -51,10 +51,10 @@ def fallen(first: Seen, now: Seen, *, seed: int) -> list[str]:
     """Returns the interval of what a metric is more than `times` before."""
     difference = now[name] - times * first[name]
     if name.startswith("kid_"):  # resampled already, the same users in both
-      drawn = difference[1:]
+      means = difference[1:]
     else:
-      drawn = intervals.resampled_means(difference[:, None], seed=seed)[:, 0]
-    low, high = np.percentile(drawn, [_TAIL, 100 - _TAIL])
+      means = intervals.resampled_means(difference[:, None], seed=seed)[:, 0]
+    low, high = np.percentile(means, [_TAIL, 100 - _TAIL])
     return float(low), float(high)
 
   if REWARD not in first or REWARD not in now or change(REWARD)[0] <= 0:

@@ -16,7 +16,7 @@ from genrec_jax.runtime import metric_writer
 Curve = Sequence[tuple[int, float]]  # (step, value), ...
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 320, 132, 47, 18  # of a chart, pixels
-MANY = 40  # values; more are drawn pale, with their average over them
+MANY = 40  # values; more are plotted pale, with their average over them
 _HELD_OUT = r"^eval/"
 _GROUPS = (
   ("During training", rf"{_HELD_OUT}(?!alarm_)"),

@@ -127,12 +127,12 @@ def between_seeds(
 ) -> dict[str, Difference]:
   """Returns mean differences of two configurations, several seeds of each.
 
-  A hierarchical bootstrap: each resample draws seeds of a, seeds of b, and then
-  users, once for all drawn seeds, as these saw the same users. Seeds are moved
+  A hierarchical bootstrap: each resample takes seeds of a, seeds of b, and then
+  users, once for all its seeds, as these saw the same users. Seeds are moved
   from their mean by sqrt(S / (S - 1)), without which the variance of so few
   would be too small (Davison and Hinkley 1997, section 3.8); of a single seed
-  nothing is known about others, and users alone are drawn. p is twice the share
-  of resamples on the rarer side of 0.
+  nothing is known about others, and only users are resampled. p is twice the
+  share of resamples on the rarer side of 0.
 
   Args:
     a: {metric: [U] float} of each of S_a seeds, NaN where a user has none.
@@ -147,7 +147,7 @@ def between_seeds(
   names, tables = _stack_seeds([*a, *b])  # [S_a + S_b, U, M]
   if not names:
     return {}
-  # Their seeds are drawn apart, their users together.
+  # Their seeds are resampled apart, their users together.
   ours, theirs = (
     _seed_means(half, seed=seed, seeds_seed=[seed, i], resamples=resamples)
     for i, half in enumerate((tables[: len(a)], tables[len(a) :]))
@@ -208,6 +208,6 @@ def _seed_means(
     1,
   )  # [R, S, M], the same users for every seed
   rng = np.random.default_rng(seeds_seed)
-  drawn = rng.integers(size, size=(resamples, size))  # [R, S]
-  chosen = np.take_along_axis(means, drawn[..., None], 1).mean(1)  # [R, M]
-  return np.concatenate([own.mean(0), chosen])
+  chosen = rng.integers(size, size=(resamples, size))  # [R, S]
+  resampled = np.take_along_axis(means, chosen[..., None], 1).mean(1)  # [R, M]
+  return np.concatenate([own.mean(0), resampled])

@@ -54,8 +54,8 @@ def frontier(
 ) -> Frontier:
   """Returns curves and their differences, with bootstrap intervals over users.
 
-  A resample draws the same users for all curves; their places, diversity and
-  alignment, are both drawn anew, so that an interval has the noise of both.
+  A resample takes the same users for all curves; their places, diversity and
+  alignment, are both resampled, so that an interval has the noise of both.
 
   Args:
     scores: of each model at each temperature.
@@ -75,9 +75,9 @@ def frontier(
   table = np.stack(columns, -1).astype(np.float64)  # [U, 2 of each key]
   # A user without one of the scores would be in some places only.
   table = table[~np.isnan(table).any(-1)]
-  drawn = intervals.resampled_means(table, seed=seed, resamples=resamples)
-  cells = intervals.as_intervals(table.mean(0), drawn)
-  means = np.concatenate([table.mean(0)[None], drawn])  # [1 + R, 2 of each]
+  resampled = intervals.resampled_means(table, seed=seed, resamples=resamples)
+  cells = intervals.as_intervals(table.mean(0), resampled)
+  means = np.concatenate([table.mean(0)[None], resampled])  # [1 + R, 2 of each]
   curves: dict[str, list[Point]] = {}
   places: dict[str, np.ndarray] = {}  # [1 + R, T, 2], what was observed first
   for model in scores:

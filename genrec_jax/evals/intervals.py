@@ -65,12 +65,12 @@ def resampled_means(
 
   Users whose value is NaN are left out; a resample of such users only is NaN.
   `scipy.stats.bootstrap` computes the same, metric by metric, a hundred times
-  as long: it gathers users where this multiplies by how often each was drawn.
+  as long: it gathers users where this multiplies by how often each was sampled.
   """
   present = ~np.isnan(table)  # [U, M] bool, True = the user has the metric
   filled = np.where(present, table, 0.0)
   parts = []
-  for counts in draw_counts(len(table), seed=seed, resamples=resamples):
+  for counts in resample_counts(len(table), seed=seed, resamples=resamples):
     # [r, M] or [r, 1]; most tables lack nothing and need one product only.
     weights = (
       np.full((len(counts), 1), len(table))
@@ -82,19 +82,19 @@ def resampled_means(
   return np.concatenate(parts)
 
 
-def draw_counts(
+def resample_counts(
   size: int, *, seed: int, resamples: int = RESAMPLES
 ) -> Iterator[np.ndarray]:
   """Yields how often each of `size` is in a resample: float64 [r, size].
 
-  Each resample draws `size` of them with replacement; parts of r resamples.
+  Each resample takes `size` of them with replacement; parts of r resamples.
   """
   rng = np.random.default_rng(seed)
   for start in range(0, resamples, _PART):
     rows = min(_PART, resamples - start)
-    drawn = rng.integers(size, size=(rows, size))  # [r, size]
-    drawn += np.arange(rows)[:, None] * size  # each resample its own bins
-    counts = np.bincount(drawn.ravel(), minlength=rows * size)
+    chosen = rng.integers(size, size=(rows, size))  # [r, size]
+    chosen += np.arange(rows)[:, None] * size  # each resample its own bins
+    counts = np.bincount(chosen.ravel(), minlength=rows * size)
     yield counts.reshape(rows, size).astype(np.float64)
 
 

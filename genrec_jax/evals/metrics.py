@@ -156,7 +156,7 @@ _RANKING: dict[str, Metric] = {
   "lift_{}": Metric(
     "lift",
     1,
-    "HR@10 over that of an item drawn at random, which has 1.",
+    "HR@10 over that of an item chosen at random, which has 1.",
   ),
   "discrimination_{}": Metric(
     "user AUC",

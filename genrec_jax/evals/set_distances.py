@@ -54,8 +54,8 @@ def resample(users: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
   users, so that differences of rows are paired.
   """
   rng = np.random.default_rng(seed)
-  drawn = rng.multinomial(users, np.full(users, 1 / users), size=resamples)
-  return np.concatenate([np.ones((1, users), drawn.dtype), drawn])
+  counts = rng.multinomial(users, np.full(users, 1 / users), size=resamples)
+  return np.concatenate([np.ones((1, users), counts.dtype), counts])
 
 
 def distances(
@@ -72,7 +72,7 @@ def distances(
     real: [U, E] of the items that the users really went on to.
     counts: [R + 1, U] of `resample`.
     own_pairs: count pairs of two images of one user, too, as if all images were
-      drawn apart: what torch-fidelity does. They are alike because of the user:
+      independent: what torch-fidelity does. They are alike because of the user:
       by them a model that fits users would look nearer to the real set, and one
       whose samples of a user are alike farther from it.
 
@@ -91,7 +91,7 @@ def distances(
 def interval(values: np.ndarray) -> Interval:
   """Returns the first value and the 95 % percentile interval of the others.
 
-  Resamples that drew one user only have no value, and do not count.
+  Resamples of one user only have no value, and do not count.
   """
   low, high = np.nanpercentile(values[1:], [2.5, 97.5])
   return {"mean": float(values[0]), "low": float(low), "high": float(high)}
@@ -158,7 +158,7 @@ def _mean_of_pairs(
     second: [U, H, E], or `first` itself.
     counts: [R + 1, U] float64.
     own_pairs: pairs of two images of one user count, once for each time that
-      the user was drawn.
+      the user was sampled.
   """
   same = first is second
   sums = _sums_of_pairs(kernel, first, second, same)  # [U, U]
@@ -166,9 +166,9 @@ def _mean_of_pairs(
   # Pairs of the same user in all c^2 ways that do not count.
   alike = counts**2 - counts * own_pairs  # [R + 1, U]
   total = ((counts @ sums) * counts).sum(1) - alike @ np.diagonal(sums)
-  drawn = counts.sum(1)  # [R + 1]
-  number = size * others * (drawn**2 - alike.sum(1))
-  number -= size * same * own_pairs * drawn  # an image with itself
+  sampled = counts.sum(1)  # [R + 1]
+  number = size * others * (sampled**2 - alike.sum(1))
+  number -= size * same * own_pairs * sampled  # an image with itself
   return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 

@@ -147,7 +147,7 @@ def test_seeds_widen_an_interval_as_their_variance_says():
   rows = [{"x": np.zeros(50)}, {"x": np.ones(50)}]
   found = differences.between_seeds(rows, [{"x": np.zeros(50)}], seed=0)["x"]
   assert found["mean"] == 0.5
-  # Moved from .5 by sqrt(2), drawn twice: -.207, .5 or 1.207.
+  # Moved from .5 by sqrt(2), sampled twice: -.207, .5 or 1.207.
   assert found["low"] == pytest.approx(0.5 - 0.5 * 2**0.5)
   assert found["high"] == pytest.approx(0.5 + 0.5 * 2**0.5)
   assert found["p"] == pytest.approx(0.5, abs=0.02)  # a quarter is below 0

@@ -37,12 +37,12 @@ def test_bootstrap_is_scipys():
   assert ours["high"] == pytest.approx(theirs.high, abs=0.04 * width)
 
 
-def test_a_resample_draws_as_many_as_there_are():
-  parts = list(intervals.draw_counts(7, seed=0, resamples=2500))
+def test_a_resample_takes_as_many_as_there_are():
+  parts = list(intervals.resample_counts(7, seed=0, resamples=2500))
   assert [len(part) for part in parts] == [1000, 1000, 500]
   counts = np.concatenate(parts)
   assert (counts.sum(1) == 7).all()
-  # Each is drawn once on average, with a binomial's variance.
+  # Each is sampled once on average, with a binomial's variance.
   assert counts.mean(0) == pytest.approx(np.ones(7), abs=0.1)
   assert counts.var() == pytest.approx(6 / 7, abs=0.05)
 
