@@ -27,7 +27,7 @@ _ROWS = flags.DEFINE_list("rows", [], "Rows of its table to compare.")
 _USERS = flags.DEFINE_integer(
   "users", 60, "Users whose images are shown, at most.", lower_bound=2
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything that is drawn.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
 _TITLE = flags.DEFINE_string("title", None, "Of the page.")
 _CONSENT = path_flags.path_flag(
   "consent", None, "A text file to stand in for the text of consent."

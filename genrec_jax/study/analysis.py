@@ -100,7 +100,7 @@ def analyse(
       )
     )
   pairs = kept.take(kept.kind == "pair")
-  drawn = resample.bootstrap(
+  resampled = resample.bootstrap(
     len(kept.raters), len(kept.users), resamples=resamples, seed=seed
   )
   # A unit of agreement is what raters can differ on: a user and two rows.
@@ -123,8 +123,8 @@ def analyse(
       "pairs": len(pairs.rater),
     },
     "pairs": _raters_a_pair(kept, units),
-    **_by_question(kept, pairs, units, drawn),
-    "copies": copies(pairs, drawn),
+    **_by_question(kept, pairs, units, resampled),
+    "copies": copies(pairs, resampled),
     "checks": {
       "missed": _share(kept.missed[kept.check]),
       "copies_marked": _share(kept.copies[kept.check, 0]),
@@ -134,17 +134,17 @@ def analyse(
 
 
 def _by_question(
-  kept: Answers, pairs: Answers, units: np.ndarray, drawn: Bootstrap
+  kept: Answers, pairs: Answers, units: np.ndarray, resampled: Bootstrap
 ) -> dict[str, dict[str, Any]]:
   """Returns {what: {question: result}} of the functions below."""
   each = list(enumerate(QUESTIONS))
   return {
-    "win_rates": {name: win_rates(pairs, q, drawn) for q, name in each},
-    "scores": {name: scores(pairs, q, drawn) for q, name in each},
+    "win_rates": {name: win_rates(pairs, q, resampled) for q, name in each},
+    "scores": {name: scores(pairs, q, resampled) for q, name in each},
     "alpha": {
       name: agreement.alpha(units, pairs.outcome[:, q]) for q, name in each
     },
-    "position": {name: position(pairs, q, drawn) for q, name in each},
+    "position": {name: position(pairs, q, resampled) for q, name in each},
     # Of all votes: a pair, its repeat and the checks between them.
     "consistency": {name: consistency(kept, q) for q, name in each},
   }
@@ -160,7 +160,9 @@ def _raters_a_pair(kept: Answers, units: np.ndarray) -> dict[str, int]:
   }
 
 
-def win_rates(pairs: Answers, q: int, drawn: Bootstrap) -> list[dict[str, Any]]:
+def win_rates(
+  pairs: Answers, q: int, resampled: Bootstrap
+) -> list[dict[str, Any]]:
   """Returns, for each two rows, how often the first was chosen.
 
   A tie counts as half a win.
@@ -177,14 +179,14 @@ def win_rates(pairs: Answers, q: int, drawn: Bootstrap) -> list[dict[str, Any]]:
         "losses": int((outcome == -1).sum()),
         "ties": int((outcome == 0).sum()),
         **_share_of(
-          own, (1 + outcome) / 2, np.ones(len(outcome)), drawn, "rate"
+          own, (1 + outcome) / 2, np.ones(len(outcome)), resampled, "rate"
         ),
       }
     )
   return found
 
 
-def scores(pairs: Answers, q: int, drawn: Bootstrap) -> dict[str, Any]:
+def scores(pairs: Answers, q: int, resampled: Bootstrap) -> dict[str, Any]:
   """Returns Bradley-Terry scores with ties, and nu; see `bradley_terry`.
 
   The intervals are to hold for all rows and all questions at once: they are
@@ -206,10 +208,14 @@ def scores(pairs: Answers, q: int, drawn: Bootstrap) -> dict[str, Any]:
   values = votes_of.reshape(len(votes_of), -1)  # [V, D]
   best = fit(values.sum(0)[None])  # of all votes, one table
   spread = resample.variance(
-    drawn, SummedVotes(pairs.rater, pairs.user, values), lambda x: fit(x).scores
+    resampled,
+    SummedVotes(pairs.rater, pairs.user, values),
+    lambda x: fit(x).scores,
   )  # [K]
   together = rows * len(QUESTIONS)
-  half = resample.quantile(drawn.clusters, together) * np.sqrt(spread)  # [K]
+  half = resample.quantile(resampled.clusters, together) * np.sqrt(
+    spread
+  )  # [K]
   found = {}
   for row, score, width in zip(pairs.rows, best.scores[0], half, strict=True):
     ends = {"low": float(score - width), "high": float(score + width)}
@@ -217,32 +223,32 @@ def scores(pairs: Answers, q: int, drawn: Bootstrap) -> dict[str, Any]:
   return {"rows": found, "tie": float(best.tie[0])}
 
 
-def copies(pairs: Answers, drawn: Bootstrap) -> dict[str, dict[str, Any]]:
-  """Returns, for each row, how often its picture was marked as a copy."""
+def copies(pairs: Answers, resampled: Bootstrap) -> dict[str, dict[str, Any]]:
+  """Returns, for each row, how often its image was marked as a copy."""
   found = {}
   for k, row in enumerate(pairs.rows):
     shown = np.stack([pairs.first == k, pairs.second == k], -1)  # [V, 2]
     marked = (shown & pairs.copies).sum(-1)
     found[row] = {"shown": int(shown.sum())} | _share_of(
-      pairs, marked, shown.sum(-1), drawn, "share"
+      pairs, marked, shown.sum(-1), resampled, "share"
     )
   return found
 
 
-def position(pairs: Answers, q: int, drawn: Bootstrap) -> dict[str, float]:
+def position(pairs: Answers, q: int, resampled: Bootstrap) -> dict[str, float]:
   """Returns how often the left one was chosen of what was decided.
 
   Rows stand left as often as right: one half, but for a habit of raters.
   """
   side = pairs.side[:, q]
-  return _share_of(pairs, side == -1, side != 0, drawn, "left")
+  return _share_of(pairs, side == -1, side != 0, resampled, "left")
 
 
 def _share_of(
   own: Answers,
   part: np.ndarray,
   whole: np.ndarray,
-  drawn: Bootstrap,
+  resampled: Bootstrap,
   name: str,
 ) -> dict[str, float]:
   """Returns sum(part) / sum(whole) of votes [V] as `name`, and its interval."""
@@ -258,8 +264,8 @@ def _share_of(
   spread = 0.0
   if not np.isnan(share):
     votes_of = SummedVotes(own.rater, own.user, values)
-    spread = float(resample.variance(drawn, votes_of, ratio))
-  low, high = resample.share_interval(share, spread, drawn.clusters)
+    spread = float(resample.variance(resampled, votes_of, ratio))
+  low, high = resample.share_interval(share, spread, resampled.clusters)
   return {name: share, "low": low, "high": high}
 
 

@@ -28,11 +28,11 @@ class Answers:
     kind: [V] 'pair', 'check' or 'repeat'.
     first: [V] int, the earlier row of the two in `rows`; -1 for checks.
     second: [V] int, the later one.
-    swapped: [V] bool, the first row's picture stood on the right.
+    swapped: [V] bool, the first row's image stood on the right.
     side: [V, Q] int, -1 left, 0 cannot say, 1 right.
     outcome: [V, Q] int, 1 where the first row was chosen, -1 the second, 0
-      cannot say; of a check 1 the user's own picture.
-    copies: [V, 2] bool, the first's and the second's picture marked as a copy;
+      cannot say; of a check 1 the user's own image.
+    copies: [V, 2] bool, the first's and the second's image marked as a copy;
       of a check the own one's and the other's.
     seconds: [V] float, all questions of a task together.
     task: [V] names.
@@ -81,7 +81,7 @@ class Answers:
   def missed(self) -> np.ndarray:
     """True for checks with another than the known answer: bool [V].
 
-    The question is whose taste a picture fits; the stranger's is no copy.
+    The question is whose taste an image fits; the stranger's is no copy.
     """
     taste = self.outcome[:, list(QUESTIONS).index("taste")]
     return self.check & ((taste != 1) | self.copies[:, 1])
@@ -140,7 +140,7 @@ def _rows(
   entries: Sequence[Mapping[str, Any]], rows: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns if a first row stood on the right, and the rows: [V] each."""
-  # In a check the user's own picture takes the place of the first row.
+  # In a check the user's own image takes the place of the first row.
   number = {row: i for i, row in enumerate(rows)} | {"own": -2, "other": -1}
   shown = np.asarray(
     [(number[entry["left"]], number[entry["right"]]) for entry in entries], int

@@ -15,7 +15,7 @@ class Rules(NamedTuple):
   """
 
   completed_at_least: float = 0.8  # of a block
-  # Of five: the picture of a stranger instead of one out of the very history,
+  # Of five: the image of a stranger instead of one out of the very history,
   # or "cannot say", or the stranger's marked as a copy.
   checks_missed_at_most: int = 1
   one_side_below: float = 0.9  # of what was decided; half is expected

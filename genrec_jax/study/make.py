@@ -25,7 +25,7 @@ class Options(NamedTuple):
 
   rows: tuple[str, ...]  # two or more of the table's
   users: int = 60  # at most
-  seed: int = 0  # of everything that is drawn
+  seed: int = 0  # of everything random
   collect: str = OWN_SERVER  # or an address, or '' to save votes as a file
   wording: texts.Texts = texts.Texts()
 
@@ -92,7 +92,7 @@ def _page(
     options: see `Options`.
     people: the users, and at the end the one of the practice pair.
     names: of the image files.
-    practice: the practice pair, whose right picture is the known answer.
+    practice: the practice pair, whose right image is the known answer.
   """
   histories = {
     site_files.history_id(options.seed, u): [
@@ -157,7 +157,7 @@ def _checks(
 ) -> list[Check]:
   """Returns an attention check for each user.
 
-  One picture is out of the very history that is shown. The other is out of the
+  One image is out of the very history that is shown. The other is out of the
   history of somebody else, and one of those whose nearest in the history shown
   is furthest, so that the answer is not a matter of taste.
   """
@@ -172,7 +172,7 @@ def _checks(
     own = small[owner == user]  # [n, D]
     nearest = np.abs(small[:, None] - own).mean(-1).min(-1)  # [N]
     own_place = int(rng.integers(len(history)))
-    # Not the furthest: one odd picture would be in all checks, and known.
+    # Not the furthest: one odd image would be in all checks, and known.
     far = np.argsort(-nearest)[: max(len(places) // 10, 1)]
     other = places[int(rng.choice(far))]
     found.append(Check(Shown(HISTORY, user, own_place), other))

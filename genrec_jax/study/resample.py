@@ -26,11 +26,11 @@ class Votes(NamedTuple):
 
 
 class Bootstrap(NamedTuple):
-  """How clusters are drawn: the same for all statistics of an analysis."""
+  """How clusters are resampled: the same for all statistics of an analysis."""
 
   raters: np.ndarray  # [B, raters], how often each is in a resample
   users: np.ndarray  # [B, users]
-  seed: int  # of the votes, which are drawn when they are known
+  seed: int  # of the votes, which are resampled when they are known
 
   @property
   def clusters(self) -> int:
@@ -41,13 +41,13 @@ class Bootstrap(NamedTuple):
 def bootstrap(
   raters: int, users: int, *, resamples: int, seed: int
 ) -> Bootstrap:
-  """Draws B resamples of raters, and of users, with replacement.
+  """Takes B resamples of raters, and of users, with replacement.
 
   Args:
     raters: how many there are.
     users: how many there are.
     resamples: B.
-    seed: of the drawing.
+    seed: of the resampling.
   """
   rng = np.random.default_rng(seed)
 
@@ -58,26 +58,29 @@ def bootstrap(
 
 
 def variance(
-  drawn: Bootstrap, votes: Votes, statistic: Callable[[np.ndarray], np.ndarray]
+  resampled: Bootstrap,
+  votes: Votes,
+  statistic: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
   """Returns the variance of a statistic of sums over votes: [...].
 
   Args:
-    drawn: see `bootstrap`.
+    resampled: see `bootstrap`.
     votes: the votes that are summed.
     statistic: sums [B, D] -> [B, ...]; NaN where a resample has none.
   """
   of_raters, of_users, of_votes = (
     np.nanvar(statistic(sums), axis=0)
     for sums in (
-      drawn.raters @ _by(votes.rater, votes.values, drawn.raters.shape[1]),
-      drawn.users @ _by(votes.user, votes.values, drawn.users.shape[1]),
-      _vote_sums(drawn, votes.values),
+      resampled.raters
+      @ _by(votes.rater, votes.values, resampled.raters.shape[1]),
+      resampled.users @ _by(votes.user, votes.values, resampled.users.shape[1]),
+      _vote_sums(resampled, votes.values),
     )
   )
   # A resample of n clusters varies by (n - 1) / n of what samples do.
-  of_raters *= _correction(drawn.raters.shape[1])
-  of_users *= _correction(drawn.users.shape[1])
+  of_raters *= _correction(resampled.raters.shape[1])
+  of_users *= _correction(resampled.users.shape[1])
   # What is left of the sum may by chance be less than one of its parts.
   both = of_raters + of_users - of_votes
   return np.maximum.reduce([both, of_raters, of_users, of_votes])
@@ -132,12 +135,12 @@ def _by(number: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
   return found
 
 
-def _vote_sums(drawn: Bootstrap, values: np.ndarray) -> np.ndarray:
-  """Returns the sums [B, D] of votes drawn one by one."""
-  # Of a few kinds: how often each kind is drawn is all that matters.
+def _vote_sums(resampled: Bootstrap, values: np.ndarray) -> np.ndarray:
+  """Returns the sums [B, D] of votes resampled one by one."""
+  # Of a few kinds: how often each kind is taken is all that matters.
   kinds, counts = np.unique(values, axis=0, return_counts=True)
-  rng = np.random.default_rng((drawn.seed, 1))
+  rng = np.random.default_rng((resampled.seed, 1))
   times = rng.multinomial(
-    len(values), counts / len(values), size=len(drawn.raters)
+    len(values), counts / len(values), size=len(resampled.raters)
   )
   return times @ kinds

@@ -1,9 +1,9 @@
 """Raters whose preferences are known: they test the analysis, and its power.
 
 Each vote follows Davidson's model exactly (see `bradley_terry`), whoever gives
-it, and votes are alike by construction: with some chance a vote follows a draw
-that all raters share about a user's two images, or one that a rater shares
-among all images of two rows. So intervals are put to the test, too.
+it, and votes are alike by construction: with some chance a vote follows a
+number that all raters share about a user's two images, or one that a rater
+shares among all images of two rows. So intervals are put to the test, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +25,8 @@ class Behaviour(NamedTuple):
   """What raters do."""
 
   tie: float = 0.4  # nu of Davidson's model; a sixth of equal pairs
-  by_user: float = 0.15  # votes that follow a draw about a user's two images
-  by_rater: float = 0.1  # that follow a rater's draw about two rows
+  by_user: float = 0.15  # votes that follow a number about a user's two images
+  by_rater: float = 0.1  # that follow a rater's number about two rows
   same_again: float = 0.7  # repeats that are answered as before at once
   attention: float = 0.97  # checks that are answered right
   sees_copy: float = 0.9  # copies that are marked
@@ -81,7 +81,7 @@ def votes(
     study: who is shown what.
     truth: {row: score}, in nats, the same for all questions.
     raters: who answer as the truth says.
-    seed: of everything that is drawn.
+    seed: of everything random.
     behaviour: of these raters.
     always_left: raters who answer left each time, besides.
     random_clickers: raters who press any button, besides.
@@ -152,12 +152,12 @@ def power(
   for run in tqdm.trange(runs, desc="simulating studies", leave=False):
     made = votes(study, truth, raters=raters, seed=seed * runs + run)
     kept = attentive(study, made)
-    drawn = resample.bootstrap(
+    resampled = resample.bootstrap(
       len(kept.raters), len(kept.users), resamples=500, seed=run
     )
     # As `analyse` does, but only what tells the power.
     pairs = kept.take(kept.kind == "pair")
-    for found in analysis.win_rates(pairs, 0, drawn):
+    for found in analysis.win_rates(pairs, 0, resampled):
       away = found["low"] > 0.5 or found["high"] < 0.5
       hits[found["first"], found["second"]] += away
   return {name: count / runs for name, count in hits.items()}
@@ -181,7 +181,7 @@ class _Attentive:
   ):
     self._rows = {row: i for i, row in enumerate(study.record["rows"])}
     self._behaviour = behaviour
-    self._shared: dict[tuple, float] = {}  # draws that several votes follow
+    self._shared: dict[tuple, float] = {}  # numbers that several votes follow
     # {(first, second): [3]}: the first wins, tie, the second wins; summed up.
     self._chances = {
       (a, b): bradley_terry.probabilities(truth[a], truth[b], behaviour.tie)[
@@ -202,7 +202,7 @@ class _Attentive:
       other = {"left": "right", "right": "left"}[entry["known"]]
       right = rng.random() < self._behaviour.attention
       side = entry["known"] if right else other
-      # The user's own picture is one of those shown, so it is a copy.
+      # The user's own image is one of those shown, so it is a copy.
       marked = rng.random() < self._behaviour.sees_copy
       return {
         "answers": dict.fromkeys(QUESTIONS, side),
@@ -231,13 +231,13 @@ class _Attentive:
     """Returns 0 where the first row is chosen, 1 for a tie, 2 the second."""
     rows = sorted((entry["left"], entry["right"]), key=self._rows.__getitem__)
     about = (question, *rows)
-    # One number decides whose draw the vote follows, the other is that draw.
-    kind, draw = rng.random(2)
+    # One number decides whom the vote follows, the other is how it falls.
+    kind, number = rng.random(2)
     if kind < self._behaviour.by_user:
-      draw = self._shared.setdefault((entry["user"], *about), draw)
+      number = self._shared.setdefault((entry["user"], *about), number)
     elif kind < self._behaviour.by_user + self._behaviour.by_rater:
-      draw = self._shared.setdefault((rater, *about), draw)
-    return int(np.searchsorted(self._chances[tuple(rows)][:2], draw))
+      number = self._shared.setdefault((rater, *about), number)
+    return int(np.searchsorted(self._chances[tuple(rows)][:2], number))
 
 
 def _always_left(entry, before, rater, rng):
@@ -247,7 +247,7 @@ def _always_left(entry, before, rater, rng):
 
 
 def _at_random(entry, before, rater, rng):
-  """Presses any of three buttons, and marks a picture in four."""
+  """Presses any of three buttons, and marks an image in four."""
   del entry, before, rater
   sides = ("left", "neither", "right")
   return {

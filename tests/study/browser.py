@@ -1,4 +1,4 @@
-"""Drives Chromium by its own protocol: keys, pages, pictures, requests."""
+"""Drives Chromium by its own protocol: keys, pages, screenshots, requests."""
 
 import base64
 import contextlib

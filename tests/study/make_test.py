@@ -191,7 +191,7 @@ def test_what_was_fixed_cannot_be_changed(name, change, tmp_path):
     folder.open_study(str(study.path))
 
 
-def test_strangers_pictures_are_unlike_the_history(study):
+def test_strangers_images_are_unlike_the_history(study):
   """Each is further from it than what others of the history are from it."""
   for block, task in itertools.product(study.tasks["blocks"], range(25)):
     if task >= len(block):

@@ -10,9 +10,9 @@ def mean(sums):
 
 
 def spread(values, rater, user, raters, users, seed=0):
-  drawn = resample.bootstrap(raters, users, resamples=3000, seed=seed)
+  resampled = resample.bootstrap(raters, users, resamples=3000, seed=seed)
   table = np.stack([values, np.ones(len(values))], -1)
-  return float(resample.variance(drawn, Votes(rater, user, table), mean))
+  return float(resample.variance(resampled, Votes(rater, user, table), mean))
 
 
 def grid(raters, users):

@@ -33,10 +33,10 @@ def larger(tmp_path_factory):
 def kept_pairs(study, truth, run, raters=32, **options):
   made = simulation.votes(study, truth, raters=raters, seed=run, **options)
   kept = simulation.attentive(study, made)
-  drawn = resample.bootstrap(
+  resampled = resample.bootstrap(
     len(kept.raters), len(kept.users), resamples=300, seed=run
   )
-  return kept.take(kept.kind == "pair"), drawn
+  return kept.take(kept.kind == "pair"), resampled
 
 
 def test_known_scores_are_within_their_intervals(larger):
@@ -44,9 +44,10 @@ def test_known_scores_are_within_their_intervals(larger):
   truth = {"rl": 0.5, "sft": 0.1, "content_knn": -0.6}
   runs = []
   for run in range(RUNS):
-    pairs, drawn = kept_pairs(larger, truth, run)
+    pairs, resampled = kept_pairs(larger, truth, run)
     tables = [
-      analysis.scores(pairs, q, drawn)["rows"] for q in range(len(QUESTIONS))
+      analysis.scores(pairs, q, resampled)["rows"]
+      for q in range(len(QUESTIONS))
     ]
     runs.append(
       all(
@@ -62,10 +63,10 @@ def test_known_win_rates_are_within_theirs_and_no_difference_is_none(larger):
   truth = dict.fromkeys(("rl", "sft", "content_knn"), 0.0)
   found = []
   for run in range(RUNS):
-    pairs, drawn = kept_pairs(larger, truth, run)
+    pairs, resampled = kept_pairs(larger, truth, run)
     found += [
       cell["low"] <= 0.5 <= cell["high"]
-      for cell in analysis.win_rates(pairs, 0, drawn)
+      for cell in analysis.win_rates(pairs, 0, resampled)
     ]
   # Of 300 intervals, which are not all independent: 95 % +- 2.
   assert 0.93 <= np.mean(found) <= 0.98
@@ -96,7 +97,7 @@ def test_likeness_makes_raters_agree_and_widens_intervals(larger):
     widths.append(
       np.mean([x["high"] - x["low"] for x in found["win_rates"]["taste"]])
     )
-  # Two votes of a pair follow one draw in .64 of cases, and then agree.
+  # Two votes of a pair follow one number in .64 of cases, and then agree.
   assert alphas[0] == pytest.approx(0, abs=0.1)
   assert alphas[1] == pytest.approx(0.64, abs=0.1)
   assert widths[1] > 1.2 * widths[0]

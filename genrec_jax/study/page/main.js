@@ -6,7 +6,7 @@ import { saveAsFile, send } from "./sending.js";
 
 let study, session, state;
 let since = 0; // when the question was shown
-let busy = true; // no answer counts before its pictures are there
+let busy = true; // no answer counts before its images are there
 let keys = {}; // what keys do on this screen
 
 function go(screen) {
@@ -97,7 +97,7 @@ function toggled(copies, side) {
   );
 }
 
-// The practice pair: its left picture is out of someone else's history.
+// The practice pair: its left image is out of someone else's history.
 function practise(view) {
   const texts = Object.values(study.questions);
   const on = {

@@ -113,10 +113,10 @@ export function instructions(study, count, go) {
 }
 
 // One question about one pair. `task`: {history, left, right}; `on`: what the
-// rater does. Returns when both pictures are there to be seen.
+// rater does. Returns when both images are there to be seen.
 export async function pair(study, task, view, on) {
-  const pixels = study.pixelated ? "picture pixelated" : "picture";
-  const picture = (source, alt) =>
+  const pixels = study.pixelated ? "image pixelated" : "image";
+  const image = (source, alt) =>
     element("img", { class: pixels, src: source, alt, draggable: "false" });
   const history = study.histories[task.history];
   const options = ["left", "right"].map((side, i) => {
@@ -125,7 +125,7 @@ export async function pair(study, task, view, on) {
       "div",
       { class: `option ${view.chosen === side ? "chosen" : ""}` },
       element("span", { class: "number", "aria-hidden": "true" }, `${i + 1}`),
-      picture(task[side], `Picture ${i + 1}`),
+      image(task[side], `Picture ${i + 1}`),
       button(
         [element("span", { class: "box" }, marked ? "✓" : ""), "Copy of one above ", key(`${i + 3}`)],
         () => on.mark(side),
@@ -162,7 +162,7 @@ export async function pair(study, task, view, on) {
         element(
           "li",
           {},
-          picture(item.image, item.title || `Liked picture ${i + 1}`),
+          image(item.image, item.title || `Liked picture ${i + 1}`),
           item.title ? element("span", { class: "title" }, item.title) : null,
         ),
       ),

@@ -15,7 +15,7 @@ function randomName() {
 }
 
 // The block of a new rater: the address may give it; the study's own server
-// knows which was answered least; on other hosts it is drawn.
+// knows which was answered least; on other hosts it is random.
 async function chooseBlock(study) {
   const count = study.blocks.length;
   const given = Number.parseInt(parameter("block"), 10);
@@ -26,7 +26,7 @@ async function chooseBlock(study) {
       const { block } = reply.ok ? await reply.json() : {};
       if (Number.isInteger(block) && block >= 0 && block < count) return block;
     } catch {
-      // Not this study's own server: drawn below.
+      // Not this study's own server: a random one.
     }
   }
   return crypto.getRandomValues(new Uint32Array(1))[0] % count;
