@@ -3,13 +3,13 @@
     python -m benchmarks.abilities [--models=tiny_base,tiny_sft] [--users=512]
 
 To generate a user's next item a model must read the history, infer what the
-user wants, draw it, and be sampled so that it shows. Each is measured by
+user wants, generate it, and be sampled so that it shows. Each is measured by
 itself, and next to it what the world allows:
 
 - reading: an item's attributes as the model's own words tell them of its image,
   and as a linear probe finds them in what the aligner hands on;
 - coding: how much of an item the image tokenizer's first codes say at once;
-- drawing: a title in words, whole or with words left out, and which of the
+- generating: a title in words, whole or with words left out, and which of the
   attributes it names are in the image;
 - inferring: what histories of images and titles, of titles and of images alone
   tell of the wants, and, where nothing need be inferred, wants given in words;
@@ -35,7 +35,7 @@ from genrec_jax.data import world
 from genrec_jax.hf.load import Loaded, load_generator
 from genrec_jax.runtime import cli
 
-DRAW = "Draw the next item that this user will like."
+INSTRUCTION = "Draw the next item that this user will like."
 READ = "Describe the image."
 BATCH = 64  # prompts at once
 RIDGE = 1.0  # of the probe; features are of the order of 1
@@ -87,7 +87,7 @@ def parts(prompt: Prompt) -> Iterator[Prompt]:
     yield jax.tree.map(lambda x, rows=rows: x[rows], prompt)
 
 
-def draw(
+def generate(
   loaded: Loaded, prompt: Prompt, options: sampling.Sampling
 ) -> np.ndarray:
   """Returns the attributes [n, G, 5] that sampled images show."""
@@ -180,7 +180,7 @@ def probed(loaded: Loaded, items: np.ndarray) -> float:
 
 
 def coding(loaded: Loaded) -> list[Row]:
-  """Measures whether attributes can be drawn one after another.
+  """Measures whether attributes can be generated one after another.
 
   A code that stands for many combinations of attributes has to be sampled from
   the sum over all of them, which no head of a model computes as easily as the
@@ -224,8 +224,8 @@ def item_codes(loaded: Loaded, items: np.ndarray) -> np.ndarray:
   return np.concatenate(codes)[: len(items)]
 
 
-def drawing(loaded: Loaded, users: allowed.Users) -> list[Row]:
-  """Measures how titles in words are drawn."""
+def generating(loaded: Loaded, users: allowed.Users) -> list[Row]:
+  """Measures how titles in words are generated."""
   items, processor = users.following, loaded.processor
   attrs = world.attributes(items)
   whole = [processor.text_prompt_ids(title) for title in titles(items)]
@@ -236,13 +236,13 @@ def drawing(loaded: Loaded, users: allowed.Users) -> list[Row]:
   rows = []
   for guidance in (1.0, 3.0):
     options = sampling.Sampling(guidance=guidance)
-    shown = draw(loaded, prompts(loaded, whole, blank), options)[:, 0]
+    shown = generate(loaded, prompts(loaded, whole, blank), options)[:, 0]
     text = f"attributes of a title, guidance {guidance:g}"
-    rows.append(Row("drawing", text, float((shown == attrs).mean()), 1))
-    shown = draw(loaded, prompts(loaded, some, blank), options)[:, 0]
+    rows.append(Row("generating", text, float((shown == attrs).mean()), 1))
+    shown = generate(loaded, prompts(loaded, some, blank), options)[:, 0]
     value = world.preference_match(shown, users.wants).mean()
     text = f"wants given in words, guidance {guidance:g}"
-    rows.append(Row("drawing", text, float(value), 1))
+    rows.append(Row("generating", text, float(value), 1))
   # Every item is as likely as any other where nothing is said.
   codes, items_entropy = loaded.model.image_tokens, np.log(world.NUM_ITEMS)
   nothing = [processor.text_prompt_ids("") for _ in items]
@@ -252,7 +252,7 @@ def drawing(loaded: Loaded, users: allowed.Users) -> list[Row]:
   ):
     loss = code_loss(loaded, prompts(loaded, ids, blank), items)
     rows.append(
-      Row("drawing", f"nats a code, given {text}", loss, nats / codes)
+      Row("generating", f"nats a code, given {text}", loss, nats / codes)
     )
   return rows
 
@@ -271,7 +271,7 @@ def inferring(loaded: Loaded, users: allowed.Users) -> list[Row]:
   ideal = allowed.sampled_match(users, 1.0)
   rows = []
   for text, prompt in histories(loaded, users).items():
-    shown = draw(loaded, prompt, sampling.Sampling(num_samples=2))
+    shown = generate(loaded, prompt, sampling.Sampling(num_samples=2))
     value = match(shown, users.wants)
     rows.append(Row("inferring", f"wants shown, from {text}", value, ideal))
   prompt = histories(loaded, users)["images and titles"]
@@ -288,8 +288,10 @@ def histories(loaded: Loaded, users: allowed.Users) -> dict[str, Prompt]:
   named = [titles(items) for items in users.items]
   images = world.render(world.attributes(users.items))
   processor, model = loaded.processor, loaded.model
-  whole = [processor.prompt_ids(names, DRAW) for names in named]
-  unnamed = [processor.prompt_ids([""] * allowed.SHOWN, DRAW) for _ in named]
+  whole = [processor.prompt_ids(names, INSTRUCTION) for names in named]
+  unnamed = [
+    processor.prompt_ids([""] * allowed.SHOWN, INSTRUCTION) for _ in named
+  ]
   special = {model.image_id, model.boi_id, processor.eoi_id}
   words = [
     [token for token in row[:-1] if token not in special] + row[-1:]
@@ -317,7 +319,7 @@ def sampling_rows(loaded: Loaded, users: allowed.Users) -> list[Row]:
     options = sampling.Sampling(
       num_samples=2, guidance=guidance, temperature=temperature
     )
-    value = match(draw(loaded, prompt, options), users.wants)
+    value = match(generate(loaded, prompt, options), users.wants)
     text = f"wants shown, guidance {guidance:g}, temperature {temperature:g}"
     # A distribution to the power of w: guidance of a perfect model, as its
     # unconditional branch is even in what a user may want.
@@ -339,7 +341,7 @@ def measure(loaded: Loaded, users: allowed.Users) -> list[Row]:
   return [
     *reading(loaded),
     *coding(loaded),
-    *drawing(loaded, users),
+    *generating(loaded, users),
     *inferring(loaded, users),
     *sampling_rows(loaded, users),
   ]

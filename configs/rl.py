@@ -60,7 +60,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
   config.rl = ConfigDict()
   # score | pathwise | both: what of the rewards the policy learns by, whole
-  # images, their gradients through the picture, or a mixture;
+  # images, their gradients through the image, or a mixture;
   # docs/estimators.md says what each is good for.
   config.rl.estimator = "score"
   config.rl.advantage = "grpo"  # grpo | dr_grpo | rloo | reinforce

@@ -58,13 +58,13 @@ def test_histories_hold_what_they_say(loaded):
   assert " on " not in images
 
 
-def test_the_base_reads_and_draws(loaded):
+def test_the_base_reads_and_generates(loaded):
   users = allowed.simulate(64)
   values = {
     row.what: row.value
     for row in [
       *abilities.reading(loaded),
-      *abilities.drawing(loaded, users),
+      *abilities.generating(loaded, users),
     ]
   }
   assert values["attributes in the model's words"] > 0.95

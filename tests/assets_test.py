@@ -156,7 +156,7 @@ def test_clip_finds_the_title_of_an_image():
 
 
 def judged(attrs, noise=0.0):
-  """Returns the judge's embeddings [n, E] of items' pictures."""
+  """Returns the judge's embeddings [n, E] of items' images."""
   handle = open_encoder("tiny_judge", dtype="float32")
   embed, params = jax.jit(handle.model.embed_images), handle.read()
   pixels = world.render(attrs) / np.float32(255)

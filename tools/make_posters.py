@@ -56,7 +56,7 @@ GENRES = (  # MovieLens's, in the order of its README
 
 
 def main() -> None:
-  """Draws a poster for every film."""
+  """Renders a poster for every film."""
   path = Path(_RAW.value, "movies.csv")
   if not path.is_file():
     raise UserError(
@@ -77,7 +77,7 @@ def main() -> None:
       poster = Image.fromarray(
         world.render(attributes(film["movieId"], film["title"], film["genres"]))
       )
-      # Enlarged pixel by pixel: shrunk again, it is what was drawn.
+      # Enlarged pixel by pixel: shrunk again, it is what was rendered.
       poster = poster.resize((side, side), Image.Resampling.NEAREST)
       poster.save(folder / f"{film['movieId']}.png")
   print(f"{len(films)} stand-ins for posters in {_OUT.value}")

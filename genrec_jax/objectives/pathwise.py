@@ -1,4 +1,4 @@
-r"""Pathwise estimators: reward gradients through the picture.
+r"""Pathwise estimators: reward gradients through the image.
 
 The score estimator asks only how good a whole image was. But images are
 decoded from a vector per code, e(c), and rewards R are differentiable functions
@@ -31,8 +31,8 @@ The gradient of the sum of all s_i estimates that of the expected reward.
   advantage f'(a) . (e(a) - E[e]) = -E[v], without the noise that the rest of
   the image adds to a whole reward. Without bias where R is quadratic in each.
 - gumbel is the straight-through Gumbel-softmax (arXiv 1611.01144). Its noise is
-  drawn from the posterior given the sampled code, so the argmax is the code of
-  the rollout (arXiv 1411.0030, section 3; 2010.04838). A low temperature has
+  sampled from its posterior given the sampled code, so the argmax is the code
+  of the rollout (arXiv 1411.0030, section 3; 2010.04838). A low temperature has
   little bias and much variance.
 
 None sees that a code changes the distribution of the codes after it: places
@@ -280,7 +280,7 @@ def posterior_gumbel(
   codes: jax.Array,  # [P, G, I]
   keys: jax.Array | None,  # [P, G, I]
 ) -> jax.Array:
-  """Draws log p + Gumbel noise, given that the sampled code has the largest.
+  """Samples log p + Gumbel noise, given that the sampled code has the largest.
 
   The largest of log p + noise is Gumbel distributed whichever code has it; the
   others follow their own Gumbel cut off there. Source: Maddison et al., "A*
@@ -297,8 +297,8 @@ def posterior_gumbel(
   """
   assert keys is not None
   size = logprobs.shape[-1]
-  draw = jax.vmap(lambda key: jax.random.gumbel(key, (size + 1,)))
-  noise = draw(keys.reshape(-1)).reshape(*codes.shape, size + 1)
+  sample = jax.vmap(lambda key: jax.random.gumbel(key, (size + 1,)))
+  noise = sample(keys.reshape(-1)).reshape(*codes.shape, size + 1)
   largest = noise[..., -1:]  # [P, G, I, 1]
   free = logprobs + noise[..., :-1]  # [P, G, I, C], as if nothing were known
   others = -jnp.logaddexp(-largest, -free)

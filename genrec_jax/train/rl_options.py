@@ -34,7 +34,7 @@ class RLOptions:
       guidance's two by itself. The first has a null space: a drift of the
       unconditional branch u by d and of the conditional one c by
       d (guidance - 1) / guidance leaves u + guidance (c - u) as it was.
-    pathwise: how gradients of rewards through the picture enter the loss; None:
+    pathwise: how gradients of rewards through the image enter the loss; None:
       the score estimator alone.
 
   Raises:

@@ -155,19 +155,19 @@ def test_the_noise_is_that_of_the_sampled_code():
 
 
 def test_posterior_noise_gives_the_gradient_of_free_noise():
-  """Straight-through Gumbel-softmax as published, by many draws of both."""
-  draws, temperature = 4000, 0.7
+  """Straight-through Gumbel-softmax as published, by many samples of both."""
+  samples, temperature = 4000, 0.7
 
   def soft(logits, noise):
     return linear(jax.nn.softmax((logits + noise) / temperature) @ BOOK)
 
-  noise = jax.random.gumbel(jax.random.key(8), (draws, 5))
-  free = jax.vmap(jax.grad(soft), (None, 0))(LOGITS, noise)  # [draws, C]
-  keys = jax.random.split(jax.random.key(9), (draws, 1, 5, 1))
+  noise = jax.random.gumbel(jax.random.key(8), (samples, 5))
+  free = jax.vmap(jax.grad(soft), (None, 0))(LOGITS, noise)  # [samples, C]
+  keys = jax.random.split(jax.random.key(9), (samples, 1, 5, 1))
   given = jax.vmap(lambda keys: expected(linear, "gumbel", keys, temperature))(
     keys
   )
-  error = np.sqrt((free.var(0) + given.var(0)) / draws)
+  error = np.sqrt((free.var(0) + given.var(0)) / samples)
   assert (np.abs(free.mean(0) - given.mean(0)) < 4 * error).all()
 
 

@@ -68,7 +68,7 @@ class Chain:
     return jnp.asarray(vectors / np.linalg.norm(vectors, axis=-1)[:, None])
 
   def decode_vectors(self, params, vectors):
-    """Draws three channels in each place, which see the places next to it."""
+    """Renders three channels in each place, which see the places next to it."""
     around = sum(
       jnp.roll(vectors, shift, -2) @ random(2 + shift, WIDTH, 3)
       for shift in (-1, 0, 1)
@@ -227,9 +227,11 @@ def test_the_score_estimator_has_no_bias(memory, request):
   length = np.linalg.norm(truth)
   # Sums of 256 gradients, ten times as long, which nearly cancel.
   assert np.linalg.norm(chances @ each["score"] - truth) < 1e-4 * length
-  # Drawn, as a run draws: within four standard errors, along the gradient.
-  drawn = np.random.default_rng(0).choice(ALL, 4096, p=chances / chances.sum())
-  along = each["score"][drawn] @ truth / length
+  # Sampled, as a run samples: within four standard errors, along the gradient.
+  sampled = np.random.default_rng(0).choice(
+    ALL, 4096, p=chances / chances.sum()
+  )
+  along = each["score"][sampled] @ truth / length
   assert abs(along.mean() - length) < 4 * along.std() / 64
 
 
@@ -253,7 +255,7 @@ MEASURED = {
 
 @pytest.mark.parametrize("memory", MEASURED)
 def test_pathwise_estimators_are_biased_and_vary_less(memory, request):
-  """By as much as is stated; gumbel's own noise is one draw per image."""
+  """By as much as is stated; gumbel's own noise is one sample per image."""
   found = figures(request.getfixturevalue(memory))
   for name, expected in MEASURED[memory].items():
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Reward gradients through the picture: slopes, and the steps they make."""
+"""Reward gradients through the image: slopes, and the steps they make."""
 
 import dataclasses
 import functools
@@ -73,7 +73,7 @@ def chances(params, guidance):
 
 
 @pytest.mark.parametrize("scoring", ["guided", "conditional"])
-def test_the_gradient_is_that_of_a_relaxed_picture(table, scoring):
+def test_the_gradient_is_that_of_a_relaxed_image(table, scoring):
   """Of the rewards of images whose vectors move with the distribution's mean.
 
   By finite differences, of a function that knows no surrogate.
@@ -241,7 +241,7 @@ CODES = jax.random.randint(jax.random.key(2), (8, 2, 4), 0, 16)
 GIVEN = jax.random.normal(jax.random.key(3), (8, 2, 8))  # [P, G, E']
 
 
-def through_the_picture(params, clip_params, codes, given, parts=1):
+def through_the_image(params, clip_params, codes, given, parts=1):
   embed = functools.partial(CLIP.embed_images, clip_params)
   return slopes.code_slopes(MODEL, params, embed, codes, given, parts)
 
@@ -279,7 +279,7 @@ def test_slopes_of_codes_are_those_of_finite_differences():
   np.testing.assert_allclose(numeric, exact, rtol=0, atol=0.02 * scale)
 
 
-def test_where_nothing_moves_the_picture_is_the_sampled_one(params):
+def test_where_nothing_moves_the_image_is_the_sampled_one(params):
   vectors = MODEL.code_vectors(params)[CODES]
   np.testing.assert_array_equal(
     MODEL.decode_vectors(params, vectors), MODEL.decode_pixels(params, CODES)
@@ -288,12 +288,12 @@ def test_where_nothing_moves_the_picture_is_the_sampled_one(params):
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_eight_devices_find_the_slopes_of_one(params, clip_params, parts):
-  expected = jax.jit(through_the_picture)(params, clip_params, CODES, GIVEN)
+  expected = jax.jit(through_the_image)(params, clip_params, CODES, GIVEN)
   mesh = mesh_lib.make_mesh(4, 2)
   rows = sharding.put_batch(mesh, (np.asarray(CODES), np.asarray(GIVEN)))
   found = jax.jit(
     sharding.trace_with_mesh(
-      mesh, functools.partial(through_the_picture, parts=parts)
+      mesh, functools.partial(through_the_image, parts=parts)
     )
   )(params, clip_params, *rows)
   rounding.assert_close(found, expected, terms=24 * 288)
@@ -326,7 +326,7 @@ def learned(model, params, codes, vectors, pathwise):
 
 
 def test_bfloat16_has_the_gradient_of_float32(params, clip_params):
-  vectors = through_the_picture(params, clip_params, CODES, GIVEN)
+  vectors = through_the_image(params, clip_params, CODES, GIVEN)
   how = dataclasses.replace(RAW, relaxation="second_order")
   exact, rounded = (
     learned(MODEL.with_compute(dtype=dtype), params, CODES, vectors, how)

@@ -1,4 +1,4 @@
-"""Judge in DINOv2's format: told attributes from pictures, never a title.
+"""Judge in DINOv2's format: told attributes from images, never a title.
 
 The reward's CLIP learns from titles; what it and this judge agree on is not
 owed to one training.
@@ -38,10 +38,10 @@ _SCALE = 16.0
 
 
 def train(seed: int, steps: int, batch: int = 192) -> PyTree:
-  """Trains to tell the five attributes of a picture, each by a cosine.
+  """Trains to tell the five attributes of an image, each by a cosine.
 
   Embeddings come to lie near the sum of their attributes' directions, so that
-  the cosine of two pictures grows with the number of attributes they share.
+  the cosine of two images grows with the number of attributes they share.
   """
   truth = world.attributes(np.arange(world.NUM_ITEMS))  # [I, 5]
   key = jax.random.key(seed)
