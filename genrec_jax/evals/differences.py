@@ -13,6 +13,7 @@ import numpy as np
 
 from genrec_jax.evals import intervals
 from genrec_jax.evals.intervals import RESAMPLES, Interval
+from genrec_jax.evals.metrics import tested_as
 
 Row = Mapping[str, np.ndarray]  # {metric: [U] float, NaN: the user has none}
 _PART = 1000  # sign flips at a time: 8 MB for a thousand users
@@ -21,9 +22,9 @@ _PART = 1000  # sign flips at a time: 8 MB for a thousand users
 class Difference(Interval):
   """A mean difference, its 95 % interval and its p value.
 
-  `p_holm` is p after Holm's correction for the metrics of the comparison:
-  below .05 it may be called a difference without asking how many metrics were
-  looked at.
+  `p_holm` is p after Holm's correction for the tests of the comparison: below
+  .05 it may be called a difference without asking how many metrics were looked
+  at.
   """
 
   p: float
@@ -74,10 +75,23 @@ def paired(
 
 
 def correct(comparison: Mapping[str, Difference]) -> None:
-  """Sets each `p_holm` of a comparison from its metrics' p."""
-  p = np.asarray([cell["p"] for cell in comparison.values()])
-  for cell, value in zip(comparison.values(), holm(p), strict=True):
-    cell["p_holm"] = float(value)
+  """Sets each `p_holm` of a comparison from its metrics' p.
+
+  One test counts once under however many names: lift is HR@10 but for a factor,
+  and of a horizon of one item the mean of the future is the next item.
+  """
+
+  def test(metric: str) -> tuple[float, ...]:
+    """Returns the mean, interval and p of what is tested."""
+    cell = comparison.get(tested_as(metric), comparison[metric])
+    return cell["mean"], cell["low"], cell["high"], cell["p"]
+
+  # As keys: metrics of the same users' differences have the same resamples.
+  tests = list(dict.fromkeys(map(test, comparison)))
+  corrected = holm(np.asarray([p for *_, p in tests]))
+  by_test = dict(zip(tests, corrected, strict=True))
+  for metric, cell in comparison.items():
+    cell["p_holm"] = float(by_test[test(metric)])
 
 
 def sign_flip_p(

@@ -183,6 +183,9 @@ _RANKING: dict[str, Metric] = {
 }
 _BY_JUDGE = _LIKENESS | _RANKING
 
+# What is another metric but for a factor: its test is the other's.
+_REPEATS = {"lift_{}": "hit_rate_{}"}
+
 # Left out of the terminal, which is narrow.
 _DETAILS = (
   "future_clip_next",
@@ -225,6 +228,14 @@ def describe(name: str) -> Metric | None:
         column=metric.title,
       )
   return None
+
+
+def tested_as(name: str) -> str:
+  """Returns the metric whose test is also this one's; mostly itself."""
+  for template, other in _REPEATS.items():
+    if found := _pattern(template).fullmatch(name):
+      return other.format(found[1])
+  return name
 
 
 def metric_of(name: str) -> Metric:

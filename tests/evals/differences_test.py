@@ -76,6 +76,37 @@ def test_holm_by_hand():
   assert differences.holm(np.zeros(0)).shape == (0,)
 
 
+def test_a_test_under_two_names_counts_once():
+  """Of HR@10, lift, and two that are the same: three tests, not five."""
+
+  def cell(p, mean):
+    return {"mean": mean, "low": 0, "high": 1, "p": p, "p_holm": 1}
+
+  found = {
+    "lift_eye": cell(0.011, 2.875),
+    "hit_rate_eye": cell(0.01, 0.01),
+    "hit_rate_ear": cell(0.02, 0.01),
+    "future_clip_mean": cell(0.03, 0.2),
+    "future_clip_next": cell(0.03, 0.2),
+  }
+  differences.correct(found)
+  assert {name: one["p_holm"] for name, one in found.items()} == (
+    pytest.approx(
+      {
+        "lift_eye": 0.03,  # of HR@10: .01 x 3
+        "hit_rate_eye": 0.03,
+        "hit_rate_ear": 0.04,
+        "future_clip_mean": 0.04,  # .03 x 1, no less than .04
+        "future_clip_next": 0.04,
+      }
+    )
+  )
+  # Another's HR@10 is another test, and so is lift without its own.
+  found = {"lift_eye": cell(0.01, 2), "hit_rate_ear": cell(0.02, 2)}
+  differences.correct(found)
+  assert [one["p_holm"] for one in found.values()] == [0.02, 0.02]
+
+
 def test_a_true_null_is_rejected_at_five_per_cent():
   """Two thousand comparisons without a difference, of skewed scores."""
   rng = np.random.default_rng(0)
@@ -94,7 +125,7 @@ def test_holm_keeps_the_error_of_a_whole_comparison():
 
 
 def test_a_known_difference_is_found_at_the_stated_power():
-  """.2 deviations and 200 users: 80.4 % by the normal distribution."""
+  """.2 deviations and 200 users: 80.7 % by the normal distribution."""
   table = np.random.default_rng(2).normal(0.2, 1, size=(200, 1500))
   p = differences.sign_flip_p(table, seed=3, resamples=1999)
   power = stats.norm.cdf(0.2 * 200**0.5 - 1.96)
@@ -102,11 +133,16 @@ def test_a_known_difference_is_found_at_the_stated_power():
   assert np.mean(p <= 0.05) == pytest.approx(power, abs=0.03)
 
 
+def _named(columns):
+  """Makes {metric: [U]} of columns."""
+  return {f"m{i}": values for i, values in enumerate(columns)}
+
+
 def _seeds(rng, seeds, users, metrics, *, between, within=1.0, mean=0.0):
   """Makes {metric: [U]} of each seed; users keep what is theirs in all."""
   own = rng.normal(size=(users, metrics))  # a user's level, in every seed
   return [
-    dict(enumerate((own + mean + shift + noise).T))
+    _named((own + mean + shift + noise).T)
     for shift, noise in zip(
       between * rng.normal(size=(seeds, metrics)),
       within * rng.normal(size=(seeds, users, metrics)),
@@ -133,11 +169,11 @@ def test_users_are_not_counted_once_per_seed():
   """Seeds that do not differ: as wide as of one seed, but for the noise."""
   rng = np.random.default_rng(4)
   rows = _seeds(rng, 5, 200, 1, between=0, within=0)
-  zero = [{0: np.zeros(200)}]
-  five = differences.between_seeds(rows, zero, seed=0)[0]
-  one = differences.between_seeds(rows[:1], zero, seed=0)[0]
+  zero = [{"m0": np.zeros(200)}]
+  five = differences.between_seeds(rows, zero, seed=0)["m0"]
+  one = differences.between_seeds(rows[:1], zero, seed=0)["m0"]
   assert five == pytest.approx(one)
-  values = rows[0][0]
+  values = rows[0]["m0"]
   width = 2 * 1.96 * values.std() / 200**0.5
   assert five["high"] - five["low"] == pytest.approx(width, rel=0.05)
 
@@ -168,7 +204,7 @@ def test_seeds_share_the_users_that_all_have():
 def test_differences_of_a_large_table_take_little_time():
   """1,024 users, 20 metrics, 4 contrasts: .6 s on two cores."""
   rng = np.random.default_rng(0)
-  rows = {r: dict(enumerate(rng.normal(size=(20, 1024)))) for r in "abcde"}
+  rows = {r: _named(rng.normal(size=(20, 1024))) for r in "abcde"}
   begun = time.process_time()
   differences.paired(rows, list(zip("abcd", "bcde", strict=True)), seed=0)
   assert time.process_time() - begun < 3
