@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core.types import PyTree
+from genrec_jax.models import tower
 from genrec_jax.models.pixels import Preprocessing
-from genrec_jax.models.tower import Tower, patches, unit
-from genrec_jax.nn import layers
+from genrec_jax.models.tower import Tower
 
 # Every width must be a multiple of the mesh axis that splits it. Vocabulary
 # and position counts seldom are, so embeddings are split by width.
@@ -122,65 +122,30 @@ class Clip:
     return Preprocessing(size, size, self.image_mean, self.image_std)(pixels)
 
   def embed_images(self, params: PyTree, pixels: jax.Array) -> jax.Array:
-    """Embeds images.
+    """Embeds images [..., h, w, 3]; see `encoders.ImageEncoder`."""
 
-    Args:
-      params: as from `init`.
-      pixels: [..., h, w, 3] in [0, 1], any size.
+    def states(pixels: jax.Array) -> jax.Array:
+      h = self._image_states(params["vision_model"], self.preprocess(pixels))
+      return h @ params["visual_projection"]["kernel"].astype(h.dtype)
 
-    Returns:
-      [..., E] float32 unit vectors.
-    """
-    flat = pixels.reshape(-1, *pixels.shape[-3:])  # [B, h, w, 3]
-    # Advantages are differences of cosines within a group, of the size of the
-    # 4e-3 by which bfloat16's or TF32's products move them. In full, ViT-L/14
-    # takes a TPU .5e12 multiplications an image; sampling one from the 1B 2e12.
-    with layers.exactly(self.dtype):
-      h = self._image_states(params["vision_model"], self.preprocess(flat))
-      h = unit(h @ params["visual_projection"]["kernel"].astype(h.dtype))
-    return h.reshape(*pixels.shape[:-3], self.projection_dim)
+    return tower.embed_images(states, pixels, self.dtype)
 
   def embed_texts(
     self, params: PyTree, ids: jax.Array, mask: jax.Array
   ) -> jax.Array:
-    """Embeds tokenised texts.
+    """Embeds texts [..., W]; see `encoders.ImageEncoder`."""
 
-    Args:
-      params: as from `init`.
-      ids: [..., W] int, each row with its end token.
-      mask: [..., W] bool, True = a real token.
+    def states(ids: jax.Array, mask: jax.Array) -> jax.Array:
+      h = self._text_states(params["text_model"], ids, mask)
+      return h @ params["text_projection"]["kernel"].astype(h.dtype)
 
-    Returns:
-      [..., E] float32 unit vectors.
-
-    Raises:
-      ValueError: W is more than `max_position_embeddings`.
-    """
-    length = ids.shape[-1]
-    if length > self.max_position_embeddings:
-      raise ValueError(
-        f"texts of {length} tokens; expected at most"
-        f" {self.max_position_embeddings}; truncate them when tokenising"
-      )
-    ids = jnp.asarray(ids)
-    with layers.exactly(self.dtype):  # see `embed_images`
-      h = self._text_states(
-        params["text_model"],
-        ids.reshape(-1, length),
-        jnp.asarray(mask, bool).reshape(-1, length),
-      )
-      h = unit(h @ params["text_projection"]["kernel"].astype(h.dtype))
-    return h.reshape(*ids.shape[:-1], self.projection_dim)
+    return tower.embed_texts(
+      states, ids, mask, self.dtype, positions=self.text_positions
+    )
 
   def _image_states(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Maps normalised [B, S, S, 3] to the class token's states [B, D]."""
-    width = self.vision.width
-    x = patches(pixels.astype(self.dtype), self.patch_size)
-    kernel = params["patch_embedding"]["kernel"].reshape(-1, width)
-    x = x @ kernel.astype(self.dtype)  # [B, T - 1, D]
-    first = params["class_embedding"].astype(self.dtype).reshape(1, 1, width)
-    first = jnp.broadcast_to(first, (x.shape[0], 1, width))
-    x = jnp.concatenate([first, x], axis=1)  # [B, T, D]
+    x = tower.patch_states(params, pixels, self.dtype)  # [B, T, D]
     positions = params["position_embedding"]["embedding"].astype(self.dtype)
     x = self.vision.norm(
       params["pre_layrnorm"], x + positions[None], self.dtype

@@ -10,32 +10,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from genrec_jax.core.types import PyTree
+from genrec_jax.models import tower
 from genrec_jax.models.pixels import Preprocessing
-from genrec_jax.models.tower import Tower, patches, unit
-from genrec_jax.nn import layers
-
-# As CLIP's but for the biases of attention.
-RULES = (
-  (r"layers/self_attn/[qkv]_proj/kernel", P(None, "data", "model")),
-  (r"layers/self_attn/out_proj/kernel", P(None, "model", "data")),
-  # One rule: queries, keys and values need not have any.
-  (r"layers/self_attn/\w+/bias", P()),
-  (r"layers/mlp/fc1/kernel", P(None, "data", "model")),
-  (r"layers/mlp/fc1/bias", P(None, "model")),
-  (r"layers/mlp/fc2/kernel", P(None, "model", "data")),
-  (r"layers/mlp/fc2/bias", P()),
-  (r"layers/layer_norm[12]/(scale|bias)", P()),
-  (r"layers/layer_scale[12]", P()),
-  (r"layernorm/(scale|bias)", P()),
-  (r"patch_embedding/kernel", P(None, None, None, "data")),
-  (r"patch_embedding/bias", P()),
-  (r"position_embedding", P(None, None, "data")),
-  (r"class_embedding", P()),
-)
+from genrec_jax.models.tower import Tower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +65,12 @@ class Dinov2:
     }
 
   def embed_images(self, params: PyTree, pixels: jax.Array) -> jax.Array:
-    """Embeds images.
+    """Embeds images [..., h, w, 3]; see `encoders.ImageEncoder`."""
 
-    Args:
-      params: as from `init`.
-      pixels: [..., h, w, 3] in [0, 1], any size.
+    def states(pixels: jax.Array) -> jax.Array:
+      return self.class_states(params, self.preprocessing(pixels))
 
-    Returns:
-      [..., E] float32 unit vectors.
-    """
-    flat = pixels.reshape(-1, *pixels.shape[-3:])  # [B, h, w, 3]
-    with layers.exactly(self.dtype):  # see `Clip.embed_images`
-      h = unit(self.class_states(params, self.preprocessing(flat)))
-    return h.reshape(*pixels.shape[:-3], self.embed_dim)
+    return tower.embed_images(states, pixels, self.dtype)
 
   def embed_texts(
     self, params: PyTree, ids: jax.Array, mask: jax.Array
@@ -108,14 +81,7 @@ class Dinov2:
 
   def class_states(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Maps normalised [B, S, S, 3] to the class token's states [B, D]."""
-    d = self.vision.width
-    x = patches(pixels.astype(self.dtype), self.patch_size)
-    kernel = params["patch_embedding"]["kernel"].reshape(-1, d)
-    bias = params["patch_embedding"]["bias"].reshape(1, 1, d)
-    x = x @ kernel.astype(self.dtype) + bias.astype(self.dtype)  # [B, T, D]
-    first = params["class_embedding"].astype(self.dtype)
-    first = jnp.broadcast_to(first, (x.shape[0], 1, d))
-    x = jnp.concatenate([first, x], axis=1)  # [B, 1 + T, D]
+    x = tower.patch_states(params, pixels, self.dtype)  # [B, 1 + T, D]
     grid = pixels.shape[1] // self.patch_size
     x += self._positions(params, grid).astype(self.dtype)
     x = self.vision.encode(params["layers"], x, None, self.dtype)

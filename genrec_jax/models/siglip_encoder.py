@@ -6,41 +6,18 @@ of the common space.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core.types import PyTree
+from genrec_jax.models import tower
 from genrec_jax.models.pixels import Preprocessing
 from genrec_jax.models.siglip import Siglip
-from genrec_jax.models.tower import Tower, unit
+from genrec_jax.models.tower import Tower
 from genrec_jax.nn import attention, layers
 from genrec_jax.nn.encoder import MLP
-
-# As CLIP's.
-RULES = (
-  (r"\w+_model/layers/self_attn/[qkv]_proj/kernel", P(None, "data", "model")),
-  (r"\w+_model/layers/self_attn/[qkv]_proj/bias", P(None, "model")),
-  (r"\w+_model/layers/self_attn/out_proj/kernel", P(None, "model", "data")),
-  (r"\w+_model/layers/self_attn/out_proj/bias", P()),
-  (r"\w+_model/layers/mlp/fc1/kernel", P(None, "data", "model")),
-  (r"\w+_model/layers/mlp/fc1/bias", P(None, "model")),
-  (r"\w+_model/layers/mlp/fc2/kernel", P(None, "model", "data")),
-  (r"\w+_model/layers/mlp/fc2/bias", P()),
-  (r"\w+_model/layers/layer_norm[12]/(scale|bias)", P()),
-  (r"\w+_model/(final_layer_norm|post_layernorm)/(scale|bias)", P()),
-  (r"\w+_model/\w+_embedding/embedding", P(None, "data")),
-  (r"vision_model/patch_embedding/kernel", P(None, None, None, "data")),
-  (r"vision_model/patch_embedding/bias", P()),
-  (r"vision_model/head/(attention/\w+|mlp/\w+)/kernel", P("data", None)),
-  (r"vision_model/head/(attention/\w+|mlp/\w+)/bias", P()),
-  (r"vision_model/head/layernorm/(scale|bias)", P()),
-  (r"vision_model/head/probe", P()),
-  (r"text_model/head/kernel", P("data", None)),
-  (r"text_model/head/bias", P()),
-  (r"logit_(scale|bias)", P()),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,57 +66,35 @@ class SiglipEncoder:
     }
 
   def embed_images(self, params: PyTree, pixels: jax.Array) -> jax.Array:
-    """Embeds images.
+    """Embeds images [..., h, w, 3]; see `encoders.ImageEncoder`."""
 
-    Args:
-      params: as from `init`.
-      pixels: [..., h, w, 3] in [0, 1], any size.
+    def states(pixels: jax.Array) -> jax.Array:
+      return self.image_states(
+        params["vision_model"], self.preprocessing(pixels)
+      )
 
-    Returns:
-      [..., E] float32 unit vectors.
-    """
-    flat = pixels.reshape(-1, *pixels.shape[-3:])  # [B, h, w, 3]
-    with layers.exactly(self.dtype):  # see `Clip.embed_images`
-      h = self.image_states(params["vision_model"], self.preprocessing(flat))
-    return unit(h).reshape(*pixels.shape[:-3], self.embed_dim)
+    return tower.embed_images(states, pixels, self.dtype)
 
   def embed_texts(
     self, params: PyTree, ids: jax.Array, mask: jax.Array
   ) -> jax.Array:
-    """Embeds tokenised texts.
+    """Embeds texts [..., W]; see `encoders.ImageEncoder`.
 
-    Args:
-      params: as from `init`.
-      ids: [..., W] int, padded to `text_positions` as in training: the vector
-        is that of the last position.
-      mask: [..., W] bool, True = a token that is read; all of them, the padding
-        too, in training.
-
-    Returns:
-      [..., E] float32 unit vectors.
-
-    Raises:
-      ValueError: W is more than `text_positions`.
+    Padded to `text_positions` as in training, where padding was read, too: the
+    vector is that of the last position.
     """
-    length = ids.shape[-1]
-    if length > self.text_positions:
-      raise ValueError(
-        f"texts of {length} tokens; expected at most {self.text_positions};"
-        " truncate them when tokenising"
-      )
-    ids = jnp.asarray(ids)
-    with layers.exactly(self.dtype):
-      h = self.text_states(
-        params["text_model"],
-        ids.reshape(-1, length),
-        jnp.asarray(mask, bool).reshape(-1, length),
-      )
-    return unit(h).reshape(*ids.shape[:-1], self.embed_dim)
+    return tower.embed_texts(
+      functools.partial(self.text_states, params["text_model"]),
+      ids,
+      mask,
+      self.dtype,
+      positions=self.text_positions,
+    )
 
   def image_states(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Maps normalised [B, S, S, 3] to what its head pools, [B, E]."""
-    tower = dataclasses.replace(self.vision, dtype=self.dtype)
-    x = tower.features(params, pixels)  # [B, T, D]
+    vision = dataclasses.replace(self.vision, dtype=self.dtype)
+    x = vision.features(params, pixels)  # [B, T, D]
     params, d = params["head"], self.vision.width
     # One query, learned, attends to all patches.
     probe = params["probe"].astype(self.dtype)

@@ -6,8 +6,6 @@ from PIL import Image
 import pytest
 import torch
 
-from genrec_jax.core import mesh as mesh_lib
-from genrec_jax.core import sharding
 from genrec_jax.models import dinov2
 from tests import rounding
 from tests.hf import random_encoders
@@ -81,10 +79,3 @@ def test_it_reads_no_text(pair):
   *_, ours, params = pair
   with pytest.raises(ValueError, match="no text tower"):
     ours.embed_texts(params, np.ones((1, 2), int), np.ones((1, 2), bool))
-
-
-def test_small_meshes_divide_every_parameter(pair):
-  *_, params = pair
-  specs = sharding.specs(dinov2.RULES, params)
-  mesh = mesh_lib.make_mesh(data=1, model=1, devices=jax.devices()[:1])
-  sharding.shard_params(mesh, specs, params)

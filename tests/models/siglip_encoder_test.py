@@ -10,9 +10,6 @@ import pytest
 import torch
 
 from genrec_jax import testing
-from genrec_jax.core import mesh as mesh_lib
-from genrec_jax.core import sharding
-from genrec_jax.models import siglip_encoder
 from tests.hf import random_encoders
 
 # As is asked of the ports; unit vectors and states are of order one.
@@ -133,10 +130,3 @@ def test_in_bfloat16_it_computes_in_that(pair):
   exact = ours.embed_images(params, images)
   gap = np.abs(found - exact).max()
   assert 1e-5 < gap < 0.05
-
-
-def test_every_parameter_has_a_layout(pair):
-  *_, params = pair
-  specs = sharding.specs(siglip_encoder.RULES, params)
-  mesh = mesh_lib.make_mesh(data=1, model=1, devices=jax.devices()[:1])
-  sharding.shard_params(mesh, specs, params)
