@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+import contextlib
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import json
@@ -9,6 +10,7 @@ import math
 from pathlib import Path
 import socket
 import threading
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +42,7 @@ _MOST_VOTES = 200  # in a body
 _MOST_STORED = 500_000  # a sender who makes votes up fills no disk
 _CONNECTIONS = 256  # at a time; a browser opens six
 _SECONDS = 15  # that a connection may be silent
+_REQUEST_SECONDS = 60  # from waiting for a request to the end of its answer
 
 
 class App:
@@ -138,6 +141,19 @@ class Handler(BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"  # a browser's images share connections
   timeout = _SECONDS
   server_version, sys_version = "study", ""  # tells no versions
+
+  def handle_one_request(self) -> None:
+    """Handles a request, whose time is limited as a whole, too.
+
+    A sender of a byte every few seconds is never silent for long, and would
+    hold one of the connections for as long as it likes.
+    """
+    until = time.monotonic() + _REQUEST_SECONDS
+    self.server.deadlines[self.connection] = until
+    try:
+      super().handle_one_request()
+    finally:
+      del self.server.deadlines[self.connection]
 
   def do_GET(self) -> None:
     """Serves a file of the site, or the next rater's block."""
@@ -290,6 +306,16 @@ class Server(ThreadingHTTPServer):
     # At another address the names of this machine are not known.
     self.hosts = loopback if host in loopback else set()
     self._free = threading.Semaphore(_CONNECTIONS)
+    self.deadlines: dict[socket.socket, float] = {}  # when requests must end
+
+  def service_actions(self) -> None:
+    """Cuts off requests that take too long; called twice a second."""
+    now = time.monotonic()
+    for connection, until in self.deadlines.copy().items():
+      if until < now:
+        # Whoever waits for it wakes up; it may have ended by itself just now.
+        with contextlib.suppress(OSError):
+          connection.shutdown(socket.SHUT_RDWR)
 
   def process_request(self, request: Any, client_address: Any) -> None:
     """Takes a connection, or closes it when there are too many."""

@@ -317,6 +317,51 @@ def test_who_asks_too_often_is_told_when_to_come_again(app):
     found.shutdown()
 
 
+def dribble(address, begun):
+  """Sends a byte now and then; returns the seconds until it is cut off."""
+  start = time.monotonic()
+  slow = socket.create_connection(address, timeout=0.1)
+  with slow, contextlib.suppress(ConnectionError):
+    slow.sendall(begun)
+    while time.monotonic() < start + 10:
+      slow.sendall(b"x")
+      with contextlib.suppress(TimeoutError):
+        if not slow.recv(1):
+          break
+  return time.monotonic() - start
+
+
+@pytest.mark.parametrize(
+  "begun",
+  [
+    b"",
+    b"POST /votes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9999\r\n"
+    b"Content-Type: application/json\r\n\r\n",
+  ],
+  ids=["head", "body"],
+)
+def test_a_byte_now_and_then_holds_no_connection(app, monkeypatch, begun):
+  monkeypatch.setattr(server_lib, "_CONNECTIONS", 1)
+  monkeypatch.setattr(server_lib, "_REQUEST_SECONDS", 1)
+  with server_lib.open_server("127.0.0.1", 0, app) as found:
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    assert 1 <= dribble(found.server_address, begun) < 8
+    status = 0
+    end = time.monotonic() + 10
+    while not status and time.monotonic() < end:
+      # Its place, the only one, is free again.
+      with contextlib.suppress(OSError, http.client.HTTPException):
+        connection = http.client.HTTPConnection(*found.server_address)
+        with contextlib.closing(connection):
+          connection.request("GET", "/tasks.json")
+          status = connection.getresponse().status
+    assert status == 200
+    while found.deadlines and time.monotonic() < end:
+      time.sleep(0.05)
+    assert not found.deadlines
+    found.shutdown()
+
+
 def test_links_out_of_the_site_are_not_served(tmp_path):
   study = made.make_study(tmp_path)
   (study.path / "site/leak.json").symlink_to(study.path / "key.json")
