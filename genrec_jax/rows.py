@@ -4,6 +4,7 @@ Models are named by their runs ('base', 'sft', 'rl'), and with another user's
 histories 'rl shuffled'; every other name of a row stands here, once.
 """
 
+import collections
 from typing import NamedTuple
 
 
@@ -41,7 +42,8 @@ GROUPS = {
   "oracle": ORACLES,
   "baseline": BASELINES,
 }
-ROWS = {name: row for rows in GROUPS.values() for name, row in rows.items()}
+# All of them by name; a recommender that is added is among them, too.
+ROWS = collections.ChainMap(*GROUPS.values())
 
 
 def title(name: str) -> str:

@@ -13,8 +13,14 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from configs import evaluate
+from genrec_jax import rows as rows_lib
+from genrec_jax.config import check
 from genrec_jax.data import dataset
 from genrec_jax.evals import metrics
+from genrec_jax.evals import summary as summary_lib
+from genrec_jax.evals.held_out import Rows
+from genrec_jax.evals.recommenders import fits, interactions
 from genrec_jax.hf import families, load
 from genrec_jax.targets import Targets
 from tests.hf import tiny_janus
@@ -78,6 +84,35 @@ def test_a_metric_has_a_column_and_values(monkeypatch):
   )
   values = added["text_clip_max"](samples, targets)
   np.testing.assert_allclose(values, [0.8], rtol=1e-6)
+
+
+def test_a_recommender_has_a_row_and_recommends(monkeypatch):
+  for names in (fits.FITS, rows_lib.RECOMMENDERS):
+    # Put back afterwards, whatever is added.
+    monkeypatch.setitem(names, "like_last", None)
+  exec(block("Add a recommender"), {})
+  assert rows_lib.title("like_last") == "like last"
+  config = evaluate.get_config("debug")
+  config.eval.recommenders = ("like_last",)
+  check(config)
+  angles = np.arange(5) / 2
+  embeds = np.stack([np.cos(angles), np.sin(angles)], -1)
+  known = fits.Known(
+    interactions.of_histories([np.arange(5)], 5), embeds, length=2, seed=0
+  )
+  shown = (np.asarray([0, 4]), np.asarray([4, 1]))  # the newest: 4 and 1
+  users = Rows(shown, (shown[0], np.asarray([4, 1, 0])), np.asarray([2, 3]))
+  found = fits.recommend_all(["like_last"], known, users)["like_last"]
+  assert found.best.tolist() == [3, 2]
+  assert found.ranks.tolist() == [2, 2]
+  summary = summary_lib.summarise(
+    {"rl": {"text_clip": np.ones(2)}, "like_last": {"text_clip": np.zeros(2)}},
+    seed=0,
+    population="users",
+  )
+  groups = [(group, name) for group, name, _ in summary_lib.rows(summary)]
+  assert groups == [("model", "rl"), ("recommender", "like_last")]
+  assert summary["differences"]["rl - like_last"]["text_clip"]["mean"] == 1
 
 
 def test_a_data_set_is_prepared_and_opens(tmp_path):

@@ -1,6 +1,6 @@
-"""Notes in words on where a table shows no result, or a bad one."""
+"""Notes in words on where a table shows no result, a bad one, or favour."""
 
-from genrec_jax.evals.metrics import metric_of
+from genrec_jax.evals.metrics import judges, metric_of
 from genrec_jax.evals.summary import (
   SHUFFLED,
   Summary,
@@ -24,7 +24,10 @@ _SEEN = ("history_clip_mean", "text_clip")
 
 
 def verdicts(summary: Summary) -> list[str]:
-  """Returns, in words, where paired intervals show no result or a bad one."""
+  """Returns, in words, where paired intervals show no result or a bad one.
+
+  And which encoder's columns flatter a row that has chosen by that encoder.
+  """
   fit = [metric for metric in _FIT if metric in columns(summary)]
 
   def where(a, b, *signs, metrics=fit):
@@ -63,4 +66,11 @@ def verdicts(summary: Summary) -> list[str]:
           f"{name} is no better with the user's own history than with"
           f" another's in {level}"
         )
+  if "content_knn" in summary["models"]:
+    # As `item_rows.judge_or_clip` chooses.
+    encoder = next(iter(judges(columns(summary))), "the reward's CLIP")
+    lines.append(
+      f"{title('content_knn')} shows what is most alike to {encoder}, whose own"
+      " columns flatter it"
+    )
   return lines

@@ -53,3 +53,18 @@ def test_what_intervals_do_not_show_is_said(change, expected):
   (line,) = found
   assert line.startswith(expected)
   assert line.endswith("history mean, text")
+
+
+def test_who_chooses_by_an_encoder_is_flattered_by_it():
+  def last(*metrics):
+    rows = {"content_knn": {m: np.ones(3) for m in metrics}}
+    return verdicts(summary_lib.summarise(rows, seed=0, population="users"))
+
+  words = (
+    "content-kNN shows what is most alike to {}, whose own columns flatter"
+  )
+  (line,) = last("text_clip", "mrr_eye", "mrr_ear")
+  assert line.startswith(words.format("eye"))
+  # What rates images does not choose among them.
+  (line,) = last("text_clip", "quality_pick")
+  assert line.startswith(words.format("the reward's CLIP"))

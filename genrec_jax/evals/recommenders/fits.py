@@ -1,6 +1,6 @@
 """The recommenders of `genrec_jax.rows`, fitted to what may be known."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 import functools
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Known(NamedTuple):
 
 
 # By the names of `rows.RECOMMENDERS`.
-FITS: Mapping[str, Callable[[Known], Scorer]] = {
+FITS: dict[str, Callable[[Known], Scorer]] = {
   "most_popular": lambda known: neighbours.most_popular(known.interactions),
   "item_knn": lambda known: neighbours.item_knn(known.interactions),
   "content_knn": lambda known: neighbours.content_knn(known.embeds),
