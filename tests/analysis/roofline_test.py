@@ -80,6 +80,10 @@ def test_the_longest_of_three_bounds_a_phase():
     ("", "other"),
     ("jit(f)/(a/update/sum:b/transpose(jvp(policy))/dot)", "update"),
     ("jit(f)/(a/sum:b/transpose(jvp(policy))/dot)", "policy backward"),
+    # Of two scopes the inner one; what remat computes again is the gradient's.
+    ("jit(f)/decode/rewards/dot_general", "rewards"),
+    ("jit(f)/policy/rematted_computation/dot", "policy backward"),
+    ("jit(f)/predecode/add", "other"),
   ],
 )
 def test_names_tell_phases(name, phase):
@@ -92,6 +96,10 @@ def test_what_has_no_name_counts_to_its_loop():
     for name in ("jit(f)/policy/while", "jit(f)/while")
   )
   assert roofline.phase_name("", loops) == "policy"
+  # The innermost that has a scope, and a name of its own before that.
+  inner = Loop("v", "jit(f)/policy/decode/while", 1, 1, ())
+  assert roofline.phase_name("", (*loops, inner)) == "decode"
+  assert roofline.phase_name("jit(f)/update/add", loops) == "update"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +110,19 @@ def test_float32_products_go_through_more_than_once(precision, passes):
   found = phases(lambda x, w: jnp.dot(x, w, precision=precision), SHAPE, SHAPE)
   seconds = passes * 2 * N**3 / CHIP.flops
   assert found["other"].flop_seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+  ("attributes", "passes"),
+  [
+    ("operand_precision={default,highest}", 6),
+    ("operand_precision={high,default}, metadata={}", 3),
+    ("operand_precision={packed_nibble,default}", 1),
+    ("", 1),
+  ],
+)
+def test_the_more_precise_operand_says_how_often(attributes, passes):
+  assert roofline._passes(attributes) == passes
 
 
 def test_what_is_sent_takes_its_time():
@@ -123,3 +144,47 @@ ENTRY %main (x: f32[100]) -> f32[100] {
   assert phase.name == "update"
   assert phase.link_seconds == pytest.approx(400 / CHIP.link_rate)
   assert phase.bound == "links"
+
+
+def test_a_nameless_loop_body_counts_to_its_loop_as_often_as_it_runs():
+  text = """HloModule looped
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %s = f32[] add(%a, %b)
+}
+
+%body (c: (s32[], f32[100])) -> (s32[], f32[100]) {
+  %c = (s32[], f32[100]) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  %x = f32[100] get-tuple-element(%c), index=1
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %r = f32[100] all-reduce(%x), to_apply=%add
+  ROOT %out = (s32[], f32[100]) tuple(%next, %r)
+}
+
+%condition (d: (s32[], f32[100])) -> pred[] {
+  %d = (s32[], f32[100]) parameter(0)
+  %j = s32[] get-tuple-element(%d), index=0
+  %end = s32[] constant(7)
+  ROOT %less = pred[] compare(%j, %end), direction=LT
+}
+
+ENTRY %main (x: f32[100]) -> (s32[], f32[100]) {
+  %x.1 = f32[100] parameter(0)
+  %zero = s32[] constant(0)
+  %in = (s32[], f32[100]) tuple(%zero, %x.1)
+  ROOT %w = (s32[], f32[100]) while(%in), CALLED
+}
+"""
+  called = (
+    'condition=%condition, body=%body, metadata={op_name="jit(f)/decode/while"}'
+  )
+  program = hlo.parse(text.replace("CALLED", called))
+  found = {phase.name: phase for phase in roofline.phases(program, CHIP)}
+  # Seven times; the additions of the body are the loop's, too.
+  assert found["decode"].link_seconds == pytest.approx(7 * 400 / CHIP.link_rate)
+  assert found["decode"].byte_seconds > 0
+  assert found.keys() == {"decode"}
