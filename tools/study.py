@@ -144,12 +144,15 @@ def simulate() -> None:
   if not _RUNS.value:
     return
   print(f"power with {_RATERS.value} raters, {_RUNS.value} simulated studies:")
-  power = simulation.power(
+  trials = simulation.trials(
     study, truth, raters=_RATERS.value, runs=_RUNS.value, seed=_SEED.value
   )
-  for (first, second), share in power.items():
+  for (first, second), share in trials.power.items():
     apart = truth[first] - truth[second]
     print(f"  {share:4.0%}  {first} and {second}, {abs(apart):.2f} apart")
+  print(
+    f"{trials.covered:.1%} of the 95 % intervals of win rates hold the truth"
+  )
 
 
 # {command: (function, flags that it needs, flags that it takes besides)}

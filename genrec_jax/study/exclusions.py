@@ -10,8 +10,9 @@ from genrec_jax.study.answers import Answers
 class Rules(NamedTuple):
   """Rules of exclusion, kept in study.json.
 
-  At random, "cannot say" as often as a side, 4 % get past the second rule; at
-  random between the sides, 19 %, and with copies marked at random 2 %.
+  Of raters who press "cannot say" as often as a side, 4.5 % get past the second
+  rule, and 1.6 % if they also mark one image in four; between the sides only,
+  19 %: at most one miss of five, by the binomial.
   """
 
   completed_at_least: float = 0.8  # of a block

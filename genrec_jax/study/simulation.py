@@ -36,6 +36,14 @@ class Behaviour(NamedTuple):
 _ATTENTIVE = Behaviour()
 
 
+class Trials(NamedTuple):
+  """What simulated studies find, and whether their intervals are honest."""
+
+  # {(a, b): share of studies whose interval of the win rate is off one half}
+  power: dict[tuple[str, str], float]
+  covered: float  # share of all these intervals that hold the true rate
+
+
 def evenly(rows: Sequence[str], step: float = 0.4) -> dict[str, float]:
   """Returns scores with mean 0, the first row's the highest."""
   middle = (len(rows) - 1) / 2
@@ -126,18 +134,15 @@ def _vote(
   }
 
 
-def power(
+def trials(
   study: Study,
   truth: Mapping[str, float],
   *,
   raters: int,
   runs: int,
   seed: int,
-) -> dict[tuple[str, str], float]:
-  """Returns how often such a study finds a difference that there is.
-
-  That is the share of simulated studies in which the interval of the win rate
-  of two rows excludes one half, by the first question: {(a, b): share}.
+) -> Trials:
+  """Returns how often such a study finds a difference, by the first question.
 
   Args:
     study: who is shown what.
@@ -146,8 +151,14 @@ def power(
     runs: simulated studies.
     seed: of all of them.
   """
-  pairs_of_rows = itertools.combinations(study.record["rows"], 2)
-  hits = dict.fromkeys(pairs_of_rows, 0)  # studies that found a difference
+  rates = {}  # the first's wins and half of the ties
+  for a, b in itertools.combinations(study.record["rows"], 2):
+    win, _, tie = bradley_terry.probabilities(
+      truth[a], truth[b], _ATTENTIVE.tie
+    )
+    rates[a, b] = win + tie / 2
+  hits = dict.fromkeys(rates, 0)  # studies that found a difference
+  covered = 0
   # A progress line on stderr, as this takes half a minute.
   for run in tqdm.trange(runs, desc="simulating studies", leave=False):
     made = votes(study, truth, raters=raters, seed=seed * runs + run)
@@ -159,8 +170,11 @@ def power(
     pairs = kept.take(kept.kind == "pair")
     for found in analysis.win_rates(pairs, 0, resampled):
       away = found["low"] > 0.5 or found["high"] < 0.5
-      hits[found["first"], found["second"]] += away
-  return {name: count / runs for name, count in hits.items()}
+      rows = found["first"], found["second"]
+      hits[rows] += away
+      covered += found["low"] <= rates[rows] <= found["high"]
+  power = {rows: count / runs for rows, count in hits.items()}
+  return Trials(power, covered / (runs * len(rates)))
 
 
 def attentive(study: Study, made: list[dict[str, Any]]) -> Answers:

@@ -1,6 +1,7 @@
 import evalica
 import numpy as np
 import pytest
+from scipy import optimize
 
 from genrec_jax.study import bradley_terry
 
@@ -81,6 +82,35 @@ def test_without_ties_it_is_bradley_terry_as_evalica_has_it(seed):
   logs = np.log([theirs.scores[f"{i}"] for i in range(5)])
   scores, _ = fit(wins, np.zeros((5, 5)), prior_deviation=1e3)
   np.testing.assert_allclose(scores, logs - logs.mean(), atol=1e-5)
+
+
+def test_it_is_the_highest_of_likelihood_and_prior():
+  rng = np.random.default_rng(5)
+  wins = rng.integers(0, 5, (3, 3)) * (1 - np.eye(3))
+  ties = np.ones((3, 3)) - np.eye(3)
+
+  def loss(theta):  # three scores and log nu, each normal with deviation .7
+    total = (theta**2).sum() / (2 * 0.7**2)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+      p = bradley_terry.probabilities(theta[i], theta[j], np.exp(theta[3]))
+      total -= np.log(p) @ [wins[i, j], wins[j, i], ties[i, j]]
+    return total
+
+  best = optimize.minimize(loss, np.zeros(4), tol=1e-8).x
+  scores, tie = fit(wins, ties, prior_deviation=0.7)
+  np.testing.assert_allclose(scores, best[:3], atol=1e-5)
+  assert tie == pytest.approx(np.exp(best[3]), abs=1e-5)
+
+
+def test_few_steps_of_newton_are_enough(monkeypatch):
+  rng = np.random.default_rng(2)
+  wins = rng.integers(1, 30, (8, 4, 4)).astype(float)
+  ties = np.ones_like(wins)
+  many = bradley_terry.fit(wins, ties)
+  monkeypatch.setattr(bradley_terry, "_STEPS", 7)
+  few = bradley_terry.fit(wins, ties)
+  np.testing.assert_allclose(few.scores, many.scores, atol=1e-9)
+  np.testing.assert_allclose(few.tie, many.tie, atol=1e-9)
 
 
 def test_a_row_that_always_wins_has_a_score():
