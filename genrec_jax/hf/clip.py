@@ -6,22 +6,11 @@ from typing import Any
 import transformers
 
 from genrec_jax.core.errors import UserError, listed
-from genrec_jax.hf import defaults
-from genrec_jax.hf.rules import Rule, conv, embedding, linear, norm, tower
-from genrec_jax.models.clip import ACTIVATIONS, Clip, Tower
+from genrec_jax.hf import defaults, towers
+from genrec_jax.hf.rules import Rule, conv, embedding, linear, norm
+from genrec_jax.models.clip import Clip, Tower
 
-# Buffers that old checkpoints saved; transformers ignores them too.
-IGNORED: Sequence[str] = (r"(text|vision)_model\.embeddings\.position_ids",)
-
-# Fields of `Tower` by their HF names.
-_TOWER = {
-  "hidden_size": "width",
-  "intermediate_size": "mlp_width",
-  "num_hidden_layers": "num_layers",
-  "num_attention_heads": "num_heads",
-  "hidden_act": "activation",
-  "layer_norm_eps": "norm_epsilon",
-}
+IGNORED: Sequence[str] = (towers.POSITION_IDS,)
 
 
 def config_from_hf(
@@ -51,22 +40,11 @@ def config_from_hf(
   text, vision = (
     whole.get(name) or {} for name in ("text_config", "vision_config")
   )
-  problems += [
-    f"{name}: hidden_act is {section['hidden_act']!r}; expected one of"
-    f" {', '.join(ACTIVATIONS)}"
-    for name, section in (("text_config", text), ("vision_config", vision))
-    if section.get("hidden_act", ACTIVATIONS[0]) not in ACTIVATIONS
-  ]
   problems += defaults.mismatches("vision_config", vision, {"num_channels": 3})
-  problems += [
-    f"{name}: {key} is {section[key]!r}; expected one integer"
-    for name, section, key in (
-      ("vision_config", vision, "image_size"),
-      ("vision_config", vision, "patch_size"),
-      ("text_config", text, "eos_token_id"),
-    )
-    if not isinstance(section.get(key, 0), int)
-  ]
+  problems += towers.problems("text_config", text, ("eos_token_id",))
+  problems += towers.problems(
+    "vision_config", vision, ("image_size", "patch_size")
+  )
   pixels, refused = _preprocessing(
     preprocessor or {}, vision.get("image_size", 224)
   )
@@ -75,8 +53,8 @@ def config_from_hf(
     raise UserError(listed("unsupported CLIP config:", problems))
   # All keys are there: `fill` found nothing wrong.
   return Clip(
-    vision=Tower(**{ours: vision[hf] for hf, ours in _TOWER.items()}),
-    text=Tower(**{ours: text[hf] for hf, ours in _TOWER.items()}),
+    vision=Tower(**towers.fields(vision)),
+    text=Tower(**towers.fields(text)),
     projection_dim=whole["projection_dim"],
     image_size=vision["image_size"],
     patch_size=vision["patch_size"],
@@ -128,7 +106,7 @@ def config_to_hf(clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns config.json and preprocessor_config.json of a model."""
   size = clip.image_size
   text, vision = (
-    {hf: getattr(tower, ours) for hf, ours in _TOWER.items()}
+    {hf: getattr(tower, ours) for hf, ours in towers.FIELDS.items()}
     for tower in (clip.text, clip.vision)
   )
   config = {
@@ -179,7 +157,7 @@ def rules(clip: Clip) -> tuple[Rule, ...]:
     *embedding(
       "text_model.embeddings.token_embedding", "text_model/token_embedding"
     ),
-    *tower("text_model"),
+    *towers.rules("text_model"),
     *norm("text_model.final_layer_norm", "text_model/final_layer_norm"),
     Rule(
       "vision_model.embeddings.class_embedding",
@@ -190,7 +168,7 @@ def rules(clip: Clip) -> tuple[Rule, ...]:
     *conv(patch, "vision_model/patch_embedding", bias=False),
     # Spelt so in transformers.
     *norm("vision_model.pre_layrnorm", "vision_model/pre_layrnorm"),
-    *tower("vision_model"),
+    *towers.rules("vision_model"),
     *norm("vision_model.post_layernorm", "vision_model/post_layernorm"),
     *linear("text_projection", "text_projection", bias=False),
     *linear("visual_projection", "visual_projection", bias=False),

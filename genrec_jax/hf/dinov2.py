@@ -6,11 +6,10 @@ from typing import Any
 import transformers
 
 from genrec_jax.core.errors import UserError, listed
-from genrec_jax.hf import defaults, image_processor
+from genrec_jax.hf import defaults, image_processor, towers
 from genrec_jax.hf.rules import Rule, conv, linear, norm
 from genrec_jax.models.dinov2 import Dinov2
 from genrec_jax.models.tower import Tower
-from genrec_jax.nn.layers import ACTIVATIONS
 
 # Stands for patches that are hidden, which is done in its training only.
 IGNORED: Sequence[str] = (r"embeddings\.mask_token",)
@@ -29,25 +28,22 @@ def config_from_hf(
       " facebook/dinov2-base is"
     )
   whole, problems = defaults.fill(transformers.Dinov2Config, config)
+  if whole.get("use_swiglu_ffn"):
+    # The gate has its own, whatever hidden_act is.
+    whole["hidden_act"] = "silu"
   if not problems:
-    problems = _problems(whole)
+    problems = defaults.mismatches("config", whole, {"num_channels": 3})
+    problems += towers.problems("config", whole, ("image_size", "patch_size"))
   pixels, refused = image_processor.preprocessing(preprocessor, "Bit")
   problems += refused
   if problems or pixels is None:
     raise UserError(listed("unsupported DINOv2 config:", problems))
-  gated = whole["use_swiglu_ffn"]
   return Dinov2(
     vision=Tower(
-      width=whole["hidden_size"],
-      mlp_width=_mlp_width(whole),
-      num_layers=whole["num_hidden_layers"],
-      num_heads=whole["num_attention_heads"],
-      # The gate has its own, whatever hidden_act is.
-      activation="silu" if gated else whole["hidden_act"],
-      norm_epsilon=whole["layer_norm_eps"],
+      **towers.fields(whole | {"intermediate_size": _mlp_width(whole)}),
       qkv_bias=whole["qkv_bias"],
       layer_scale=True,
-      gated=gated,
+      gated=whole["use_swiglu_ffn"],
     ),
     preprocessing=pixels,
     image_size=whole["image_size"],
@@ -63,27 +59,6 @@ def _mlp_width(config: Mapping[str, Any]) -> int:
     return width
   # Two thirds of it, rounded up to a multiple of 8.
   return (int(width * 2 / 3) + 7) // 8 * 8
-
-
-def _problems(config: Mapping[str, Any]) -> list[str]:
-  problems = defaults.mismatches("config", config, {"num_channels": 3})
-  problems += [
-    f"config: {key} is {config[key]!r}; expected one integer"
-    for key in ("image_size", "patch_size")
-    if not isinstance(config[key], int)
-  ]
-  if config["hidden_act"] not in ACTIVATIONS and not config["use_swiglu_ffn"]:
-    problems.append(
-      f"config: hidden_act is {config['hidden_act']!r}; expected one of"
-      f" {', '.join(ACTIVATIONS)}"
-    )
-  width, heads = config["hidden_size"], config["num_attention_heads"]
-  if width % heads:
-    problems.append(
-      f"config: hidden_size {width} is not a multiple of num_attention_heads"
-      f" {heads}"
-    )
-  return problems
 
 
 def config_to_hf(model: Dinov2) -> tuple[dict[str, Any], dict[str, Any]]:

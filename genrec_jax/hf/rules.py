@@ -80,24 +80,6 @@ def embedding(hf: str, ours: str) -> tuple[Rule, ...]:
   return (Rule(f"{hf}.weight", f"{ours}/embedding", "same"),)
 
 
-def tower(name: str) -> tuple[Rule, ...]:
-  """Returns the rules of positions and layers of a tower of CLIP or SigLIP."""
-  # {l}: all layers are one parameter of ours.
-  hf, ours = f"{name}.encoder.layers.{{l}}", f"{name}/layers"
-  table = [
-    *embedding(
-      f"{name}.embeddings.position_embedding", f"{name}/position_embedding"
-    )
-  ]
-  for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-    table += linear(f"{hf}.self_attn.{part}", f"{ours}/self_attn/{part}")
-  for part in ("fc1", "fc2"):
-    table += linear(f"{hf}.mlp.{part}", f"{ours}/mlp/{part}")
-  for part in ("layer_norm1", "layer_norm2"):
-    table += norm(f"{hf}.{part}", f"{ours}/{part}")
-  return tuple(table)
-
-
 def prefixed(
   rules: Iterable[Rule], hf_prefix: str, our_prefix: str
 ) -> tuple[Rule, ...]:

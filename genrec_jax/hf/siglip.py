@@ -6,25 +6,13 @@ from typing import Any
 import transformers
 
 from genrec_jax.core.errors import UserError, listed
-from genrec_jax.hf import defaults, image_processor
-from genrec_jax.hf.rules import Rule, conv, embedding, linear, norm, tower
+from genrec_jax.hf import defaults, image_processor, towers
+from genrec_jax.hf.rules import Rule, conv, embedding, linear, norm
 from genrec_jax.models.siglip import Siglip
 from genrec_jax.models.siglip_encoder import SiglipEncoder
 from genrec_jax.models.tower import Tower
-from genrec_jax.nn.layers import ACTIVATIONS
 
-# Buffers that old checkpoints saved; transformers ignores them too.
-IGNORED: Sequence[str] = (r"(text|vision)_model\.embeddings\.position_ids",)
-
-# Fields of either tower by their HF names.
-_TOWER = {
-  "hidden_size": "width",
-  "intermediate_size": "mlp_width",
-  "num_hidden_layers": "num_layers",
-  "num_attention_heads": "num_heads",
-  "hidden_act": "activation",
-  "layer_norm_eps": "norm_epsilon",
-}
+IGNORED: Sequence[str] = (towers.POSITION_IDS,)
 
 
 def config_from_hf(
@@ -63,12 +51,12 @@ def config_from_hf(
     raise UserError(listed("unsupported SigLIP config:", problems))
   return SiglipEncoder(
     vision=Siglip(
-      **{ours: vision[hf] for hf, ours in _TOWER.items()},
+      **towers.fields(vision),
       image_size=vision["image_size"],
       patch_size=vision["patch_size"],
       output_name="out_proj",
     ),
-    text=Tower(**{ours: text[hf] for hf, ours in _TOWER.items()}),
+    text=Tower(**towers.fields(text)),
     preprocessing=pixels,
     vocab_size=text["vocab_size"],
     text_positions=text["max_position_embeddings"],
@@ -79,23 +67,10 @@ def config_from_hf(
 def _problems(text: Mapping[str, Any], vision: Mapping[str, Any]) -> list[str]:
   expected = {"num_channels": 3, "vision_use_head": True}
   problems = defaults.mismatches("vision_config", vision, expected)
-  problems += [
-    f"vision_config: {key} is {vision[key]!r}; expected one integer"
-    for key in ("image_size", "patch_size")
-    if not isinstance(vision[key], int)
-  ]
-  for name, section in (("text_config", text), ("vision_config", vision)):
-    if section["hidden_act"] not in ACTIVATIONS:
-      problems.append(
-        f"{name}: hidden_act is {section['hidden_act']!r}; expected one of"
-        f" {', '.join(ACTIVATIONS)}"
-      )
-    width, heads = section["hidden_size"], section["num_attention_heads"]
-    if width % heads:
-      problems.append(
-        f"{name}: hidden_size {width} is not a multiple of num_attention_heads"
-        f" {heads}"
-      )
+  problems += towers.problems("text_config", text)
+  problems += towers.problems(
+    "vision_config", vision, ("image_size", "patch_size")
+  )
   if text["projection_size"] != vision["hidden_size"]:
     problems.append(
       f"text_config: projection_size is {text['projection_size']}; expected"
@@ -111,11 +86,11 @@ def rules(model: SiglipEncoder) -> tuple[Rule, ...]:
   head, ours = "vision_model.head", "vision_model/head"
   return (
     *embedding(f"{text}.token_embedding", "text_model/token_embedding"),
-    *tower("text_model"),
+    *towers.rules("text_model"),
     *norm("text_model.final_layer_norm", "text_model/final_layer_norm"),
     *linear("text_model.head", "text_model/head"),
     *conv(f"{vision}.patch_embedding", "vision_model/patch_embedding"),
-    *tower("vision_model"),
+    *towers.rules("vision_model"),
     *norm("vision_model.post_layernorm", "vision_model/post_layernorm"),
     Rule(f"{head}.probe", f"{ours}/probe", "same"),
     # torch's own layer, which has no names for the three.

@@ -37,10 +37,6 @@ RULES = (
 )
 
 
-# Those of `nn.layers` that CLIP models have.
-ACTIVATIONS = ("gelu", "quick_gelu")
-
-
 @dataclasses.dataclass(frozen=True)
 class Clip:
   """Static configuration and the functions of a CLIP model."""
