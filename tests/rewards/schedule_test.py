@@ -76,9 +76,15 @@ def test_a_weight_that_changes_is_a_weight(normalise):
     ((("quality", 0, 1.0),), "schedule names 'quality': expected a reward"),
     ((("copy", -1, 1.0),), "schedule holds ('copy', -1, 1.0): expected"),
     ((("copy", 0, float("nan")),), "expected a step and a factor"),
+    ((("copy", 0, float("inf")),), "expected a step and a factor"),
+    ((("copy", 0, -1.0),), "expected a step and a factor"),
     (
       (("copy", 5, 1.0), ("copy", 2, 1.0)),
       "schedule of 'copy' has the steps [5, 2]: expected each once",
+    ),
+    (
+      (("copy", 5, 1.0), ("copy", 5, 2.0)),
+      "schedule of 'copy' has the steps [5, 5]: expected each once",
     ),
     ((("copy", 5, 0.0),), "schedule of 'copy' is 0 at all steps"),
   ],
@@ -87,6 +93,11 @@ def test_a_schedule_that_is_none_is_refused(given, message):
   found = said(get_config({"rewards.schedule": given}))
   assert found.startswith("rewards.schedule")
   assert message in found
+
+
+def test_what_is_wrong_with_two_knots_alike_is_said_once():
+  knots = (("nothing", 0, 1.0), ("nothing", 5, 2.0))
+  assert len(schedule.problems(knots, SECTIONS)) == 1
 
 
 def test_a_schedule_that_is_one_is_not():
