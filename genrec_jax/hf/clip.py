@@ -6,7 +6,7 @@ from typing import Any
 import transformers
 
 from genrec_jax.core.errors import UserError, listed
-from genrec_jax.hf import defaults, towers
+from genrec_jax.hf import defaults, image_processor, towers
 from genrec_jax.hf.rules import Rule, conv, embedding, linear, norm
 from genrec_jax.models.clip import Clip, Tower
 
@@ -70,7 +70,7 @@ def config_from_hf(
 def _preprocessing(
   config: Mapping[str, Any], image_size: int
 ) -> tuple[dict[str, Any], list[str]]:
-  """Returns the fields of `Clip`, and what `Clip.preprocess` does not do."""
+  """Returns the fields of `Clip`, and what `Clip.preprocessing` does not do."""
   problems = []
   # Steps that the graph always takes.
   for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
@@ -84,14 +84,16 @@ def _preprocessing(
   factor = config.get("rescale_factor", 1 / 255)
   if abs(factor - 1 / 255) > 1e-9:
     problems.append(f"preprocessor: rescale_factor is {factor}; expected 1/255")
-  for key in ("size", "crop_size"):
-    value = config.get(key, image_size)
-    # 224, {"shortest_edge": 224} or {"height": 224, "width": 224}, by version.
-    sides = set(value.values()) if isinstance(value, Mapping) else {value}
-    if sides != {image_size}:
+  for key, whole in (
+    # To a height and a width transformers would resize out of proportion.
+    ("size", {"shortest_edge": image_size}),
+    ("crop_size", {"height": image_size, "width": image_size}),
+  ):
+    value = config.get(key, image_size)  # a number in old files
+    if value not in (image_size, whole):
       problems.append(
         f"preprocessor: {key} is {value}; expected the model's image_size"
-        f" {image_size}"
+        f" {image_size}, as {whole}"
       )
   # What is left out is OpenAI's, the default of `Clip`.
   fields = {
@@ -104,7 +106,6 @@ def _preprocessing(
 
 def config_to_hf(clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns config.json and preprocessor_config.json of a model."""
-  size = clip.image_size
   text, vision = (
     {hf: getattr(tower, ours) for hf, ours in towers.FIELDS.items()}
     for tower in (clip.text, clip.vision)
@@ -128,25 +129,11 @@ def config_to_hf(clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
       **vision,
       "projection_dim": clip.projection_dim,
       "num_channels": 3,
-      "image_size": size,
+      "image_size": clip.image_size,
       "patch_size": clip.patch_size,
     },
   }
-  preprocessor = {
-    "image_processor_type": "CLIPImageProcessor",
-    "do_convert_rgb": True,
-    "do_resize": True,
-    "size": {"shortest_edge": size},
-    "resample": 3,  # bicubic
-    "do_center_crop": True,
-    "crop_size": {"height": size, "width": size},
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": list(clip.image_mean),
-    "image_std": list(clip.image_std),
-  }
-  return config, preprocessor
+  return config, image_processor.settings_of(clip.preprocessing, "CLIP")
 
 
 def rules(clip: Clip) -> tuple[Rule, ...]:

@@ -102,26 +102,22 @@ class Clip:
       "logit_scale": jnp.float32(self.logit_scale_init_value),
     }
 
-  def preprocess(self, pixels: jax.Array) -> jax.Array:
-    """Resizes, crops and normalises images as `CLIPImageProcessor` does.
+  @property
+  def preprocessing(self) -> Preprocessing:
+    """What `CLIPImageProcessor` does to pixels [B, h, w, 3]: [B, S, S, 3].
 
     The shortest side becomes `image_size` by antialiased bicubic
     interpolation, then the centre is cropped.
-
-    Args:
-      pixels: [B, h, w, 3] in [0, 1].
-
-    Returns:
-      [B, S, S, 3] float32.
     """
     size = self.image_size
-    return Preprocessing(size, size, self.image_mean, self.image_std)(pixels)
+    return Preprocessing(size, size, self.image_mean, self.image_std)
 
   def embed_images(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Embeds images [..., h, w, 3]; see `encoders.ImageEncoder`."""
 
     def states(pixels: jax.Array) -> jax.Array:
-      h = self._image_states(params["vision_model"], self.preprocess(pixels))
+      pixels = self.preprocessing(pixels)
+      h = self._image_states(params["vision_model"], pixels)
       return h @ params["visual_projection"]["kernel"].astype(h.dtype)
 
     return tower.embed_images(states, pixels, self.dtype)

@@ -177,6 +177,28 @@ def test_another_architecture_is_refused():
     hf_clip.config_from_hf({"model_type": "janus"})
 
 
+@pytest.mark.parametrize(
+  ("key", "value", "good"),
+  [
+    ("size", 28, True),
+    ("size", {"shortest_edge": 28}, True),
+    ("size", {"height": 28, "width": 28}, False),  # it would be distorted
+    ("crop_size", 28, True),
+    ("crop_size", {"height": 28, "width": 28}, True),
+    ("crop_size", {"height": 28, "width": 12}, False),
+    ("crop_size", 12, False),
+  ],
+)
+def test_sizes_are_the_model_s_in_transformers_form(key, value, good):
+  config, preprocessor = hf_clip.config_to_hf(SMALL)
+  preprocessor[key] = value
+  if good:
+    assert hf_clip.config_from_hf(config, preprocessor).image_size == 28
+    return
+  with pytest.raises(UserError, match=f"preprocessor: {key} is"):
+    hf_clip.config_from_hf(config, preprocessor)
+
+
 def test_all_that_is_unsupported_in_one_message():
   config = {
     "model_type": "clip",

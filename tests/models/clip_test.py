@@ -142,7 +142,7 @@ def test_similarities_match(pair):
   ids, _ = _texts(ours, ours.max_position_embeddings)
   size = ours.image_size
   pixels = np.random.default_rng(2).uniform(0, 1, (3, size, size, 3))
-  images = ours.preprocess(pixels)
+  images = ours.preprocessing(pixels)
   with torch.no_grad():
     expected = theirs(
       input_ids=torch.tensor(ids),
@@ -216,7 +216,7 @@ def test_preprocessing_matches_the_image_processor(shape):
   expected = processor(Image.fromarray(image), return_tensors="np")[
     "pixel_values"
   ][0].transpose(1, 2, 0)
-  found = model.preprocess(image[None].astype(np.float32) / 255)[0]
+  found = model.preprocessing(image[None].astype(np.float32) / 255)[0]
   assert found.shape == (24, 24, 3)
   # Pillow rounds to whole levels after each of its two passes.
   level = 1 / 255 / min(model.image_std)
@@ -227,7 +227,7 @@ def test_preprocessing_stays_in_range():
   model = hf_clip.config_from_hf({"model_type": "clip"})
   edge = np.zeros((1, 32, 32, 3), np.float32)
   edge[:, :, 16:] = 1
-  back = model.preprocess(edge) * jnp.array(model.image_std).reshape(
+  back = model.preprocessing(edge) * jnp.array(model.image_std).reshape(
     1, 1, 1, 3
   ) + jnp.array(model.image_mean).reshape(1, 1, 1, 3)
   assert back.shape == (1, 224, 224, 3)

@@ -86,7 +86,7 @@ def test_as_its_authors_compute_it(tmp_path, dtype):
   rated = of_quality(targets, params["logit_scale"])
   found = jax.jit(cosines.quality)(embeds, rated)
   assert found.shape == (2, 3)
-  pixels = np.asarray(model.preprocess(images.reshape(-1, 40, 33, 3)))
+  pixels = np.asarray(model.preprocessing(images.reshape(-1, 40, 33, 3)))
   with torch.no_grad():  # the model card's own lines
     image_embs = theirs.get_image_features(
       torch.tensor(pixels.transpose(0, 3, 1, 2))
