@@ -54,7 +54,8 @@ def fallen(first: Seen, now: Seen, *, seed: int) -> list[str]:
       means = difference[1:]
     else:
       means = intervals.resampled_means(difference[:, None], seed=seed)[:, 0]
-    low, high = np.percentile(means, [_TAIL, 100 - _TAIL])
+    # A resample of one user has no KID.
+    low, high = np.nanpercentile(means, [_TAIL, 100 - _TAIL])
     return float(low), float(high)
 
   if REWARD not in first or REWARD not in now or change(REWARD)[0] <= 0:

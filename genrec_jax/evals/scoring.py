@@ -3,7 +3,7 @@
 Letters: U users, G samples, I items, E the width of an encoder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -109,12 +109,7 @@ class Scorer:
     its size depends on these numbers. Nothing for a single user.
     """
     found: dict[str, dict[str, Any]] = {}
-    for name, embeds in shown.embeds.items():
-      real = np.asarray(self.users.targets[name].future)[:, 0]  # [U, E]
-      known = self.users.targets[name].future_mask[:, 0].all()
-      judges = name != CLIP_NAME and name not in self.raters
-      if not judges or len(real) < 2 or not known:
-        continue
+    for name, embeds, real in self._judged(shown):
       distances = set_distances.distances(embeds, real, self.resamples)
       flat = embeds.reshape(-1, embeds.shape[-1])  # [U G, E]
       found[f"kid_{name}"] = {**set_distances.interval(distances.kid)}
@@ -127,16 +122,29 @@ class Scorer:
     return found
 
   def kid(self, shown: Shown) -> dict[str, np.ndarray]:
-    """Returns each judge's KID: {metric: [R + 1]}; see `distances`."""
+    """Returns each judge's KID: {metric: [R + 1]}; see `distances`.
+
+    Nothing for a single user.
+    """
     return {
-      f"kid_{name}": set_distances.distances(
-        embeds,
-        np.asarray(self.users.targets[name].future)[:, 0],
-        self.resamples,
-      ).kid
-      for name, embeds in shown.embeds.items()
-      if name != CLIP_NAME
+      f"kid_{name}": set_distances.distances(embeds, real, self.resamples).kid
+      for name, embeds, real in self._judged(shown)
     }
+
+  def _judged(
+    self, shown: Shown
+  ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yields each judge that can compare the sets, and both as it sees them.
+
+    (name, [U, G, E] of what is shown, [U, E] of the real next items).
+    """
+    for name, embeds in shown.embeds.items():
+      if name == CLIP_NAME or name in self.raters:
+        continue
+      targets = self.users.targets[name]
+      # Of prompts nobody may know the next image.
+      if len(targets.future) > 1 and targets.future_mask[:, 0].all():
+        yield name, embeds, np.asarray(targets.future)[:, 0]
 
   @functools.cached_property
   def resamples(self) -> np.ndarray:

@@ -58,6 +58,12 @@ def test_a_change_within_its_interval_is_none():
   assert fallen(reward=0.505, future=0.3) == []  # the rise may be none
 
 
+def test_resamples_without_a_value_do_not_silence_it():
+  bad = seen(reward=0.6, kid=0.2, seed=1)
+  bad["kid_eye"][5] = np.nan
+  assert alarm.fallen(seen(), bad, seed=0) == ["kid_eye"]
+
+
 def test_without_a_reward_or_a_judge_there_is_nothing_to_ring_for():
   bad = seen(reward=0.9, future=0.1, seed=1)
   del bad["reward"]

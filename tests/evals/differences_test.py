@@ -68,6 +68,14 @@ def test_sign_flips_by_hand():
   assert found == pytest.approx([0.25, 1], abs=0.01)
 
 
+def test_rounding_makes_no_mean_farther():
+  """Of tenths, which round, as of whole numbers, which do not."""
+  table = np.random.default_rng(5).integers(-4, 5, size=(6, 300))
+  found = differences.sign_flip_p(table / 10, seed=0, resamples=500)
+  whole = differences.sign_flip_p(table.astype(float), seed=0, resamples=500)
+  np.testing.assert_array_equal(found, whole)
+
+
 def test_holm_by_hand():
   """.005 x 4, .01 x 3, .03 x 2, and .04, which may not be less than .06."""
   found = differences.holm(np.asarray([0.01, 0.04, 0.03, 0.005]))

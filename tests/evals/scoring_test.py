@@ -82,6 +82,8 @@ def test_a_rater_scores_quality_and_nothing_else(users, scorer):
   assert metric_of(name).title == "quality by pick"
   assert not metric_of(name).judge
   assert with_rater.sets(seen).keys() == scorer.sets(shown).keys()
+  # Who rates judges nothing: no alarm may ring by it.
+  assert with_rater.kid(seen).keys() == {"kid_eye"}
   untitled = dataclasses.replace(titled, text=np.full_like(titles, np.nan))
   none = users._replace(targets={**users.targets, name: untitled})
   assert name not in dataclasses.replace(with_rater, users=none).score(seen)
@@ -146,7 +148,21 @@ def test_sets_are_by_judges_only(scorer, users):
   one = held_out.Users(
     {k: _first(v) for k, v in users.targets.items()}, None, None
   )
-  assert Scorer(one, THRESHOLDS, 0).sets(shown.to(np.arange(1))) == {}
+  alone = Scorer(one, THRESHOLDS, 0)
+  assert alone.sets(shown.to(np.arange(1))) == {}
+  assert alone.kid(shown.to(np.arange(1))) == {}
+
+
+def test_without_next_images_there_is_no_set_to_compare_with(scorer, users):
+  eye = users.targets["eye"]
+  mask = np.array(eye.future_mask)
+  mask[3, 0] = False
+  unknown = dataclasses.replace(eye, future_mask=mask)
+  users = users._replace(targets={**users.targets, "eye": unknown})
+  shown = scorer.items.shown(np.arange(30).reshape(10, 3))
+  assert scorer.kid(shown).keys() == {"kid_eye"}
+  scorer = dataclasses.replace(scorer, users=users)
+  assert scorer.kid(shown) == scorer.sets(shown) == {}
 
 
 def _first(targets):
