@@ -1,4 +1,9 @@
-"""Progress lines on a terminal or in a log: steps, rates and the time left."""
+"""Progress lines on a terminal or in a log: steps, rates and the time left.
+
+In a log a line is due some seconds after the last one of any kind: work in many
+short parts, each too quick for a line of its own, is not silent for longer than
+one long part.
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -10,25 +15,43 @@ import time
 from genrec_jax.runtime.distributed import first_only
 
 
+class _Last:
+  """The last line of progress that the process printed."""
+
+  at = time.monotonic()  # none yet
+
+
+def _silent() -> float:
+  """Returns for how many seconds nothing has been printed."""
+  return time.monotonic() - _Last.at
+
+
+def _print(text: str, end: str = "\n") -> None:
+  """Prints a sign of progress."""
+  print(text, end=end, flush=True)
+  _Last.at = time.monotonic()
+
+
 class _Line:
   """A line that is rewritten in place on a terminal.
 
-  Elsewhere a line is printed every `every` seconds. Of several processes only
-  the first prints.
+  Elsewhere a line is printed once nothing was for `every` seconds. Of several
+  processes only the first prints.
   """
 
-  def __init__(self, every: float):
+  def __init__(self, every: float, *, at_once: bool):
+    """`at_once`: the first line is due whenever the last was printed."""
     self._terminal = sys.stdout.isatty()
     # A terminal is watched; a log is kept, so its lines are few.
     self._every = 0.2 if self._terminal else every
-    self._printed = -float("inf")  # the first line is due at once
+    self._at_once = at_once
     self._open = False  # the cursor is at the end of a line to rewrite
 
   @first_only
   def say(self, text: str) -> None:
     """Prints a line of its own."""
     # Back to the line's start and clear it: ANSI, as every terminal knows.
-    print(("\r\033[K" if self._open else "") + text, flush=True)
+    _print(("\r\033[K" if self._open else "") + text)
     self._open = False
 
   @first_only
@@ -45,18 +68,17 @@ class _Line:
       print("\r\033[K", end="", flush=True)
     self._open = False
 
-  def _due(self, now: float) -> bool:
-    """Returns whether the next line is due; if so it counts as printed."""
-    due = now - self._printed >= self._every
-    if due:
-      self._printed = now
+  def _due(self) -> bool:
+    """Returns whether a line is to be printed now."""
+    due = self._at_once or _silent() >= self._every
+    self._at_once = False
     return due
 
   @first_only
   def rewrite(self, text: str) -> None:
     """Prints a line that the next one takes the place of on a terminal."""
     if self._terminal:
-      print(f"\r\033[K{text}", end="", flush=True)
+      _print(f"\r\033[K{text}", end="")
       self._open = True
     else:
       self.say(text)
@@ -78,7 +100,7 @@ class Progress(_Line):
   def __init__(
     self, start: int, steps: int, every: float = 10.0, then: str = ""
   ):
-    super().__init__(every)
+    super().__init__(every, at_once=True)
     self._start, self._steps, self._then = start, steps, then
     self._begun = time.monotonic()
     self._first: float | None = None
@@ -100,7 +122,7 @@ class Progress(_Line):
       eta = duration((self._steps - step) / rate)
       then = f", then {self._then}" if self._then else ""
       speed = f"{rate:.2f} steps/s  ETA {eta}{then}"
-    due = self._due(now)
+    due = self._due()
     line = f"step {step}/{self._steps}  {speed}  {name} {value:.4g}"
     if step == self._steps:  # the last line stays, rewritten by none
       self.say(line)
@@ -113,7 +135,7 @@ class Tally(_Line):
   """Prints 'evaluating sft: 320/3072 users  ETA 0:00:41'.
 
   On a terminal the line disappears at the end; elsewhere nothing is printed of
-  what takes less than `every` seconds.
+  what is done before `every` seconds without any line have passed.
 
   Args:
     total: how many there are to do.
@@ -122,12 +144,10 @@ class Tally(_Line):
   """
 
   def __init__(self, total: int, unit: str, every: float = 10.0):
-    super().__init__(every)
+    super().__init__(every, at_once=False)
     self._total, self._unit = total, unit
     self._done = 0
     self._first: tuple[int, float] | None = None
-    if not self._terminal:  # no line before `every` seconds have passed
-      self._printed = time.monotonic()
 
   @first_only
   def add(self, label: str, count: int) -> None:
@@ -141,7 +161,7 @@ class Tally(_Line):
       done, since = self._first
       rate = (self._done - done) / max(now - since, 1e-9)
       eta = f"  ETA {duration((self._total - self._done) / rate)}"
-    if self._due(now):
+    if self._due():
       self.rewrite(f"{label}: {self._done}/{self._total} {self._unit}{eta}")
 
 
@@ -153,12 +173,12 @@ class Relay(_Line):
   """
 
   def __init__(self, every: float = 10.0):
-    super().__init__(every)
+    super().__init__(every, at_once=True)
 
   @first_only
   def show(self, label: str, line: str) -> None:
     """Shows the newest line of the program that `label` names."""
-    if self._due(time.monotonic()):
+    if self._due():
       text = f"{label}: {' '.join(line.split())}"  # of a table's wide gaps none
       # A longer one would wrap, and leave its first half when rewritten.
       width = shutil.get_terminal_size().columns - 1
@@ -167,18 +187,20 @@ class Relay(_Line):
 
 @contextlib.contextmanager
 def waiting(label: str, every: float = 10.0) -> Iterator[None]:
-  """Prints 'LABEL, 0:00:20' every `every` seconds until the body ends.
+  """Prints 'LABEL, 0:00:20' whenever nothing was for `every` seconds.
 
   For what cannot count its own steps: a compilation, a large sum. Of several
-  processes only the first prints, and nothing of what is quicker. On a terminal
-  the line disappears at the end.
+  processes only the first prints. On a terminal the line disappears when the
+  body ends.
   """
-  line = _Line(every)
+  line = _Line(every, at_once=False)
   done, begun = threading.Event(), time.monotonic()
 
   def tick() -> None:
-    while not done.wait(every):
-      line.rewrite(f"{label}, {duration(time.monotonic() - begun)}")
+    # Processes that print nothing are silent for longer, and need not hurry.
+    while not done.wait(max(every - _silent(), every / 10)):
+      if _silent() >= every:
+        line.rewrite(f"{label}, {duration(time.monotonic() - begun)}")
 
   # A daemon: a run that ends with an error does not wait for it.
   thread = threading.Thread(target=tick, daemon=True)
