@@ -25,7 +25,7 @@ from genrec_jax.evals.grid import grid
 from genrec_jax.evals.held_out import HeldOutBatch
 from genrec_jax.evals.panel import Panel, on_host
 from genrec_jax.evals.recommenders.interactions import Interactions
-from genrec_jax.evals.scoring import Items, Scorer, Shown, stacked
+from genrec_jax.evals.scoring import Items, Scorer, Sets, Shown, stacked
 from genrec_jax.hf.encoders import CLIP_NAME
 from genrec_jax.runtime import progress
 from genrec_jax.runtime.distributed import to_host
@@ -59,7 +59,7 @@ class Comparison(NamedTuple):
   """Scores of models, of these with shuffled histories, and of other rows."""
 
   scores: dict[str, dict[str, np.ndarray]]  # row -> metric -> [U] float64
-  sets: dict[str, dict[str, dict[str, Any]]]  # row -> see `Scorer.sets`
+  sets: dict[str, Sets]  # by row
   samples: dict[str, np.ndarray]  # model -> [U', G, h, w, 3] uint8
   # {row: [K, h, w, 3] uint8}, one image of each of the first users; models
   # show their first sample. For `kept_images`.

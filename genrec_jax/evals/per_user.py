@@ -1,4 +1,7 @@
-"""scores.parquet: every user's scores, and runs compared by them."""
+"""scores.parquet: every user's scores, and runs compared by them.
+
+Distances of sets are among them, as each user's part; see `set_distances`.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from genrec_jax.evals import (
   alarm,
   frontier,
@@ -40,7 +42,7 @@ def write(
       seed=evaluator.seed,
       population=evaluator.population,
       warnings=evaluator.warnings,
-      sets=comparison.sets,
+      sets={row: sets.cells for row, sets in comparison.sets.items()},
     )
   # They are read off the intervals, so they come after these.
   found["verdicts"] = verdicts.verdicts(found)
@@ -51,10 +53,19 @@ def write(
     summary.write(workdir, found)
     # In the order of the scores, which leave out the rows that are no users.
     names = [n for held in evaluator.test for n in held.names[: held.count]]
-    per_user.write(workdir, names, comparison.scores)
+    per_user.write(workdir, names, _per_user(comparison))
     kept_images.write(workdir, evaluator.test, comparison.images)
     users = examples(evaluator.test, comparison.samples)
     page.write(workdir, found, users=users)
     # Last: what is seen in the terminal is on disk by then.
     print(table.table(found), flush=True)
   return found
+
+
+def _per_user(comparison: Comparison) -> dict[str, dict[str, np.ndarray]]:
+  """Returns all rows' scores, and their parts in distances of sets."""
+  sets = comparison.sets
+  return {
+    row: scores | (sets[row].parts if row in sets else {})
+    for row, scores in comparison.scores.items()
+  }

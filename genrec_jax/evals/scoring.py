@@ -57,6 +57,15 @@ class Items(NamedTuple):
     )
 
 
+class Sets(NamedTuple):
+  """Distances of a row's images from the real next ones, by each judge."""
+
+  # {metric: {"mean", "low", "high"}}, of Frechet's {"mean", "images", "real"}:
+  # its size depends on these numbers.
+  cells: dict[str, dict[str, Any]]
+  parts: dict[str, np.ndarray]  # {metric: [U]}; see `set_distances.parts`
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scorer:
   """Scores what rows show to the same U users.
@@ -102,19 +111,21 @@ class Scorer:
       )
     return found
 
-  def sets(self, shown: Shown) -> dict[str, dict[str, Any]]:
-    """Returns each judge's distances of a row's images from the real next ones.
-
-    {metric: {"mean", "low", "high"}}, of Frechet's {"mean", "images", "real"}:
-    its size depends on these numbers. Nothing for a single user.
-    """
-    found: dict[str, dict[str, Any]] = {}
+  def sets(self, shown: Shown) -> Sets:
+    """Returns the distances of a row's set; nothing for a single user."""
+    found = Sets({}, {})
     for name, embeds, real in self._judged(shown):
-      distances = set_distances.distances(embeds, real, self.resamples)
+      users = len(real)
+      counts = np.concatenate(
+        [self.resamples, set_distances.all_but_one(users)]
+      )
+      distances = set_distances.distances(embeds, real, counts)
+      for kind, values in distances._asdict().items():
+        metric = f"{kind}_{name}"
+        found.cells[metric] = {**set_distances.interval(values[:-users])}
+        found.parts[metric] = set_distances.parts(values[0], values[-users:])
       flat = embeds.reshape(-1, embeds.shape[-1])  # [U G, E]
-      found[f"kid_{name}"] = {**set_distances.interval(distances.kid)}
-      found[f"cmmd_{name}"] = {**set_distances.interval(distances.cmmd)}
-      found[f"frechet_{name}"] = {
+      found.cells[f"frechet_{name}"] = {
         "mean": set_distances.frechet(flat, real),
         "images": len(flat),
         "real": len(real),

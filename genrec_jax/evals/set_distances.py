@@ -88,6 +88,26 @@ def distances(
   )
 
 
+def all_but_one(users: int) -> np.ndarray:
+  """Returns counts that leave out each user once: [U, U] int; see `parts`."""
+  return 1 - np.eye(users, dtype=int)
+
+
+def parts(whole: float, without: np.ndarray) -> np.ndarray:
+  """Returns what each user contributes to a distance: [U], of it as their mean.
+
+  The pseudo-values of the jackknife, U d - (U - 1) d_u, d_u being the distance
+  without user u (Tukey 1958). They vary from user to user as the distance
+  does from sample to sample, so tests of means take them as any score.
+
+  Args:
+    whole: the distance.
+    without: [U], of the counts of `all_but_one`.
+  """
+  users = len(without)
+  return users * whole - (users - 1) * without
+
+
 def interval(values: np.ndarray) -> Interval:
   """Returns the first value and the 95 % percentile interval of the others.
 

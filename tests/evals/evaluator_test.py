@@ -115,8 +115,8 @@ def test_shuffled_histories_keep_their_targets(evaluator):
 def test_every_row_has_distances_but_the_set_that_they_are_from(evaluator):
   found = evaluator.compare([("base", 0.0), ("rl", 1.0)])
   assert found.scores.keys() - found.sets.keys() == {"real_next_item"}
-  for cells in found.sets.values():
-    assert cells.keys() == {"kid_eye", "cmmd_eye", "frechet_eye"}
+  for sets in found.sets.values():
+    assert sets.cells.keys() == {"kid_eye", "cmmd_eye", "frechet_eye"}
   described = {m for row in found.scores.values() for m in row}
   assert set(metrics_lib.in_order(described)) == described
 

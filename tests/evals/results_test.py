@@ -1,8 +1,10 @@
 import dataclasses
 import json
 
+import pytest
+
 from genrec_jax.data import world
-from genrec_jax.evals import metrics, results
+from genrec_jax.evals import metrics, per_user, results
 from genrec_jax.evals.held_out import prepare
 
 
@@ -48,6 +50,11 @@ def test_a_comparison_leaves_a_summary_a_table_and_a_page(
   assert shuffled < match["rl"]["mean"] - 0.2
   assert summary["sets"]["rl"].keys() == {"kid_eye", "cmmd_eye", "frechet_eye"}
   assert "real_next_item" not in summary["sets"]
+  users, scores = per_user.read(str(tmp_path))
+  assert len(users) == 10
+  assert scores["rl"]["kid_eye"].mean() == pytest.approx(
+    summary["sets"]["rl"]["kid_eye"]["mean"]
+  )
   out = capsys.readouterr().out
   assert "real next item" in out
   assert "rl shuffled" in out

@@ -81,7 +81,7 @@ def test_a_rater_scores_quality_and_nothing_else(users, scorer):
   assert order.index(name) < order.index("history_eye_mean")
   assert metric_of(name).title == "quality by pick"
   assert not metric_of(name).judge
-  assert with_rater.sets(seen).keys() == scorer.sets(shown).keys()
+  assert with_rater.sets(seen)[0].keys() == scorer.sets(shown)[0].keys()
   # Who rates judges nothing: no alarm may ring by it.
   assert with_rater.kid(seen).keys() == {"kid_eye"}
   untitled = dataclasses.replace(titled, text=np.full_like(titles, np.nan))
@@ -133,8 +133,9 @@ def test_shuffled_users_are_scored_by_anothers_samples(scorer, users):
 def test_sets_are_by_judges_only(scorer, users):
   rng = np.random.default_rng(0)
   shown = scorer.items.shown(rng.integers(world.NUM_ITEMS, size=(10, 3)))
-  found = scorer.sets(shown)
+  found, parts = scorer.sets(shown)
   assert list(found) == ["kid_eye", "cmmd_eye", "frechet_eye"]
+  assert list(parts) == ["kid_eye", "cmmd_eye"]  # Frechet's is of no users
   real = users.targets["eye"].future[:, 0]
   expected = set_distances.distances(
     shown.embeds["eye"], real, np.ones((1, 10))
@@ -143,13 +144,16 @@ def test_sets_are_by_judges_only(scorer, users):
   assert kid["mean"] == pytest.approx(expected.kid[0])
   assert kid["low"] < kid["mean"] < kid["high"]
   assert found["cmmd_eye"]["mean"] == pytest.approx(expected.cmmd[0])
+  for metric, values in parts.items():
+    assert values.shape == (10,)
+    assert values.mean() == pytest.approx(found[metric]["mean"])
   assert found["frechet_eye"]["images"] == 30
   assert found["frechet_eye"]["real"] == 10
   one = held_out.Users(
     {k: _first(v) for k, v in users.targets.items()}, None, None
   )
   alone = Scorer(one, THRESHOLDS, 0)
-  assert alone.sets(shown.to(np.arange(1))) == {}
+  assert alone.sets(shown.to(np.arange(1))) == ({}, {})
   assert alone.kid(shown.to(np.arange(1))) == {}
 
 
@@ -162,7 +166,8 @@ def test_without_next_images_there_is_no_set_to_compare_with(scorer, users):
   shown = scorer.items.shown(np.arange(30).reshape(10, 3))
   assert scorer.kid(shown).keys() == {"kid_eye"}
   scorer = dataclasses.replace(scorer, users=users)
-  assert scorer.kid(shown) == scorer.sets(shown) == {}
+  assert scorer.kid(shown) == {}
+  assert scorer.sets(shown) == ({}, {})
 
 
 def _first(targets):

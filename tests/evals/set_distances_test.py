@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from genrec_jax.evals import set_distances
+from genrec_jax.evals import differences, intervals, set_distances
 from genrec_jax.evals.set_distances import cmmd_kernel, kid_kernel
 
 
@@ -136,6 +136,56 @@ def test_the_interval_covers_the_distance():
     cell = set_distances.interval(found.kid)
     hits.append(cell["low"] <= true <= cell["high"])
   assert 0.88 <= np.mean(hits) <= 0.99
+
+
+def _parts(generated, real):
+  counts = np.concatenate(
+    [once(len(real)), set_distances.all_but_one(len(real))]
+  )
+  kid, cmmd = set_distances.distances(generated, real, counts)
+  return [set_distances.parts(x[0], x[1:]) for x in (kid, cmmd)]
+
+
+def test_parts_of_users_by_hand():
+  """Of three users the distance without one is that of the other two."""
+  generated, real = unit(0, 3, 2, 8), unit(1, 3, 8)
+  whole = set_distances.distances(generated, real, once(3)).kid[0]
+  two = set_distances.distances(generated[1:], real[1:], once(2)).kid[0]
+  assert _parts(generated, real)[0][0] == pytest.approx(3 * whole - 2 * two)
+
+
+def test_parts_have_the_distance_as_their_mean_and_its_interval():
+  generated, real = unit(0, 300, 2, 8, shift=0.4), unit(1, 300, 8)
+  counts = set_distances.resample(300, 0)
+  found = set_distances.distances(generated, real, counts)
+  for values, own in zip(found, _parts(generated, real), strict=True):
+    expected = set_distances.interval(values)
+    cell = intervals.bootstrap({"x": own}, seed=0)["x"]
+    assert cell["mean"] == pytest.approx(values[0], rel=1e-9)
+    width = expected["high"] - expected["low"]
+    assert cell["low"] == pytest.approx(expected["low"], abs=0.1 * width)
+    assert cell["high"] == pytest.approx(expected["high"], abs=0.1 * width)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(1.0, 0.05), (0.0, 0.0)])
+def test_equal_models_are_told_apart_as_rarely_as_said(shift, expected):
+  """Two sets at the same distance from the real one, of the same users.
+
+  Hardly ever where that is none: the test then errs on the safe side.
+  """
+  p = []
+  for seed in range(300):
+    rng = np.random.default_rng(seed)
+    taste = 0.7 * rng.normal(size=(40, 1, 6))  # shared by a user's images
+    images = taste + rng.normal(size=(40, 5, 6))
+    images[:, :4, 0] += shift
+    images /= np.linalg.norm(images, axis=-1, keepdims=True)
+    own, others = (
+      _parts(x, images[:, 4])[0] for x in (images[:, :2], images[:, 2:4])
+    )
+    difference = (own - others)[:, None]
+    p += [*differences.sign_flip_p(difference, seed=0, resamples=300)]
+  assert abs(np.mean(np.asarray(p) < 0.05) - expected) < 0.03
 
 
 def test_resamples_are_seeded_and_begin_with_the_set_itself():

@@ -24,6 +24,7 @@ from genrec_jax.evals.compare import groups as groups_lib
 from genrec_jax.evals.compare.groups import Group
 from genrec_jax.evals.compare.runs import Run
 from genrec_jax.evals.differences import Difference, Row
+from genrec_jax.evals.summary import rows
 
 Comparison = Mapping[str, Any]  # as it is written, so a plain mapping
 # Where these differ some metrics mean something else in each run: patterns.
@@ -101,10 +102,15 @@ def _references(runs: Sequence[Run], dropped: str) -> dict[str, Any]:
   began from, unless that was varied.
   """
   compared = {run.row for run in runs}
+  known = {metric for run in runs for metric in run.own}
   return {
-    name: {m: cell for m, cell in cells.items() if not _matches(dropped, m)}
-    for name, cells in runs[0].summary["models"].items()
-    if name not in compared
+    name: {
+      m: cell
+      for m, cell in cells.items()
+      if m in known and not _matches(dropped, m)
+    }
+    for group, name, cells in rows(runs[0].summary)
+    if group != "shuffled" and name not in compared
     if name not in rows_lib.ROWS or name in ("real_next_item", "random_item")
   }
 
