@@ -18,6 +18,7 @@ _TO_HF: dict[str, tuple[int, ...] | None] = {
   "same": None,
   "linear": (1, 0),  # torch [out, in], ours [in, out]
   "conv": (3, 2, 0, 1),  # torch OIHW, ours HWIO
+  "conv3d": (4, 3, 0, 1, 2),  # torch OIDHW, ours DHWIO
 }
 
 
@@ -31,7 +32,7 @@ class Rule:
 
   hf: str
   ours: str
-  kind: str  # 'same', 'linear' (transposed) or 'conv' (OIHW <-> HWIO)
+  kind: str  # of `_TO_HF`
 
   @property
   def stacked(self) -> bool:
@@ -67,6 +68,12 @@ def conv(hf: str, ours: str, bias: bool = True) -> tuple[Rule, ...]:
   """Returns the rules of a 2-D convolution."""
   kernel = Rule(f"{hf}.weight", f"{ours}/kernel", "conv")
   return (kernel, Rule(f"{hf}.bias", f"{ours}/bias", "same"))[: 1 + bias]
+
+
+def conv3d(hf: str, ours: str) -> tuple[Rule, ...]:
+  """Returns the rules of a 3-D convolution."""
+  kernel = Rule(f"{hf}.weight", f"{ours}/kernel", "conv3d")
+  return (kernel, Rule(f"{hf}.bias", f"{ours}/bias", "same"))
 
 
 def norm(hf: str, ours: str, bias: bool = True) -> tuple[Rule, ...]:

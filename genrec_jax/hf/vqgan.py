@@ -1,11 +1,16 @@
 """The image tokenizer's part of an HF Janus checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf.rules import Rule, conv, norm
 from genrec_jax.models.vqgan import VQGAN
+
+# Maps names of theirs and ours to the rules of a norm.
+Norm = Callable[[str, str], tuple[Rule, ...]]
+# Maps names of a level, and a block's number, to the rules of its attention.
+Attention = Callable[[str, str, int], list[Rule]]
 
 
 def config_from_hf(config: Mapping[str, Any], **overrides: Any) -> VQGAN:
@@ -62,7 +67,8 @@ def _encoder(vqgan: VQGAN) -> list[Rule]:
   before = vqgan.base_channels
   for i, width in enumerate(widths):
     level = (f"encoder.down.{i}", f"encoder/down_{i}")
-    table += _blocks(*level, before, width, vqgan.num_res_blocks, i == last)
+    attention = _numbered if i == last else None
+    table += blocks(*level, before, width, vqgan.num_res_blocks, attention)
     if i != last:
       table += conv(level[0] + ".downsample.conv", level[1] + "/downsample")
     before = width
@@ -77,7 +83,8 @@ def _decoder(vqgan: VQGAN) -> list[Rule]:
   before = widths[0]
   for i, width in enumerate(widths):
     level = (f"decoder.up.{i}", f"decoder/up_{i}")
-    table += _blocks(*level, before, width, vqgan.num_res_blocks + 1, i == 0)
+    attention = _numbered if i == 0 else None
+    table += blocks(*level, before, width, vqgan.num_res_blocks + 1, attention)
     if i != last:
       table += conv(level[0] + ".upsample.conv", level[1] + "/upsample")
     before = width
@@ -87,28 +94,48 @@ def _decoder(vqgan: VQGAN) -> list[Rule]:
 def _ends(part: str) -> list[Rule]:
   hf, ours = f"{part}.mid", f"{part}/mid"
   return [
-    *_resnet(f"{hf}.block_1", f"{ours}/block_1", shortcut=False),
+    *resnet(f"{hf}.block_1", f"{ours}/block_1"),
     *_attention(f"{hf}.attn_1", f"{ours}/attn_1"),
-    *_resnet(f"{hf}.block_2", f"{ours}/block_2", shortcut=False),
+    *resnet(f"{hf}.block_2", f"{ours}/block_2"),
     *norm(f"{part}.norm_out", f"{part}/norm_out"),
     *conv(f"{part}.conv_out", f"{part}/conv_out"),
   ]
 
 
-def _blocks(
-  hf: str, ours: str, before: int, width: int, count: int, attention: bool
+def blocks(
+  hf: str,
+  ours: str,
+  before: int,
+  width: int,
+  count: int,
+  attention: Attention | None = None,
+  norm: Norm = norm,
 ) -> list[Rule]:
+  """Returns the table of a level's residual blocks and attentions.
+
+  Args:
+    hf: name of the level.
+    ours: the same.
+    before: channels that the first block reads.
+    width: channels of all others.
+    count: how many blocks.
+    attention: of those behind each block; None: there are none.
+    norm: of the norms.
+  """
   table: list[Rule] = []
   for i in range(count):
     # Only the first block of a level changes the number of channels.
     shortcut = i == 0 and before != width
-    table += _resnet(f"{hf}.block.{i}", f"{ours}/block_{i}", shortcut)
+    table += resnet(f"{hf}.block.{i}", f"{ours}/block_{i}", shortcut, norm)
     if attention:
-      table += _attention(f"{hf}.attn.{i}", f"{ours}/attn_{i}")
+      table += attention(hf, ours, i)
   return table
 
 
-def _resnet(hf: str, ours: str, shortcut: bool) -> list[Rule]:
+def resnet(
+  hf: str, ours: str, shortcut: bool = False, norm: Norm = norm
+) -> list[Rule]:
+  """Returns the table of a residual block; see `blocks`."""
   table: list[Rule] = []
   for i in (1, 2):
     table += norm(f"{hf}.norm{i}", f"{ours}/norm{i}")
@@ -116,6 +143,10 @@ def _resnet(hf: str, ours: str, shortcut: bool) -> list[Rule]:
   if shortcut:
     table += conv(f"{hf}.nin_shortcut", f"{ours}/nin_shortcut")
   return table
+
+
+def _numbered(hf: str, ours: str, i: int) -> list[Rule]:
+  return _attention(f"{hf}.attn.{i}", f"{ours}/attn_{i}")
 
 
 def _attention(hf: str, ours: str) -> list[Rule]:

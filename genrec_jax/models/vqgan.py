@@ -5,6 +5,7 @@ pixels, h' w' codes per side, C codebook, E width of a codebook vector.
 """
 
 import dataclasses
+from typing import ClassVar
 
 from flax import linen as nn
 import jax
@@ -44,6 +45,8 @@ class VQGAN:
   num_res_blocks: int = 2
   dtype: str = "float32"
   l2_norm: bool = True  # see `quantize`
+
+  dense: ClassVar = Conv1x1  # projections of the attention
 
   @property
   def downsampling(self) -> int:
@@ -112,14 +115,7 @@ class VQGAN:
     z = latents.astype(jnp.float32)
     if self.l2_norm:
       book, z = _unit(book), _unit(z)
-    # [B, h', w', C]: |z - e|^2 = |z|^2 + |e|^2 - 2 z e, as a matrix product.
-    dots = jnp.einsum(
-      "bhwe,ce->bhwc", z, book, precision=jax.lax.Precision.HIGHEST
-    )
-    squares = jnp.sum(z**2, -1, keepdims=True) + jnp.sum(book**2, -1).reshape(
-      1, 1, 1, -1
-    )
-    return jnp.argmin(squares - 2 * dots, axis=-1).astype(jnp.int32)
+    return nearest(z, book)
 
   def encode(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     """Returns the codes [B, h', w'] int32 of pixels [B, h, w, 3] in [-1, 1]."""
@@ -156,6 +152,24 @@ class VQGAN:
 
   def _post_conv(self) -> nn.Module:
     return Conv1x1(self.latent_channels, self.dtype)
+
+
+def nearest(vectors: jax.Array, book: jax.Array) -> jax.Array:
+  """Returns the nearest of a codebook [C, E] to vectors [B, h', w', E].
+
+  By squared distance; the first of equals wins.
+
+  Returns:
+    Codes [B, h', w'] int32.
+  """
+  # [B, h', w', C]: |z - e|^2 = |z|^2 + |e|^2 - 2 z e, as a matrix product.
+  dots = jnp.einsum(
+    "bhwe,ce->bhwc", vectors, book, precision=jax.lax.Precision.HIGHEST
+  )
+  squares = jnp.sum(vectors**2, -1, keepdims=True) + jnp.sum(
+    book**2, -1
+  ).reshape(1, 1, 1, -1)
+  return jnp.argmin(squares - 2 * dots, axis=-1).astype(jnp.int32)
 
 
 def _unit(x: jax.Array) -> jax.Array:

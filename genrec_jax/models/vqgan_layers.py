@@ -1,10 +1,12 @@
 """Layers of the VQGAN image tokenizer: encoder and decoder, NHWC throughout.
 
 One module per module of transformers' `JanusVQVAE`; a numbered child such as
-`down.0.block.1` is `down_0/block_1` here. Letters: B images, h w pixels or
-latents, c channels.
+`down.0.block.1` is `down_0/block_1` here. `models.movqgan` is made of the same
+ones, with other norms in its decoder. Letters: B images, h w pixels or latents,
+c channels.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flax import linen as nn
@@ -14,16 +16,29 @@ import jax.numpy as jnp
 from genrec_jax.nn import layers
 
 if TYPE_CHECKING:
+  from genrec_jax.models.movqgan import MoVQGAN
   from genrec_jax.models.vqgan import VQGAN
+
+# Maps (dtype, name) to a norm, whose parameters are the calling module's.
+Norm = Callable[[str, str], Callable[[jax.Array], jax.Array]]
 
 
 def _conv(features: int, dtype: str, name: str) -> nn.Conv:
   return nn.Conv(features, (3, 3), padding=1, dtype=dtype, name=name)
 
 
-def _norm(dtype: str, name: str) -> layers.GroupNorm:
+def group_norm(dtype: str, name: str) -> layers.GroupNorm:
+  """Returns the norm of both tokenizers."""
   # 32 groups whatever the width: the format fixes them.
   return layers.GroupNorm(32, 1e-6, dtype, name=name)
+
+
+def enlarge(x: jax.Array, factor: int) -> jax.Array:
+  """Repeats pixels along both sides: [B, h, w, c] to [B, f h, f w, c]."""
+  b, h, w, c = x.shape
+  x = x[:, :, None, :, None, :]
+  x = jnp.broadcast_to(x, (b, h, factor, w, factor, c))
+  return x.reshape(b, factor * h, factor * w, c)
 
 
 class Conv1x1(nn.Module):
@@ -51,11 +66,11 @@ class ResnetBlock(nn.Module):
   dtype: str
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, norm: Norm = group_norm) -> jax.Array:
     """Maps [B, h, w, c] to [B, h, w, features]."""
-    h = nn.silu(_norm(self.dtype, "norm1")(x))
+    h = nn.silu(norm(self.dtype, "norm1")(x))
     h = _conv(self.features, self.dtype, "conv1")(h)
-    h = nn.silu(_norm(self.dtype, "norm2")(h))
+    h = nn.silu(norm(self.dtype, "norm2")(h))
     h = _conv(self.features, self.dtype, "conv2")(h)
     if x.shape[-1] != self.features:
       x = Conv1x1(self.features, self.dtype, name="nin_shortcut")(x)
@@ -63,18 +78,22 @@ class ResnetBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-  """One head of attention over all positions of the feature map."""
+  """One head of attention over all positions of the feature map.
+
+  The kernels of its projections are those of `dense`: Conv1x1 or Linear.
+  """
 
   dtype: str
+  dense: Callable[..., nn.Module] = Conv1x1
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, norm: Norm = group_norm) -> jax.Array:
     """Maps [B, h, w, c] to the same shape; softmax in float32."""
     batch, height, width, channels = x.shape
-    h = _norm(self.dtype, "norm")(x)
+    h = norm(self.dtype, "norm")(x)
     q, k, v = (  # [B, h w, c] each
-      Conv1x1(channels, self.dtype, name=name)(h).reshape(batch, -1, channels)
-      for name in "qkv"
+      self.dense(channels, self.dtype, name=n)(h).reshape(batch, -1, channels)
+      for n in "qkv"
     )
     weights = jnp.einsum(
       "bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32
@@ -82,20 +101,21 @@ class AttnBlock(nn.Module):
     weights = nn.softmax(weights * channels**-0.5).astype(v.dtype)
     h = jnp.einsum("bqk,bkc->bqc", weights, v)  # [B, h w, c]
     h = h.reshape(batch, height, width, channels)
-    return x + Conv1x1(channels, self.dtype, name="proj_out")(h)
+    return x + self.dense(channels, self.dtype, name="proj_out")(h)
 
 
 class MidBlock(nn.Module):
   """Residual block, attention, residual block at the coarsest resolution."""
 
   dtype: str
+  dense: Callable[..., nn.Module] = Conv1x1
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, norm: Norm = group_norm) -> jax.Array:
     """Maps [B, h, w, c] to the same shape."""
-    x = ResnetBlock(x.shape[-1], self.dtype, name="block_1")(x)
-    x = AttnBlock(self.dtype, name="attn_1")(x)
-    return ResnetBlock(x.shape[-1], self.dtype, name="block_2")(x)
+    x = ResnetBlock(x.shape[-1], self.dtype, name="block_1")(x, norm)
+    x = AttnBlock(self.dtype, self.dense, name="attn_1")(x, norm)
+    return ResnetBlock(x.shape[-1], self.dtype, name="block_2")(x, norm)
 
 
 class Level(nn.Module):
@@ -106,14 +126,15 @@ class Level(nn.Module):
   attention: bool
   resample: str  # 'down', 'up' or 'none'
   dtype: str
+  dense: Callable[..., nn.Module] = Conv1x1
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, norm: Norm = group_norm) -> jax.Array:
     """Maps [B, h, w, c] to features at half, double or the same resolution."""
     for i in range(self.num_blocks):
-      x = ResnetBlock(self.features, self.dtype, name=f"block_{i}")(x)
+      x = ResnetBlock(self.features, self.dtype, name=f"block_{i}")(x, norm)
       if self.attention:
-        x = AttnBlock(self.dtype, name=f"attn_{i}")(x)
+        x = AttnBlock(self.dtype, self.dense, name=f"attn_{i}")(x, norm)
     if self.resample == "down":  # padded at the bottom and right only
       conv = nn.Conv(
         self.features,
@@ -124,11 +145,8 @@ class Level(nn.Module):
         name="downsample",
       )
       x = conv(x)
-    elif self.resample == "up":  # nearest: each pixel becomes four equal ones
-      batch, height, width, channels = x.shape
-      x = jnp.broadcast_to(
-        x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
-      ).reshape(batch, 2 * height, 2 * width, channels)
+    elif self.resample == "up":
+      x = enlarge(x, 2)
       x = _conv(self.features, self.dtype, "upsample")(x)
     return x
 
@@ -136,7 +154,7 @@ class Level(nn.Module):
 class Encoder(nn.Module):
   """Encoder: pixels to latents, one halving per level but the last."""
 
-  config: "VQGAN"
+  config: "VQGAN | MoVQGAN"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -151,27 +169,28 @@ class Encoder(nn.Module):
         attention=i == last,
         resample="none" if i == last else "down",
         dtype=c.dtype,
+        dense=c.dense,
         name=f"down_{i}",
       )(x)
-    x = MidBlock(c.dtype, name="mid")(x)
-    x = nn.silu(_norm(c.dtype, "norm_out")(x))
+    x = MidBlock(c.dtype, c.dense, name="mid")(x)
+    x = nn.silu(group_norm(c.dtype, "norm_out")(x))
     return _conv(c.latent_channels, c.dtype, "conv_out")(x)
 
 
 class Decoder(nn.Module):
   """Decoder: latents to pixels; `up_0` is the coarsest, as in transformers."""
 
-  config: "VQGAN"
+  config: "VQGAN | MoVQGAN"
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, norm: Norm = group_norm) -> jax.Array:
     """Maps [B, h', w', latent_channels] to [B, h, w, out_channels]."""
     c = self.config
     last = len(c.channel_multiplier) - 1
     # Coarsest first.
     widths = [c.base_channels * m for m in reversed(c.channel_multiplier)]
     x = _conv(widths[0], c.dtype, "conv_in")(x)
-    x = MidBlock(c.dtype, name="mid")(x)
+    x = MidBlock(c.dtype, c.dense, name="mid")(x, norm)
     for i, width in enumerate(widths):
       x = Level(
         width,
@@ -179,7 +198,8 @@ class Decoder(nn.Module):
         attention=i == 0,
         resample="none" if i == last else "up",
         dtype=c.dtype,
+        dense=c.dense,
         name=f"up_{i}",
-      )(x)
-    x = nn.silu(_norm(c.dtype, "norm_out")(x))
+      )(x, norm)
+    x = nn.silu(norm(c.dtype, "norm_out")(x))
     return _conv(c.out_channels, c.dtype, "conv_out")(x)
