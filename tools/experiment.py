@@ -25,7 +25,7 @@ from absl import flags
 
 from genrec_jax.core import files
 from genrec_jax.core.errors import UserError, listed
-from genrec_jax.runtime import cli, path_flags
+from genrec_jax.runtime import cli, inheritance, path_flags
 
 _ROOT = Path(__file__).parents[1]
 _RECORD = "experiment.json"  # in the folder of the results
@@ -190,7 +190,41 @@ def read_record(out: Path) -> dict[str, Any]:
   return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def check(planned: Mapping[str, Step], record: Mapping[str, Any]) -> None:
+def check(planned: Mapping[str, Step]) -> None:
+  """Refuses what the last command of an experiment would be refused for.
+
+  Raises:
+    UserError: lists the commands whose configs or data sets are wrong.
+  """
+  # Imports take seconds: bad flags are reported sooner.
+  from genrec_jax import config as config_lib
+  from genrec_jax.config import flag
+
+  problems = []
+  for name, step in planned.items():
+    main, *given = step.command
+    if not main.endswith("main.py"):
+      continue
+    values = dict(arg.lstrip("-").partition("=")[::2] for arg in given)
+    overrides = {
+      key.removeprefix("config."): value
+      for key, value in values.items()
+      if key.startswith("config.")
+    }
+    try:
+      config_lib.check(flag.load(values["config"], overrides))
+    except UserError as error:
+      problems.append(f"{name}: {' '.join(str(error).split())}")
+    data = overrides["data.path"]
+    if data != inheritance.SYNTHETIC and not Path(data).is_dir():
+      problems.append(f"{name}: no data set at {data}: no such folder")
+  if problems:
+    raise UserError(listed("these commands cannot run:", problems))
+
+
+def check_record(
+  planned: Mapping[str, Step], record: Mapping[str, Any]
+) -> None:
   """Refuses to skip what was made by another command.
 
   Raises:
@@ -298,7 +332,8 @@ def main() -> None:
       print(f"python {shlex.join(step.command)}")
     return
   record = read_record(out)
-  check(planned, record)
+  check_record(planned, record)
+  check(planned)
   out.mkdir(parents=True, exist_ok=True)
   failed = run(planned, out, record)
   if failed:

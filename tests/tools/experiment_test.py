@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import re
 import shlex
 
 import pytest
@@ -23,7 +24,7 @@ LAST = {
 }
 def run(command, check):
   words = [Path(command[1]).name, *command[2:]]
-  if any(word.endswith("=fail") for word in words):
+  if any(word.endswith("/fail") for word in words):
     return SimpleNamespace(returncode=3)
   key = words[1] if words[0] == "study.py" else words[0]
   start, file = LAST[key]
@@ -40,11 +41,17 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture
 def experiment(tmp_path):
-  """Returns a function that runs the tool with stubs, into tmp_path/out."""
+  """Returns a function that runs the tool with stubs, into tmp_path/out.
 
-  def run(*args):
+  The data sets A, B and fail have folders in tmp_path.
+  """
+  for name in ("A", "B", "fail"):
+    (tmp_path / name).mkdir()
+
+  def run(data, *args):
+    folders = re.sub(r"=(A|B|fail)\b", rf"={tmp_path}/\1", data)
     out = f"--out={tmp_path / 'out'}"
-    return run_tool("experiment.py", out, *args, code=STUB)
+    return run_tool("experiment.py", out, folders, *args, code=STUB)
 
   return run
 
@@ -138,13 +145,31 @@ def test_a_failure_leaves_out_the_rest_of_its_data_set_only(experiment):
 
 def test_results_of_other_flags_are_not_taken_for_these(experiment, tmp_path):
   assert experiment("--data=a=A")[0] == 0
-  status, printed, errors = experiment("--data=a=A", "--rl_flags=--config.x=1")
+  other = "--rl_flags=--config.train.steps=9"
+  status, printed, errors = experiment("--data=a=A", other)
   assert (status, printed) == (1, "")
   assert f"a/rl_seed0: {ROOT}/main.py --config={ROOT}/configs/rl.py" in errors
   assert "a/sft:" not in errors
   # The record says what made it, so that it can be made again.
   (tmp_path / "out" / "a" / "rl_seed0" / "summary.json").unlink()
-  assert experiment("--data=a=A", "--rl_flags=--config.x=1")[0] == 0
+  assert experiment("--data=a=A", other)[0] == 0
+
+
+def test_what_cannot_run_is_refused_before_anything_has(experiment, tmp_path):
+  status, printed, errors = experiment(
+    "--data=a=A,b=C,w=synthetic",
+    "--flags=--config.eval.users_during=4",
+    "--sft_flags=--config.optim.lr=-1",
+  )
+  assert (status, printed) == (1, "")
+  for name in "abw":
+    # Of training alone; an evaluation has no users during it.
+    assert f"{name}/evaluate: unknown config key 'eval.users_during'" in errors
+    assert f"{name}/sft: optim.lr is -1.0: expected" in errors
+    assert f"{name}/rl_seed0: " not in errors.replace("b/rl_seed0: no data", "")
+  assert "b/evaluate: no data set at C" in errors
+  assert "w/sft: no data set" not in errors
+  assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("data", ["", "a", "=x", "a=", "a=x,a=y", "a/b=x"])
