@@ -189,18 +189,21 @@ class Relay(_Line):
 def waiting(label: str, every: float = 10.0) -> Iterator[None]:
   """Prints 'LABEL, 0:00:20' whenever nothing was for `every` seconds.
 
-  For what cannot count its own steps: a compilation, a large sum. Of several
-  processes only the first prints. On a terminal the line disappears when the
-  body ends.
+  For what cannot count its own steps: a compilation, a large sum. What takes
+  less than half of `every` leaves the line to whoever counts such bodies. Of
+  several processes only the first prints. On a terminal the line disappears
+  when the body ends.
   """
   line = _Line(every, at_once=False)
   done, begun = threading.Event(), time.monotonic()
 
   def tick() -> None:
-    # Processes that print nothing are silent for longer, and need not hurry.
-    while not done.wait(max(every - _silent(), every / 10)):
+    wait = max(every - _silent(), every / 2)
+    while not done.wait(wait):
       if _silent() >= every:
         line.rewrite(f"{label}, {duration(time.monotonic() - begun)}")
+      # Processes that print nothing are silent for longer, and need not hurry.
+      wait = max(every - _silent(), every / 10)
 
   # A daemon: a run that ends with an error does not wait for it.
   thread = threading.Thread(target=tick, daemon=True)
