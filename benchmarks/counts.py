@@ -126,8 +126,11 @@ def image_flops(model, images, way):
   return lowered.cost_analysis()["flops"]
 
 
-def decode_bytes(model, size, prompts, prefix, samples=1):
-  """Returns the bytes read for a code of each sample of `prompts`, float32."""
+def decode_bytes(model, size, prompts, prefix, samples=1, itemsize=4):
+  """Returns the bytes read for a code of each sample of `prompts`.
+
+  `itemsize` is that of what computes: 4 in float32.
+  """
   language = model.language
   layer = sum(k * n for _, k, n in products(size.text, 1))
   head = language.width**2 + language.width * model.codebook_size
@@ -139,4 +142,4 @@ def decode_bytes(model, size, prompts, prefix, samples=1):
   # Two branches. All samples share the prefix; of an image's own codes half are
   # there on average.
   read = 2 * prompts * (prefix + samples * model.image_tokens / 2)
-  return 4 * (weights + cache * read)
+  return itemsize * (weights + cache * read)

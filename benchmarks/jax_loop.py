@@ -15,7 +15,7 @@ from genrec_jax.core import tree
 from genrec_jax.core.types import Batch, Prompt, TrainState
 from genrec_jax.hf import load
 from genrec_jax.objectives import Objective
-from genrec_jax.train import optimizers, rl, sft
+from genrec_jax.train import optimizers, rl, sft, trainable
 from genrec_jax.train.rl_options import RLOptions
 
 SEED = 0
@@ -51,10 +51,15 @@ def batch_of(arrays) -> Batch:
   return jax.device_put(Batch(prompt=prompt, history=prompt.images, **arrays))
 
 
-def split(params, patterns):
+def split(model, params, patterns):
   """Returns what is trained, and the rest."""
   flat = tree.flatten(params)
-  chosen = {path for path in flat if re.match(patterns, path)}
+  chosen = {
+    path
+    for path in flat
+    if re.match(patterns, path)
+    and not re.fullmatch(model.without_gradient, path)
+  }
   return (
     tree.unflatten({path: flat[path] for path in chosen}),
     tree.unflatten({path: flat[path] for path in flat.keys() - chosen}),
@@ -84,13 +89,7 @@ class Sample:
     # Sampling has no backward pass, so there is nothing to rematerialise.
     self.model, self.params = _load(folder, dtype, "none")
     self.prompt, self.calls = batch_of(batch).prompt, 0
-    self.sample = jax.jit(
-      functools.partial(
-        sampling.sample_images,
-        self.model,
-        sampling=sampling.Sampling(greedy=greedy, **SAMPLE),
-      )
-    )
+    self.sample = sample_step(self.model, greedy=greedy)
 
   def compile(self):
     """Returns the compiled sampling, which `step` will run."""
@@ -109,6 +108,17 @@ class Sample:
     return jax.block_until_ready(
       self.sample(self.params, self.prompt, key).codes
     )
+
+
+def sample_step(model, **options):
+  """Returns jitted sampling, see `sampling.sample_images`."""
+  return jax.jit(
+    functools.partial(
+      sampling.sample_images,
+      model,
+      sampling=sampling.Sampling(**options, **SAMPLE),
+    )
+  )
 
 
 class _Trained:
@@ -151,47 +161,57 @@ class RL(_Trained):
     self.model, params = _load(folder, dtype, remat)
     # float32, on both sides: bfloat16 rounds cosines by up to 0.004.
     clip, clip_params, _ = load.load_clip(f"{folder}/clip", dtype="float32")
-    self.batch, chain = batch_of(batch), optimizer()
-    # Split, as only what is trained has gradients and moments.
-    trained, rest = split(params, workload.GENERATES)
-    self.state = _state(trained, chain)
-    self.frozen = {
-      "generator_rest": rest,
-      "clip": clip_params,
-      # Copied, as the step is donated the arrays of its state.
-      "reference": jax.tree.map(jnp.copy, trained),
-    }
-    low, high = workload.CLIP
-    step = functools.partial(
-      rl.train_step,
-      model=self.model,
-      clip=clip,
-      optimizer=chain,
-      to_rollout_layout=lambda params: params,  # one device: nothing to gather
-      options=RLOptions(
-        seed=SEED,
-        microbatches=1,  # one prompt
-        sample=sampling.Sampling(num_samples=samples, **SAMPLE),
-        rewards=_rewards(),
-        objective=Objective(
-          ratio="token",
-          clip_low=low,
-          clip_high=high,
-          kl="k3",  # as `torch_loop.grpo`, written out there
-          kl_weight=workload.KL_WEIGHT,
-          aggregation="token",
-        ),
-        advantage="grpo",
-        normalise="group",
-        scoring="guided" if guided else "conditional",
-        stop_unconditional_gradient=False,
-        inner_epochs=1,  # on policy: the ratio is 1, on both sides
-        sampler_weight_cap=0.0,
-        kl_of="scored",
+    self.batch = batch_of(batch)
+    state, self.frozen = rl_inputs(self.model, params, clip_params)
+    self.state = _placed(state)
+    self.run = rl_step(self.model, clip, guided=guided, samples=samples)
+
+
+def rl_inputs(model, params, clip_params):
+  """Returns the state and the frozen parameters of `rl_step`."""
+  # Split, as only what is trained has gradients and moments.
+  trained, rest = split(model, params, workload.GENERATES)
+  # Copied, as the step is donated the arrays of its state.
+  copy = jax.tree.map(jnp.copy, trained)
+  frozen = {"generator_rest": rest, "clip": clip_params}
+  return _state(trained), frozen | {
+    "reference": trainable.cast_frozen(model, copy)
+  }
+
+
+def rl_step(model, clip, *, guided, samples=workload.SAMPLES):
+  """Returns the jitted step; see `RL`."""
+  low, high = workload.CLIP
+  step = functools.partial(
+    rl.train_step,
+    model=model,
+    clip=clip,
+    optimizer=optimizer(),
+    to_rollout_layout=lambda params: params,  # one device: nothing to gather
+    options=RLOptions(
+      seed=SEED,
+      microbatches=1,  # one prompt
+      sample=sampling.Sampling(num_samples=samples, **SAMPLE),
+      rewards=_rewards(),
+      objective=Objective(
+        ratio="token",
+        clip_low=low,
+        clip_high=high,
+        kl="k3",  # as `torch_loop.grpo`, written out there
+        kl_weight=workload.KL_WEIGHT,
+        aggregation="token",
       ),
-    )
-    # Donated as in training: parameters and moments are held once, not twice.
-    self.run = jax.jit(step, donate_argnums=0)
+      advantage="grpo",
+      normalise="group",
+      scoring="guided" if guided else "conditional",
+      stop_unconditional_gradient=False,
+      inner_epochs=1,  # on policy: the ratio is 1, on both sides
+      sampler_weight_cap=0.0,
+      kl_of="scored",
+    ),
+  )
+  # Donated as in training: parameters and moments are held once, not twice.
+  return jax.jit(step, donate_argnums=0)
 
 
 def _rewards():
@@ -215,19 +235,29 @@ class SFT(_Trained):
   def __init__(self, folder, batch, *, dtype, remat):
     """Loads the model; arguments as those of `RL`."""
     self.model, params = _load(folder, dtype, remat)
-    self.batch, chain = batch_of(batch), optimizer()
-    patterns = f"{workload.GENERATES}|{workload.READS}"
-    trained, rest = split(params, patterns)
-    self.state = _state(trained, chain)
-    self.frozen = {"generator_rest": rest}
-    step = functools.partial(
-      sft.train_step,
-      model=self.model,
-      optimizer=chain,
-      # No dropout of conditions: torch's loop trains on whole prompts.
-      options=sft.SFTOptions(seed=SEED, microbatches=1, condition_dropout=0.0),
-    )
-    self.run = jax.jit(step, donate_argnums=0)
+    self.batch = batch_of(batch)
+    state, self.frozen = sft_inputs(self.model, params)
+    self.state = _placed(state)
+    self.run = sft_step(self.model)
+
+
+def sft_inputs(model, params):
+  """Returns the state and the frozen parameters of `sft_step`."""
+  patterns = f"{workload.GENERATES}|{workload.READS}"
+  trained, rest = split(model, params, patterns)
+  return _state(trained), {"generator_rest": rest}
+
+
+def sft_step(model):
+  """Returns the jitted step."""
+  step = functools.partial(
+    sft.train_step,
+    model=model,
+    optimizer=optimizer(),
+    # No dropout of conditions: torch's loop trains on whole prompts.
+    options=sft.SFTOptions(seed=SEED, microbatches=1, condition_dropout=0.0),
+  )
+  return jax.jit(step, donate_argnums=0)
 
 
 def _load(folder, dtype, remat):
@@ -236,9 +266,13 @@ def _load(folder, dtype, remat):
   return loaded.model, loaded.params
 
 
-def _state(trained, chain):
-  """Returns the first state, where a step leaves it: else it compiles twice."""
-  state = TrainState(jnp.int32(0), trained, chain.init(trained))
+def _state(trained):
+  """Returns the first state."""
+  return TrainState(jnp.int32(0), trained, optimizer().init(trained))
+
+
+def _placed(state):
+  """Puts a state where a step leaves it: else the step compiles twice."""
   return jax.device_put(state, jax.devices()[0])
 
 

@@ -26,14 +26,23 @@ FLOOR = 0.01
 
 
 def load(folder, device, dtype):
-  """Returns the generator and CLIP; see `workload.save`."""
+  """Returns the generator and CLIP, frozen.
+
+  Args:
+    folder: of `workload.save`, or the two themselves.
+    device: of torch.
+    dtype: of the generator.
+  """
   transformers.utils.logging.disable_progress_bar()
-  generator = transformers.JanusForConditionalGeneration.from_pretrained(
-    f"{folder}/generator", dtype=dtype
-  )
+  if isinstance(folder, tuple):
+    generator, clip = folder
+  else:
+    generator = transformers.JanusForConditionalGeneration.from_pretrained(
+      f"{folder}/generator", dtype=dtype
+    )
+    clip = transformers.CLIPModel.from_pretrained(f"{folder}/clip")
   # As on the other side: rounding decides between codes that are about as near.
   generator.model.vqmodel.float()
-  clip = transformers.CLIPModel.from_pretrained(f"{folder}/clip")
   for module in (generator, clip):
     # Frozen as a whole; `trainable` turns on what is trained.
     module.eval().requires_grad_(False).to(device)
@@ -50,8 +59,7 @@ def trainable(model, patterns):
 
   Patterns are of the JAX side's paths, so that both train the same parts.
   """
-  ours = {
-    "lm_head": "language/",
+  ours = {  # without the text's head, on which no code depends
     "model.language_model": "language/",
     "model.generation": "image_head/",
     "model.aligner": "aligner/",
@@ -272,7 +280,7 @@ class RL:
     shared = {id(part): part for part in parts}
     self.reference = copy.deepcopy(self.model, shared)
     self.batch = on_device(batch, device)
-    self.guided, self.rows = guided, rows
+    self.guided, self.rows, self.sample = guided, rows, sample_codes
     self.optimizer = AdamW(trainable(self.model, workload.GENERATES))
 
   def step(self, codes=None, samples=workload.SAMPLES):
@@ -290,7 +298,7 @@ class RL:
       features = image_features(model, self.batch)  # [N I, D]
       if codes is None:
         both = embed(model, ids, features)
-        codes = sample_codes(
+        codes = self.sample(
           model, *(x.repeat_interleave(samples, 0) for x in both)
         )
       # [G, 3, h, w] in [-1, 1], and beyond.

@@ -131,6 +131,10 @@ _TOWER = {
   "num_attention_heads": 16,
 }
 SIZES = {
+  # For trials of the commands alone.
+  "tiny": small(
+    64, 96, 2, 32, 64, 1, 64, codes=4, base_channels=32, num_embeddings=64
+  ),
   # Parameters of the language model's layers: 3.9e7 and 1.93e8. The first runs
   # in minutes on two cores; the second shows how figures change with size.
   "40m": small(
@@ -141,9 +145,31 @@ SIZES = {
   ),
   # Janus-Pro-1B as published, and the CLIP ViT-L/14 of 224 pixels.
   "1b": Size(
-    text={"vocab_size": 102400},
-    vision={"image_size": 384, "patch_size": 16},
-    vq={"num_embeddings": 16384},
+    text={
+      "vocab_size": 102400,
+      "hidden_size": 2048,
+      "intermediate_size": 5632,
+      "num_hidden_layers": 24,
+      "num_attention_heads": 16,
+      "num_key_value_heads": 16,
+      "head_dim": 128,
+    },
+    vision={
+      "hidden_size": 1024,
+      "num_hidden_layers": 24,
+      "num_attention_heads": 16,
+      "mlp_ratio": 4.0,
+      "image_size": 384,
+      "patch_size": 16,
+    },
+    vq={
+      "embed_dim": 8,
+      "num_embeddings": 16384,
+      "latent_channels": 256,
+      "base_channels": 128,
+      "channel_multiplier": [1, 1, 2, 2, 4],
+      "num_res_blocks": 2,
+    },
     clip={
       "projection_dim": 768,
       "vision_config": _TOWER | {"image_size": 224, "patch_size": 14},

@@ -62,16 +62,21 @@ def published_config(width, mlp_width, layers, heads, *, image_id, **ids):
   )
 
 
-def janus_pro_1b():
+def janus_pro_1b(device="cpu"):
   """Returns a model in the sizes of Janus-Pro-1B, in bfloat16."""
   config = published_config(2048, 5632, 24, 16, image_id=IMAGE, **TEXT_IDS)
   # Never in float32, which would take twice the memory.
   with torch.device("meta"):
     model = transformers.JanusForConditionalGeneration(config)
-  model = model.bfloat16().to_empty(device="cpu")
+  model = model.bfloat16().to_empty(device=device)
   with torch.no_grad():
     for name, parameter in model.named_parameters():
       parameter.fill_(0 if name.endswith("bias") else 1)
+  rotary = model.model.language_model.rotary_emb
+  # Not saved, so never made by a load: of the config alone.
+  model.model.language_model.rotary_emb = type(rotary)(config.text_config).to(
+    device
+  )
   torch.manual_seed(0)
   model = randomised(model)
   # Else the code before counts for little, and all codes would be the same.

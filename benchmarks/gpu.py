@@ -1,0 +1,209 @@
+r"""Speed on a GPU at the true size of Janus-Pro-1B, next to torch's.
+
+    python -m benchmarks.gpu --out=FOLDER [--size=1b] [--seconds=480]
+
+Random weights, made on the device; no file is read, nothing is downloaded.
+Both sides compute in bfloat16 and train float32 weights. Torch measures the
+card's own rates first, of a copy and of products; then come this project's
+tasks, `gpu_jax`, and torch's, `gpu_torch`, each side a process of its own that
+has the card to itself. Every figure is printed as it comes and written to
+FOLDER/results.jsonl; a task that fails says why and the next one follows. At
+the end all are put next to each other in a table of Markdown.
+
+A side that ends before its time is started once more with fewer of XLA's
+features, `CAREFUL`.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from benchmarks import workload
+from genrec_jax.runtime import cli
+
+# Part -> the share of the time that is left to it when it starts.
+PARTS = {"limits": 0.2, "jax": 0.6, "torch": 1.0}
+# Without what fails most often: recorded launches, and kernels chosen by time.
+CAREFUL = "--xla_gpu_enable_command_buffer= --xla_gpu_autotune_level=0"
+
+
+def part(name, size, device, file, until):
+  """Measures one part in this process."""
+  start = time.time()
+
+  def left():
+    return until - time.time()
+
+  def say(task, **found):
+    with open(file, "a") as out:
+      out.write(json.dumps({"side": name, "task": task, **found}) + "\n")
+    print(
+      f"[{time.time() - start:4.0f} s] {name} {task}: {text(found)}", flush=True
+    )
+
+  if name == "limits":
+    from benchmarks import gpu_torch
+
+    say("card", **gpu_torch.limits(device))
+  elif name == "torch":
+    from benchmarks import gpu_torch
+
+    gpu_torch.run(size, device, say, left)
+  else:
+    from benchmarks import gpu_jax
+
+    gpu_jax.run(size, device, say, left)
+
+
+def text(found):
+  """Returns figures as a line, problems as they are."""
+  if "failed" in found:
+    return f"FAILED\n{found['failed']}"
+  words = []
+  for name, value in found.items():
+    numbers = value if isinstance(value, list) else [value]
+    shown = " ".join(
+      f"{x:.4g}" if isinstance(x, float) else str(x) for x in numbers
+    )
+    words.append(f"{name} {shown}")
+  return ", ".join(words)
+
+
+def environment(device, folder):
+  """Returns the variables of a part's process."""
+  return os.environ | {
+    "JAX_PLATFORMS": device,
+    # What a program takes is told by the compiler, not by what is reserved.
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+    "PYTHONUNBUFFERED": "1",
+  }
+
+
+def start(name, options, seconds, more):
+  """Runs a part in a process of its own for at most so many seconds."""
+  words = [f"--{key}={value}" for key, value in options.items()]
+  words += [f"--part={name}", f"--until={time.time() + seconds - 5}"]
+  try:
+    return subprocess.run(
+      [sys.executable, "-m", "benchmarks.gpu", *words],
+      env=environment(options["device"], options["out"]) | more,
+      timeout=seconds,
+      check=False,
+    ).returncode
+  except subprocess.TimeoutExpired:
+    return "killed: its time was over"
+
+
+def results(file):
+  """Returns side, task -> figures; of several runs the last that worked."""
+  found = {}
+  if file.exists():
+    for line in file.read_text().splitlines():
+      row = json.loads(line)
+      if "failed" not in row:
+        found.setdefault((row["side"], row["task"]), {}).update(row)
+  return found
+
+
+def table(found):
+  """Returns tasks of all sides next to each other, as Markdown."""
+  rates = [
+    row for (_, task), row in found.items() if task in ("card", "limits")
+  ]
+  copy = max((row["GB/s"] for row in rates), default=float("nan"))
+  peak = max((row["tflops"] for row in rates), default=float("nan"))
+  lines = [
+    f"copy {copy:.0f} GB/s, products of bfloat16 {peak:.0f} TFLOP/s",
+    "",
+    "| task | here | GB | torch, plain | tuned | compiled | GB | faster |",
+    "|---|---|---|---|---|---|---|---|",
+  ]
+  ways = (" plain", " tuned", " tuned, compiled", " compiled")
+  for task in (
+    "sample_1",
+    "sample_8",
+    "rollout",
+    "sft",
+    "rl_conditional",
+    "rl_guided",
+  ):
+    ours = found.get(("jax", task), {})
+    theirs = {
+      way: found[key] for way in ways if (key := ("torch", task + way)) in found
+    }
+    here = _least(ours)
+    rows = [_least(theirs.get(way, {})) for way in ways]
+    rows[2] = min((x for x in rows[2:] if x), default=None)
+    least = min((x for x in rows if x), default=None)
+    memory = [x["gigabytes"] for x in theirs.values() if "gigabytes" in x]
+    cells = [
+      task,
+      _cell(here, "s"),
+      _cell(ours.get("gigabytes"), ""),
+      *(_cell(x, "s") for x in rows[:3]),
+      _cell(min(memory, default=None), ""),
+      _cell(least / here if here and least else None, "x"),
+    ]
+    lines.append(f"| {' | '.join(cells)} |")
+  for (side, task), row in found.items():
+    if side == "jax" and "GB/s" in row:
+      lines.append(
+        f"{task}: {row['ms a code']:.2f} ms a code, {row['GB a code']:.2f} GB,"
+        f" {row['GB/s'] / copy:.0%} of the copy's rate"
+      )
+    if side == "jax" and task == "sft" and "tflops" in row:
+      lines.append(f"sft: {row['tflops'] / peak:.0%} of the products' rate")
+  return "\n".join(lines)
+
+
+def _least(row):
+  seconds = row.get("seconds", [])
+  # The first of several loads kernels.
+  return min(seconds[1:] or seconds, default=None)
+
+
+def _cell(value, unit):
+  return "" if value is None else f"{value:.2f} {unit}".strip()
+
+
+def main():
+  """Starts all parts, one after another, and prints the table."""
+  options = flags.FLAGS
+  if options.part:
+    file = pathlib.Path(options.out) / "results.jsonl"
+    part(options.part, options.size, options.device, file, options.until)
+    return
+  folder = pathlib.Path(options.out)
+  folder.mkdir(parents=True, exist_ok=True)
+  file = folder / "results.jsonl"
+  until = time.time() + options.seconds
+  given = {"size": options.size, "device": options.device, "out": str(folder)}
+  for name in options.parts:
+    for more in ({}, {"XLA_FLAGS": CAREFUL}):
+      seconds = PARTS[name] * (until - time.time())
+      if seconds < 20:
+        break
+      begin = time.time()
+      status = start(name, given, seconds, more)
+      print(f"{name}: status {status}, {time.time() - begin:.0f} s", flush=True)
+      if status == 0 or name != "jax":
+        break
+  print(table(results(file)), flush=True)
+
+
+if __name__ == "__main__":
+  flags.DEFINE_enum("size", "1b", list(workload.SIZES), "Of the models.")
+  flags.DEFINE_enum("device", "cuda", ["cpu", "cuda"], "Of both sides.")
+  flags.DEFINE_string("out", "runs/gpu", "Folder for what is measured.")
+  flags.DEFINE_list("parts", list(PARTS), "Some of them, in this order.")
+  flags.DEFINE_integer("seconds", 480, "Of all parts together.")
+  flags.DEFINE_string("part", "", "Internal: the part that this process is.")
+  flags.DEFINE_float("until", 0, "Internal: when its time is over.")
+  cli.run(main)

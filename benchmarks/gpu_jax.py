@@ -1,0 +1,297 @@
+"""The part of `benchmarks.gpu` that is this project.
+
+Programs are compiled from shapes, several at a time, as one alone takes a
+minute; then each runs on random weights that the device makes.
+"""
+
+import concurrent.futures
+import time
+import traceback
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import counts, jax_loop, workload
+from genrec_jax.core import tree
+from genrec_jax.models import clip, janus, llama, siglip, vqgan
+from genrec_jax.models.tower import Tower
+
+# What training keeps for its backward pass: the fastest that fits 80 GB.
+REMAT = {"sft": "none", "rl_conditional": "none", "rl_guided": "dots"}
+PAD = 2  # of the tokenizer of `workload`
+TASKS = (
+  "rollout",
+  "sample_1",
+  "sample_8",
+  "sft",
+  "rl_conditional",
+  "rl_guided",
+)
+
+
+def models(size, dtype, remat):
+  """Returns the generator and the CLIP of a `workload.Size`."""
+  text, vision, vq = size.text, size.vision, size.vq
+  generator = janus.Janus(
+    language=llama.Llama(
+      vocab_size=text["vocab_size"],
+      width=text["hidden_size"],
+      mlp_width=text["intermediate_size"],
+      num_layers=text["num_hidden_layers"],
+      num_heads=text["num_attention_heads"],
+      num_kv_heads=text["num_key_value_heads"],
+      head_width=text["head_dim"],
+    ),
+    vision=siglip.Siglip(
+      width=vision["hidden_size"],
+      mlp_width=round(vision["mlp_ratio"] * vision["hidden_size"]),
+      num_layers=vision["num_hidden_layers"],
+      num_heads=vision["num_attention_heads"],
+      image_size=vision["image_size"],
+      patch_size=vision["patch_size"],
+    ),
+    tokenizer=vqgan.VQGAN(
+      embed_dim=vq["embed_dim"],
+      num_embeddings=vq["num_embeddings"],
+      latent_channels=vq["latent_channels"],
+      base_channels=vq["base_channels"],
+      channel_multiplier=tuple(vq["channel_multiplier"]),
+      num_res_blocks=vq["num_res_blocks"],
+    ),
+    bos_id=workload.BOS,
+    pad_id=PAD,
+    boi_id=workload.BOI,
+    image_id=workload.IMAGE,
+  )
+  eyes, words = size.clip["vision_config"], size.clip["text_config"]
+  reward = clip.Clip(
+    vision=_tower(eyes),
+    text=_tower(words),
+    projection_dim=size.clip["projection_dim"],
+    image_size=eyes["image_size"],
+    patch_size=eyes["patch_size"],
+    vocab_size=words.get("vocab_size", 49408),
+    max_position_embeddings=words.get("max_position_embeddings", 77),
+    eos_token_id=words.get("eos_token_id", 49407),
+  )
+  return generator.with_compute(dtype=dtype, remat=remat), reward
+
+
+def _tower(config):
+  return Tower(
+    config["hidden_size"],
+    config["intermediate_size"],
+    config["num_hidden_layers"],
+    config["num_attention_heads"],
+  )
+
+
+def random_params(model, key):
+  """Returns float32 parameters that keep activations of order one."""
+
+  def make(path, leaf):
+    name = path.rsplit("/", 1)[-1]
+    if name == "scale" or leaf.ndim < 2:
+      return jnp.full(leaf.shape, name == "scale", jnp.float32)
+    # Of a convolution [h, w, in, out], or a stack of matrices [L, in, out].
+    *window, inputs, _ = leaf.shape
+    if leaf.ndim == 4:
+      inputs *= window[0] * window[1]
+    if name == "embedding":  # rows that are looked up
+      inputs = leaf.shape[-1]
+    return jax.random.normal(key, leaf.shape) * inputs**-0.5
+
+  flat = tree.flatten(jax.eval_shape(model.init, key))
+  return tree.unflatten({path: make(path, leaf) for path, leaf in flat.items()})
+
+
+class Program:
+  """A jitted function, the shapes of its arguments, and what became of it."""
+
+  def __init__(self, task, size, dtype, samples=workload.SAMPLES, place=None):
+    """Lays it out, without any array.
+
+    Args:
+      task: one of `TASKS`.
+      size: of the models.
+      dtype: that computes.
+      samples: G of an RL step and of a rollout.
+      place: sharding of all arguments; None: the default device's.
+    """
+    self.task, self.samples = task, samples
+    self.model, self.clip = models(size, dtype, REMAT.get(task, "none"))
+    source = "rl_guided" if task == "rollout" else task
+    arrays = workload.batch_of(source, size)
+    self.batch = jax.tree.map(jnp.asarray, jax_loop.batch_of(arrays))
+    key = jax.random.key(0)
+    params, reads = (
+      jax.eval_shape(one.init, key) for one in (self.model, self.clip)
+    )
+    if task == "sft":
+      self.run = jax_loop.sft_step(self.model)
+      self.inputs = lambda params, _: jax_loop.sft_inputs(self.model, params)
+    elif task.startswith("rl_"):
+      guided = task == "rl_guided"
+      self.run = jax_loop.rl_step(
+        self.model, self.clip, guided=guided, samples=samples
+      )
+      self.inputs = lambda *both: jax_loop.rl_inputs(self.model, *both)
+    else:
+      number = samples if task == "rollout" else 1
+      self.run = jax_loop.sample_step(self.model, num_samples=number)
+      self.inputs = lambda params, _: (params,)
+    shapes = jax.eval_shape(self.inputs, params, reads)
+    rest = (self.batch,) if self.trains else (self.batch.prompt, key)
+    self.shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      (*shapes, *rest),
+    )
+
+  @property
+  def trains(self):
+    """Whether it is a step: (state, frozen, batch) -> (state, metrics)."""
+    return self.task == "sft" or self.task.startswith("rl_")
+
+  def lower(self):
+    """Traces it; returns what `compile` takes to a program."""
+    return self.run.lower(*self.shapes)
+
+  def bytes(self):
+    """Returns its memory on the device by the compiler, at the peak."""
+    found = self.compiled.memory_analysis()
+    return (
+      found.argument_size_in_bytes
+      + found.output_size_in_bytes
+      - found.alias_size_in_bytes
+      + found.temp_size_in_bytes
+    )
+
+
+def compile_all(programs, say):
+  """Compiles programs at the same time; those that fail are left out."""
+  done = []
+
+  def compile(program, lowered):
+    start = time.perf_counter()
+    program.compiled = lowered.compile()
+    return time.perf_counter() - start
+
+  with concurrent.futures.ThreadPoolExecutor(len(programs)) as pool:
+    waiting = {}
+    for program in programs:
+      start = time.perf_counter()
+      try:
+        lowered = program.lower()
+      except Exception:
+        say(program.task, failed=traceback.format_exc(limit=-3))
+        continue
+      traced = time.perf_counter() - start
+      job = pool.submit(compile, program, lowered)
+      waiting[job] = program, traced
+    for job in concurrent.futures.as_completed(waiting):
+      program, traced = waiting[job]
+      try:
+        seconds = job.result()
+      except Exception as error:
+        say(program.task, failed=str(error)[:1500])
+        continue
+      say(
+        program.task,
+        traced=traced,
+        compiled=seconds,
+        gigabytes=program.bytes() / 1e9,
+      )
+      done.append(program)
+  return done
+
+
+def measure(program, size, params, reads, repeats):
+  """Times a program.
+
+  Args:
+    program: compiled.
+    size: of its models.
+    params: of the generator, kept.
+    reads: parameters of CLIP, kept.
+    repeats: of the measurement.
+
+  Returns:
+    `seconds` of the first run, which loads kernels, and of each further one;
+    what these reach; and some of what is computed.
+  """
+  if program.trains:
+    state, frozen = program.inputs(params, reads)
+    state = jax.tree.map(jnp.copy, state)  # its arrays are donated
+  seconds = []
+  for number in range(repeats + 1):
+    start = time.perf_counter()
+    if program.trains:
+      state, metrics = program.compiled(state, frozen, program.batch)
+      jax.block_until_ready((state, metrics))
+      found = {name: float(metrics[name]) for name in ("loss", "grad_norm")}
+    else:
+      key = jax.random.key(number)
+      rollout = program.compiled(params, program.batch.prompt, key)
+      jax.block_until_ready(rollout)
+    seconds.append(time.perf_counter() - start)
+  if not program.trains:  # that not all are the same
+    found = {"codes": len(set(rollout.codes.ravel().tolist()))}
+  return {"seconds": seconds, **found, **rates(program, size, min(seconds[1:]))}
+
+
+def rates(program, size, seconds):
+  """Returns the rates that a task of so many seconds reaches."""
+  if program.task == "sft":
+    work = counts.training_flops(program.model, size, workload.WINDOWS)
+    return {"tflops": work / seconds / 1e12}
+  if program.trains:
+    return {}
+  prompts, prefix = program.batch.prompt.ids.shape
+  read = counts.decode_bytes(
+    program.model,
+    size,
+    prompts,
+    prefix,
+    program.samples if program.task == "rollout" else 1,
+    itemsize=jnp.dtype(program.model.language.dtype).itemsize,
+  )
+  return {
+    "ms a code": 1e3 * seconds / size.codes,
+    "GB a code": read / 1e9,
+    "GB/s": read * size.codes / seconds / 1e9,
+  }
+
+
+def run(name, device, say, left):
+  """Compiles and measures all, most telling first; see `gpu.main`.
+
+  Args:
+    name: of the size.
+    device: 'cpu' computes in float32, others in bfloat16.
+    say: takes a task and its figures.
+    left: returns the seconds that are left.
+  """
+  size = workload.SIZES[name]
+  dtype = "float32" if device == "cpu" else "bfloat16"
+  programs = [Program(task, size, dtype) for task in TASKS]
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    # Made while programs are compiled.
+    making = pool.submit(_random_models, programs[-1])
+    ready = {one.task: one for one in compile_all(programs, say)}
+    params, reads = making.result()
+  for task in TASKS:
+    if task not in ready:
+      continue
+    if left() < 10:
+      say(task, failed="no time was left")
+      continue
+    try:
+      say(task, **measure(ready[task], size, params, reads, 3))
+    except Exception:
+      say(task, failed=traceback.format_exc(limit=-4)[-1500:])
+
+
+def _random_models(program):
+  key = jax.random.key(0)
+  made = random_params(program.model, key), random_params(program.clip, key)
+  return jax.block_until_ready(made)
