@@ -167,41 +167,41 @@ class Program:
     )
 
 
-def compile_all(programs, say):
-  """Compiles programs at the same time; those that fail are left out."""
-  done = []
+def compile_all(programs, say, seconds):
+  """Compiles programs at the same time; returns those that are ready.
 
-  def compile(program, lowered):
+  Args:
+    programs: to be compiled.
+    say: takes a task and what it took, or why it failed.
+    seconds: to wait at most; the rest goes on for nobody.
+  """
+  # Not a `with`, which would wait for all.
+  pool, waiting, done = concurrent.futures.ThreadPoolExecutor(16), {}, []
+  until = time.perf_counter() + seconds
+  for program in programs:
     start = time.perf_counter()
-    program.compiled = lowered.compile()
-    return time.perf_counter() - start
-
-  with concurrent.futures.ThreadPoolExecutor(len(programs)) as pool:
-    waiting = {}
-    for program in programs:
-      start = time.perf_counter()
-      try:
-        lowered = program.lower()
-      except Exception:
-        say(program.task, failed=traceback.format_exc(limit=-3))
-        continue
-      traced = time.perf_counter() - start
-      job = pool.submit(compile, program, lowered)
-      waiting[job] = program, traced
-    for job in concurrent.futures.as_completed(waiting):
+    try:
+      lowered = program.lower()
+    except Exception:
+      say(program.task, failed=traceback.format_exc(limit=-3))
+      continue
+    traced = time.perf_counter() - start
+    job = pool.submit(lowered.compile)
+    waiting[job] = program, traced
+  left = until - time.perf_counter()
+  try:
+    for job in concurrent.futures.as_completed(waiting, max(left, 0)):
       program, traced = waiting[job]
       try:
-        seconds = job.result()
+        program.compiled = job.result()
       except Exception as error:
         say(program.task, failed=str(error)[:1500])
         continue
-      say(
-        program.task,
-        traced=traced,
-        compiled=seconds,
-        gigabytes=program.bytes() / 1e9,
-      )
+      say(program.task, traced=traced, gigabytes=program.bytes() / 1e9)
       done.append(program)
+  except TimeoutError:
+    late = [p.task for job, (p, _) in waiting.items() if not job.done()]
+    say("compile", failed=f"not ready in time: {', '.join(late)}")
   return done
 
 
@@ -262,7 +262,7 @@ def rates(program, size, seconds):
   }
 
 
-def run(name, device, say, left):
+def run(name, device, say, left, tasks=TASKS):
   """Compiles and measures all, most telling first; see `gpu.main`.
 
   Args:
@@ -270,25 +270,24 @@ def run(name, device, say, left):
     device: 'cpu' computes in float32, others in bfloat16.
     say: takes a task and its figures.
     left: returns the seconds that are left.
+    tasks: some of `TASKS`.
   """
   size = workload.SIZES[name]
   dtype = "float32" if device == "cpu" else "bfloat16"
-  programs = [Program(task, size, dtype) for task in TASKS]
+  programs = [Program(task, size, dtype) for task in tasks]
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     # Made while programs are compiled.
     making = pool.submit(_random_models, programs[-1])
-    ready = {one.task: one for one in compile_all(programs, say)}
+    ready = compile_all(programs, say, left() - 60)
     params, reads = making.result()
-  for task in TASKS:
-    if task not in ready:
-      continue
+  for program in sorted(ready, key=programs.index):
     if left() < 10:
-      say(task, failed="no time was left")
+      say(program.task, failed="no time was left")
       continue
     try:
-      say(task, **measure(ready[task], size, params, reads, 3))
+      say(program.task, **measure(program, size, params, reads, 3))
     except Exception:
-      say(task, failed=traceback.format_exc(limit=-4)[-1500:])
+      say(program.task, failed=traceback.format_exc(limit=-4)[-1500:])
 
 
 def _random_models(program):
