@@ -34,6 +34,11 @@ def base(task: str, variant: str) -> ConfigDict:
   # HF-format folder, workdir of ours, or a bundled name.
   config.model.checkpoint = "tiny_sft"
   config.model.dtype = "float32"  # CPUs compute bfloat16 slowly
+  # image | title_image: what a generated item is; docs/titles.md. A run from a
+  # workdir goes on with its answer, and with the next.
+  config.model.answer = "image"
+  # Of a title with its end; one that is longer is cut off, and counted.
+  config.model.title_tokens = 16  # the world's longest has 9
 
   config.clip = ConfigDict()
   config.clip.checkpoint = "tiny_clip"  # of rewards and evaluation; frozen
@@ -105,6 +110,7 @@ def base(task: str, variant: str) -> ConfigDict:
   elif variant:
     config.model.checkpoint = ""  # yours; see the command of each config
     config.model.dtype = "bfloat16"  # what accelerators multiply fast
+    config.model.title_tokens = 32  # most product names; longer prompts cost
     config.clip.checkpoint = ""  # such as openai/clip-vit-large-patch14
     config.eval.judges = ()  # such as ("facebook/dinov2-base",)
     config.sample.guidance = 5.0  # Janus-Pro's own default

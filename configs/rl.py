@@ -52,6 +52,14 @@ def get_config(variant: str = "") -> ConfigDict:
   config.rewards.quality = ConfigDict()
   config.rewards.quality.weight = 0.0  # of people's taste, where there is one:
   config.rewards.quality.checkpoint = ""  # such as yuvalkirstain/PickScore_v1
+  # Of the title that an answer begins with, model.answer = title_image.
+  config.rewards.consistency = ConfigDict()
+  config.rewards.consistency.weight = 0.0  # CLIP's cosine, title and image
+  config.rewards.title = ConfigDict()
+  config.rewards.title.weight = 0.0  # with the real next title
+  config.rewards.eyes = ConfigDict()
+  config.rewards.eyes.weight = 0.0  # log p(title | image) by the model itself
+  config.rewards.eyes.question = "Describe the image."
   config.rewards.external = ConfigDict()
   config.rewards.external.weight = 0.0  # a function of yours, on the host
   config.rewards.external.function = ""  # module:function
@@ -99,6 +107,10 @@ def get_config(variant: str = "") -> ConfigDict:
   # A bonus for prompts whose codes have less entropy than the target, in nats.
   config.objective.entropy_weight = 0.0  # off: the KL holds it, if loosely
   config.objective.entropy_target = 1.0  # watch `entropy` for one's own
+  # Of answers with a title: of the mean over an image's codes, and over a
+  # title's tokens. Both parts learn from the same advantages.
+  config.objective.image_weight = 1.0
+  config.objective.title_weight = 1.0  # few tokens, of which each counts more
 
   config.eval.base = "tiny_base"  # the table's first row; '' for none
   config.eval.samples = 4  # images per user, as many as in other evaluations

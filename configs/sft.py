@@ -28,6 +28,10 @@ def get_config(variant: str = "") -> ConfigDict:
 
   config.sft = ConfigDict()
   config.sft.condition_dropout = 0.1  # trains guidance's unconditional branch
+  # Of answers with a title: the mean loss of an image's codes, and of a title's
+  # tokens, which are fewer and far easier.
+  config.sft.image_weight = 1.0
+  config.sft.title_weight = 0.3
 
   config.eval.copy_threshold = common.copy_threshold(variant)
 

@@ -1,7 +1,7 @@
 """Groups: statistics of values [P, G] within the G samples of each prompt.
 
 Computed in float32 or wider, whatever the inputs. Letters: P prompts, G samples
-per prompt.
+per prompt, I tokens of a sample.
 """
 
 import jax
@@ -25,6 +25,25 @@ def at_least_float32(x: jax.Array) -> jax.Array:
   """Returns x as float32, or as it is where it is wider."""
   x = jnp.asarray(x)
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def mean_of_tokens(
+  values: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+  """Returns the mean over samples of the mean over their tokens: [].
+
+  Prompts add up, so microbatches change nothing.
+
+  Args:
+    values: [P, G, I], any float type.
+    mask: [P, G, I] bool, True = a token of the sample, at least one of each;
+      None: all are.
+  """
+  values = at_least_float32(values)
+  if mask is None:
+    return values.mean()
+  counted = jnp.where(mask, values, 0.0).sum(-1) / mask.sum(-1)  # [P, G]
+  return counted.mean()
 
 
 def zero_spread(rewards: jax.Array) -> jax.Array:

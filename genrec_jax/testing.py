@@ -14,11 +14,12 @@ from PIL import Image, ImageOps
 import tokenizers
 import transformers
 
-from genrec_jax.core.types import Batch, Prompt, PyTree
+from genrec_jax.core.types import Batch, Prompt, PyTree, Title
 from genrec_jax.data import world
 from genrec_jax.models import llama, siglip, vqgan
 from genrec_jax.models.clip import Clip, Tower
 from genrec_jax.models.janus import Janus
+from genrec_jax.sampling import Titles
 
 # Janus's special tokens, which are the first of every vocabulary here.
 SPECIAL_TOKENS = {
@@ -114,10 +115,23 @@ def amplified(params: PyTree, factor: float) -> PyTree:
   return jax.tree.map(lambda x: factor * x, params)
 
 
-def random_batch(prompts: int, seed: int = 0) -> Batch:
+# Of random models: with one end in four tokens titles have all lengths.
+TITLES = Titles(max_tokens=5, end_ids=(BOI, 10, 11, 12, 13, 14))
+# What an answer may be -> how its titles are written.
+ANSWERS = {"image": None, "title_image": TITLES}
+
+
+def random_batch(
+  prompts: int, seed: int = 0, titles: Titles | None = None
+) -> Batch:
   """Returns windows of two history and two future items of random pixels.
 
   Fits `tiny_janus` and `tiny_clip` of 16 pixels.
+
+  Args:
+    prompts: P.
+    seed: of all that is random.
+    titles: that answers begin with; None: they are images alone.
   """
   rng = np.random.default_rng(seed)
   image = [BOI, *[IMAGE] * IMAGE_TOKENS, EOI]
@@ -132,15 +146,34 @@ def random_batch(prompts: int, seed: int = 0) -> Batch:
     return rng.integers(0, 256, (prompts, 2, 16, 16, 3), np.uint8)
 
   history = pixels()  # [P, 2, h, w, 3], square already: padded as cropped
+  future = pixels()
+  answer = None
+  if titles is not None:
+    ids = ids[:, :-1]  # the answer begins the image
+    answer = random_titles(rng, prompts, titles)
   return Batch(
     prompt=Prompt(ids=ids, mask=np.ones(ids.shape, bool), images=history),
     history=history,
     history_mask=np.ones((prompts, 2), bool),
-    future=pixels(),
+    future=future,
     future_mask=np.ones((prompts, 2), bool),
     title_ids=title,
     title_mask=np.ones(title.shape, bool),
+    title=answer,
   )
+
+
+def random_titles(
+  rng: np.random.Generator, prompts: int, titles: Titles
+) -> Title:
+  """Returns a title of each prompt, [P, 1, W], of all lengths by turns."""
+  most = titles.max_tokens
+  lengths = np.arange(prompts)[:, None, None] % (most + 1)  # [P, 1, 1]
+  places = np.arange(most)[None, None]  # [1, 1, W]
+  words = rng.integers(15, 24, (prompts, 1, most))  # none that ends a title
+  tokens = np.where(places < lengths, words, 0)
+  tokens = np.where(places == lengths, titles.end_ids[0], tokens)
+  return Title(tokens=tokens.astype(np.int32), words=places < lengths)
 
 
 def word_tokenizer(
@@ -168,6 +201,7 @@ class TinyProcessor:
 
   pad_id, image_size = PAD, 32
   num_image_tokens, max_positions = IMAGE_TOKENS, 1000
+  image_begin = (BOI,)
 
   def __init__(self) -> None:
     self.tokenizer = word_tokenizer()
@@ -180,6 +214,10 @@ class TinyProcessor:
       ids += self.tokenizer(title)["input_ids"]
       ids += [BOI, *[IMAGE] * IMAGE_TOKENS, EOI, self._newline]
     return [*ids, *self.tokenizer(instruction)["input_ids"], BOI]
+
+  def title_ids(self, title: str) -> list[int]:
+    """Returns the words of a title."""
+    return self.tokenizer(title)["input_ids"]
 
   def pixels(self, image: Image.Image) -> np.ndarray:
     """Returns an image as the vision tower reads it: padded to a square."""

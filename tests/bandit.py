@@ -24,6 +24,7 @@ class Bandit:
   @property
   def image_vocabulary(self):
     return Vocabulary(
+      size=self.codebook_size,
       embed=None,
       logits=lambda params, hidden: hidden,
       decode_params=lambda params: params,
@@ -43,7 +44,7 @@ class Bandit:
   def _logits(self, embeds):
     return embeds.reshape(-1, self.image_tokens, self.codebook_size)
 
-  def decode_subtree(self, params):
+  def decode_subtree(self, params, *, words=False):
     return params
 
   def prefill(self, params, embeds, mask):
@@ -56,11 +57,13 @@ class Bandit:
   def init_cache(self, prefix, num_samples, length):
     return ()
 
-  def decode_step(self, vocabulary, params, prefix, cache, codes, index):
+  def decode_step(
+    self, vocabulary, params, prefix, cache, codes, index, before=None
+  ):
     logits = prefix.keys[:, index + 1][:, None]
     return jnp.broadcast_to(logits, (*codes.shape, logits.shape[-1])), cache
 
-  def teacher_forced_hidden(self, params, embeds, mask, codes):
+  def teacher_forced_hidden(self, params, embeds, mask, codes, title=None):
     logits = self._logits(embeds)[:, None]
     return jnp.broadcast_to(logits, (*codes.shape, logits.shape[-1]))
 

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from genrec_jax import sampling
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
-from genrec_jax.core.types import Batch, Prompt, PyTree
+from genrec_jax.core.types import Batch, Prompt, PyTree, Title
 from genrec_jax.hf import families, load
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
@@ -95,6 +96,7 @@ def batch(
   )
   t = prompt_tokens(config, model, title_tokens)
   w = clip.max_position_embeddings
+  words = sampling.title_tokens(config.model)
   image = (model.image_size, model.image_size, 3)
 
   def array(dtype, *shape):
@@ -112,6 +114,9 @@ def batch(
     future_mask=array(jnp.bool_, f),
     title_ids=array(jnp.int32, w),  # [P, W]
     title_mask=array(jnp.bool_, w),
+    title=Title(array(jnp.int32, 1, words), array(jnp.bool_, 1, words))
+    if words
+    else None,
   )
 
 
@@ -142,7 +147,7 @@ def kv_shapes(config: Any, plan: Plan, args: tuple) -> list[Any]:
   def hold(params, prompt):
     embeds = model.embed(params, prompt)
     prefix = model.decode_prefix(model.prefill(params, embeds, prompt.mask))
-    cache = model.init_cache(prefix, sample.num_samples, model.image_tokens)
+    cache = model.init_cache(prefix, sample.num_samples, plan.answer_tokens)
     return prefix.keys, prefix.values, cache.keys, cache.values
 
   # Guidance decodes two rows per prompt: with and without its condition.

@@ -15,6 +15,7 @@ from genrec_jax.core.tree import flatten
 from genrec_jax.data.histories import SHORT_HISTORIES
 from genrec_jax.nn.layers import REMAT_POLICIES
 from genrec_jax.objectives import advantages, kl, pathwise, policy
+from genrec_jax.sampling import ANSWERS
 
 # Modules whose `run(config, workdir)` is a task, imported when it is chosen.
 TASKS = {
@@ -26,6 +27,7 @@ _DTYPES = ("float32", "bfloat16")
 NAMES: Mapping[str, Collection[str]] = {
   "task": TASKS,
   "model.dtype": _DTYPES,
+  "model.answer": ANSWERS,
   "model.remat": ("none", *REMAT_POLICIES),
   "clip.dtype": _DTYPES,
   "data.short_histories": SHORT_HISTORIES,
@@ -73,6 +75,7 @@ _WEIGHT = Numbers("at least 0; 0 leaves a reward out", lambda value: value >= 0)
 NUMBERS: Mapping[str, Numbers] = {
   "seed": _SEED,
   "model.lora_rank": _at_least(0),
+  "model.title_tokens": _at_least(2),  # a word and the end
   "data.num_users": _at_least(1),
   "data.held_out": _at_least(0),
   "data.num_events": _at_least(1),
@@ -105,6 +108,8 @@ NUMBERS: Mapping[str, Numbers] = {
   "sft.condition_dropout": Numbers(
     _DECAY.expected + ", which would hide every history", _DECAY.allow
   ),
+  "sft.image_weight": _at_least(0),
+  "sft.title_weight": _at_least(0),
   "rewards.history.recency_decay": _SHARE,
   "rewards.copy.threshold": _COSINE,
   "rewards.external.seconds": _above(0),
@@ -124,6 +129,8 @@ NUMBERS: Mapping[str, Numbers] = {
   "objective.kl_weight": _at_least(0),
   "objective.entropy_weight": _at_least(0),
   "objective.entropy_target": _above(0),
+  "objective.image_weight": _at_least(0),
+  "objective.title_weight": _at_least(0),
   "train.steps": _at_least(1),
   "train.log_every": _at_least(1),
   "train.eval_every": _at_least(0),
@@ -243,8 +250,29 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
       f"data.prompts is {values['data.prompts']!r} with task 'sft': expected"
       " task 'rl' or 'evaluate'"
     )
+  if values.get("model.answer") == "title_image":
+    problems += _title_contradictions(values)
   if values["task"] == "rl":
     problems += _rl_contradictions(values)
+  return problems
+
+
+def _title_contradictions(values: Mapping[str, Any]) -> list[str]:
+  """Returns what cannot be with titles before images."""
+  problems = []
+  if values["data.prompts"]:
+    problems.append(
+      f"data.prompts is {values['data.prompts']!r} with"
+      " model.answer='title_image': expected model.answer='image', as such a"
+      " prompt is the title itself"
+    )
+  for section in ("sft", "objective"):
+    image = values.get(f"{section}.image_weight")
+    if image == 0 and values[f"{section}.title_weight"] == 0:
+      problems.append(
+        f"{section}.image_weight and {section}.title_weight are both 0:"
+        " expected one above 0, as nothing would be learned"
+      )
   return problems
 
 
@@ -283,6 +311,7 @@ def _rl_contradictions(values: Mapping[str, Any]) -> list[str]:
       values["rl.estimator"], _reward_weights(values), rewards.WITHOUT_GRADIENT
     )
   ]
+  problems += rewarding.of_titles(values)
   if values["data.prompts"]:
     problems += rewarding.of_users(values)
   return problems + _reward_contradictions(values)

@@ -14,7 +14,7 @@ from genrec_jax.runtime import distributed, inheritance, run_config, workdir
 
 
 def inherit_data(config: Any, given: set[str]) -> None:
-  """Takes over the data set and the prompts that a checkpoint was trained on.
+  """Takes over the data set, prompts and answers of a checkpoint's training.
 
   What is taken over is printed, and so are prompts of another form that the
   command line asks for, which an evaluation refuses.
@@ -27,11 +27,16 @@ def inherit_data(config: Any, given: set[str]) -> None:
     config.to_dict(), given, config.workdir
   )
   config.data.update(taken)
+  answer, _ = inheritance.inherited_answer(
+    config.to_dict(), given, config.workdir
+  )
+  config.model.update(answer)
   if not source:
     return
   theirs = workdir.read_config(source)["data"]
   # Printed: a command that says nothing of data must not hide where it is from.
   values = [f"data.{key}={value!r}" for key, value in taken.items()]
+  values += [f"model.{key}={value!r}" for key, value in answer.items()]
   if values:
     distributed.say(f"as {source} was trained: {', '.join(values)}")
   others = [

@@ -8,6 +8,7 @@ from typing import Any
 from genrec_jax.config.flag import FOLDERS, each
 from genrec_jax.core.tree import flatten
 from genrec_jax.runtime import workdir
+from genrec_jax.runtime.inheritance import ANSWER_KEYS
 
 # What `evals.results.write` leaves; the last is written last.
 _RESULTS = ("summary.json", "scores.parquet", "report.html")
@@ -34,12 +35,14 @@ def finished(folder: str, wanted: Any) -> bool:
   # Through JSON, which knows no tuples.
   expected = flatten(json.loads(wanted.to_json()), sep=".")
   checkpoint = Path(expected["model.checkpoint"], workdir.CONFIG)
-  # Where it starts from says what data and prompts it has.
-  inherited = "data." if checkpoint.is_file() else None
+  # Where it starts from says what data, prompts and answers it has.
+  inherited = ("data.", *(f"model.{key}" for key in ANSWER_KEYS))
+  if not checkpoint.is_file():
+    inherited = ()
   return all(
     _plain(key, found.get(key)) == _plain(key, value)
     for key, value in expected.items()
-    if key != "workdir" and not (inherited and key.startswith(inherited))
+    if key != "workdir" and not key.startswith(inherited)
   )
 
 

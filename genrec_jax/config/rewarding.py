@@ -11,7 +11,7 @@ from genrec_jax.hf.encoders import name_of
 from genrec_jax.rewards import schedule
 
 # In names of metrics and of parameters: the encoders that are always there.
-_TAKEN = (rewards.CLIP, rewards.QUALITY, rewards.HOST)
+_TAKEN = (rewards.CLIP, rewards.QUALITY, *rewards.NO_ENCODERS)
 
 
 def problems(section: Mapping[str, Any], clip: str) -> list[str]:
@@ -44,6 +44,12 @@ def problems(section: Mapping[str, Any], clip: str) -> list[str]:
       found += judges.absent(
         "rewards.quality.checkpoint", quality["checkpoint"]
       )
+  eyes = sections.get("eyes", {})
+  if eyes.get("weight") and not str(eyes.get("question", "")).strip():
+    found.append(
+      "rewards.eyes.question is empty: expected what a title answers, such as"
+      " 'Describe the image.'; or give --config.rewards.eyes.weight=0"
+    )
   external = sections.get("external", {})
   if external.get("weight"):
     try:
@@ -89,6 +95,26 @@ def _encoder_problems(paths: Any, clip: str) -> list[str]:
     if name in ("", *_TAKEN)
   ]
   return found
+
+
+def of_titles(values: Mapping[str, Any]) -> list[str]:
+  """Returns which rewards need titles that the answers do not have, if any.
+
+  Args:
+    values: of a config, flat.
+  """
+  weighted = [
+    f"rewards.{name}.weight"
+    for name in rewards.OF_TITLES
+    if values.get(f"rewards.{name}.weight")
+  ]
+  if not weighted or values.get("model.answer") == "title_image":
+    return []
+  return [
+    f"{', '.join(weighted)} with model.answer={values.get('model.answer')!r}:"
+    " expected 0, as answers have no title, or --config.model.answer="
+    "title_image"
+  ]
 
 
 def of_users(values: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from flax import struct
 import jax
+import jax.numpy as jnp
 
 PyTree = Any
 # A field that is numpy's on the host and JAX's on devices, or described by a
@@ -50,11 +51,38 @@ class KVCache:
 
 
 @struct.dataclass
+class Title:
+  """Titles that answers write before their image.
+
+  The words come first, and after them the token that ended the title. One of W
+  words has none: it was cut off, and its image begins all the same.
+  """
+
+  tokens: Array  # [P, G, W] int32
+  words: Array  # [P, G, W] bool, True = a word, which the image comes after
+
+  @property
+  def written(self) -> jax.Array:
+    """[P, G, W] bool, True = a token that was chosen: a word, or the end."""
+    # What follows a word was chosen, whatever it is.
+    return jnp.concatenate(
+      [jnp.ones_like(self.words[..., :1]), self.words[..., :-1]], -1
+    )
+
+  @property
+  def cut(self) -> jax.Array:
+    """[P, G] bool, True = had not ended after W tokens."""
+    return self.words[..., -1]
+
+
+@struct.dataclass
 class Rollout:
   """Sampled answers and the log-probabilities they were sampled with."""
 
   codes: jax.Array  # [P, G, I] int32
   logprobs: jax.Array  # [P, G, I] float32
+  title: Title | None = None  # of W tokens; None: answers are images alone
+  title_logprobs: jax.Array | None = None  # [P, G, W] float32, 0 if not written
 
 
 @struct.dataclass
@@ -73,6 +101,9 @@ class Batch:
   future_mask: Array  # [P, F] bool, True = a real item
   title_ids: Array  # [P, W] int32, the next item's title, CLIP tokens
   title_mask: Array  # [P, W] bool, True = a real token
+  # The same title as an answer begins with it, [P, 1, W]; None: answers are
+  # images alone.
+  title: Title | None = None
   # The same for encoders besides CLIP that reward: name -> (ids, mask).
   titles: dict[str, tuple[Array, Array]] = struct.field(default_factory=dict)
   # [P] int32, of the windows; None where no reward on the host asks for them.

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from genrec_jax.core.errors import UserError
-from genrec_jax.core.types import Batch, Prompt
+from genrec_jax.core.types import Batch, Prompt, Title
 from genrec_jax.data import records, titles
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.windows import PromptWindows, Windows, WindowSpec
@@ -45,8 +45,15 @@ class Processor(Protocol):
   def max_positions(self) -> int:
     """Tokens that the model was made for, prompt and answer together."""
 
+  @property
+  def image_begin(self) -> tuple[int, ...]:
+    """Tokens that begin an image: the last of a prompt; see `Generator`."""
+
   def prompt_ids(self, titles: Sequence[str], instruction: str) -> Any:
     """Returns the prompt's tokens, up to where the image begins."""
+
+  def title_ids(self, title: str) -> list[int]:
+    """Returns the tokens of a title as an answer writes it, without an end."""
 
   def pixels(self, image: Image.Image) -> np.ndarray:
     """Returns an image padded to a square, uint8 [h, w, 3]."""
@@ -165,6 +172,7 @@ class Examples:
       title_ids=title_ids,
       title_mask=title_mask,
       titles=self._further_titles(future[0]),
+      title=self._answer_title(future[0]),
       numbers=np.int32(number) if self._numbered else None,
     )
 
@@ -176,8 +184,12 @@ class Examples:
     if self._of_prompts:
       return list(self._processor.prompt_ids([], self._title(target)))
     names = [self._title(row) for row in rows]
-    instruction = self._windows.spec.instruction
-    return list(self._processor.prompt_ids(names, instruction))
+    spec = self._windows.spec
+    ids = list(self._processor.prompt_ids(names, spec.instruction))
+    # Where a title comes first, the answer begins the image.
+    return (
+      ids[: -len(self._processor.image_begin)] if spec.title_tokens else ids
+    )
 
   def _images(self, rows: Sequence[int], length: int) -> tuple[Any, Any, Any]:
     """Returns items' images, padded and cropped, and which are real.
@@ -201,6 +213,19 @@ class Examples:
     pads = self._clip_tokens - len(ids)
     real = np.arange(self._clip_tokens) < len(ids)
     return np.asarray(ids + [pad] * pads, np.int32), real
+
+  def _answer_title(self, row: int) -> Title | None:
+    """Returns an item's title as an answer writes it, [1, W]: G = 1."""
+    length = self._windows.spec.title_tokens
+    if not length:
+      return None
+    words = self._processor.title_ids(self._windows.index.title(row))
+    tokens = [*words, self._processor.image_begin[0]][:length]  # with its end
+    fill = [0] * (length - len(tokens))
+    # Any: numpy here, arrays of JAX in a step.
+    ids: Any = np.asarray([[*tokens, *fill]], np.int32)
+    real: Any = np.arange(length)[None] < len(words)
+    return Title(tokens=ids, words=real)
 
   def _further_titles(self, row: int) -> dict[str, tuple[Any, Any]]:
     """Returns an item's title for encoders besides CLIP: (ids, mask) [W]."""
@@ -256,11 +281,12 @@ def _prompt_tokens(
     len(processor.prompt_ids([title] * spec.history_length, spec.instruction))
     for title in longest
   )
-  total = tokens + processor.num_image_tokens
+  # A title goes before the begin of the image, which is in the prompt here.
+  total = tokens + spec.title_tokens + processor.num_image_tokens
   if total > processor.max_positions:
     raise UserError(
       f"data.history_length={spec.history_length} makes prompts and answers "
       f"of up to {total} tokens: expected at most {processor.max_positions}, "
       "which this model was made for; give a smaller one."
     )
-  return tokens
+  return tokens - (len(processor.image_begin) if spec.title_tokens else 0)

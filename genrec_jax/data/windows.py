@@ -33,6 +33,8 @@ class WindowSpec:
   # are left out.
   short_histories: str = "pad"
   instruction: str = ""  # ends the prompt: what is asked of the model
+  # W: tokens of the title, and its end, that answers begin with; 0: none.
+  title_tokens: int = 0
 
   def __post_init__(self):
     """Checks the values."""
@@ -53,10 +55,13 @@ class WindowSpec:
       raise UserError("; ".join(problems))
 
   @classmethod
-  def from_options(cls, data: Mapping[str, Any]) -> "WindowSpec":
+  def from_options(
+    cls, data: Mapping[str, Any], title_tokens: int = 0
+  ) -> "WindowSpec":
     """Returns the spec among the options of a config's `data`."""
-    fields = dataclasses.fields(cls)
-    return cls(**{field.name: data[field.name] for field in fields})
+    names = {field.name for field in dataclasses.fields(cls)} - {"title_tokens"}
+    own = {name: data[name] for name in names}
+    return cls(**own, title_tokens=title_tokens)
 
   @property
   def whole_only(self) -> bool:

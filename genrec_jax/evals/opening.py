@@ -26,7 +26,7 @@ from genrec_jax.hf import load
 from genrec_jax.hf.encoders import CLIP_NAME, EncoderHandle
 from genrec_jax.models.clip import Clip
 from genrec_jax.runtime import distributed, inheritance
-from genrec_jax.sampling import Sampling
+from genrec_jax.sampling import Sampling, title_tokens
 
 
 class Inputs(NamedTuple):
@@ -160,6 +160,13 @@ def open_evaluator(
   )
 
 
+def window_spec(config: Any) -> WindowSpec:
+  """Returns what windows and answers of a config are."""
+  return WindowSpec.from_options(
+    config.data, title_tokens=title_tokens(config.model)
+  )
+
+
 def _read_users(
   config: Any, inputs: Inputs, panel: Panel, split: str, users: int
 ) -> list[HeldOutBatch]:
@@ -168,7 +175,7 @@ def _read_users(
     inputs.dataset,
     inputs.generator.processor,
     panel.clip.tokenizer,
-    WindowSpec.from_options(config.data),
+    window_spec(config),
     batch_size=config.eval.batch_size,
     num_users=users,
     split=split,

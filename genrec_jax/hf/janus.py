@@ -21,14 +21,15 @@ from genrec_jax.hf.rules import (
   prefixed,
 )
 from genrec_jax.models import janus as models
+from genrec_jax.models import janus_presets
 from genrec_jax.models.api import Generator
 from genrec_jax.models.janus import Janus
 from genrec_jax.models.siglip import Siglip
 
 SHARDING: sharding.Rules = models.RULES
 PRESETS: Mapping[str, Callable[[], Generator]] = {
-  "janus_pro_1b": models.janus_pro_1b,
-  "janus_pro_7b": models.janus_pro_7b,
+  "janus_pro_1b": janus_presets.janus_pro_1b,
+  "janus_pro_7b": janus_presets.janus_pro_7b,
 }
 # Buffers that older code saved; transformers computes them anew, too.
 IGNORED: Sequence[str] = (

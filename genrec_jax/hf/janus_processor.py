@@ -119,6 +119,19 @@ class JanusProcessor:
     text = f"<|User|>: {items}{self._plain(instruction)}\n\n<|Assistant|>:"
     return self._encode(text + self._token(self.boi_id))
 
+  @property
+  def image_begin(self) -> tuple[int, ...]:
+    """The token that begins an image, the last of an image's prompt."""
+    return (self.boi_id,)
+
+  def title_ids(self, title: str) -> list[int]:
+    """Returns the tokens of a title as an answer in words has it.
+
+    Behind `<|Assistant|>:`, with a space; without an end.
+    """
+    text = f" {self._plain(title).strip()}"
+    return list(self.tokenizer.encode(text, add_special_tokens=False))
+
   def text_prompt_ids(self, text: str) -> list[int]:
     """Returns the prompt of an image of which there is a text only."""
     return self.prompt_ids([], text.strip())

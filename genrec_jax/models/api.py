@@ -3,7 +3,7 @@
 A family (Janus here; Emu3 or Chameleon could follow) is a frozen, hashable
 dataclass of static configuration whose methods take the parameters. Letters:
 P prompts, T prompt tokens, G samples per prompt, I codes per image, C codebook,
-D width, V vocabulary, L layers.
+D width, V vocabulary, L layers, W tokens of a title, H of an image's begin.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import jax
 
-from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree
+from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree, Title
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Vocabulary:
   Sampling takes one of a generator's two, and is else the same for both.
 
   Attributes:
+    size: C or V.
     embed: maps parameters and tokens [...] to inputs [..., D].
     logits: maps parameters and states [..., D] to logits [..., C] or [..., V]
       of the next token, float32.
@@ -29,6 +30,7 @@ class Vocabulary:
       rollout.
   """
 
+  size: int
   embed: Callable[[PyTree, jax.Array], jax.Array]  # [...] -> [..., D]
   logits: Callable[[PyTree, jax.Array], jax.Array]  # [..., D] -> [..., C]
   decode_params: Callable[[PyTree], PyTree]
@@ -52,6 +54,13 @@ class Generator(Protocol):
     """Pixels per side of the images it reads and generates."""
 
   @property
+  def image_begin(self) -> tuple[int, ...]:
+    """H tokens of the text vocabulary that begin an image.
+
+    The last of a prompt, or, of an answer that has a title, those after it.
+    """
+
+  @property
   def image_vocabulary(self) -> Vocabulary:
     """Codes of images, C of them."""
 
@@ -59,15 +68,22 @@ class Generator(Protocol):
   def text_vocabulary(self) -> Vocabulary:
     """Tokens of texts, V of them."""
 
+  @property
+  def begin_vocabulary(self) -> Vocabulary:
+    """The begin of an image: reads words, and predicts codes."""
+
   # What training does with which parameters.
 
   @property
   def adaptable(self) -> str:
     """Regular expression of the kernels that may have adapters; `nn.lora`."""
 
-  @property
-  def without_gradient(self) -> str:
-    """Regular expression of whole paths that no code's logits depend on."""
+  def without_gradient(self, *, words: bool = False) -> str:
+    """Returns a regular expression of whole paths that no answer depends on.
+
+    Args:
+      words: whether answers have words; else only codes' logits count.
+    """
 
   def with_compute(self, *, dtype: str, remat: str = "none") -> "Generator":
     """Returns the same model with another compute type and remat policy."""
@@ -78,7 +94,11 @@ class Generator(Protocol):
     """Returns random float32 parameters, a nested dict."""
 
   def unconditional(self, prompt: Prompt) -> Prompt:
-    """Returns the prompt of the guidance's second branch; N = 0 images."""
+    """Returns the prompt of the guidance's second branch; N = 0 images.
+
+    It ends as the prompt does: with the begin of an image, or, where a title
+    comes first, without.
+    """
 
   def embed(self, params: PyTree, prompt: Prompt) -> jax.Array:
     """Returns the prompt's embeddings, images inserted: [P, T, D]."""
@@ -90,8 +110,13 @@ class Generator(Protocol):
 
   # Sampling: once per rollout, then once per token.
 
-  def decode_subtree(self, params: PyTree) -> PyTree:
-    """Returns what `decode_step` of images reads, in the compute type."""
+  def decode_subtree(self, params: PyTree, *, words: bool = False) -> PyTree:
+    """Returns what `decode_step` of images reads, in the compute type.
+
+    Args:
+      params: of the model.
+      words: whether that of words is returned as well.
+    """
 
   def cast_params(self, params: PyTree) -> PyTree:
     """Returns what every use casts to the compute type, cast.
@@ -115,6 +140,7 @@ class Generator(Protocol):
     cache: KVCache,
     tokens: jax.Array,
     index: jax.Array,
+    before: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:
     """Appends token number `index` to each answer.
 
@@ -122,9 +148,11 @@ class Generator(Protocol):
       vocabulary: of this generator; that of the tokens.
       decode_params: of `vocabulary.decode_params`.
       prefix: of `decode_prefix`.
-      cache: with `index` tokens in it.
+      cache: with what `before` is of and `index` tokens in it.
       tokens: [P, G] int32.
       index: [] int32.
+      before: [P, G, B] bool, of what an answer's cache holds before the tokens
+        that `index` counts, True = attended to; None: B = 0.
 
     Returns:
       The next logits [P, G, C] or [P, G, V], and the new cache.
@@ -137,7 +165,8 @@ class Generator(Protocol):
     params: PyTree,
     embeds: jax.Array,
     mask: jax.Array,
-    codes: jax.Array,
+    codes: jax.Array | None,
+    title: Title | None = None,
   ) -> jax.Array:
     """Runs prompts and given answers in one pass.
 
@@ -145,10 +174,12 @@ class Generator(Protocol):
       params: of the model.
       embeds: of the prompts, [P, T, D].
       mask: [P, T] bool, True = a real token.
-      codes: [P, G, I] int32.
+      codes: [P, G, I] int32; None: answers are titles alone.
+      title: of W tokens, which comes first; None: answers are images alone.
 
     Returns:
-      The states before each of the codes, [P, G, I, D].
+      The states before each token of the title and each code,
+      [P, G, W + I, D].
     """
 
   # Images and their codes.

@@ -3,17 +3,18 @@
 Same function as `JanusForConditionalGeneration` of transformers 5.23; prompts
 may hold images also when one is generated, which transformers leaves out.
 Letters: P prompts, T prompt tokens, N images, G samples, I codes per image,
-C codebook, D width, E width of a codebook vector.
+C codebook, D width, E width of a codebook vector, W tokens of a title.
 """
 
 import dataclasses
+import functools
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree
+from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree, Title
 from genrec_jax.models import llama, siglip, vqgan
 from genrec_jax.models.api import Vocabulary
 from genrec_jax.models.janus_layers import Aligner, Head
@@ -33,6 +34,10 @@ RULES = (
   ),
   (r"image_head/head/(proj_out|vision_head)/bias", PartitionSpec()),
 )
+
+
+# What words are read and written by, of the language model.
+_ENDS = {"embed_tokens", "lm_head"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +88,40 @@ class Janus:
     return self.vision.image_size
 
   @property
+  def image_begin(self) -> tuple[int, ...]:
+    """The token that begins an image."""
+    return (self.boi_id,)
+
+  @property
   def image_vocabulary(self) -> Vocabulary:
     """Codes of images: a table, an aligner and a head of their own."""
     return Vocabulary(
-      self._embed_codes, self._code_logits, self._image_decode_params
+      self.codebook_size,
+      self._embed_codes,
+      self._code_logits,
+      self._image_decode_params,
     )
 
   @property
   def text_vocabulary(self) -> Vocabulary:
     """Tokens of texts: the language model's own table and head."""
     return Vocabulary(
-      self._embed_words, self._word_logits, self._text_decode_params
+      self.language.vocab_size,
+      self._embed_words,
+      self._word_logits,
+      self._text_decode_params,
+    )
+
+  @property
+  def begin_vocabulary(self) -> Vocabulary:
+    """Reads a begin-of-image as text, and predicts the first code."""
+    return Vocabulary(
+      self.codebook_size,
+      self._embed_words,
+      self._code_logits,
+      lambda params: (
+        self._image_decode_params(params) | self._text_decode_params(params)
+      ),
     )
 
   @property
@@ -101,10 +129,9 @@ class Janus:
     """Kernels that may have LoRA adapters: all of the language layers'."""
     return f"language/{llama.ADAPTABLE}"
 
-  @property
-  def without_gradient(self) -> str:
-    """Parameters that no code's logits depend on: text's head, VQ tokenizer."""
-    return "(language/lm_head|tokenizer)/.*"
+  def without_gradient(self, *, words: bool = False) -> str:
+    """The VQ tokenizer, and text's head where answers are images alone."""
+    return "tokenizer/.*" if words else "(language/lm_head|tokenizer)/.*"
 
   def with_compute(self, *, dtype: str, remat: str = "none") -> "Janus":
     """Returns the same model with another compute type and remat policy.
@@ -141,17 +168,16 @@ class Janus:
     }
 
   def unconditional(self, prompt: Prompt) -> Prompt:
-    """Pads every token but BOS and the last begin-of-image; no images.
+    """Pads every token but BOS and a begin-of-image at the end; no images.
 
     Same length and mask, as in DeepSeek's generation_inference.py
     (deepseek-ai/Janus at 1daa72f: `tokens[i, 1:-1] = pad_id`), whose prompts
     hold no image. Begin-of-image tokens of history images are padded like all
     else: kept, they would tell how many items the user has.
     """
-    begins = prompt.ids == self.boi_id  # [P, T]
-    # How many begins stand at or after a place: the last one sees itself only.
-    later = jnp.cumsum(begins[:, ::-1].astype(jnp.int32), 1)[:, ::-1]
-    keep = (prompt.ids == self.bos_id) | (begins & (later == 1))
+    last = jnp.arange(prompt.ids.shape[1]) == prompt.ids.shape[1] - 1  # [T]
+    begins = (prompt.ids == self.boi_id) & last[None]  # [P, T]
+    keep = (prompt.ids == self.bos_id) | begins
     return dataclasses.replace(
       prompt,
       ids=jnp.where(keep, prompt.ids, self.pad_id),
@@ -207,10 +233,11 @@ class Janus:
       {name: params[name] for name in cast if name in params},
     )
 
-  def decode_subtree(self, params: PyTree) -> PyTree:
+  def decode_subtree(self, params: PyTree, *, words: bool = False) -> PyTree:
     """Returns the subtree that `decode_step` reads, in the compute type."""
-    # Codes have a table and a head of their own: the text's stay behind.
-    language = {name: params["language"][name] for name in ("layers", "norm")}
+    # Codes have a table and a head of their own: the text's may stay behind.
+    names = {"layers", "norm"} | (_ENDS if words else set())
+    language = {k: v for k, v in params["language"].items() if k in names}
     return self.cast_params(
       {"language": language, "image_head": params["image_head"]}
     )
@@ -233,11 +260,12 @@ class Janus:
     cache: KVCache,
     tokens: jax.Array,
     index: jax.Array,
+    before: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:
     """Appends token number `index` [P, G] to each answer; see `api`."""
     embeds = vocabulary.embed(decode_params, tokens)  # [P, G, D]
     hidden, cache = self.language.decode_step(
-      decode_params["language"], prefix, cache, embeds, index
+      decode_params["language"], prefix, cache, embeds, index, before
     )
     return vocabulary.logits(decode_params, hidden), cache
 
@@ -246,16 +274,38 @@ class Janus:
     params: PyTree,
     embeds: jax.Array,
     mask: jax.Array,
-    codes: jax.Array,
+    codes: jax.Array | None,
+    title: Title | None = None,
   ) -> jax.Array:
-    """Returns the states before each of codes [P, G, I]: [P, G, I, D].
+    """Returns the states before the title's tokens and the codes [P, G, I].
 
     They follow prompts of embeddings [P, T, D] and mask [P, T]; see `api`.
     """
-    # Code i is predicted at the token before it, code 0 at the prompt's last.
-    answers = self._embed_codes(params, codes[:, :, :-1])  # [P, G, I - 1, D]
-    return self.language.forward_shared_prefix(
-      params["language"], embeds, mask, answers
+    run = functools.partial(
+      self.language.forward_shared_prefix, params["language"], embeds, mask
+    )
+    # Token i is predicted at the one before it, token 0 at the prompt's last.
+    if title is None:
+      assert codes is not None
+      return run(self._embed_codes(params, codes[:, :, :-1]))
+    words = self._embed_words(params, title.tokens)  # [P, G, W, D]
+    if codes is None:
+      return run(words[:, :, :-1], title.words[:, :, :-1])
+    begin = jnp.full((*codes.shape[:2], 1), self.boi_id)
+    answers = [
+      words,
+      self._embed_words(params, begin),
+      self._embed_codes(params, codes[:, :, :-1]),
+    ]
+    length = codes.shape[-1]
+    real = jnp.pad(
+      title.words, [(0, 0), (0, 0), (0, length)], constant_values=True
+    )
+    hidden = run(jnp.concatenate(answers, 2), real)  # [P, G, W + 1 + I, D]
+    written = title.tokens.shape[-1]
+    # The state before the begin of the image is of the title, not scored.
+    return jnp.concatenate(
+      [hidden[:, :, :written], hidden[:, :, written + 1 :]], 2
     )
 
   def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
@@ -305,8 +355,7 @@ class Janus:
   def _text_decode_params(self, params: PyTree) -> PyTree:
     language = params["language"]
     # A tied head is the table itself.
-    names = language.keys() & {"embed_tokens", "lm_head"}
-    ends = {name: language[name] for name in names}
+    ends = {name: language[name] for name in language.keys() & _ENDS}
     ends = jax.tree.map(lambda x: x.astype(self.language.dtype), ends)
     return {"language": ends | self.language.decode_params(language)}
 
@@ -333,56 +382,3 @@ class Janus:
       self.image_activation,
       self.language.dtype,
     )
-
-
-def _janus_pro(language: llama.Llama, pad_id: int, image_id: int) -> Janus:
-  return Janus(
-    language=language,
-    vision=siglip.Siglip(),  # the defaults are those of both sizes
-    tokenizer=vqgan.VQGAN(),
-    bos_id=100000,
-    pad_id=pad_id,
-    boi_id=100016,
-    image_id=image_id,
-  )
-
-
-def janus_pro_1b() -> Janus:
-  """Returns the configuration of deepseek-community/Janus-Pro-1B.
-
-  A checkpoint's own config and tokenizer are what loading it goes by.
-  """
-  return _janus_pro(
-    llama.Llama(
-      vocab_size=102400,
-      width=2048,
-      mlp_width=5632,
-      num_layers=24,
-      num_heads=16,
-      num_kv_heads=16,
-      head_width=128,
-    ),
-    pad_id=100002,
-    image_id=100581,
-  )
-
-
-def janus_pro_7b() -> Janus:
-  """Returns the configuration of deepseek-community/Janus-Pro-7B.
-
-  A checkpoint's own config and tokenizer are what loading it goes by: they do
-  not have the ids of the 1B model.
-  """
-  return _janus_pro(
-    llama.Llama(
-      vocab_size=102400,
-      width=4096,
-      mlp_width=11008,
-      num_layers=30,
-      num_heads=32,
-      num_kv_heads=32,
-      head_width=128,
-    ),
-    pad_id=100015,
-    image_id=100594,
-  )

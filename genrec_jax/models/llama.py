@@ -137,6 +137,7 @@ class Llama:
     embeds: jax.Array,
     mask: jax.Array,
     answers: jax.Array,
+    answer_mask: jax.Array | None = None,
   ) -> jax.Array:
     """Runs prompts and G answers to each, which share it, in one pass.
 
@@ -148,6 +149,8 @@ class Llama:
       embeds: of the prompts, [P, T, D].
       mask: [P, T] bool, True = a real token; the last column all True.
       answers: [P, G, I, D], the first at the position after the prompt.
+      answer_mask: [P, G, I] bool, True = a real token of an answer; others take
+        no position and are not attended to. None: all are real.
 
     Returns:
       [P, G, 1 + I, D] hidden states after the final norm: that of the prompt's
@@ -156,7 +159,10 @@ class Llama:
     p, g, length, d = answers.shape
     start = jnp.sum(mask, -1, dtype=jnp.int32)  # [P]
     # Every answer begins where its prompt ends, as if it were the only one.
-    after = start[:, None, None] + jnp.arange(length)[None, None]
+    places = jnp.arange(length)[None, None]  # [1, 1, I]
+    if answer_mask is not None:
+      places = _positions(answer_mask)  # [P, G, I]
+    after = start[:, None, None] + places
     after = jnp.broadcast_to(after, (p, g, length)).reshape(p, -1)  # [P, G I]
     # [P, T + G I, D]
     x = jnp.concatenate([embeds, answers.reshape(p, -1, d)], 1)
@@ -164,7 +170,10 @@ class Llama:
       params,
       x,
       jnp.concatenate([_positions(mask), after], 1),
-      lambda q, k, v: (attention.attend_shared(q, k, v, mask, g), None),
+      lambda q, k, v: (
+        attention.attend_shared(q, k, v, mask, g, answer_mask),
+        None,
+      ),
     )
     t = embeds.shape[1]
     # What predicts an answer's first token is the same state for all of them.
@@ -205,32 +214,49 @@ class Llama:
     cache: KVCache,
     embeds: jax.Array,
     index: jax.Array,
+    before: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:
     """Appends one token to each answer.
 
     Args:
       decode_params: as from `decode_params`.
       prefix: of P prompts, as from `split_prefix`.
-      cache: of G answers, `index` tokens filled.
+      cache: of G answers, B + `index` tokens filled.
       embeds: [P, G, D], embeddings of token number `index`.
       index: [] int32.
+      before: [P, G, B] bool, True = a real one of the B tokens that an answer
+        holds before those that `index` counts; None: B = 0.
 
     Returns:
       [P, G, D] hidden states after the final norm, and the new cache.
     """
     start = jnp.sum(prefix.mask, -1, dtype=jnp.int32)  # [P]
-    rope = self._rope((start + index)[:, None])
     # The cache has its full length from the start; what is empty is masked.
-    mask = jnp.arange(cache.keys[0].shape[-2]) <= index
-    mask = mask.reshape(1, 1, 1, 1, 1, -1)  # [P, K, G, R, T, S]
+    length = cache.keys[0].shape[-2]
+    if before is None:
+      slot = index
+      rope = self._rope((start + index)[:, None])
+      mask = jnp.arange(length) <= index
+      mask = mask.reshape(1, 1, 1, 1, 1, -1)  # [P, K, G, R, T, S]
+    else:
+      slot = before.shape[-1] + index
+      # Answers that hold less begin sooner: [P, G], as G rows of one token.
+      places = start[:, None] + jnp.sum(before, -1, dtype=jnp.int32) + index
+      rope = _per_sample(self._rope(places))
+      seen = jnp.pad(
+        before,
+        [(0, 0), (0, 0), (0, length - before.shape[-1])],
+        constant_values=True,
+      ) & (jnp.arange(length) <= slot).reshape(1, 1, -1)
+      mask = seen[:, None, :, None, None]  # [P, K, G, R, T, S]
     x = sharding.constrain_batch(embeds.astype(self.dtype)[:, :, None])
     keys, values = [], []
     # Unrolled: a scan over layers would copy its slice of the stack at each.
     for i, layer in enumerate(decode_params["layers"]):
 
       def attend(q, k, v, i=i):
-        k = _append(cache.keys[i], k, index)
-        v = _append(cache.values[i], v, index)
+        k = _append(cache.keys[i], k, slot)
+        v = _append(cache.values[i], v, slot)
         full = (*q.shape[:3], -1, self.head_width)  # [P, K, G, I, H]
         shared = prefix.keys[i], prefix.values[i], prefix.mask
         out = attention.attend(
@@ -286,8 +312,14 @@ class Llama:
     return layers.apply(norm, params["norm"], hidden)
 
 
+def _per_sample(rope: Rope) -> Rope:
+  """Lays [P, 1, T, 1, H], T a token of each sample, out as [P, G, 1, 1, H]."""
+  cos, sin = rope
+  return cos.swapaxes(1, 2), sin.swapaxes(1, 2)
+
+
 def _positions(mask: jax.Array) -> jax.Array:
-  """Numbers the real tokens of left-padded rows [P, T] from 0."""
+  """Numbers the real tokens of rows [..., T] from 0."""
   return jnp.maximum(jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, 0)
 
 

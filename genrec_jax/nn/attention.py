@@ -95,7 +95,12 @@ def attend(
 
 
 def attend_shared(
-  q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, num_samples: int
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  mask: jax.Array,
+  num_samples: int,
+  answer_mask: jax.Array | None = None,
 ) -> jax.Array:
   """Attends causally within prompts, and from answers to the one they share.
 
@@ -106,6 +111,7 @@ def attend_shared(
     v: [P, K, 1, N, H].
     mask: bool [P, T], True = a real token of the prompt.
     num_samples: G.
+    answer_mask: bool [P, G, I], True = a real token of an answer; None: all.
 
   Returns:
     [P, K, 1, R, N, H].
@@ -124,6 +130,7 @@ def attend_shared(
     q[..., t:, :].reshape(p, kv, r, *rows).swapaxes(2, 3),
     k[..., t:, :].reshape(p, kv, *rows),
     v[..., t:, :].reshape(p, kv, *rows),
+    None if answer_mask is None else answer_mask[:, None, :, None, None],
     prefix=(k[:, :, 0, :t].swapaxes(2, 3), v[:, :, 0, :t], mask),
     causal=True,
   )  # [P, K, G, R, I, H]

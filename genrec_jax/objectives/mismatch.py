@@ -7,6 +7,7 @@ otherwise. Letters: P prompts, G samples per prompt, I codes per image.
 import jax
 import jax.numpy as jnp
 
+from genrec_jax.groups import mean_of_tokens
 from genrec_jax.objectives.kl import difference
 from genrec_jax.objectives.policy import Objective, log_ratio
 
@@ -41,6 +42,7 @@ def sampler_mismatch(
   objective: Objective,
   old_logprobs: jax.Array,  # [P, G, I]
   sampled: jax.Array,  # [P, G, I]
+  mask: jax.Array | None = None,  # [P, G, I] bool
 ) -> dict[str, jax.Array]:  # [] each
   """Returns metrics of how far the sampler is from what scoring computes.
 
@@ -48,6 +50,7 @@ def sampler_mismatch(
     objective: whose ratio and clip a mismatch would pass.
     old_logprobs: see `truncated_weights`.
     sampled: see `truncated_weights`.
+    mask: the tokens that count; None: all.
 
   Returns:
     Metrics [], float32: `sampler_mismatch_mean` and `_max`, of |old_logprobs -
@@ -56,12 +59,14 @@ def sampler_mismatch(
   """
   apart = jnp.abs(difference(old_logprobs, sampled))  # [P, G, I]
   # As if the sampler's numbers were taken as the old policy's: [P, G, I].
-  ratios = jnp.exp(log_ratio(objective.ratio, old_logprobs, sampled))
+  ratios = jnp.exp(log_ratio(objective.ratio, old_logprobs, sampled, mask))
   low, high = 1 - objective.clip_low, 1 + objective.clip_high
   outside = (ratios < low) | (ratios > high)
   metrics = {
-    "sampler_mismatch_mean": apart.mean(),
+    "sampler_mismatch_mean": mean_of_tokens(apart, mask),
     "sampler_mismatch_max": apart.max(),
-    "sampler_mismatch_outside": outside.mean(dtype=ratios.dtype),
+    "sampler_mismatch_outside": mean_of_tokens(
+      outside.astype(ratios.dtype), mask
+    ),
   }
   return jax.lax.stop_gradient(metrics)

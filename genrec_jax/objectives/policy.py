@@ -2,9 +2,10 @@
 
     loss = -aggregate(clipped_surrogate(ratio, advantages)) + kl_weight * kl
 
-Images have a fixed number of codes, so no function here takes a mask or knows
-an end token. Everything is computed in float32 or wider, whatever the inputs.
-Letters: P prompts, G samples per prompt, I codes per image, B branches.
+Images have a fixed number of codes and need no mask; titles have one, of what
+was written, their end included. Everything is computed in float32 or wider,
+whatever the inputs. Letters: P prompts, G samples per prompt, I codes per image
+or tokens of a title, B branches.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from genrec_jax.core.errors import UserError, lookup
-from genrec_jax.groups import at_least_float32
+from genrec_jax.groups import at_least_float32, mean_of_tokens
 from genrec_jax.objectives import kl as kl_lib
 
 # The distributions that ratio and KL may be of: the one that was sampled from,
@@ -58,20 +59,34 @@ def contradictions(
   return problems
 
 
-def _sequence_mean(values: jax.Array) -> jax.Array:  # [P, G, I]
+# [P, G, I] bool, True = a token of the sample; None: all are.
+Mask = jax.Array | None
+
+
+def _sequence_mean(values: jax.Array, mask: Mask) -> jax.Array:  # [P, G, I]
+  if mask is None:
+    mean = values.mean(-1, keepdims=True)
+  else:
+    mean = jnp.where(mask, values, 0.0).sum(-1, keepdims=True)
+    mean /= mask.sum(-1, keepdims=True)
   # Back to one value a code, so that clip and aggregation need no second case.
-  return jnp.broadcast_to(values.mean(-1, keepdims=True), values.shape)
+  return jnp.broadcast_to(mean, values.shape)
+
+
+def _sum_of_tokens(values: jax.Array, mask: Mask) -> jax.Array:  # []
+  counted = values if mask is None else jnp.where(mask, values, 0.0)
+  return counted.sum(-1).mean()
 
 
 # Log-ratios of codes to log-ratios as the clip sees them: [P, G, I] both.
-RATIOS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-  "token": lambda values: values,
+RATIOS: Mapping[str, Callable[[jax.Array, Mask], jax.Array]] = {
+  "token": lambda values, mask: values,
   "sequence": _sequence_mean,
 }
 # [P, G, I] -> [].
-AGGREGATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-  "token": jnp.mean,
-  "sequence": lambda values: values.sum(-1).mean(),
+AGGREGATIONS: Mapping[str, Callable[[jax.Array, Mask], jax.Array]] = {
+  "token": mean_of_tokens,
+  "sequence": _sum_of_tokens,
 }
 
 
@@ -88,6 +103,9 @@ class Objective:
     aggregation: see `aggregate`; of surrogate and KL alike.
     entropy_weight: of `entropy.shortfall` in the loss, >= 0; 0: no bonus.
     entropy_target: nats per code below which the bonus acts.
+    image_weight: of the loss of an image's codes beside that of a title, >= 0;
+      not looked at where answers are images alone.
+    title_weight: of the loss of a title's tokens, >= 0.
   """
 
   ratio: str  # of RATIOS
@@ -98,12 +116,15 @@ class Objective:
   aggregation: str  # of AGGREGATIONS
   entropy_weight: float = 0.0
   entropy_target: float = 0.0
+  image_weight: float = 1.0
+  title_weight: float = 1.0
 
 
 def log_ratio(
   name: str,
   logprobs: jax.Array,  # [P, G, I]
   old_logprobs: jax.Array,  # [P, G, I]
+  mask: Mask = None,  # [P, G, I]
 ) -> jax.Array:
   """Returns the log of the importance ratio policy / old policy.
 
@@ -119,6 +140,7 @@ def log_ratio(
     name: one of the above.
     logprobs: [P, G, I] under the policy; the gradient flows here.
     old_logprobs: [P, G, I] under the policy that sampled; a constant.
+    mask: [P, G, I], the tokens that count.
 
   Returns:
     [P, G, I] float32.
@@ -127,7 +149,7 @@ def log_ratio(
     UserError: an unknown name.
   """
   apart = kl_lib.difference(logprobs, old_logprobs)  # [P, G, I]
-  return lookup("ratio", RATIOS, name)(apart)
+  return lookup("ratio", RATIOS, name)(apart, mask)
 
 
 def clipped_surrogate(
@@ -166,12 +188,13 @@ def clipped_surrogate(
   return jnp.minimum(ratio * each, clipped * each)
 
 
-def aggregate(name: str, values: jax.Array) -> jax.Array:
+def aggregate(name: str, values: jax.Array, mask: Mask = None) -> jax.Array:
   """Returns one number for the values of all codes.
 
   - token: the mean over all codes. Images have equal lengths, so GRPO's mean
     of means (arXiv 2402.03300) and DAPO's mean over tokens (arXiv 2503.14476)
-    are both this. With the sequence ratio it is GSPO's objective.
+    are both this; of titles it is the first. With the sequence ratio it is
+    GSPO's objective.
   - sequence: the sum over an image's codes, then the mean over images. Of log
     probabilities times rewards it is the REINFORCE estimate of the expected
     reward's gradient, I times the other.
@@ -179,6 +202,7 @@ def aggregate(name: str, values: jax.Array) -> jax.Array:
   Args:
     name: one of the above.
     values: [P, G, I].
+    mask: [P, G, I], the tokens that count.
 
   Returns:
     [] float32.
@@ -186,7 +210,9 @@ def aggregate(name: str, values: jax.Array) -> jax.Array:
   Raises:
     UserError: an unknown name.
   """
-  return lookup("aggregation", AGGREGATIONS, name)(at_least_float32(values))
+  return lookup("aggregation", AGGREGATIONS, name)(
+    at_least_float32(values), mask
+  )
 
 
 def policy_loss(
@@ -198,6 +224,7 @@ def policy_loss(
   *,
   weights: jax.Array | None = None,  # [P, G, I]
   branches: tuple[jax.Array, jax.Array] | None = None,  # [P, G, I, B] each
+  mask: Mask = None,  # [P, G, I]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the loss to minimise and its metrics.
 
@@ -213,6 +240,7 @@ def policy_loss(
       branches that guidance is made of, under policy and reference; the KL in
       the loss is then the sum of theirs. They are estimated at codes of the
       guided distribution: 0 where nothing drifts, else not exact.
+    mask: [P, G, I], the tokens that count; log-probabilities are 0 elsewhere.
 
   Returns:
     The loss [] and metrics [], float32: `policy_loss` without the KL;
@@ -236,28 +264,30 @@ def policy_loss(
   clip_low, clip_high = objective.clip_low, objective.clip_high
   advantages = jax.lax.stop_gradient(at_least_float32(advantages))
   # [P, G, I] both. On policy all ratios are 1, and only their gradient counts.
-  ratios = jnp.exp(log_ratio(objective.ratio, logprobs, old_logprobs))
+  ratios = jnp.exp(log_ratio(objective.ratio, logprobs, old_logprobs, mask))
   surrogate = clipped_surrogate(ratios, advantages, clip_low, clip_high)
   if weights is not None:  # after the clip, which is of the policy's ratio
     surrogate *= jax.lax.stop_gradient(at_least_float32(weights))
-  loss = policy = -aggregate(objective.aggregation, surrogate)  # []
+  loss = policy = -aggregate(objective.aggregation, surrogate, mask)  # []
   metrics = {
     "policy_loss": policy,
-    "ratio_mean": ratios.mean(),
+    "ratio_mean": mean_of_tokens(ratios, mask),
     "ratio_max_deviation": jnp.abs(ratios - 1).max(),
-    "clip_fraction": _stopped(ratios, advantages, clip_low, clip_high),
+    "clip_fraction": mean_of_tokens(
+      _stopped(ratios, advantages, clip_low, clip_high), mask
+    ),
   }
   if ref_logprobs is not None:
     apart = kl_lib.difference(logprobs, ref_logprobs)  # [P, G, I]
     # One estimator for all runs, so that their curves compare.
-    metrics["kl"] = kl_lib.k3(apart).mean()
+    metrics["kl"] = mean_of_tokens(kl_lib.k3(apart), mask)
     if kl_weight:
       if branches is None:
         penalty = estimator(apart)  # [P, G, I]
       else:
         # [P, G, I, B] to [P, G, I]: neither branch may drift.
         penalty = estimator(kl_lib.difference(*branches)).sum(-1)
-      loss = loss + kl_weight * aggregate(objective.aggregation, penalty)
+      loss += kl_weight * aggregate(objective.aggregation, penalty, mask)
   return loss, jax.lax.stop_gradient(metrics)
 
 
@@ -267,7 +297,7 @@ def _stopped(
   clip_low: float,
   clip_high: float,
 ) -> jax.Array:
-  """Returns the share [] of codes whose gradient the clip stops.
+  """Returns 1 [P, G, I] at codes whose gradient the clip stops, else 0.
 
   A clip stops only what would move the ratio further out: upwards where the
   advantage is positive, downwards where it is negative.
@@ -276,7 +306,7 @@ def _stopped(
   stopped = ((each > 0) & (ratios > 1 + clip_high)) | (
     (each < 0) & (ratios < 1 - clip_low)
   )
-  return stopped.mean(dtype=ratios.dtype)
+  return stopped.astype(ratios.dtype)
 
 
 def _check_shapes(

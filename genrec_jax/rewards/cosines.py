@@ -155,6 +155,11 @@ def _cosines(images: jax.Array, items: jax.Array) -> jax.Array:
   )
 
 
+def compare(images: jax.Array, items: jax.Array) -> jax.Array:
+  """Returns the cosines of unit vectors [B, 1, E] and [B, 1, E]: [B]."""
+  return _cosines(images, items)[:, 0, 0]
+
+
 def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
   """Averages values [P, G, M] with weights [P, M]; 0 where none is above 0."""
   weights = weights[:, None]  # [P, 1, M]

@@ -16,9 +16,16 @@ import jax.numpy as jnp
 from genrec_jax import groups
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.groups import at_least_float32
-from genrec_jax.rewards import cosines, external
+from genrec_jax.rewards import cosines, external, eyes, written
 from genrec_jax.rewards import schedule as schedules
-from genrec_jax.rewards.views import CLIP, HOST, QUALITY, View
+from genrec_jax.rewards.views import (
+  CLIP,
+  EYES,
+  HOST,
+  QUALITY,
+  WRITTEN,
+  View,
+)
 from genrec_jax.targets import Targets
 
 # A config file may add its own.
@@ -30,16 +37,27 @@ REWARDS: dict[str, Callable[..., jax.Array]] = {
   "diversity": cosines.diversity,
   "quality": cosines.quality,
   "external": external.external,
+  "consistency": written.consistency,
+  "title": written.title,
+  "eyes": eyes.eyes,
 }
-# No differentiable functions of embeddings: only the score estimator learns
-# from them.
-WITHOUT_GRADIENT: set[str] = {"external"}
+# Of the title that an answer begins with.
+OF_TITLES = ("consistency", "title", "eyes")
+# No differentiable functions of images: only the score estimator learns from
+# them.
+WITHOUT_GRADIENT: set[str] = {"external", *OF_TITLES}
 # Scored by each of `config.rewards.encoders` as well. Not `copy`: its threshold
 # is one of CLIP's cosines.
 _BY_EACH = frozenset({"text", "history", "future", "diversity"})
-_ALONE = {"quality": QUALITY, "external": HOST}
+_ALONE = {
+  "quality": QUALITY,
+  "external": HOST,
+  "consistency": WRITTEN,
+  "title": WRITTEN,
+  "eyes": EYES,
+}
 # What a section holds besides the options of its function.
-_OF_RUNS = {"quality": ("checkpoint",)}
+_OF_RUNS = {"quality": ("checkpoint",), "eyes": ("question",)}
 
 
 class Reward(NamedTuple):

@@ -15,8 +15,11 @@ from genrec_jax.core.types import Batch, PyTree
 from genrec_jax.targets import Targets, embed_targets, of_quality
 
 # By what the samples are seen: `config.clip`, the encoder of the reward
-# 'quality', and the host, which no encoder is.
+# 'quality'; and what no encoder is: the host, CLIP's view of written titles,
+# and the generator's own eyes.
 CLIP, QUALITY, HOST = "clip", "quality", "host"
+WRITTEN, EYES = "written", "eyes"
+NO_ENCODERS = frozenset({HOST, WRITTEN, EYES})
 
 
 class View(NamedTuple):

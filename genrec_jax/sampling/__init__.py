@@ -10,13 +10,26 @@ from genrec_jax.sampling.images import (
   rollout_params,
   sample_images,
 )
-from genrec_jax.sampling.scoring import Extra, map_logits, score_images
+from genrec_jax.sampling.items import (
+  ANSWERS,
+  Titles,
+  sample_items,
+  title_tokens,
+)
+from genrec_jax.sampling.scoring import (
+  Extra,
+  map_logits,
+  score_images,
+  score_titles,
+)
 from genrec_jax.sampling.text import Answers, answer
 
 __all__ = [
+  "ANSWERS",
   "Answers",
   "Extra",
   "Sampling",
+  "Titles",
   "answer",
   "decode_images",
   "generate_images",
@@ -24,5 +37,8 @@ __all__ = [
   "map_logits",
   "rollout_params",
   "sample_images",
+  "sample_items",
   "score_images",
+  "score_titles",
+  "title_tokens",
 ]

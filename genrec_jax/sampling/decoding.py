@@ -5,11 +5,12 @@ prompt where guided.
 """
 
 from collections.abc import Callable
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from genrec_jax.core.types import KVCache, Prompt, PyTree
+from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree
 from genrec_jax.models.api import Generator, Vocabulary
 from genrec_jax.sampling import guidance
 from genrec_jax.sampling.distribution import Sampling
@@ -18,52 +19,105 @@ from genrec_jax.sampling.distribution import Sampling
 Step = Callable[[KVCache, jax.Array, jax.Array], tuple[jax.Array, KVCache]]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoder:
+  """Prompts that have been read, and the answers that go on from them.
+
+  Attributes:
+    model: the generator.
+    params: of the model.
+    prefix: of P' rows, laid out for decoding.
+    sampling: guidance, and how many samples.
+  """
+
+  model: Generator
+  params: PyTree
+  prefix: Prefix
+  sampling: Sampling
+
+  def first_logits(
+    self, vocabulary: Vocabulary, *, guided: bool = True
+  ) -> jax.Array:
+    """Returns the logits [P, G, C] of every answer's first token."""
+    params = vocabulary.decode_params(self.params)
+    logits = vocabulary.logits(params, self.prefix.hidden)  # [P', C]
+    logits = self._combine(logits, guided)[:, None]
+    # All samples go on from the prompt's last state.
+    shape = (logits.shape[0], self.sampling.num_samples, logits.shape[-1])
+    return jnp.broadcast_to(logits, shape)
+
+  def empty_cache(self, length: int) -> KVCache:
+    """Returns the cache of answers of up to `length` tokens."""
+    return self.model.init_cache(self.prefix, self.sampling.num_samples, length)
+
+  def step(
+    self,
+    vocabulary: Vocabulary,
+    *,
+    guided: bool = True,
+    words: jax.Array | None = None,
+    begun: int = 0,
+  ) -> Step:
+    """Returns what appends a token to each sample.
+
+    Args:
+      vocabulary: of the tokens, and of those whose logits are next.
+      guided: whether the next logits are, by the sampling's guidance; if not
+        they are the prompt's own.
+      words: [P, G, W] bool, of the W tokens of titles that caches hold, True =
+        a word; the unconditional rows attend to none. None: W = 0.
+      begun: tokens after the words which all rows attend to.
+    """
+    params, before = vocabulary.decode_params(self.params), None
+    if words is not None:
+      rows = self._rows(words, jnp.zeros_like(words))  # [P', G, W]
+      wider = [(0, 0), (0, 0), (0, begun)]
+      before = jnp.pad(rows, wider, constant_values=True)
+
+    def step(cache, tokens, index):
+      # Both branches read the one token that was sampled from their mixture.
+      logits, cache = self.model.decode_step(
+        vocabulary,
+        params,
+        self.prefix,
+        cache,
+        self._rows(tokens, tokens),
+        index,
+        before,
+      )
+      return self._combine(logits, guided), cache
+
+    return step
+
+  def _rows(self, conditional: jax.Array, other: jax.Array) -> jax.Array:
+    """Returns [P', ...] of what is [P, ...] in each of the branches."""
+    if not self.sampling.guided:
+      return conditional
+    return guidance.interleave(conditional, other)
+
+  def _combine(self, logits: jax.Array, guided: bool) -> jax.Array:
+    """Guides logits [P', ..., C], or takes the prompt's own: [P, ..., C]."""
+    if not self.sampling.guided:
+      return logits
+    both = guidance.separate(logits)
+    return guidance.guide(*both, self.sampling.guidance) if guided else both[0]
+
+
 @jax.named_scope("prefill")
 def start(
-  model: Generator,
-  vocabulary: Vocabulary,
-  params: PyTree,
-  prompt: Prompt,
-  sampling: Sampling,
-  length: int,
-) -> tuple[jax.Array, KVCache, Step]:
+  model: Generator, params: PyTree, prompt: Prompt, sampling: Sampling
+) -> Decoder:
   """Prefills each prompt once; its samples attend to that one prefix.
 
   Args:
     model: the generator.
-    vocabulary: of the model; what answers are made of.
     params: of the model.
     prompt: P prompts.
     sampling: guidance, and how many samples.
-    length: tokens of the longest answer.
-
-  Returns:
-    The first token's logits [P, G, C], the empty cache, and the step that
-    appends a token to each sample.
   """
   if sampling.guided:
     embeds, mask = guidance.embed_both(model, params, prompt)  # [P', T, D]
   else:
     embeds, mask = model.embed(params, prompt), prompt.mask
   prefix = model.decode_prefix(model.prefill(params, embeds, mask))
-  decode_params = vocabulary.decode_params(params)
-
-  def combine(logits):
-    """Guides logits [P', ..., C]: [P, ..., C]."""
-    if not sampling.guided:
-      return logits
-    return guidance.guide(*guidance.separate(logits), sampling.guidance)
-
-  def step(cache, tokens, index):
-    # Both branches read the one token that was sampled from their mixture.
-    rows = guidance.interleave(tokens, tokens) if sampling.guided else tokens
-    logits, cache = model.decode_step(
-      vocabulary, decode_params, prefix, cache, rows, index
-    )
-    return combine(logits), cache
-
-  # The first token of every sample comes from the prompt's last state.
-  logits = combine(vocabulary.logits(decode_params, prefix.hidden))[:, None]
-  shape = (logits.shape[0], sampling.num_samples, logits.shape[-1])
-  cache = model.init_cache(prefix, sampling.num_samples, length)
-  return jnp.broadcast_to(logits, shape), cache, step
+  return Decoder(model, params, prefix, sampling)

@@ -49,6 +49,11 @@ class Sampling:
       )
 
   @property
+  def of_words(self) -> "Sampling":
+    """How words are sampled: as codes are, but without guidance."""
+    return dataclasses.replace(self, guidance=1.0)
+
+  @property
   def guided(self) -> bool:
     """True if the unconditional branch takes part."""
     return self.guidance != 1

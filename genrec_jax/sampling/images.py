@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from genrec_jax.core import tree
-from genrec_jax.core.types import Prompt, PyTree, Rollout
+from genrec_jax.core.types import KVCache, Prompt, PyTree, Rollout
 from genrec_jax.models.api import Generator
 from genrec_jax.sampling import decoding
+from genrec_jax.sampling.decoding import Decoder
 from genrec_jax.sampling.distribution import Sampling
 
 
@@ -24,6 +25,8 @@ def rollout_params(
   model: Generator,
   params: PyTree,
   to_rollout_layout: Callable[[PyTree], PyTree],
+  *,
+  words: bool = False,
 ) -> PyTree:
   """Lays out what the decode loop reads, once per rollout.
 
@@ -35,11 +38,13 @@ def rollout_params(
     params: its parameters, laid out for training.
     to_rollout_layout: constrains a tree like `params` to the decode loop's
       layout.
+    words: whether answers have words.
 
   Returns:
     A tree like `params`, for `sample_images`.
   """
-  flat, loop = (tree.flatten(x) for x in (params, model.decode_subtree(params)))
+  read = model.decode_subtree(params, words=words)
+  flat, loop = tree.flatten(params), tree.flatten(read)
   moved = tree.flatten(to_rollout_layout(tree.unflatten(flat | loop)))
   # The barrier keeps a training pass from reusing the gathered copy, which
   # would stay alive through the whole step.
@@ -68,14 +73,40 @@ def sample_images(
   Returns:
     Rollout of codes and logprobs, [P, G, I] each.
   """
-  logits, cache, step = decoding.start(
-    model,
-    model.image_vocabulary,
-    params,
-    prompt,
-    sampling,
-    length=model.image_tokens,
+  decoder = decoding.start(model, params, prompt, sampling)
+  codes, logprobs = sample_codes(
+    decoder,
+    decoder.first_logits(model.image_vocabulary),
+    decoder.empty_cache(model.image_tokens),
+    key,
   )
+  return Rollout(codes=codes, logprobs=logprobs)
+
+
+def sample_codes(
+  decoder: Decoder,
+  logits: jax.Array,
+  cache: KVCache,
+  key: jax.Array,
+  *,
+  words: jax.Array | None = None,
+  begun: int = 0,
+) -> tuple[jax.Array, jax.Array]:
+  """Samples the codes of images, one after another.
+
+  Args:
+    decoder: of P prompts.
+    logits: [P, G, C] of the first code.
+    cache: with room for the codes, behind what comes before them.
+    key: PRNG key; each code index folds its own number in.
+    words: [P, G, W], see `Decoder.step`.
+    begun: see `Decoder.step`.
+
+  Returns:
+    Codes [P, G, I] int32 and their log-probabilities.
+  """
+  model, sampling = decoder.model, decoder.sampling
+  step = decoder.step(model.image_vocabulary, words=words, begun=begun)
 
   def draw(logits, index):
     return sampling.draw(logits, jax.random.fold_in(key, index))
@@ -95,7 +126,7 @@ def sample_images(
     jnp.concatenate([one[None], more]).transpose(1, 2, 0)  # [P, G, I]
     for one, more in zip(first, rest, strict=True)
   )
-  return Rollout(codes=codes, logprobs=logprobs)
+  return codes, logprobs
 
 
 @jax.named_scope("vq_decode")

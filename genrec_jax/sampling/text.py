@@ -9,9 +9,10 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from genrec_jax.core.types import Prompt, PyTree
+from genrec_jax.core.types import KVCache, Prompt, PyTree
 from genrec_jax.models.api import Generator
 from genrec_jax.sampling import decoding
+from genrec_jax.sampling.decoding import Decoder
 from genrec_jax.sampling.distribution import Sampling
 
 
@@ -21,6 +22,7 @@ class Answers:
 
   tokens: jax.Array  # [P, G, W] int32, 0 where not of the answer
   mask: jax.Array  # [P, G, W] bool, True = of the answer
+  logprobs: jax.Array  # [P, G, W] float32, 0 where not of the answer
 
 
 def answer(
@@ -59,9 +61,37 @@ def answer(
       f"guidance={sampling.guidance} of an answer: expected 1, words are"
       " sampled from the prompt's own distribution"
     )
-  logits, cache, step = decoding.start(
-    model, model.text_vocabulary, params, prompt, sampling, length=max_tokens
-  )
+  decoder = decoding.start(model, params, prompt, sampling)
+  cache = decoder.empty_cache(max_tokens)
+  return write(decoder, cache, key, end_ids=end_ids, max_tokens=max_tokens)[0]
+
+
+def write(
+  decoder: Decoder,
+  cache: KVCache,
+  key: jax.Array,
+  *,
+  end_ids: Sequence[int],
+  max_tokens: int,
+) -> tuple[Answers, KVCache]:
+  """Writes words from where prompts end, until all samples have ended.
+
+  Words are sampled from the prompt's own distribution: its guidance is left
+  out.
+
+  Args:
+    decoder: of P prompts.
+    cache: empty, of `max_tokens` or more.
+    key: see `answer`.
+    end_ids: see `answer`.
+    max_tokens: see `answer`.
+
+  Returns:
+    The answers, and the cache with their tokens, and anything after their end.
+  """
+  sampling, words = decoder.sampling, decoder.model.text_vocabulary
+  logits = decoder.first_logits(words, guided=False)  # [P, G, V]
+  step = decoder.step(words, guided=False)
   ends = jnp.asarray(tuple(end_ids), jnp.int32).reshape(1, 1, -1)
 
   def unfinished(state):
@@ -70,13 +100,18 @@ def answer(
 
   def body(state):
     index, cache, logits, going, answers = state
-    ids, _ = sampling.draw(logits, jax.random.fold_in(key, index))  # [P, G]
+    # [P, G] both.
+    ids, logprobs = sampling.draw(logits, jax.random.fold_in(key, index))
     answers = jax.tree.map(
       lambda old, new: jax.lax.dynamic_update_slice(
         old, new[..., None], (0, 0, index)
       ),
       answers,
-      Answers(tokens=jnp.where(going, ids, 0), mask=going),
+      Answers(
+        tokens=jnp.where(going, ids, 0),
+        mask=going,
+        logprobs=jnp.where(going, logprobs, 0.0),
+      ),
     )
     going &= jnp.all(ids[..., None] != ends, -1)
     logits, cache = step(cache, ids, index)  # [P, G, V]
@@ -91,7 +126,9 @@ def answer(
     Answers(
       tokens=jnp.zeros((*rows, max_tokens), jnp.int32),
       mask=jnp.zeros((*rows, max_tokens), bool),
+      logprobs=jnp.zeros((*rows, max_tokens), jnp.float32),
     ),
   )
   with jax.named_scope("answer"):
-    return jax.lax.while_loop(unfinished, body, state)[-1]
+    _, cache, _, _, answers = jax.lax.while_loop(unfinished, body, state)
+  return answers, cache

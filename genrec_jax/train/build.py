@@ -20,6 +20,7 @@ from genrec_jax.sampling import Sampling
 from genrec_jax.train import memory, reward_encoders
 from genrec_jax.train.memory import Memory
 from genrec_jax.train.plan import Plan, make_plan, shardings_of, types_of
+from genrec_jax.train.rl_options import Reading
 from genrec_jax.train.trainable import cast_frozen
 
 # (name in the table, reads its parameters)
@@ -38,6 +39,7 @@ class RunParts(NamedTuple):
   prompt_sizes: Mapping[str, int]  # P, T and N, by the names in `throughput`
   # What is known of a training window, by its number.
   describe: Callable[[int], Mapping[str, Any]]
+  reading: Reading | None  # of written titles; None: nothing asks for it
 
 
 def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
@@ -62,6 +64,7 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
     rules=generator.rules,
     clip=inputs.clip.model,
     encoders={name: one.model for name, one in rewarding.items()},
+    end_ids=generator.processor.end_ids,
   )
   # Fail before training, not after, if a model cannot be compared.
   models = open_compared(config, inputs, plan)
@@ -115,8 +118,11 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
       metadata.describe,
       inputs.dataset,
       windows.find_windows(
-        inputs.dataset, "train", windows.WindowSpec.from_options(config.data)
+        inputs.dataset, "train", opening.window_spec(config)
       ),
+    ),
+    reading=reward_encoders.open_reading(
+      config.to_dict().get("rewards"), generator.processor, inputs.clip
     ),
   )
 
@@ -187,7 +193,7 @@ def open_batches(
     titles: see `reward_encoders.titles`.
     numbered: see `stream.train_batches`.
   """
-  spec = windows.WindowSpec.from_options(config.data)
+  spec = opening.window_spec(config)
   dataset = inputs.dataset
   distributed.say(f"{dataset.path}: {windows.describe(dataset, spec)}")
   # A process makes only the rows that its own devices hold.

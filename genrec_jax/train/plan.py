@@ -21,6 +21,7 @@ from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.runtime import compiler
+from genrec_jax.sampling import Titles
 from genrec_jax.train import memory, optimizers, trainable
 
 
@@ -41,6 +42,15 @@ class Plan(NamedTuple):
   frozen: PyTree
   adapters: Callable[[jax.Array], PyTree] | None  # initialises; None: no LoRA
   to_rollout_layout: Callable[[PyTree], PyTree]  # for the decode loop
+  titles: Titles | None  # that answers begin with; None: images alone
+
+  @property
+  def answer_tokens(self) -> int:
+    """Tokens of an answer, of a title that is as long as can be."""
+    words = 0
+    if self.titles is not None:
+      words = self.titles.max_tokens + len(self.model.image_begin)
+    return words + self.model.image_tokens
 
   def put(self, batch: PyTree) -> PyTree:
     """Puts this process's rows of a batch on the mesh."""
@@ -68,6 +78,7 @@ def make_plan(
   rules: sharding.Rules,
   clip: Clip,
   encoders: Mapping[str, ImageEncoder] | None = None,
+  end_ids: Sequence[int] = (),
   devices: Sequence[Any] | None = None,
 ) -> Plan:
   """Lays a config's models out on a mesh.
@@ -78,6 +89,7 @@ def make_plan(
     rules: of its parameters.
     clip: the reward model.
     encoders: besides it, by name, see `reward_encoders`.
+    end_ids: tokens that end an answer in words.
     devices: of the mesh, real or only described; all real ones if None.
 
   Raises:
@@ -88,6 +100,7 @@ def make_plan(
   # Shapes only: a model of any size is laid out on a laptop.
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   specs = sharding.specs(rules, shapes)
+  titles = Titles.from_options(config.model, model, end_ids)
   # Refuses what the mesh cannot divide.
   sharding.checked_shardings(mesh, specs, shapes)
   parts = trainable.partition(
@@ -96,6 +109,7 @@ def make_plan(
     specs,
     patterns=config.model.trainable,
     lora_rank=config.model.lora_rank,
+    words=titles is not None,
   )
   # RL's inner epochs share a step's learning rate.
   optimizer = optimizers.adamw(
@@ -133,6 +147,7 @@ def make_plan(
     to_rollout_layout=_rollout_layout(
       mesh, tree.merge(parts.trained_specs, parts.rest_specs)
     ),
+    titles=titles,
   )
 
 

@@ -1,7 +1,8 @@
 """Policy update: gradient steps on one rollout, near a frozen reference.
 
-Letters: P prompts, G samples per prompt, I codes per image, B branches of
-guidance.
+Answers are images, or titles and images; each part has its own loss, from the
+same advantages. Letters: P prompts, G samples per prompt, I codes per image,
+B branches of guidance, W tokens of a title (0 without).
 """
 
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import optax
 
 from genrec_jax import objectives, sampling
 from genrec_jax.core import tree
-from genrec_jax.core.types import Prompt, PyTree, TrainState
+from genrec_jax.core.types import Prompt, PyTree, Title, TrainState
+from genrec_jax.groups import mean_of_tokens
 from genrec_jax.models.api import Generator
 from genrec_jax.objectives import entropy, kl, mismatch, pathwise, policy
 from genrec_jax.sampling.scoring import Scores
@@ -22,7 +24,7 @@ from genrec_jax.train import microbatch
 from genrec_jax.train import slopes as slopes_lib
 from genrec_jax.train.rl_options import RLOptions
 
-# (trainable parameters, prompts, codes[, slopes]) -> their scores
+# (trainable parameters, prompts, codes[, slopes[, title]]) -> their scores
 Score = Callable[..., Scores]
 Metrics = dict[str, jax.Array]
 
@@ -35,6 +37,8 @@ class Experience(NamedTuple):
   sampled: jax.Array  # [P, G, I] log-probabilities that the sampler reported
   advantages: jax.Array  # [P, G]
   slopes: pathwise.Slopes | None = None  # [P, G, I, ...]; None: not used
+  title: Title | None = None  # before the image; None: there is none
+  title_sampled: jax.Array | None = None  # [P, G, W], as `sampled`
 
 
 class RefScores(NamedTuple):
@@ -42,6 +46,7 @@ class RefScores(NamedTuple):
 
   logprobs: jax.Array  # [P, G, I]
   branches: jax.Array  # [P, G, I, B]
+  title: "RefScores | None" = None  # [P, G, W] and one branch
 
 
 def update_policy(
@@ -80,15 +85,17 @@ def update_policy(
       loss_fn, options.microbatches, params, experience, old_logprobs, ref
     )
     # Carried to the next epoch, whose ratio starts from it.
-    old_logprobs = metrics.pop("old_logprobs")  # [P, G, I]
+    old_logprobs = metrics.pop("old_logprobs")  # [P, G, W + I]
     with jax.named_scope("update"):
       updates, opt_state = optimizer.update(grads, opt_state, params)
       params = optax.apply_updates(params, updates)
     metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     return (params, opt_state, old_logprobs), metrics
 
-  # [P, G, I], not looked at before the first epoch has scored.
-  unknown = jnp.zeros_like(experience.sampled)
+  # [P, G, W + I], not looked at before the first epoch has scored.
+  unknown = jnp.zeros_like(
+    _joined(experience.title_sampled, experience.sampled)
+  )
   (params, opt_state, old_logprobs), epochs = jax.lax.scan(
     epoch,
     (state.params, state.opt_state, unknown),
@@ -96,11 +103,23 @@ def update_policy(
   )  # each metric [inner_epochs, microbatches]
   metrics = {name: values.mean() for name, values in epochs.items()}
   # A mean of maxima would hide the epoch that went too far.
-  metrics["ratio_max_deviation"] = epochs["ratio_max_deviation"].max()
+  for name in ("ratio_max_deviation", "title_ratio_max_deviation"):
+    if name in epochs:
+      metrics[name] = epochs[name].max()
+  of_title, of_image = _parted(old_logprobs, experience)
   # Conditional scores are of another distribution than was sampled from.
   if options.scoring == "guided":
     metrics |= mismatch.sampler_mismatch(
-      options.objective, old_logprobs, experience.sampled
+      options.objective, of_image, experience.sampled
+    )
+  if experience.title is not None:  # which guidance has no part in
+    metrics |= _of_title(
+      mismatch.sampler_mismatch(
+        options.objective,
+        of_title,
+        experience.title_sampled,
+        experience.title.written,
+      )
     )
   return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -122,6 +141,7 @@ def make_score(model: Generator, rest: PyTree, options: RLOptions) -> Score:
     prompt: Prompt,
     codes: jax.Array,
     slopes: pathwise.Slopes | None = None,
+    title: Title | None = None,
   ) -> Scores:
     params = tree.merge(trainable, rest)
     extra = None
@@ -134,6 +154,7 @@ def make_score(model: Generator, rest: PyTree, options: RLOptions) -> Score:
       prompt,
       codes,
       options.scored,
+      title=title,
       stop_unconditional_gradient=options.stop_unconditional_gradient,
       # Only a KL compares branches; without one they would cost memory.
       branches=bool(options.objective.kl_weight),
@@ -147,14 +168,21 @@ def make_score(model: Generator, rest: PyTree, options: RLOptions) -> Score:
 def score_reference(
   score: Score, reference: PyTree, experience: Experience, options: RLOptions
 ) -> RefScores:
-  """Scores the rollout's codes under the frozen reference."""
+  """Scores the rollout's answers under the frozen reference."""
   scores = microbatch.map_prompts(
     functools.partial(score, reference),
     options.microbatches,
     experience.prompt,
     experience.codes,
+    # Without slopes.
+    *([] if experience.title is None else [None, experience.title]),
   )
-  return RefScores(scores.logprobs, scores.branches)
+  title = scores.title
+  return RefScores(
+    scores.logprobs,
+    scores.branches,
+    None if title is None else RefScores(title.logprobs, title.branches),
+  )
 
 
 @jax.named_scope("policy")
@@ -178,22 +206,101 @@ def epoch_loss(
   Args:
     trainable: parameters that the gradient is of.
     experience: of P prompts.
-    old_logprobs: [P, G, I] of the first epoch; in that itself not looked at.
+    old_logprobs: [P, G, W + I] of the first epoch; in that itself not looked
+      at.
     ref: of the reference; None without a KL.
     score: of the policy.
     epoch: [] int, 0 for the first.
     options: see `RLOptions`.
 
   Returns:
-    The loss [] and metrics [], with `old_logprobs` [P, G, I] among them.
+    The loss [] and metrics [], with `old_logprobs` [P, G, W + I] among them;
+    those of a title's tokens are `title_...`.
   """
   scores = score(
-    trainable, experience.prompt, experience.codes, experience.slopes
+    trainable,
+    experience.prompt,
+    experience.codes,
+    experience.slopes,
+    *([] if experience.title is None else [experience.title]),
   )
+  of_title = None if scores.title is None else scores.title.logprobs
   # In the first epoch policy and old policy are one: a ratio of exactly 1.
   old_logprobs = jnp.where(
-    epoch == 0, jax.lax.stop_gradient(scores.logprobs), old_logprobs
+    epoch == 0,
+    jax.lax.stop_gradient(_joined(of_title, scores.logprobs)),
+    old_logprobs,
   )
+  old_title, old_image = _parted(old_logprobs, experience)
+  loss, metrics = _image_loss(scores, old_image, experience, ref, options)
+  if scores.title is not None:
+    ref_title = None if ref is None else ref.title
+    title_loss, title_metrics = _title_loss(
+      scores.title, old_title, experience, ref_title, options
+    )
+    weights = options.objective
+    loss = weights.image_weight * loss + weights.title_weight * title_loss
+    metrics |= _of_title(title_metrics)
+  return loss, metrics | {"old_logprobs": old_logprobs}
+
+
+def _joined(title: jax.Array | None, image: jax.Array) -> jax.Array:
+  """Joins values of titles [P, G, W] and images [P, G, I]: [P, G, W + I]."""
+  return image if title is None else jnp.concatenate([title, image], -1)
+
+
+def _parted(
+  values: jax.Array, experience: Experience
+) -> tuple[jax.Array, jax.Array]:
+  """Undoes `_joined`: returns (title, image); W = 0 without titles."""
+  length = values.shape[-1] - experience.codes.shape[-1]
+  return values[..., :length], values[..., length:]
+
+
+def _of_title(metrics: Metrics) -> Metrics:
+  """Returns metrics under the names of those of a title's tokens."""
+  return {f"title_{name}": value for name, value in metrics.items()}
+
+
+def _title_loss(
+  scores: Scores,
+  old_logprobs: jax.Array,
+  experience: Experience,
+  ref: RefScores | None,
+  options: RLOptions,
+) -> tuple[jax.Array, Metrics]:
+  """Returns the loss of titles, of what they have written, and its metrics."""
+  assert experience.title is not None
+  written = experience.title.written  # [P, G, W]
+  weights = None
+  if options.sampler_weight_cap:
+    weights = mismatch.truncated_weights(
+      old_logprobs, experience.title_sampled, options.sampler_weight_cap
+    )
+  drift = None  # two [P, G, W, 1]
+  if ref is not None and options.kl_of == "branches":
+    drift = (scores.branches, ref.branches)
+  loss, metrics = objectives.policy_loss(
+    options.objective,
+    scores.logprobs,
+    old_logprobs,
+    None if ref is None else ref.logprobs,
+    experience.advantages,
+    weights=weights,
+    branches=drift,
+    mask=written,
+  )
+  return loss, metrics | {"entropy": mean_of_tokens(scores.entropy, written)}
+
+
+def _image_loss(
+  scores: Scores,
+  old_logprobs: jax.Array,
+  experience: Experience,
+  ref: RefScores | None,
+  options: RLOptions,
+) -> tuple[jax.Array, Metrics]:
+  """Returns the loss of codes, with slopes and entropy, and its metrics."""
   weights = None
   if options.sampler_weight_cap:
     weights = mismatch.truncated_weights(
@@ -219,7 +326,7 @@ def epoch_loss(
     gain = policy.aggregate(options.objective.aggregation, gains)  # []
     loss -= options.pathwise.share * gain
     metrics["pathwise_loss"] = jax.lax.stop_gradient(-gain)
-  metrics |= {"entropy": scores.entropy.mean(), "old_logprobs": old_logprobs}
+  metrics["entropy"] = scores.entropy.mean()
   if options.objective.entropy_weight:
     lacking = entropy.shortfall(
       scores.entropy, options.objective.entropy_target

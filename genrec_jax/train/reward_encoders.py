@@ -8,7 +8,9 @@ from genrec_jax import rewards
 from genrec_jax.data.examples import ReadTitles
 from genrec_jax.evals.encoders import tokenize
 from genrec_jax.hf.encoders import EncoderHandle, name_of, open_encoder
+from genrec_jax.hf.processor import Processor
 from genrec_jax.models.encoders import ImageEncoder
+from genrec_jax.train.rl_options import Reading
 
 
 def open_encoders(
@@ -75,3 +77,32 @@ def titles(
     for name, handle in handles.items()
     if handle.tokenizer is not None
   }
+
+
+def open_reading(
+  config_rewards: Mapping[str, Any] | None,
+  processor: Processor,
+  clip: EncoderHandle[Any],
+) -> Reading | None:
+  """Returns how written titles are read; None where no reward asks for it.
+
+  Args:
+    config_rewards: a config's `rewards`; None: a run without any.
+    processor: of the generator, which writes them.
+    clip: reads them.
+  """
+  sections = rewards.sections_of(config_rewards or {})
+  weights = [sections.get(name, {}).get("weight") for name in rewards.OF_TITLES]
+  if not any(weights):
+    return None
+  decode = functools.partial(
+    processor.tokenizer.decode, skip_special_tokens=True
+  )
+  encode = functools.partial(
+    tokenize, clip.tokenizer, reads_padding=clip.model.reads_padding
+  )
+  question = processor.question_ids([""], sections["eyes"]["question"])
+  return Reading(
+    rewards.Translator(decode, encode),
+    rewards.Question(tuple(question), processor.end_ids[0]),
+  )

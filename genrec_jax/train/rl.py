@@ -26,7 +26,7 @@ import optax
 
 from genrec_jax import rewards, sampling
 from genrec_jax.core import tree
-from genrec_jax.core.types import Batch, PyTree, TrainState
+from genrec_jax.core.types import Batch, PyTree, Title, TrainState
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.models.encoders import ImageEncoder
@@ -34,6 +34,7 @@ from genrec_jax.nn import lora
 from genrec_jax.objectives import Objective, advantages, pathwise
 from genrec_jax.targets import Targets
 from genrec_jax.train import (
+  looking,
   memory,
   policy_update,
   reward_encoders,
@@ -43,7 +44,7 @@ from genrec_jax.train import (
 from genrec_jax.train import slopes as slopes_lib
 from genrec_jax.train.build import build
 from genrec_jax.train.plan import Plan, shardings_of
-from genrec_jax.train.rl_options import RLOptions
+from genrec_jax.train.rl_options import Reading, RLOptions
 from genrec_jax.train.run import train
 
 
@@ -78,20 +79,26 @@ def train_step(
   # No key is saved: a resumed run folds in the same step.
   key = jax.random.fold_in(jax.random.key(options.seed), state.step)
   params = tree.merge(state.params, frozen["generator_rest"])
-  rollout = sampling.sample_images(
+  rollout = sampling.sample_items(
     model,
     # Gathered once, not in every iteration of the decode loop.
-    sampling.rollout_params(model, params, to_rollout_layout),
+    sampling.rollout_params(
+      model, params, to_rollout_layout, words=options.titles is not None
+    ),
     batch.prompt,
     key,
     options.sample,
+    options.titles,
   )  # codes and logprobs [P, G, I]
   pixels = sampling.decode_images(
     model, params, rollout.codes
   )  # [P, G, h, w, 3]
   slopes = None
   with jax.named_scope("rewards"):
-    views = look(pixels, frozen, batch, clip, options)
+    views = looking.look(pixels, frozen, batch, clip, options)
+    views |= looking.look_at_titles(
+      rollout.title, pixels, views, model, params, frozen, clip, options
+    )
     raw = rewards.score_views(views, options.rewards)  # name -> [P, G]
     weights = rewards.weights_at(options.rewards, state.step)
     values, reward_metrics = weigh_rewards(raw, weights, options)  # [P, G]
@@ -99,7 +106,7 @@ def train_step(
       slopes, slope_metrics = slopes_lib.find(
         model,
         params,
-        functools.partial(embed, frozen, clip, options),
+        functools.partial(looking.embed, frozen, clip, options),
         rollout.codes,
         slopes_lib.embed_slopes(views, raw, weights, options),
         key,
@@ -110,53 +117,33 @@ def train_step(
     state,
     frozen,
     policy_update.Experience(
-      batch.prompt, rollout.codes, rollout.logprobs, values, slopes
+      batch.prompt,
+      rollout.codes,
+      rollout.logprobs,
+      values,
+      slopes,
+      rollout.title,
+      rollout.title_logprobs,
     ),
     model=model,
     optimizer=optimizer,
     options=options,
   )
-  return state, metrics | reward_metrics
+  return state, metrics | reward_metrics | title_metrics(rollout.title)
 
 
-def look(
-  pixels: jax.Array,
-  frozen: PyTree,
-  batch: Batch,
-  clip: Clip,
-  options: RLOptions,
-) -> dict[str, rewards.View]:
-  """Returns samples and targets as each encoder that rewards sees them.
+def title_metrics(title: Title | None) -> dict[str, jax.Array]:
+  """Returns metrics [] of written titles; {} where there are none.
 
-  Args:
-    pixels: [P, G, h, w, 3] of the samples, in [0, 1].
-    frozen: 'clip' and 'encoders', what is read of them.
-    batch: P windows.
-    clip: the first encoder.
-    options: the others, and the rewards that say which are read.
+  `title_words`, the mean number of a title's tokens, and `title_cut`, the share
+  of titles that had not ended at the maximum: their images are whole and their
+  rewards count as any other's.
   """
-  return rewards.look(
-    pixels,
-    batch,
-    _encoder_params(frozen),
-    {rewards.CLIP: clip, **options.encoders},
-    options.looking,
-  )
-
-
-def _encoder_params(frozen: PyTree) -> dict[str, PyTree]:
-  return {rewards.CLIP: frozen.get("clip"), **frozen.get("encoders", {})}
-
-
-def embed(
-  frozen: PyTree, clip: Clip, options: RLOptions, pixels: jax.Array
-) -> dict[str, jax.Array]:
-  """Embeds pixels [p, h, w, 3] by each encoder that rewards: [p, E] each."""
-  params = _encoder_params(frozen)
+  if title is None:
+    return {}
   return {
-    name: encoder.embed_images(params[name], pixels)
-    for name, encoder in {rewards.CLIP: clip, **options.encoders}.items()
-    if name in options.looking
+    "title_words": title.words.sum(-1).astype(jnp.float32).mean(),
+    "title_cut": title.cut.astype(jnp.float32).mean(),
   }
 
 
@@ -223,6 +210,8 @@ def make_options(
   config: Any,
   encoders: Mapping[str, ImageEncoder],
   describe: rewards.Describe | None = None,
+  titles: sampling.Titles | None = None,
+  reading: Reading | None = None,
 ) -> RLOptions:
   """Returns the options of a config's step.
 
@@ -232,6 +221,8 @@ def make_options(
     config: of the run.
     encoders: of its plan.
     describe: what an external reward is told of a window.
+    titles: of its plan.
+    reading: how written titles are read; None: no reward asks for it.
   """
   options = {k: v for k, v in config.rl.items() if k not in memory.KEYS}
   estimator = options.pop("estimator")
@@ -246,6 +237,8 @@ def make_options(
       config.rewards.schedule,
     ),
     encoders=encoders,
+    titles=titles,
+    reading=reading,
     objective=Objective(**config.objective),
     pathwise=pathwise.from_options(estimator, **config.pathwise),
     **options,
@@ -253,7 +246,10 @@ def make_options(
 
 
 def make_step(
-  config: Any, plan: Plan, describe: rewards.Describe | None = None
+  config: Any,
+  plan: Plan,
+  describe: rewards.Describe | None = None,
+  reading: Reading | None = None,
 ) -> Callable:
   """Returns the step of a config: (state, frozen, batch) -> ...
 
@@ -261,6 +257,7 @@ def make_step(
     config: of the run.
     plan: of the run.
     describe: what an external reward is told of a window.
+    reading: how written titles are read; None: as shapes alone say.
   """
   step = functools.partial(
     train_step,
@@ -268,7 +265,7 @@ def make_step(
     clip=plan.clip,
     optimizer=plan.optimizer,
     to_rollout_layout=plan.to_rollout_layout,
-    options=make_options(config, plan.encoders, describe),
+    options=make_options(config, plan.encoders, describe, plan.titles, reading),
   )
   cast = functools.partial(trainable.cast_frozen, plan.model)
   return memory.remembering(step, memory.Memory.of(config.rl), cast)
@@ -359,11 +356,11 @@ def run(config: Any, workdir: str) -> None:
     reward = functools.partial(earned, options=options)
     evaluator = dataclasses.replace(parts.evaluator, reward=reward)
     parts = parts._replace(evaluator=evaluator)
-  step = make_step(config, parts.plan, parts.describe)
+  step = make_step(config, parts.plan, parts.describe, parts.reading)
   work = throughput.work(
     throughput.count_weights(parts.plan.model),
     samples=config.sample.num_samples,
-    codes=parts.plan.model.image_tokens,
+    codes=parts.plan.answer_tokens,
     branches=1 if config.sample.guidance == 1 else 2,
     forward=1 + bool(config.objective.kl_weight),  # rollout, reference
     updates=config.rl.inner_epochs,

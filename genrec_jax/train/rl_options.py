@@ -6,8 +6,16 @@ import dataclasses
 from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.objectives import Objective, policy
 from genrec_jax.objectives.pathwise import Pathwise
-from genrec_jax.rewards import Reward
-from genrec_jax.sampling import Sampling
+from genrec_jax.rewards import CLIP, WRITTEN, Question, Reward, Translator
+from genrec_jax.sampling import Sampling, Titles
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How written titles are read: by CLIP, and by the model's own eyes."""
+
+  translator: Translator
+  question: Question
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,6 +27,7 @@ class RLOptions:
     microbatches: equal parts of the P prompts that the passes over given codes,
       whose gradients need the memory, take one after another.
     sample: how images are sampled.
+    titles: how titles before them are; None: there are none.
     rewards: by name, each with its weight.
     encoders: besides CLIP, of which some rewards are.
     objective: the loss.
@@ -34,6 +43,7 @@ class RLOptions:
       guidance's two by itself. The first has a null space: a drift of the
       unconditional branch u by d and of the conditional one c by
       d (guidance - 1) / guidance leaves u + guidance (c - u) as it was.
+    reading: how written titles are read; None: no reward asks for it.
     pathwise: how gradients of rewards through the image enter the loss; None:
       the score estimator alone.
 
@@ -55,6 +65,8 @@ class RLOptions:
   sampler_weight_cap: float
   kl_of: str
   pathwise: Pathwise | None = None
+  titles: Titles | None = None
+  reading: Reading | None = None
 
   def __post_init__(self) -> None:
     """Refuses what no step can do; a config is checked before."""
@@ -81,5 +93,10 @@ class RLOptions:
 
   @property
   def looking(self) -> frozenset[str]:
-    """The encoders that some reward reads, CLIP among them or not."""
-    return frozenset(reward.encoder for reward in self.rewards.values())
+    """The encoders that some reward reads, CLIP among them or not.
+
+    And, as `rewards.views` names them, others that look at samples.
+    """
+    found = frozenset(reward.encoder for reward in self.rewards.values())
+    # A title is compared with its image, and with the next title.
+    return found | {CLIP} if WRITTEN in found else found

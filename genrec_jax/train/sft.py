@@ -1,7 +1,8 @@
-"""Supervised fine-tuning: history -> codes of the real next item.
+"""Supervised fine-tuning: history -> the real next item.
 
-Letters: P prompts, T prompt tokens, I codes per image, C codebook, D width,
-h w pixels.
+Which is the codes of its image or, with titles, its title and then those codes.
+Letters: P prompts, T prompt tokens, I codes per image, C codebook, D width, W
+tokens of a title, h w pixels.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import optax
 
 from genrec_jax import sampling
 from genrec_jax.core import tree
-from genrec_jax.core.types import Batch, Prompt, PyTree, TrainState
+from genrec_jax.core.types import Batch, Prompt, PyTree, Title, TrainState
+from genrec_jax.groups import mean_of_tokens
 from genrec_jax.models.api import Generator
 from genrec_jax.train import microbatch, throughput
 from genrec_jax.train.build import build
@@ -32,12 +34,17 @@ class SFTOptions:
     microbatches: equal parts of the P prompts that memory holds one of at a
       time.
     condition_dropout: share of prompts replaced by the unconditional one, so
-      that guidance has a branch to push away from.
+      that guidance has a branch to push away from; the title is hidden with
+      the history.
+    image_weight: of the codes' loss, where answers begin with a title.
+    title_weight: of the title's.
   """
 
   seed: int
   microbatches: int
   condition_dropout: float
+  image_weight: float = 1.0
+  title_weight: float = 1.0
 
 
 def train_step(
@@ -49,10 +56,11 @@ def train_step(
   optimizer: optax.GradientTransformation,
   options: SFTOptions,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """Takes one step on the next items' image codes.
+  """Takes one step on the next items: their codes, or titles and codes.
 
   The codes come from the frozen VQ encoder, in the graph. The loss is the mean
-  negative log-likelihood of a code, in nats; the prompt carries none.
+  negative log-likelihood of a code, in nats; the prompt carries none. With
+  titles it is the weighted sum of that and of the same of a title's tokens.
 
   Args:
     state: trainable parameters, optimizer state, step; donated by the caller.
@@ -77,14 +85,33 @@ def train_step(
   with jax.named_scope("targets"):
     codes = model.encode_pixels(rest, pixels)  # [P, I]
 
+  # What a prompt's title counts: 1 on average, of hidden ones nothing.
+  counts = ~dropped * (len(dropped) / jnp.maximum(jnp.sum(~dropped), 1))  # [P]
+
   @jax.named_scope("policy")
-  def loss_fn(trainable, prompt, dropped, codes):
+  def loss_fn(trainable, prompt, dropped, codes, title, counts):
     params = tree.merge(trainable, rest)
     embeds = embed_with_dropout(model, params, prompt, dropped)
-    return code_loss(model, params, embeds, prompt.mask, codes)
+    if title is not None:
+      seen = title.words & ~dropped[:, None, None]  # [P, 1, W]
+      hidden = model.teacher_forced_hidden(
+        params, embeds, prompt.mask, codes[:, None], title.replace(words=seen)
+      )
+      return item_loss(model, params, hidden, codes, title, counts, options)
+    hidden = model.teacher_forced_hidden(
+      params, embeds, prompt.mask, codes[:, None]
+    )  # a group of one
+    return code_loss(model, params, hidden, codes)
 
   (loss, metrics), grads = microbatch.value_and_grad(
-    loss_fn, options.microbatches, state.params, prompt, dropped, codes
+    loss_fn,
+    options.microbatches,
+    state.params,
+    prompt,
+    dropped,
+    codes,
+    batch.title,
+    counts,
   )
   metrics = {name: values.mean() for name, values in metrics.items()}
   with jax.named_scope("update"):
@@ -109,20 +136,64 @@ def embed_with_dropout(
   )
 
 
-def code_loss(
+def item_loss(
   model: Generator,
   params: PyTree,
-  embeds: jax.Array,
-  mask: jax.Array,
+  hidden: jax.Array,
   codes: jax.Array,
+  title: Title,
+  counts: jax.Array,
+  options: SFTOptions,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns the loss [] of titles and codes, weighted, and its metrics.
+
+  Args:
+    model: the generator.
+    params: its parameters.
+    hidden: [P, 1, W + I, D], before each token.
+    codes: [P, I] int32.
+    title: [P, 1, W], as it is; hidden ones, too.
+    counts: [P], what each prompt's title counts.
+    options: with the weights.
+
+  Returns:
+    The loss, and besides those of `code_loss`: `image_loss` and `title_loss`;
+    `title_accuracy`, the share of a title's tokens, its end included, that are
+    the likeliest; `title_cut`, the share of titles that are too long, whose end
+    is not learned.
+  """
+  length = title.tokens.shape[-1]
+  vocabulary = model.text_vocabulary
+
+  def score(hidden, tokens):
+    logits = vocabulary.logits(params, hidden)  # [P, 1, w, V]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
+    return losses, jnp.argmax(logits, -1) == tokens
+
+  losses, right = sampling.map_logits(
+    vocabulary, score, hidden[:, :, :length], title.tokens
+  )  # [P, 1, W] both
+  weighted = counts[:, None, None]
+  title_loss = mean_of_tokens(weighted * losses, title.written)
+  image_loss, metrics = code_loss(model, params, hidden[:, :, length:], codes)
+  loss = options.image_weight * image_loss + options.title_weight * title_loss
+  return loss, metrics | {
+    "image_loss": image_loss,
+    "title_loss": title_loss,
+    "title_accuracy": mean_of_tokens(weighted * right, title.written),
+    "title_cut": title.cut.astype(jnp.float32).mean(),
+  }
+
+
+def code_loss(
+  model: Generator, params: PyTree, hidden: jax.Array, codes: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the mean negative log-likelihood [] of codes, in nats.
 
   Args:
     model: the generator.
     params: its parameters.
-    embeds: [P, T, D] of the prompts.
-    mask: [P, T] bool, True = a real token.
+    hidden: [P, 1, I, D], before each code.
     codes: [P, I] int32.
 
   Returns:
@@ -137,8 +208,9 @@ def code_loss(
     return losses, jnp.argmax(logits, -1) == codes
 
   # Over chunks of codes: the logits of all would not fit a device.
-  hidden = model.teacher_forced_hidden(params, embeds, mask, codes)
-  losses, right = sampling.map_logits(model, score, hidden, codes)  # [P, 1, I]
+  losses, right = sampling.map_logits(
+    model.image_vocabulary, score, hidden, codes
+  )  # [P, 1, I]
   return losses.mean(), {"code_accuracy": right.mean()}
 
 
@@ -167,7 +239,7 @@ def run(config: Any, workdir: str) -> None:
   work = throughput.work(
     throughput.count_weights(parts.plan.model),
     samples=1,
-    codes=parts.plan.model.image_tokens,
+    codes=parts.plan.answer_tokens,
     **parts.prompt_sizes,
   )
   train(config, workdir, parts, step, headline="loss", work=work)

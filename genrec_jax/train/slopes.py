@@ -58,7 +58,9 @@ def embed_slopes(
     if name in slopes and name not in rewards.WITHOUT_GRADIENT
   }
   images = {
-    name: view.images for name, view in views.items() if name != rewards.HOST
+    name: view.images
+    for name, view in views.items()
+    if name not in rewards.NO_ENCODERS
   }
 
   def score(images: dict[str, jax.Array]) -> dict[str, jax.Array]:

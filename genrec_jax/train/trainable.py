@@ -35,6 +35,7 @@ def partition(
   *,
   patterns: Sequence[str],
   lora_rank: int,
+  words: bool = False,
 ) -> Partition:
   """Splits a generator's parameters into trained and frozen ones.
 
@@ -44,12 +45,13 @@ def partition(
     specs: PartitionSpecs of the same.
     patterns: of what is trained or, with adapters, adapted.
     lora_rank: of adapters; 0 trains the parameters themselves.
+    words: whether answers have words.
 
   Raises:
     UserError: see `split`.
   """
-  trained, rest = split(model, shapes, patterns)
-  trained_specs, rest_specs = split(model, specs, patterns)
+  trained, rest = split(model, shapes, patterns, words=words)
+  trained_specs, rest_specs = split(model, specs, patterns, words=words)
   adapters = None
   if lora_rank:
     kernels = functools.partial(
@@ -72,7 +74,11 @@ def partition(
 
 
 def split(
-  model: Generator, params: PyTree, patterns: Sequence[str]
+  model: Generator,
+  params: PyTree,
+  patterns: Sequence[str],
+  *,
+  words: bool = False,
 ) -> tuple[PyTree, PyTree]:
   """Splits as `tree.select`, but never trains what can have no gradient.
 
@@ -81,9 +87,10 @@ def split(
   Raises:
     UserError: a pattern fits nothing, or nothing that has a gradient.
   """
+  without_gradient = model.without_gradient(words=words)
 
   def idle(path: str) -> bool:
-    return re.fullmatch(model.without_gradient, path) is not None
+    return re.fullmatch(without_gradient, path) is not None
 
   named = tree.flatten(tree.select(params, patterns)[0])
   problems = [
@@ -94,9 +101,9 @@ def split(
   if problems:
     raise UserError(
       listed(
-        "model.trainable names parameters that no image code depends on, so"
-        " they have no gradient (the text's head, the image tokenizer): leave"
-        " out",
+        "model.trainable names parameters that no answer depends on, so they"
+        " have no gradient (the image tokenizer, and of answers without a title"
+        " the text's head): leave out",
         problems,
       )
     )

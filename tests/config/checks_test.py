@@ -34,6 +34,13 @@ ZERO_IS_MEANT = {
   "rewards.diversity.weight",
   "rewards.quality.weight",
   "rewards.external.weight",
+  "rewards.consistency.weight",
+  "rewards.title.weight",
+  "rewards.eyes.weight",
+  "sft.image_weight",
+  "sft.title_weight",
+  "objective.image_weight",
+  "objective.title_weight",
   "rl.sampler_weight_cap",
   "objective.kl_weight",
   "objective.entropy_weight",
@@ -335,3 +342,48 @@ def test_all_problems_are_listed_at_once():
     "sample.top_p",
     "optim.lr",
   ]
+
+
+@pytest.mark.parametrize(
+  ("task", "values", "problem"),
+  [
+    (
+      "rl",
+      {"rewards.title.weight": 0.5, "rewards.eyes.weight": 1.0},
+      r"^rewards.title.weight, rewards.eyes.weight with model.answer='image':"
+      r" expected 0",
+    ),
+    ("sft", {"model.answer": "title"}, "expected one of image, title_image"),
+    (
+      "sft",
+      {
+        "model.answer": "title_image",
+        "sft.image_weight": 0.0,
+        "sft.title_weight": 0.0,
+      },
+      "sft.image_weight and sft.title_weight are both 0",
+    ),
+    (
+      "evaluate",
+      {"model.answer": "title_image", "data.prompts": "some.txt"},
+      "data.prompts is 'some.txt' with model.answer='title_image'",
+    ),
+    (
+      "rl",
+      {
+        "model.answer": "title_image",
+        "rewards.eyes.weight": 1.0,
+        "rewards.eyes.question": " ",
+      },
+      "rewards.eyes.question is empty",
+    ),
+  ],
+)
+def test_titles_that_cannot_be_are_refused(task, values, problem):
+  with pytest.raises(UserError, match=problem):
+    checks.check(get_config(values, task))
+
+
+def test_titles_and_their_rewards_are_allowed_together():
+  values = {f"rewards.{name}.weight": 1.0 for name in rewards.OF_TITLES}
+  checks.check(get_config(values | {"model.answer": "title_image"}))

@@ -201,3 +201,26 @@ def test_page_long_titles_are_cut(dataset, processor, clip_tokenizer):
   assert not batch.title_mask[:, 6:].any()
   ids = batch.prompt.ids
   assert ids.shape[1] == 1 + 5 * (64 + IMAGE_TOKENS + 3) + 3 + 1
+
+
+@pytest.mark.parametrize("title_tokens", [2, 8])
+def test_titles_are_what_answers_begin_with(stream, processor, title_tokens):
+  plain = take(iter(stream()), 3)
+  titled = take(iter(stream(title_tokens=title_tokens)), 3)
+  for one, other in zip(plain, titled, strict=True):
+    assert one.title is None
+    # The answer begins the image: the prompt ends before.
+    np.testing.assert_array_equal(one.prompt.ids[:, :-1], other.prompt.ids)
+    np.testing.assert_array_equal(one.prompt.mask[:, :-1], other.prompt.mask)
+    assert other.title.tokens.shape == (8, 1, title_tokens)
+    for row, (_, future) in enumerate(windows_in([one])):
+      title = world.title(world.attributes(future[0]))
+      words = processor.title_ids(title)
+      assert len(words) == 6
+      expected = [*words, BOI, 0, 0][:title_tokens]
+      np.testing.assert_array_equal(other.title.tokens[row, 0], expected)
+      np.testing.assert_array_equal(
+        other.title.words[row, 0], np.arange(title_tokens) < 6
+      )
+  # A title of W tokens is cut off: its end is not to be learned.
+  assert other.title.cut.all() == (title_tokens == 2)

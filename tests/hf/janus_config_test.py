@@ -6,7 +6,7 @@ import transformers
 from genrec_jax import testing
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import janus_config
-from genrec_jax.models import janus
+from genrec_jax.models import janus_presets
 from tests.hf import tiny_janus
 
 IDS = {"bos_id": 0, "pad_id": 2, "boi_id": 4}
@@ -56,7 +56,7 @@ def test_sections_left_out_have_the_defaults_of_transformers():
     pad_id=100002,
     boi_id=100016,
   )
-  assert ours == janus.janus_pro_1b()
+  assert ours == janus_presets.janus_pro_1b()
 
 
 def test_all_that_does_not_fit_is_named():

@@ -9,7 +9,7 @@ import transformers
 from genrec_jax.core import tree
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import janus_config, rules
-from genrec_jax.models import janus
+from genrec_jax.models import janus_presets
 from tests.hf import tiny_janus
 
 
@@ -28,8 +28,8 @@ def test_import_then_export_is_bit_identical(tied):
 @pytest.mark.parametrize(
   ("preset", "width", "mlp_width", "layers", "heads", "pad_id", "image_id"),
   [
-    (janus.janus_pro_1b, 2048, 5632, 24, 16, 100002, 100581),
-    (janus.janus_pro_7b, 4096, 11008, 30, 32, 100015, 100594),
+    (janus_presets.janus_pro_1b, 2048, 5632, 24, 16, 100002, 100581),
+    (janus_presets.janus_pro_7b, 4096, 11008, 30, 32, 100015, 100594),
   ],
 )
 def test_presets_are_the_published_models(

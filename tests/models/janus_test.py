@@ -11,7 +11,7 @@ import torch
 from genrec_jax import sampling
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import Prompt
-from genrec_jax.models import janus
+from genrec_jax.models import janus, janus_presets
 from genrec_jax.sampling import Sampling
 from tests import rounding
 from tests.hf import tiny_janus
@@ -263,8 +263,8 @@ def test_aligners_of_one_layer_fit_the_sharding_rules(pair):
   ("preset", "language", "total"),
   # As transformers counts them in models of these configs, see hf/janus_test.
   [
-    (janus.janus_pro_1b, 1_652_656_128, 2_076_636_811),
-    (janus.janus_pro_7b, 6_910_365_696, 7_407_773_323),
+    (janus_presets.janus_pro_1b, 1_652_656_128, 2_076_636_811),
+    (janus_presets.janus_pro_7b, 6_910_365_696, 7_407_773_323),
   ],
 )
 def test_presets_have_their_published_sizes(preset, language, total):

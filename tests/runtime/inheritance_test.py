@@ -74,3 +74,31 @@ def test_a_model_that_is_no_workdir_has_no_data(tmp_path):
   assert inherited(tmp_path, None) == ({}, "")
   found = inherited(tmp_path, None, path="synthetic")
   assert found == ({"path": ""}, "")
+
+
+@pytest.mark.parametrize(
+  ("given", "expected"),
+  [
+    ((), {"answer": "title_image", "title_tokens": 9}),
+    (("model.answer",), {"title_tokens": 9}),
+    (("model.answer", "model.title_tokens"), {}),
+  ],
+)
+def test_a_run_goes_on_with_the_answers_of_its_checkpoint(
+  tmp_path, given, expected
+):
+  source = tmp_path / "sft"
+  source.mkdir()
+  theirs = {"answer": "title_image", "title_tokens": 9, "dtype": "bfloat16"}
+  (source / "config.json").write_text(json.dumps({"model": theirs}))
+  save(source)
+  own = {"checkpoint": str(source), "answer": "image", "title_tokens": 16}
+  found, _ = inheritance.inherited_answer(
+    {"model": own}, set(given), str(tmp_path / "own")
+  )
+  assert found == expected
+  # A run from before there were titles, and a folder that is no run.
+  (source / "config.json").write_text(json.dumps({"data": {}}))
+  for checkpoint in (str(source), "tiny_sft"):
+    config = {"model": own | {"checkpoint": checkpoint}}
+    assert inheritance.inherited_answer(config, set(), "")[0] == {}

@@ -5,7 +5,28 @@ import numpy as np
 import pytest
 
 from genrec_jax.core.types import Prompt
-from genrec_jax.testing import BOI, BOS, IMAGE, PAD, amplified, tiny_janus
+from genrec_jax.testing import (
+  ANSWERS,
+  BOI,
+  BOS,
+  IMAGE,
+  PAD,
+  amplified,
+  tiny_janus,
+)
+
+
+@pytest.fixture(params=ANSWERS)
+def titles(request):
+  return ANSWERS[request.param]
+
+
+@pytest.fixture
+def asked(prompt, titles):
+  """The prompts, as they end where an answer has a title or has none."""
+  if titles is None:
+    return prompt
+  return prompt.replace(ids=prompt.ids[:, :-1], mask=prompt.mask[:, :-1])
 
 
 @pytest.fixture(scope="module")

@@ -31,34 +31,47 @@ SETTINGS = (
 
 @pytest.mark.parametrize("options", SETTINGS)
 def test_scores_are_the_log_probabilities_sampled_with(
-  model, params, prompt, options
+  model, params, asked, titles, options
 ):
   rollout = jax.jit(
-    lambda key: sampling.sample_images(
-      model, params, prompt, key, Sampling(num_samples=3, **options)
+    lambda key: sampling.sample_items(
+      model, params, asked, key, Sampling(num_samples=3, **options), titles
     )
   )(jax.random.key(1))
   assert rollout.codes.shape == rollout.logprobs.shape == (2, 3, 4)
   assert len(np.unique(rollout.codes)) > 3
-  logprobs, entropy, *_ = jax.jit(
-    lambda codes: sampling.score_images(
-      model, params, prompt, codes, Sampling(**options)
+
+  @jax.jit
+  def score(prompt, codes, title):
+    return sampling.score_images(
+      model, params, prompt, codes, Sampling(**options), title=title
     )
-  )(rollout.codes)
-  bound = score_bound(logprobs, options["guidance"])
-  np.testing.assert_allclose(rollout.logprobs, logprobs, rtol=0, atol=bound)
-  assert np.all(entropy >= 0)
-  most = np.log(model.codebook_size)
-  assert np.all(entropy <= most + rounding.bound(model.codebook_size, most))
+
   # Unshared: every sample with a copy of its prompt.
-  alone, *_ = jax.jit(
-    lambda codes: sampling.score_images(
-      model, params, repeated(prompt, 3), codes, Sampling(**options)
-    )
-  )(rollout.codes.reshape(6, 1, 4))
-  np.testing.assert_allclose(
-    rollout.logprobs, np.reshape(alone, (2, 3, 4)), rtol=0, atol=bound
+  apart = jax.tree.map(
+    lambda x: x.reshape(6, 1, *x.shape[2:]), (rollout.codes, rollout.title)
   )
+  for found in (
+    score(asked, rollout.codes, rollout.title),
+    score(repeated(asked, 3), *apart),
+  ):
+    bound = score_bound(found.logprobs, options["guidance"])
+    np.testing.assert_allclose(
+      rollout.logprobs.ravel(), found.logprobs.ravel(), rtol=0, atol=bound
+    )
+    assert np.all(found.entropy >= 0)
+    most = np.log(model.codebook_size)
+    assert np.all(
+      found.entropy <= most + rounding.bound(model.codebook_size, most)
+    )
+    if titles is not None:
+      bound = score_bound(found.title.logprobs)
+      np.testing.assert_allclose(
+        rollout.title_logprobs.ravel(),
+        found.title.logprobs.ravel(),
+        rtol=0,
+        atol=bound,
+      )
 
 
 def test_guidance_of_one_is_the_formula_of_two_branches_at_one(
@@ -87,48 +100,54 @@ def test_guidance_of_one_is_the_formula_of_two_branches_at_one(
 
 
 def test_the_rollout_s_parameters_compute_the_same_in_bfloat16(
-  model, params, prompt
+  model, params, asked, titles
 ):
   half = model.with_compute(dtype="bfloat16")
-  prompt = prompt.replace(images=prompt.images[:, :0])  # compiles faster
-  cast = sampling.rollout_params(half, params, lambda tree: tree)
+  prompt = asked.replace(images=asked.images[:, :0])  # compiles faster
+  words = titles is not None
+  cast = sampling.rollout_params(half, params, lambda tree: tree, words=words)
+  head = cast["language"]["lm_head"]["kernel"].dtype
+  assert head == (jnp.bfloat16 if words else jnp.float32)
   assert cast["language"]["norm"]["scale"].dtype == jnp.bfloat16
   assert cast["image_head"]["head"]["vision_head"]["kernel"].dtype == (
     jnp.bfloat16
   )
   draw = jax.jit(
-    lambda params: sampling.sample_images(
+    lambda params: sampling.sample_items(
       half,
       params,
       prompt,
       jax.random.key(4),
       Sampling(num_samples=2, guidance=2.0),
+      titles,
     )
   )
-  ours, theirs = draw(cast), draw(params)
-  np.testing.assert_array_equal(ours.codes, theirs.codes)
-  np.testing.assert_array_equal(ours.logprobs, theirs.logprobs)
+  jax.tree.map(np.testing.assert_array_equal, draw(cast), draw(params))
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
-def test_the_cache_is_written_in_place(model, params, prompt, num_samples):
+def test_the_cache_is_written_in_place(
+  model, params, asked, titles, num_samples
+):
   text = (
     jax.jit(
-      lambda key: sampling.sample_images(
+      lambda key: sampling.sample_items(
         model,
         params,
-        prompt,
+        asked,
         key,
         Sampling(num_samples=num_samples, guidance=2.0),
+        titles,
       )
     )
     .lower(jax.random.key(0))
     .compile()
     .as_text()
   )
-  prefix = model.prefill(params, model.embed(params, prompt), prompt.mask)
+  prefix = model.prefill(params, model.embed(params, asked), asked.mask)
   both = prefix.replace(mask=jnp.repeat(prefix.mask, 2, 0))
-  cache = model.init_cache(both, num_samples, model.image_tokens)
+  length = model.image_tokens + (titles.max_tokens + 1 if titles else 0)
+  cache = model.init_cache(both, num_samples, length)
   shape = ",".join(map(str, cache.keys[0].shape))
   copies = re.findall(rf" = f32\[{shape}\]\S* copy\(", text)
   # To hand the loop its own is one each; more are made at every code.

@@ -9,7 +9,7 @@ import pytest
 
 from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
-from genrec_jax.models import janus
+from genrec_jax.models import janus_presets
 from genrec_jax.sampling import Sampling, scoring
 from genrec_jax.testing import PAD, tiny_janus
 from tests.rounding import TINY_JANUS_TERMS, score_bound
@@ -39,7 +39,7 @@ def test_scoring_in_chunks_changes_nothing(
 
   whole = run()
   monkeypatch.setattr(scoring, "_MAX_LOGITS", 2 * model.codebook_size)
-  assert scoring._num_chunks(model) == 2
+  assert scoring._num_chunks(4, model.codebook_size) == 2
   # Scores, and slopes, which a backward pass as long rounds as often again.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(
@@ -51,10 +51,14 @@ def test_scoring_in_chunks_changes_nothing(
 
 
 def test_few_logits_are_held_at_a_time():
-  assert scoring._num_chunks(tiny_janus()) == 1
-  large = janus.janus_pro_7b()
-  codes = large.image_tokens // scoring._num_chunks(large)
-  assert codes * large.codebook_size <= scoring._MAX_LOGITS
+  tiny, large = tiny_janus(), janus_presets.janus_pro_7b()
+  assert scoring._num_chunks(tiny.image_tokens, tiny.codebook_size) == 1
+  for length, vocabulary in (
+    (large.image_tokens, large.image_vocabulary),
+    (32, large.text_vocabulary),
+  ):
+    held = length // scoring._num_chunks(length, vocabulary.size)
+    assert held * vocabulary.size <= scoring._MAX_LOGITS
 
 
 def test_the_unconditional_gradient_can_be_stopped(model, params, prompt):

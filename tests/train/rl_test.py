@@ -15,7 +15,13 @@ from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
-from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
+from genrec_jax.testing import (
+  ANSWERS,
+  amplified,
+  random_batch,
+  tiny_clip,
+  tiny_janus,
+)
 from genrec_jax.train import rl
 from tests.logits import code_logits
 from tests.rounding import score_bound
@@ -51,6 +57,12 @@ def params():
   return amplified(MODEL.init(jax.random.key(0)), 1.25)
 
 
+# Every test that asks for it runs for answers of each kind.
+@pytest.fixture(scope="module", params=ANSWERS)
+def titles(request):
+  return ANSWERS[request.param]
+
+
 @pytest.fixture(scope="module")
 def clip_params():
   return CLIP.init(jax.random.key(1))
@@ -73,8 +85,9 @@ def without_weights(rewards):
   return {name: one._replace(weight=0.0) for name, one in rewards.items()}
 
 
-def run(params, clip_params, steps, reference=1.0, **options):
+def run(params, clip_params, steps, reference=1.0, titles=None, **options):
   """Returns the last state and each step's metrics and gradient."""
+  options["titles"] = titles
   made_of = STEP | {key: options.pop(key) for key in STEP.keys() & options}
   step = functools.partial(
     rl.train_step, **made_of, options=dataclasses.replace(OPTIONS, **options)
@@ -83,7 +96,7 @@ def run(params, clip_params, steps, reference=1.0, **options):
   state, frozen = parts(params, clip_params, reference, made_of["optimizer"])
   found = []
   for i in range(steps):
-    batch = jax.device_put(random_batch(8, seed=i))
+    batch = jax.device_put(random_batch(8, i, titles))
     frozen = jax.device_put(frozen)
     with jax.transfer_guard("disallow"):
       state, metrics = step(state, frozen, batch)
@@ -93,22 +106,26 @@ def run(params, clip_params, steps, reference=1.0, **options):
 
 
 @pytest.fixture(scope="module")
-def single(params, clip_params):
-  return run(params, clip_params, 2)
+def single(params, clip_params, titles):
+  return run(params, clip_params, 2, titles=titles)
 
 
 def test_the_step_is_on_policy_and_moves_away_from_the_reference(
-  params, single
+  params, titles, single
 ):
   state, metrics = single
   assert int(state.step) == 2
+  parts = ("", "title_") if titles else ("",)
   for values in metrics:
-    assert values["sampler_mismatch_max"] < SAME
-    assert values["ratio_max_deviation"] == 0
+    for part in parts:
+      assert values[f"{part}sampler_mismatch_max"] < SAME
+      assert values[f"{part}ratio_max_deviation"] == 0
     scalars = [v for name, v in values.items() if name != "gradient"]
     assert all(np.isfinite(v) and np.ndim(v) == 0 for v in scalars)
-  assert metrics[0]["kl"] < SAME**2  # half the square of such a difference
-  assert metrics[1]["kl"] > metrics[0]["kl"]
+  for part in parts:
+    # Half the square of such a difference.
+    assert metrics[0][f"{part}kl"] < SAME**2
+    assert metrics[1][f"{part}kl"] > metrics[0][f"{part}kl"]
   weights = OPTIONS.weights
   total = sum(w * metrics[0][f"reward/{k}_mean"] for k, w in weights.items())
   np.testing.assert_allclose(metrics[0]["reward"], total, rtol=1e-5)
@@ -117,20 +134,26 @@ def test_the_step_is_on_policy_and_moves_away_from_the_reference(
     path: np.abs(new - before[path]).max()
     for path, new in tree.flatten(state.params).items()
   }
-  assert moved.pop("language/lm_head/kernel") == 0  # no text is sampled
+  if not titles:  # no text is sampled
+    assert moved.pop("language/lm_head/kernel") == 0
   assert all(moved.values())
 
 
-def sample(params, prompt, gather=lambda params: params):
+def sample(params, prompt, titles=None, gather=lambda params: params):
   """Samples what the first step samples."""
-  params = sampling.rollout_params(MODEL, params, gather)
+  params = sampling.rollout_params(
+    MODEL, params, gather, words=titles is not None
+  )
   key = jax.random.fold_in(jax.random.key(OPTIONS.seed), 0)
-  return sampling.sample_images(MODEL, params, prompt, key, OPTIONS.sample)
+  return sampling.sample_items(
+    MODEL, params, prompt, key, OPTIONS.sample, titles
+  )
 
 
 @pytest.fixture(scope="module")
-def samples(params):
-  return jax.jit(sample)(params, random_batch(8).prompt)
+def samples(params, titles):
+  compiled = jax.jit(functools.partial(sample, titles=titles))
+  return compiled(params, random_batch(8, 0, titles).prompt)
 
 
 def laid_out(shape, params):
@@ -144,21 +167,26 @@ def laid_out(shape, params):
 
 @pytest.mark.optimised
 @pytest.mark.parametrize("shape", MESHES)
-def test_eight_devices_sample_what_one_samples(params, samples, shape):
+def test_eight_devices_sample_what_one_samples(params, titles, samples, shape):
   mesh, _, placed, gather = laid_out(shape, params)
-  prompt = sharding.put_batch(mesh, random_batch(8).prompt)
+  prompt = sharding.put_batch(mesh, random_batch(8, 0, titles).prompt)
   pinned = sharding.trace_with_mesh(
-    mesh, functools.partial(sample, gather=gather)
+    mesh, functools.partial(sample, titles=titles, gather=gather)
   )
   found = jax.jit(pinned)(placed, prompt)
   np.testing.assert_array_equal(found.codes, samples.codes)
   np.testing.assert_allclose(
     found.logprobs, samples.logprobs, rtol=0, atol=SAME
   )
+  if titles:
+    jax.tree.map(np.testing.assert_array_equal, found.title, samples.title)
+    np.testing.assert_allclose(
+      found.title_logprobs, samples.title_logprobs, rtol=0, atol=SAME
+    )
 
 
 @pytest.mark.parametrize("shape", MESHES)
-def test_eight_devices_step_as_one(params, clip_params, single, shape):
+def test_eight_devices_step_as_one(params, clip_params, titles, single, shape):
   mesh, specs, placed, gather = laid_out(shape, params)
   part = tree.select(specs, TRAINABLE)
   state, frozen = parts(placed, clip_params)
@@ -172,14 +200,14 @@ def test_eight_devices_step_as_one(params, clip_params, single, shape):
       functools.partial(
         rl.train_step,
         **STEP | {"to_rollout_layout": gather},
-        options=OPTIONS,
+        options=dataclasses.replace(OPTIONS, titles=titles),
       ),
     ),
     donate_argnums=0,
     out_shardings=(like, whole),
   )
   for i in range(2):
-    batch = sharding.put_batch(mesh, random_batch(8, seed=i))
+    batch = sharding.put_batch(mesh, random_batch(8, i, titles))
     with jax.transfer_guard("disallow"):
       state, metrics = step(state, frozen, batch)
     assert_same_metrics(metrics, single[1][i])
@@ -211,7 +239,7 @@ def assert_same_metrics(metrics, expected):
   """Holds each to 1e-5 of itself, beyond the rounding of its terms."""
   assert metrics.keys() == expected.keys() - {"gradient"}
   for name, value in metrics.items():
-    atol = ROUNDING.get(name, 0)
+    atol = ROUNDING.get(name.removeprefix("title_"), 0)
     if name.endswith("_std"):  # of differences of rewards, which are up to 1
       atol = 1e-6
     if name.endswith("_contribution"):  # those over spreads of about 0.1
@@ -221,21 +249,22 @@ def assert_same_metrics(metrics, expected):
     )
 
 
-def test_microbatches_equal_the_whole(params, clip_params, single):
-  _, (metrics,) = run(params, clip_params, 1, microbatches=4)
+def test_microbatches_equal_the_whole(params, clip_params, titles, single):
+  _, (metrics,) = run(params, clip_params, 1, titles=titles, microbatches=4)
   assert_same_gradient(metrics.pop("gradient"), single[1][0]["gradient"])
   assert_same_metrics(metrics, single[1][0])
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_no_parameter_is_gathered_in_the_decode_loop(params, free):
+def test_no_parameter_is_gathered_in_the_decode_loop(params, titles, free):
   mesh, _, placed, gather = laid_out((8, 1), params)
-  prompt = sharding.put_batch(mesh, random_batch(8).prompt)
+  prompt = sharding.put_batch(mesh, random_batch(8, 0, titles).prompt)
   if free:
-    lowered = jax.jit(sample).lower(placed, prompt)
+    of_kind = functools.partial(sample, titles=titles)
+    lowered = jax.jit(of_kind).lower(placed, prompt)
   else:
     pinned = sharding.trace_with_mesh(
-      mesh, functools.partial(sample, gather=gather)
+      mesh, functools.partial(sample, titles=titles, gather=gather)
     )
     lowered = jax.jit(pinned).lower(placed, prompt)
   program = hlo.parse(lowered.compile().as_text())
@@ -244,21 +273,28 @@ def test_no_parameter_is_gathered_in_the_decode_loop(params, free):
   inside = [one.kind for one in moved if one.within("decode")]
   # Of a layout that is left to XLA there is something to find.
   assert bool(inside) == free, inside
+  if titles:  # which all devices ask each other about, whether all have ended
+    inside = {one.kind for one in moved if one.within("answer")}
+    assert ("all-gather" in inside) == free, inside
   assert any(one.kind == "all-gather" for one in moved)
 
 
-def test_inner_epochs_take_more_than_one_update(params, clip_params, single):
-  state, metrics = run(params, clip_params, 1, inner_epochs=3)
-  assert metrics[0]["sampler_mismatch_max"] < SAME
-  # From the second epoch on the policy is no longer the one that sampled.
-  assert metrics[0]["ratio_max_deviation"] > 1e-4
+def test_inner_epochs_take_more_than_one_update(
+  params, clip_params, titles, single
+):
+  state, metrics = run(params, clip_params, 1, titles=titles, inner_epochs=3)
+  for part in ("", "title_") if titles else ("",):
+    assert metrics[0][f"{part}sampler_mismatch_max"] < SAME
+    # From the second epoch on the policy is no longer the one that sampled.
+    assert metrics[0][f"{part}ratio_max_deviation"] > 1e-4
   assert metrics[0]["reward"] == single[1][0]["reward"]
   assert int(state.step) == 1
 
 
-def test_conditional_scoring_leaves_guidance_out(params, clip_params, samples):
+def test_conditional_scoring_leaves_guidance_out(params, clip_params):
   """Without rewards, the gradient is that of the KL; both by hand."""
   batch, scale = random_batch(8), 1.1
+  samples = jax.jit(sample)(params, batch.prompt)
   trainable, rest = tree.select(params, TRAINABLE)
 
   def kl(trainable, guidance):
@@ -302,11 +338,14 @@ def test_conditional_scoring_leaves_guidance_out(params, clip_params, samples):
   assert "sampler_mismatch_max" not in metrics  # of another distribution
 
 
-def test_bfloat16_computes_and_float32_is_kept(params, clip_params, single):
+def test_bfloat16_computes_and_float32_is_kept(
+  params, clip_params, titles, single
+):
   state, (metrics,) = run(
     params,
     clip_params,
     1,
+    titles=titles,
     model=MODEL.with_compute(dtype="bfloat16"),
     optimizer=optax.chain(KEEP, optax.adamw(1e-3)),
     advantage="reinforce",
@@ -315,10 +354,13 @@ def test_bfloat16_computes_and_float32_is_kept(params, clip_params, single):
   # At a ratio of 1 and a KL of 0 it is minus the reward. Rounding redraws some
   # codes: three standard errors of the difference of two means of 32 images,
   # whose rewards spread by 0.07 within a group.
+  parts = 2 if titles else 1  # each learns by all of the reward
   np.testing.assert_allclose(
-    metrics["loss"], -single[1][0]["reward"], atol=0.05
+    metrics["loss"], -parts * single[1][0]["reward"], atol=parts * 0.05
   )
   # Logits of a few units, rounded to eight bits and tripled by guidance.
   assert 1e-4 < metrics["sampler_mismatch_max"] < 0.2
   assert metrics["ratio_max_deviation"] == 0
-  np.testing.assert_allclose(metrics["loss"], -metrics["reward"], atol=1e-3)
+  np.testing.assert_allclose(
+    metrics["loss"], -parts * metrics["reward"], atol=1e-3
+  )

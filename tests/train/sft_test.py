@@ -14,7 +14,7 @@ from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.sampling import Sampling
-from genrec_jax.testing import amplified, random_batch, tiny_janus
+from genrec_jax.testing import ANSWERS, amplified, random_batch, tiny_janus
 from genrec_jax.train import sft
 from tests import rounding
 from tests.bandit import Bandit, bandit_batch
@@ -35,6 +35,12 @@ MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2)]  # data, model, slices
 @pytest.fixture(scope="module")
 def params():
   return amplified(MODEL.init(jax.random.key(0)), 1.25)
+
+
+# Every test that asks for it runs for answers of each kind.
+@pytest.fixture(scope="module", params=ANSWERS)
+def titles(request):
+  return ANSWERS[request.param]
 
 
 def make(params, dropout, microbatches=1, **options):
@@ -67,8 +73,8 @@ def run(params, batch, dropout, steps=1, **options):
   return state, losses, first
 
 
-def test_loss_is_minus_the_score_of_the_real_codes(params):
-  batch = random_batch(8)
+def test_loss_is_minus_the_score_of_the_real_answers(params, titles):
+  batch = random_batch(8, 0, titles)
   codes = jax.jit(MODEL.encode_pixels)(
     params, batch.future[:, 0] / np.float32(255)
   )
@@ -80,18 +86,26 @@ def test_loss_is_minus_the_score_of_the_real_codes(params):
     (1.0, MODEL.unconditional(batch.prompt)),
   ):
     _, losses, _ = run(params, batch, dropout)
-    logprobs, *_ = score(params, prompt, codes[:, None])
-    rounding.assert_close(losses[0], -logprobs.mean(), terms=TINY_JANUS_TERMS)
+    title = batch.title
+    if title is not None and dropout:  # hidden with the history, not learned
+      title = title.replace(words=np.zeros_like(title.words))
+    scores = score(params, prompt, codes[:, None], title=title)
+    expected = -scores.logprobs.mean()
+    if title is not None and not dropout:
+      written = np.asarray(batch.title.written)
+      own = np.asarray(scores.title.logprobs).sum(-1) / written.sum(-1)
+      expected -= own.mean()
+    rounding.assert_close(losses[0], expected, terms=2 * TINY_JANUS_TERMS)
 
 
-def test_it_learns_a_batch_by_heart(params):
-  _, losses, _ = run(params, random_batch(8), 0.0, steps=60)
+def test_it_learns_a_batch_by_heart(params, titles):
+  _, losses, _ = run(params, random_batch(8, 0, titles), 0.0, steps=60)
   assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.fixture(scope="module")
-def alone(params):
-  return run(params, random_batch(8), 0.5, steps=2)
+def alone(params, titles):
+  return run(params, random_batch(8, 0, titles), 0.5, steps=2)
 
 
 def assert_same_params(state, expected):
@@ -100,19 +114,19 @@ def assert_same_params(state, expected):
     np.testing.assert_allclose(value, expected[path], atol=1e-5, err_msg=path)
 
 
-def test_microbatches_equal_the_whole(params, alone):
+def test_microbatches_equal_the_whole(params, titles, alone):
   state, losses, first = run(
-    params, random_batch(8), 0.5, steps=2, microbatches=2
+    params, random_batch(8, 0, titles), 0.5, steps=2, microbatches=2
   )
   rounding.assert_close(losses, alone[1], terms=TINY_JANUS_TERMS)
   assert_same_gradient(first, alone[2])
   assert_same_params(state, alone[0])
 
 
-def test_bfloat16_computes_and_float32_is_kept(params, alone):
+def test_bfloat16_computes_and_float32_is_kept(params, titles, alone):
   state, losses, _ = run(
     params,
-    random_batch(8),
+    random_batch(8, 0, titles),
     0.5,
     model=MODEL.with_compute(dtype="bfloat16"),
     optimizer=optax.chain(KEEP, optax.adamw(1e-3)),
@@ -125,8 +139,8 @@ def test_bfloat16_computes_and_float32_is_kept(params, alone):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-def test_eight_devices_equal_one(params, alone, shape):
-  batch = random_batch(8)
+def test_eight_devices_equal_one(params, titles, alone, shape):
+  batch = random_batch(8, 0, titles)
   mesh = mesh_lib.make_mesh(*shape)
   specs = sharding.specs(janus.RULES, params)
   step, state, frozen = make(sharding.shard_params(mesh, specs, params), 0.5)
@@ -154,8 +168,7 @@ def test_the_loss_of_codes_by_hand():
   model = Bandit(image_tokens=3, codebook_size=3)
   logits = jnp.asarray([[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [0.0, 1.0, 5.0]]])
   codes = jnp.asarray([[2, 0, 0]])  # the last is not the likeliest
-  embeds = logits.reshape(1, 1, -1)
-  loss, metrics = sft.code_loss(model, {}, embeds, np.ones((1, 1), bool), codes)
+  loss, metrics = sft.code_loss(model, {}, logits[:, None], codes)
   expected = -jax.nn.log_softmax(logits)[0, [0, 1, 2], [2, 0, 0]].mean()
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
   np.testing.assert_allclose(metrics["code_accuracy"], 2 / 3, rtol=1e-6)
