@@ -96,6 +96,9 @@ def base(task: str, variant: str) -> ConfigDict:
   # Others that all models but the base are sampled at, such as (0.5, 0.7, 1.5),
   # to plot alignment against diversity; each is as long as the table's own.
   config.eval.temperatures = ()
+  # Whether models are asked for the titles of real images: does training cost
+  # them what they understand?
+  config.eval.captions = True
   # Users whose images are kept in images.parquet, for a study with people.
   config.eval.keep_images = 64
 
@@ -107,6 +110,7 @@ def base(task: str, variant: str) -> ConfigDict:
     config.eval.batch_size = 8
     # Training the fourth would take longer than all other parts.
     config.eval.recommenders = ("most_popular", "item_knn", "content_knn")
+    config.eval.captions = False  # one more graph to compile
   elif variant:
     config.model.checkpoint = ""  # yours; see the command of each config
     config.model.dtype = "bfloat16"  # what accelerators multiply fast

@@ -3,25 +3,27 @@
     python tools/generate.py --model=DIR --history=a.png,b.png \
         --titles='red cup|blue cup' --out=DIR
     python tools/generate.py --model=DIR --prompt='a red cup' --out=DIR
+    python tools/generate.py --model=DIR --mode=item --history=a.png --out=DIR
     python tools/generate.py --model=DIR --mode=text --history=a.png \
         --prompt='What is this?' --greedy --out=DIR
 
+Modes: image; item, a title and its image, of models that were trained to give
+both (model.answer = title_image); text, an answer in words.
+
 --model is a folder in Hugging Face format, a workdir of a run, or the name of a
-bundled model such as tiny_sft. DIR gets 0.png, 1.png, ... and sheet.png, or
-answer.txt; it appears when it is whole and not before. --dump=DIR keeps the
-arrays behind them: prompt_ids.npy [T], pixel_values.npy [n, 3, S, S] (what the
-vision tower got), codes.npy [num, I] and images.npy [num, S, S, 3], or
-answer_ids.npy.
+bundled model such as tiny_sft. DIR gets 0.png, 1.png, ... and sheet.png, with
+titles titles.txt, or answer.txt; it appears when it is whole and not before.
+--dump=DIR keeps the arrays behind them: prompt_ids.npy [T], pixel_values.npy
+[n, 3, S, S] (what the vision tower got), codes.npy [num, I], images.npy
+[num, S, S, 3] and title_ids.npy [num, W], -1 after a title, or answer_ids.npy.
 
 tools/hf_inference has the same flags, refusals and prompts once more, in torch:
 it is copied to where there is no genrec_jax, and this tool must not need torch.
 """
 
 from collections.abc import Callable, Sequence
-import contextlib
 import functools
 import math
-import os
 from pathlib import Path
 import time
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from genrec_jax.core.errors import UserError, listed
-from genrec_jax.core.files import new_folder
+from genrec_jax.core.files import unwritable, write_folders
 from genrec_jax.runtime import cli, path_flags
 
 # File name -> how to save it, given its path.
@@ -45,7 +47,9 @@ _HISTORY = path_flags.paths_flag(
 _TITLES = flags.DEFINE_string(
   "titles", None, "A title for each image, '|' between; by default none."
 )
-_MODE = flags.DEFINE_enum("mode", "image", ["image", "text"], "What to answer.")
+_MODE = flags.DEFINE_enum(
+  "mode", "image", ["image", "item", "text"], "What to answer."
+)
 _PROMPT = flags.DEFINE_string(
   "prompt",
   None,
@@ -74,7 +78,13 @@ _TOP_P = flags.DEFINE_float(
 )
 _SAMPLING = (_GUIDANCE, _TEMPERATURE, _TOP_K, _TOP_P)
 _GREEDY = flags.DEFINE_bool("greedy", False, "Take the likeliest always.")
-_MAX_TOKENS = flags.DEFINE_integer("max_tokens", 256, "Of an answer in words.")
+_TEXT_TOKENS, _TITLE_TOKENS = 256, 32
+_MAX_TOKENS = flags.DEFINE_integer(
+  "max_tokens",
+  None,
+  f"Of an answer in words, by default {_TEXT_TOKENS}; of a title, by default"
+  f" the run's or {_TITLE_TOKENS}.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the sampling.")
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "To compute in."
@@ -103,11 +113,13 @@ def main() -> None:
   history = open_images(_HISTORY.value)
   sampling, instruction = settings()
   handle = load.open_generator(_MODEL.value, dtype=_DTYPE.value)
-  processor, of_image = handle.processor, _MODE.value == "image"
+  processor, of_image = handle.processor, _MODE.value != "text"
   default = instruction if of_image else QUESTION
   text = (_PROMPT.value or "").strip() or default
   write_ids = processor.prompt_ids if of_image else processor.question_ids
   ids = write_ids(titles, text)
+  if _MODE.value == "item":  # which begins the image after its title
+    ids = ids[: -len(processor.image_begin)]
   check_length(handle, len(ids))
   prompt = make_prompt(processor, ids, history)
   pixels = np.asarray(prompt.images[0])
@@ -122,7 +134,7 @@ def main() -> None:
   key = jax.random.key(_SEED.value)
   loaded, start = time.perf_counter() - start, time.perf_counter()
   if of_image:
-    result = generate(handle.model, params, prompt, key, sampling, text, titles)
+    result = generate(handle, params, prompt, key, sampling, text, titles)
   else:
     sampling.pop("guidance")  # a question has no unconditional branch
     result = answer(handle, params, prompt, key, sampling)
@@ -132,7 +144,9 @@ def main() -> None:
     f"{name}.npy": functools.partial(np.save, arr=array)
     for name, array in (arrays | result.arrays).items()
   }
-  write(result.files, saved if _DUMP.value else {})
+  folders = [(Path(_OUT.value), result.files)]
+  folders += [(Path(_DUMP.value), saved)] if _DUMP.value else []
+  write_folders(folders)
   how = "greedy" if _GREEDY.value else f"seed {_SEED.value}"
   how += "".join(f", {name} {value:g}" for name, value in sampling.items())
   print(
@@ -192,19 +206,6 @@ def refuse(head: str, problems: Sequence[str]) -> None:
     raise UserError(problems[0])
 
 
-def unwritable(folder: Path) -> str:
-  """Returns why a folder cannot be written, '' if it can."""
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    return f"{folder} exists and is not an empty folder; choose another"
-  # What the path lacks is made later, in the first folder that is there.
-  parent = next(
-    parent for parent in folder.absolute().parents if parent.exists()
-  )
-  if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-    return f"{folder} cannot be written: {parent} is not a folder open to you"
-  return ""
-
-
 def open_images(paths: Sequence[str]) -> list[Any]:
   """Opens images, upright and RGB.
 
@@ -233,10 +234,23 @@ def settings() -> tuple[dict[str, Any], str]:
 
   said, instruction = workdir_model.sampling_settings(_MODEL.value)
   # What a checkpoint says is about images.
-  theirs = _DEFAULTS | (said if _MODE.value == "image" else {})
+  theirs = _DEFAULTS | (said if _MODE.value != "text" else {})
   given = {flag.name: flag.value for flag in _SAMPLING}
   chosen = {k: theirs[k] if v is None else v for k, v in given.items()}
   return chosen, instruction or INSTRUCTION
+
+
+def max_tokens() -> int:
+  """Returns the most tokens of words; 0 in the mode of images."""
+  from genrec_jax.hf import workdir_model
+
+  if _MODE.value == "image":
+    return 0
+  if _MAX_TOKENS.value is not None:
+    return _MAX_TOKENS.value
+  if _MODE.value == "text":
+    return _TEXT_TOKENS
+  return workdir_model.title_tokens(_MODEL.value) or _TITLE_TOKENS
 
 
 def check_length(handle: Any, prompt: int) -> None:
@@ -252,16 +266,18 @@ def check_length(handle: Any, prompt: int) -> None:
   images = len(_HISTORY.value)
   per_image = handle.processor.num_image_tokens + 2  # begin and end of image
   most = handle.processor.max_positions
-  answer = handle.model.image_tokens
-  if _MODE.value == "text":
-    answer = _MAX_TOKENS.value
+  answer = max_tokens()
+  if _MODE.value == "item":
+    answer += len(handle.processor.image_begin)
+  if _MODE.value != "text":
+    answer += handle.model.image_tokens
   if prompt + answer <= most:
     return
   fit = (most - answer - prompt + images * per_image) // per_image
   advice = "shorten the prompt"
   if images:
     advice = f"give at most {fit} images" if fit > 0 else "give no images"
-  if _MODE.value == "text":
+  if _MODE.value != "image":
     advice += ", or a smaller --max_tokens"
   raise UserError(
     f"a prompt of {prompt} tokens ({images} images of {per_image}) and an"
@@ -271,7 +287,7 @@ def check_length(handle: Any, prompt: int) -> None:
 
 
 def generate(
-  model: Any,
+  handle: Any,
   params: Any,
   prompt: Any,
   key: Any,
@@ -279,31 +295,54 @@ def generate(
   text: str,
   titles: Sequence[str],
 ) -> Result:
-  """Generates images: codes [num, I] int32 and uint8 [num, S, S, 3]."""
+  """Generates items: codes [num, I] int32 and uint8 [num, S, S, 3].
+
+  In the mode of items, titles, too: their words' ids [num, W] int32.
+  """
   import jax
   import jax.numpy as jnp
   import numpy as np
 
   from genrec_jax import sampling
+  from genrec_jax.html.item_files import item_files
 
+  model, processor = handle.model, handle.processor
   options = sampling.Sampling(
     num_samples=_NUM.value, greedy=_GREEDY.value, **sampling_options
   )
+  asked = {"answer": "title_image", "title_tokens": max_tokens()}
+  wanted = None
+  if _MODE.value == "item":
+    wanted = sampling.Titles.from_options(asked, model, processor.end_ids)
 
   @jax.jit
   def compiled(params, prompt, key):
-    codes = sampling.sample_images(model, params, prompt, key, options).codes
-    pixels = sampling.decode_images(model, params, codes)
+    rollout = sampling.sample_items(model, params, prompt, key, options, wanted)
+    pixels = sampling.decode_images(model, params, rollout.codes)
     # On the device: four times fewer bytes come to the host.
-    return codes[0], jnp.round(255 * pixels[0]).astype(jnp.uint8)
+    images = jnp.round(255 * pixels[0]).astype(jnp.uint8)
+    if rollout.title is None:
+      return rollout.codes[0], images
+    title = rollout.title
+    words = jnp.where(title.words, title.tokens, -1)
+    return rollout.codes[0], images, words[0]
 
-  codes, images = map(np.asarray, compiled(params, prompt, key))
+  codes, images, *more = map(np.asarray, compiled(params, prompt, key))
+  written, arrays = None, {"codes": codes, "images": images}
+  if more:
+    arrays["title_ids"] = more[0]  # [num, W]
+    written = [
+      processor.tokenizer.decode(
+        row[row >= 0].tolist(), skip_special_tokens=True
+      ).strip()
+      for row in more[0]
+    ]
   names = "0.png" + (f" to {len(images) - 1}.png" if len(images) > 1 else "")
   return Result(
-    image_files(text, titles, np.asarray(prompt.images[0]), images),
-    {"codes": codes, "images": images},
+    item_files(text, titles, np.asarray(prompt.images[0]), images, written),
+    arrays,
     f"{len(images)} images of {codes.shape[1]} codes",
-    names + " and sheet.png",
+    names + (", titles.txt" if written else "") + " and sheet.png",
   )
 
 
@@ -332,7 +371,7 @@ def answer(
       key,
       options,
       end_ids=processor.end_ids,
-      max_tokens=_MAX_TOKENS.value,
+      max_tokens=max_tokens(),
     )
 
   answers = compiled(params, prompt, key)
@@ -345,52 +384,6 @@ def answer(
     f"{len(tokens)} tokens of an answer",
     "answer.txt",
   )
-
-
-def image_files(
-  text: str, titles: Sequence[str], history: Any, images: Any
-) -> Files:
-  """Returns how to save each generated image and the sheet of them all."""
-  import PIL.Image
-
-  from genrec_jax.html.contact_sheet import Section, contact_sheet
-
-  files: Files = {
-    f"{i}.png": PIL.Image.fromarray(image).save
-    for i, image in enumerate(images)
-  }
-  sheet = contact_sheet(
-    text,
-    [
-      Section("history, oldest first", history, titles),
-      Section("generated", images, list(files)),
-    ],
-  )
-  return files | {"sheet.png": sheet.save}
-
-
-def write(files: Files, arrays: Files) -> None:
-  """Writes files to --out and arrays, if any, to --dump, which may lie in it.
-
-  Folders appear when all is written.
-
-  Raises:
-    UserError: one cannot be written.
-  """
-  folders = {Path(_OUT.value).resolve(): files}
-  if arrays:
-    out, dump = *folders, Path(_DUMP.value).resolve()
-    if dump.is_relative_to(out):  # one folder, which appears at once
-      inner = dump.relative_to(out)
-      files |= {str(inner / name): save for name, save in arrays.items()}
-    else:
-      folders[dump] = arrays
-  with contextlib.ExitStack() as stack:
-    for folder, files in folders.items():
-      part = stack.enter_context(new_folder(folder))
-      for name, save in files.items():
-        (part / name).parent.mkdir(parents=True, exist_ok=True)
-        save(part / name)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Files and folders that appear whole or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import os
 from pathlib import Path
 import shutil
 import tempfile
+from typing import Any
 
 from genrec_jax.core.errors import UserError
 
@@ -75,3 +76,46 @@ def check_unused(folder: StrPath) -> None:
     raise UserError(
       f"{folder} exists and is not an empty folder; choose another"
     )
+
+
+def unwritable(folder: Path) -> str:
+  """Returns why a new folder cannot be written, '' if it can."""
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    return f"{folder} exists and is not an empty folder; choose another"
+  # What the path lacks is made later, in the first folder that is there.
+  parent = next(
+    parent for parent in folder.absolute().parents if parent.exists()
+  )
+  if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+    return f"{folder} cannot be written: {parent} is not a folder open to you"
+  return ""
+
+
+def write_folders(
+  folders: Sequence[tuple[Path, Mapping[str, Callable[[Path], Any]]]],
+) -> None:
+  """Writes folders of files, a later one of which may lie in the first.
+
+  Folders appear when all is written.
+
+  Args:
+    folders: (where to, file name -> how to save it, given its path).
+
+  Raises:
+    UserError: one cannot be written.
+  """
+  whole: dict[Path, dict[str, Callable[[Path], Any]]] = {}
+  for folder, files in folders:
+    folder = folder.resolve()
+    outer = next((x for x in whole if folder.is_relative_to(x)), None)
+    if outer is None:
+      whole[folder] = dict(files)
+    else:  # one folder, which appears at once
+      inner = folder.relative_to(outer)
+      whole[outer] |= {str(inner / name): save for name, save in files.items()}
+  with contextlib.ExitStack() as stack:
+    for folder, saved in whole.items():
+      part = stack.enter_context(new_folder(folder))
+      for name, save in saved.items():
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        save(part / name)

@@ -89,6 +89,19 @@ def title(attrs: Sequence[int] | np.ndarray) -> str:
   return f"{size} {colour} {texture} {shape} on {background}"
 
 
+def read_title(text: str) -> np.ndarray:
+  """Returns the attributes [5] int64 that a text names; -1 where none or two.
+
+  Any text: what `title` writes is read back, a part of it in part.
+  """
+  words = set(text.split())
+  found = [
+    [i for i, word in enumerate(values) if word in words]
+    for values in ATTRIBUTES.values()
+  ]
+  return np.asarray([one[0] if len(one) == 1 else -1 for one in found])
+
+
 def render(attrs: npt.ArrayLike) -> np.ndarray:
   """Renders items: [..., 5] int -> uint8 [..., 32, 32, 3]."""
   shape, colour, texture, background, size = np.moveaxis(

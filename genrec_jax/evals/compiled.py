@@ -6,6 +6,7 @@ never in shapes.
 
 from collections.abc import Callable
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +14,28 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from genrec_jax.core import sharding
-from genrec_jax.core.types import PyTree
+from genrec_jax.core.types import PyTree, Title
 from genrec_jax.models.api import Generator
 from genrec_jax.runtime import compiler, distributed
 from genrec_jax.sampling import (
   Sampling,
+  Titles,
   decode_images,
-  generate_images,
   rollout_params,
+  sample_items,
 )
 
-# (params, prompt of P rows, key[, temperature]) -> uint8 [P, G, h, w, 3]
-Generate = Callable[..., jax.Array]
+
+class Titled(NamedTuple):
+  """Generated images and the titles that they were generated after."""
+
+  images: jax.Array  # uint8 [P, G, h, w, 3]
+  title: Title  # [P, G, W]
+
+
+# (params, prompt of P rows, key[, temperature]) -> uint8 [P, G, h, w, 3], or
+# the same with titles
+Generate = Callable[..., jax.Array | Titled]
 # (params, uint8 [P, h, w, 3]) -> the same
 Reconstruct = Callable[[PyTree, np.ndarray], jax.Array]
 
@@ -35,6 +46,7 @@ def make_generate(
   *,
   mesh: Mesh,
   to_rollout_layout: Callable[[PyTree], PyTree] = lambda params: params,
+  titles: Titles | None = None,
 ) -> Generate:
   """Compiles (params, prompt, key[, temperature]) -> uint8 [P, G, h, w, 3].
 
@@ -45,14 +57,18 @@ def make_generate(
     sampling: how images are sampled, and how many.
     mesh: the rows of a prompt are split over it.
     to_rollout_layout: lays out parameters for the decode loop, in the graph.
+    titles: how titles before the images are written; with them the result is
+      `Titled`. None: there are none.
   """
 
   def generate(params, prompt, key, temperature):
-    params = rollout_params(model, params, to_rollout_layout)
+    words = titles is not None
+    params = rollout_params(model, params, to_rollout_layout, words=words)
     sampled = dataclasses.replace(sampling, temperature=temperature)
+    rollout = sample_items(model, params, prompt, key, sampled, titles)
     # [P, G, h, w, 3] float32
-    pixels = generate_images(model, params, prompt, key, sampled)
-    return _to_uint8(pixels)
+    images = _to_uint8(decode_images(model, params, rollout.codes))
+    return images if rollout.title is None else Titled(images, rollout.title)
 
   compiled = compile_rows(generate, mesh)
 

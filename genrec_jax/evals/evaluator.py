@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from genrec_jax.core.types import PyTree
+from genrec_jax.core.types import PyTree, Title
 from genrec_jax.evals import (
   baselines,
   catalogue,
@@ -16,10 +16,12 @@ from genrec_jax.evals import (
   item_rows,
   kept_images,
   shuffled,
+  written,
 )
 from genrec_jax.evals.alarm import REWARD
+from genrec_jax.evals.captions import Captions
 from genrec_jax.evals.catalogue import Catalogue
-from genrec_jax.evals.compiled import Generate, Reconstruct
+from genrec_jax.evals.compiled import Generate, Reconstruct, Titled
 from genrec_jax.evals.contrasts import SHUFFLED
 from genrec_jax.evals.grid import grid
 from genrec_jax.evals.held_out import HeldOutBatch
@@ -43,6 +45,12 @@ _MIDRUN = (
   "preference_match",
   "copy_rate",
   "diversity",
+  "title_match",
+  "title_agreement",
+  "title_text_clip",
+  "title_image_clip",
+  "title_cut",
+  "caption_accuracy",
 )
 _MIDRUN_BY_JUDGE = ("future_{}_mean", "diversity_{}")
 
@@ -65,6 +73,7 @@ class Comparison(NamedTuple):
   # show their first sample. For `kept_images`.
   images: dict[str, np.ndarray]
   curves: dict[str, dict[float, dict[str, np.ndarray]]]  # see `frontier`
+  titles: dict[str, np.ndarray]  # model -> [U', G] of str, of `samples`
 
   def add(
     self,
@@ -108,6 +117,8 @@ class Evaluator:
     temperatures: others, for the curves of `frontier`; none: no curves.
     reward: (CLIP's embeddings [U, G, E], targets) -> what each user's samples
       earn, [U]; None: nothing is rewarded.
+    decode: the tokens of a written title to its text.
+    captions: asks models for the titles of real images; None: nobody does.
   """
 
   generate: Generate
@@ -128,6 +139,8 @@ class Evaluator:
   temperature: float = 1.0
   temperatures: tuple[float, ...] = ()
   reward: Callable[[np.ndarray, Targets], Any] | None = None
+  decode: written.Decode | None = None
+  captions: Captions | None = None
 
   def sample(
     self,
@@ -161,10 +174,14 @@ class Evaluator:
       # The first batch compiles; of a large model each one takes a while.
       with progress.waiting("generating images"):
         generated = self.generate(params, held.batch.prompt, batch_key, *others)
+        said = None
+        if isinstance(generated, Titled):
+          said = self._read(held, generated.title)
+          generated = generated.images
         # The panel reads them on the devices, before they come to the host.
         embeds = on_host(self.panel.embed_images(generated))
         images = to_host(generated)  # [P, G, h, w, 3] uint8
-      shown = Shown(embeds, held_out.read_attributes(held, images))
+      shown = Shown(embeds, held_out.read_attributes(held, images), said)
       parts.append(shown.to(np.arange(held.count)))  # the fill is no user
       # Images of all users would take gigabytes; embeddings of all do not.
       if sum(len(part) for part in kept) < keep:
@@ -172,6 +189,12 @@ class Evaluator:
       done(held.count)
     samples = np.concatenate(kept)[:keep] if kept else np.zeros(0)
     return stacked(parts), samples
+
+  def _read(self, held: HeldOutBatch, title: Title) -> written.Written:
+    """Returns what the titles of a batch's samples say."""
+    assert self.decode is not None
+    known = held.truth is not None
+    return written.read(title, self.decode, self.panel.clip, known=known)
 
   def midrun(self, params: PyTree, *, grid_users: int = 8) -> Midrun:
     """Evaluates a model in the middle of its training, on `validation`.
@@ -194,7 +217,7 @@ class Evaluator:
     )
     tally.clear()
     scorer = self._scorer(self.validation)
-    scores = scorer.score(shown)
+    scores = scorer.score(shown) | self._captions(params, self.validation)
     by_judge = [
       t.format(j) for j in self.panel.judges for t in _MIDRUN_BY_JUDGE
     ]
@@ -228,7 +251,7 @@ class Evaluator:
     users = sum(held.count for held in self.test)
     items = self._encode_items() if self.shows_items else None
     scorer = self._scorer(self.test, items)
-    found = Comparison({}, {}, {}, {}, {})
+    found = Comparison({}, {}, {}, {}, {}, {})
     # The same exchange of users for all models, so that they compare.
     source = shuffled.derangement(users, self.seed) if users > 1 else None
     curved = [name for name, _ in models if name != "base"]
@@ -244,7 +267,10 @@ class Evaluator:
         done=functools.partial(tally.add, f"evaluating {name}"),
       )
       found.add(name, scorer, shown)
+      found.scores[name] |= self._captions(params, self.test)
       found.samples[name] = samples[:keep]
+      if shown.written is not None:
+        found.titles[name] = shown.written.texts[:keep]
       if self.keep_images:
         found.images[name] = samples[: self.keep_images, 0]
       if name != "base" and source is not None:
@@ -265,6 +291,14 @@ class Evaluator:
       # The image tokenizer is frozen: any model's parameters do.
       self._add_baselines(found, scorer, params)
     return found
+
+  def _captions(
+    self, params: PyTree, batches: Sequence[HeldOutBatch]
+  ) -> dict[str, np.ndarray]:
+    """Returns how much of real titles a model reads: {metric: [U]}, or {}."""
+    if self.captions is None:
+      return {}
+    return {"caption_accuracy": self.captions.accuracy(params, batches)}
 
   def _add_baselines(
     self, found: Comparison, scorer: Scorer, params: PyTree

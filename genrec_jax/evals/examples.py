@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 import io
+import types
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ class ShownImage(NamedTuple):
   image: np.ndarray  # [h, w, 3] uint8
   words: tuple[tuple[str, bool], ...] = ()  # (word, is what the user wants)
   copied: bool = False  # shows exactly an item of the history
-  title: str = ""  # of an item, as the data set has it
+  title: str = ""  # of an item, as the data set has it or a model wrote it
+  written: bool = False  # the title is a model's
 
   @property
   def tiny(self) -> bool:
@@ -35,8 +37,8 @@ class ShownImage(NamedTuple):
 
   @property
   def titled(self) -> bool:
-    """True if the title says more than what is seen."""
-    return bool(self.title) and self.title != self.seen
+    """True if the title says more than what is seen, or a model says it."""
+    return bool(self.title) and (self.written or self.title != self.seen)
 
   @property
   def label(self) -> str:
@@ -72,6 +74,7 @@ def examples(
   batches: Sequence[HeldOutBatch],
   samples: Mapping[str, np.ndarray],
   per_model: int = 5,
+  titles: Mapping[str, np.ndarray] = types.MappingProxyType({}),
 ) -> list[User]:
   """Returns the first users, as many as there are samples of.
 
@@ -79,17 +82,26 @@ def examples(
     batches: held-out users.
     samples: {model: uint8 [U, G, h, w, 3]} of the first U users.
     per_model: of the G samples, show at most so many.
+    titles: {model: [U, G] of str} that models wrote with their samples.
   """
   limit = min((len(images) for images in samples.values()), default=0)
   places = [(held, row) for held in batches for row in range(held.count)]
   return [
-    _user(held, row, {k: x[number, :per_model] for k, x in samples.items()})
+    _user(
+      held,
+      row,
+      {k: x[number, :per_model] for k, x in samples.items()},
+      {k: x[number, :per_model] for k, x in titles.items()},
+    )
     for number, (held, row) in enumerate(places[:limit])
   ]
 
 
 def _user(
-  held: HeldOutBatch, row: int, samples: Mapping[str, np.ndarray]
+  held: HeldOutBatch,
+  row: int,
+  samples: Mapping[str, np.ndarray],
+  written: Mapping[str, np.ndarray],
 ) -> User:
   """Returns one user of a batch; samples uint8 [G, h, w, 3] by model."""
   wants: tuple[str, ...] = ()
@@ -116,7 +128,14 @@ def _user(
       title=held.titles[row] if held.titles else ""
     ),
     samples={
-      name: [_describe(image, wants, seen) for image in images]
+      name: [
+        _describe(image, wants, seen)._replace(
+          title=title, written=name in written
+        )
+        for image, title in zip(
+          images, written.get(name, [""] * len(images)), strict=True
+        )
+      ]
       for name, images in samples.items()
     },
   )

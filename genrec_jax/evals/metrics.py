@@ -84,6 +84,40 @@ METRICS: dict[str, Metric] = {
     "similarity above the copy threshold. In a world of few items good samples "
     "are such items; of photos it should stay near 0.",
   ),
+  "title_match": Metric(
+    "title match",
+    1,
+    "Share of what the user wants now that the written title names. Known only "
+    "in the synthetic world.",
+  ),
+  "title_agreement": Metric(
+    "title agreement",
+    1,
+    "Share of the five attributes for which the written title names what the "
+    "exact reader sees in its image. Known only in the synthetic world.",
+  ),
+  "title_text_clip": Metric(
+    "title",
+    1,
+    "CLIP similarity of the written title to that of the real next item.",
+  ),
+  "title_image_clip": Metric(
+    "title to image",
+    1,
+    "CLIP similarity of the written title to the image generated after it.",
+  ),
+  "title_cut": Metric(
+    "titles cut",
+    -1,
+    "Share of written titles that had not ended at model.title_tokens. Their "
+    "images are whole.",
+  ),
+  "caption_accuracy": Metric(
+    "captions",
+    1,
+    "Share of the real next item's title, token by token, that the model reads "
+    "off the item's image: does training cost it what it understands?",
+  ),
 }
 
 # By a checkpoint of PickScore's format, whose name stands for {}.

@@ -15,7 +15,13 @@ from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.eval_batches import eval_batches
 from genrec_jax.data.prompts import PromptDataset
 from genrec_jax.data.windows import WindowSpec
-from genrec_jax.evals import compiled, encoders, held_out, lineage
+from genrec_jax.evals import (
+  captions,
+  compiled,
+  encoders,
+  held_out,
+  lineage,
+)
 from genrec_jax.evals.catalogue import DatasetCatalogue
 from genrec_jax.evals.encoders import Encoder
 from genrec_jax.evals.evaluator import Evaluator
@@ -26,7 +32,7 @@ from genrec_jax.hf import load
 from genrec_jax.hf.encoders import CLIP_NAME, EncoderHandle
 from genrec_jax.models.clip import Clip
 from genrec_jax.runtime import distributed, inheritance
-from genrec_jax.sampling import Sampling, title_tokens
+from genrec_jax.sampling import Sampling, Titles, title_tokens
 
 
 class Inputs(NamedTuple):
@@ -126,29 +132,33 @@ def open_evaluator(
     validation_users: held-out users of mid-run evaluations, at most.
   """
   generator = inputs.generator
+  model, processor = generator.model, generator.processor
   read = functools.partial(_read_users, config, inputs, panel)
   dataset = inputs.dataset
   has_images = not isinstance(dataset, PromptDataset) or dataset.has_images
+  test = read("test", config.eval.users)
+  # 0 users would mean all of them to the stream.
+  validation = read("validation", validation_users) if validation_users else []
   return Evaluator(
     generate=compiled.make_generate(
-      generator.model,
+      model,
       sampling,
       mesh=panel.mesh,
       to_rollout_layout=to_rollout_layout,
+      titles=Titles.from_options(config.model, model, processor.end_ids),
     ),
     panel=panel,
-    test=read("test", config.eval.users),
+    test=test,
     # The crop is what is generated and what CLIP compares with.
-    catalogue=DatasetCatalogue(inputs.dataset.items, generator.processor.crop),
+    catalogue=DatasetCatalogue(inputs.dataset.items, processor.crop),
     num_samples=sampling.num_samples,
     seed=config.seed,
     copy_thresholds={CLIP_NAME: copy_threshold},
     recommenders=tuple(config.eval.recommenders),
     interactions=training_interactions(inputs.dataset.index),
-    # 0 users would mean all of them to the stream.
-    validation=read("validation", validation_users) if validation_users else (),
+    validation=validation,
     # Prompts of a file may have no images, and then there are no items.
-    reconstruct=compiled.make_reconstruct(generator.model, mesh=panel.mesh)
+    reconstruct=compiled.make_reconstruct(model, mesh=panel.mesh)
     if has_images
     else None,
     shows_items=has_images,
@@ -157,6 +167,12 @@ def open_evaluator(
     temperature=config.sample.temperature,
     temperatures=tuple(config.eval.temperatures),
     warnings=inputs.warnings,
+    decode=functools.partial(
+      processor.tokenizer.decode, skip_special_tokens=True
+    ),
+    captions=captions.make(model, processor, [*test, *validation], panel.mesh)
+    if has_images and config.eval.captions
+    else None,
   )
 
 

@@ -55,7 +55,9 @@ def write(
     names = [n for held in evaluator.test for n in held.names[: held.count]]
     per_user.write(workdir, names, _per_user(comparison))
     kept_images.write(workdir, evaluator.test, comparison.images)
-    users = examples(evaluator.test, comparison.samples)
+    users = examples(
+      evaluator.test, comparison.samples, titles=comparison.titles
+    )
     page.write(workdir, found, users=users)
     # Last: what is seen in the terminal is on disk by then.
     print(table.table(found), flush=True)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from genrec_jax.evals import ranking_scores, scores, set_distances
+from genrec_jax.evals import ranking_scores, scores, set_distances, written
 from genrec_jax.evals.held_out import Users
+from genrec_jax.evals.written import Written
 from genrec_jax.hf.encoders import CLIP_NAME
 from genrec_jax.rewards import cosines
 from genrec_jax.targets import of_quality
@@ -23,12 +24,14 @@ class Shown(NamedTuple):
 
   embeds: Mapping[str, np.ndarray]  # encoder -> [U, G, E] float32, unit
   attributes: np.ndarray | None  # [U, G, 5] int; None where not known
+  written: Written | None = None  # the titles of what it shows, if it has any
 
   def to(self, source: np.ndarray) -> "Shown":
     """Returns what user source[u] is shown for every user u: [U] int."""
     return Shown(
       {name: values[source] for name, values in self.embeds.items()},
       None if self.attributes is None else self.attributes[source],
+      None if self.written is None else self.written.to(source),
     )
 
 
@@ -39,6 +42,7 @@ def stacked(parts: Sequence[Shown]) -> Shown:
   return Shown(
     {name: np.concatenate([p.embeds[name] for p in parts]) for name in names},
     np.concatenate(attributes) if attributes else None,
+    written.stacked([part.written for part in parts]),
   )
 
 
@@ -108,6 +112,14 @@ class Scorer:
         self.users.truth.history,
         np.asarray(self.users.targets[CLIP_NAME].history_mask),
         self.users.truth.wants,
+      )
+    if shown.written is not None:
+      found |= written.scores(
+        shown.written,
+        shown.embeds[CLIP_NAME],
+        self.users.targets[CLIP_NAME],
+        shown.attributes,
+        None if self.users.truth is None else self.users.truth.wants,
       )
     return found
 

@@ -90,3 +90,13 @@ def sampling_settings(
     given = dict(safetensors_io.read_json(file)) if file.exists() else {}
     given["guidance"] = given.get("guidance_scale")  # transformers' name
   return {k: given[k] for k in names if given.get(k) is not None}, instruction
+
+
+def title_tokens(path: str | os.PathLike[str]) -> int | None:
+  """Returns the most tokens of the titles that a run wrote, if it is known."""
+  folder = locate.resolve(path)
+  if not (folder / checkpoint.FOLDER).is_dir():
+    return None
+  return (workdir.read_config(str(folder)).get("model") or {}).get(
+    "title_tokens"
+  )

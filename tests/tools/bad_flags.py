@@ -70,6 +70,10 @@ CASES = {
     ["--history=" + ",".join(["{images}/31.png"] * 9)],
     ["9 images of 27", "the 256 positions", "give at most 6 images"],
   ),
+  "too long an item": (
+    [IMAGE, "--mode=item", "--max_tokens=250"],
+    ["do not fit the 256 positions", "smaller --max_tokens"],
+  ),
   "too long": (
     [IMAGE, "--mode=text"],
     ["answer of up to 256", "smaller --max_tokens"],

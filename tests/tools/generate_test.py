@@ -86,6 +86,13 @@ def results(tmp_path_factory, folder, pictures):
     "history": [*titled, "--greedy", "--num=2", f"--dump={place}/dump"],
     "empty": ["--prompt= red cross ", *sampling, f"--dump={place}/empty"],
     "again": ["--prompt=red cross", *sampling, f"--dump={place}/again/dump"],
+    "item": [
+      *titled,
+      "--mode=item",
+      *sampling,
+      "--max_tokens=5",
+      f"--dump={place}/item_dump",
+    ],
     "text": [
       *titled,
       "--mode=text",
@@ -183,6 +190,33 @@ def test_a_text_is_drawn_and_a_seed_repeats_it(results):
   status, _, stderr, out = results["again"]
   assert status == 0, stderr
   np.testing.assert_array_equal(np.load(out / "dump" / "codes.npy"), codes)
+
+
+def test_an_item_is_a_title_and_its_image(results, folder):
+  status, stdout, stderr, out = results["item"]
+  assert status == 0, stderr
+  assert {path.name for path in out.iterdir()} == {
+    *("0.png", "1.png", "2.png", "sheet.png", "titles.txt"),
+  }
+  dump = {
+    path.stem: np.load(path) for path in (out.parent / "item_dump").iterdir()
+  }
+  assert dump["title_ids"].shape == (3, 5)
+  processor = JanusProcessor.from_pretrained(folder)
+  prompt = processor.prompt_ids(
+    TITLES, "Draw the next item that this user will like."
+  )
+  assert dump["prompt_ids"].tolist() == prompt[:-1]  # the answer begins it
+  titles = [
+    processor.tokenizer.decode(row[row >= 0], skip_special_tokens=True).strip()
+    for row in dump["title_ids"]
+  ]
+  written = (out / "titles.txt").read_text("utf-8")
+  assert written == "".join(f"{title}\n" for title in titles)
+  assert stdout.startswith(written)
+  assert "item, loaded in" in stdout
+  for i, image in enumerate(dump["images"]):
+    np.testing.assert_array_equal(opened(out / f"{i}.png"), image)
 
 
 def test_a_run_s_model_is_sampled_as_in_the_run(results):

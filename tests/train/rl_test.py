@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from genrec_jax import sampling
+from genrec_jax import rewards, sampling
 from genrec_jax.analysis import hlo, hlo_collectives, hlo_walk
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
@@ -17,12 +17,18 @@ from genrec_jax.core.types import TrainState
 from genrec_jax.models import janus
 from genrec_jax.testing import (
   ANSWERS,
+  BOI,
+  BOS,
+  EOI,
+  EOS,
+  IMAGE,
   amplified,
   random_batch,
   tiny_clip,
   tiny_janus,
 )
 from genrec_jax.train import rl
+from genrec_jax.train.rl_options import Reading
 from tests.logits import code_logits
 from tests.rounding import score_bound
 from tests.train.gradients import (
@@ -45,6 +51,11 @@ STEP = {
   "to_rollout_layout": lambda params: params,
 }
 OPTIONS = rl_options()
+# What a model's own eyes are asked; little, next to rewards that spread less.
+EYES = rewards.from_options({"eyes": {"weight": 0.1, "question": "?"}})
+QUESTION = rewards.Question(
+  (BOS, BOI, *[IMAGE] * MODEL.image_tokens, EOI, 9), end_id=EOS
+)
 TRAINABLE = ("^language/", "^image_head/")
 # How far apart two computations of a log-probability may be: of 16 codes that
 # are about as likely, guided by 2.
@@ -85,12 +96,22 @@ def without_weights(rewards):
   return {name: one._replace(weight=0.0) for name, one in rewards.items()}
 
 
+def of_kind(titles, **options):
+  """Returns options of answers of a kind, with rewards of their titles."""
+  if titles:
+    options = {
+      "titles": titles,
+      "rewards": OPTIONS.rewards | EYES,
+      "reading": Reading(None, QUESTION),
+    } | options
+  return dataclasses.replace(OPTIONS, **options)
+
+
 def run(params, clip_params, steps, reference=1.0, titles=None, **options):
   """Returns the last state and each step's metrics and gradient."""
-  options["titles"] = titles
   made_of = STEP | {key: options.pop(key) for key in STEP.keys() & options}
   step = functools.partial(
-    rl.train_step, **made_of, options=dataclasses.replace(OPTIONS, **options)
+    rl.train_step, **made_of, options=of_kind(titles, **options)
   )
   step = jax.jit(step, donate_argnums=0)
   state, frozen = parts(params, clip_params, reference, made_of["optimizer"])
@@ -126,7 +147,7 @@ def test_the_step_is_on_policy_and_moves_away_from_the_reference(
     # Half the square of such a difference.
     assert metrics[0][f"{part}kl"] < SAME**2
     assert metrics[1][f"{part}kl"] > metrics[0][f"{part}kl"]
-  weights = OPTIONS.weights
+  weights = of_kind(titles).weights
   total = sum(w * metrics[0][f"reward/{k}_mean"] for k, w in weights.items())
   np.testing.assert_allclose(metrics[0]["reward"], total, rtol=1e-5)
   before = tree.flatten(params)
@@ -200,7 +221,7 @@ def test_eight_devices_step_as_one(params, clip_params, titles, single, shape):
       functools.partial(
         rl.train_step,
         **STEP | {"to_rollout_layout": gather},
-        options=dataclasses.replace(OPTIONS, titles=titles),
+        options=of_kind(titles),
       ),
     ),
     donate_argnums=0,

@@ -10,6 +10,7 @@ hold both to the same prompts, pixels, codes and refusals.
 
 from .checkpoint import load
 from .images import open_image, open_images
+from .items import sample_items
 from .prompts import image_prompt, question_prompt
 from .sampling import answer, decode_images, sample_codes
 
@@ -22,4 +23,5 @@ __all__ = [
   "open_images",
   "question_prompt",
   "sample_codes",
+  "sample_items",
 ]

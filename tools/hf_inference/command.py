@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import transformers
 
-from . import checkpoint, files, flags, images, prompts, sampling
+from . import checkpoint, files, flags, images, items, prompts, sampling
 
 
 def main(argv: Sequence[str] | None = None, description: str = "") -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
   """
   history = images.open_images(args.history)
   model, processor, options = load(args)
-  of_image = args.mode == "image"
+  of_image = args.mode != "text"
   prepare = prompts.image_prompt if of_image else prompts.question_prompt
   text = args.prompt or (prompts.INSTRUCTION if of_image else prompts.QUESTION)
   prompt = prepare(processor, args.titles, history, text)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     "pixel_values.npy": none if pixels is None else pixels.numpy(),
   }
   if of_image:
-    out, more = generate(args, model, prompt, options)
+    out, more = generate(args, model, processor, prompt, options)
   else:
     options.pop("guidance")  # a question has no unconditional branch
     out, more = reply(args, model, processor, prompt, options)
@@ -86,7 +86,7 @@ def sampling_settings(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
   """Returns how to sample: of the flags, the checkpoint, or the defaults."""
   file, theirs = folder / "generation_config.json", {}
   # Those of a checkpoint are of images.
-  if args.mode == "image" and file.exists():
+  if args.mode != "text" and file.exists():
     theirs = json.loads(file.read_text())
     theirs["guidance"] = theirs.get("guidance_scale")  # transformers' name
   return {
@@ -103,7 +103,8 @@ def check_length(args: argparse.Namespace, model: Any, prompt: int) -> None:
   """
   count, codes = len(args.history), checkpoint.codes_per_image(model)
   per_image = codes + 2  # begin and end of image
-  answer = codes if args.mode == "image" else args.max_tokens
+  words = 0 if args.mode == "image" else args.max_tokens
+  answer = words if args.mode == "text" else codes + words
   most = model.config.text_config.max_position_embeddings
   if prompt + answer <= most:
     return
@@ -111,7 +112,7 @@ def check_length(args: argparse.Namespace, model: Any, prompt: int) -> None:
   advice = "shorten the prompt"
   if count:
     advice = f"give at most {fit} images" if fit > 0 else "give no images"
-  if args.mode == "text":
+  if args.mode != "image":
     advice += ", or a smaller --max_tokens"
   raise ValueError(
     f"a prompt of {prompt} tokens ({count} images of {per_image}) and an"
@@ -121,19 +122,23 @@ def check_length(args: argparse.Namespace, model: Any, prompt: int) -> None:
 
 
 def generate(
-  args: argparse.Namespace, model: Any, prompt: Any, options: dict[str, Any]
+  args: argparse.Namespace,
+  model: Any,
+  processor: Any,
+  prompt: Any,
+  options: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns the files of generated images, and the arrays behind them."""
   pixels = prompt.get("pixel_values")
-  codes = sampling.sample_codes(  # [num, I]
-    model,
-    prompt["input_ids"],
-    pixels,
-    num=args.num,
-    seed=args.seed,
-    greedy=args.greedy,
-    **options,
-  )
+  inputs = (model, prompt["input_ids"], pixels)
+  own = {"num": args.num, "seed": args.seed, "greedy": args.greedy}
+  titles = None  # [num] lists of token ids
+  if args.mode == "item":
+    titles, codes = items.sample_items(
+      *inputs, max_tokens=args.max_tokens, **own, **options
+    )
+  else:
+    codes = sampling.sample_codes(*inputs, **own, **options)  # [num, I]
   generated = sampling.decode_images(model, codes)
   out = {f"{i}.png": image for i, image in enumerate(generated)}
   rows = []
@@ -141,10 +146,22 @@ def generate(
     # As the vision tower got them: padded, in [-1, 1].
     rows.append(sampling.to_uint8(pixels.permute(0, 2, 3, 1)))
   out["sheet.png"] = files.contact_sheet([*rows, generated])
-  return out, {
+  arrays = {
     "codes.npy": codes.cpu().int().numpy(),
     "images.npy": generated,
   }
+  if titles is not None:
+    ids = np.full((len(titles), args.max_tokens), -1, np.int32)
+    for row, words in zip(ids, titles, strict=True):
+      row[: len(words)] = words
+    arrays["title_ids.npy"] = ids
+    lines = [
+      processor.decode(words, skip_special_tokens=True).strip()
+      for words in titles
+    ]
+    out["titles.txt"] = "".join(f"{line}\n" for line in lines)
+    print(out["titles.txt"], end="")
+  return out, arrays
 
 
 def reply(

@@ -45,6 +45,8 @@ def parse(
   args = _parser(description).parse_args(argv)
   # Defaults that depend on other flags; that of --prompt waits for the mode.
   args.prompt = (args.prompt or "").strip()
+  if args.max_tokens is None:
+    args.max_tokens = 256 if args.mode == "text" else 32
   blank = [""] * len(args.history)
   args.titles = args.titles.split("|") if args.titles else blank
   problems = _problems(args)
@@ -68,7 +70,7 @@ def _parser(description: str) -> Parser:
     help="images, oldest first: a.png,b.png; a name may hold commas",
   )
   add("--titles", help="one for each image: 'A|B'; default: none")
-  add("--mode", default="image", choices=("image", "text"))
+  add("--mode", default="image", choices=("image", "item", "text"))
   add("--prompt", help=f"default: {INSTRUCTION!r}, or {QUESTION!r}")
   add("--out", type=home, required=True, help="folder, absent or empty")
   add("--dump", type=home, help="folder for the arrays behind it")
@@ -86,7 +88,11 @@ def _parser(description: str) -> Parser:
   # --greedy, --greedy=false and --nogreedy, as absl has them.
   add("--greedy", nargs="?", type=boolean, const=True, default=False)
   add("--nogreedy", dest="greedy", action="store_false")
-  add("--max_tokens", type=int, default=256, help="of an answer in words")
+  add(
+    "--max_tokens",
+    type=int,
+    help="of an answer in words, by default 256; of a title, by default 32",
+  )
   add("--seed", type=int, default=0)
   add("--dtype", default="float32", choices=("float32", "bfloat16"))
   add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,5 +1,6 @@
 """Sampling of images, code by code, and of answers in words."""
 
+from collections.abc import Sequence
 import inspect
 from typing import Any
 
@@ -42,30 +43,83 @@ def sample_codes(
   Returns:
     Codes [num, I] for `decode_images`.
   """
-  ids, embed = input_ids.to(model.device), model.get_input_embeddings()
-  branches = [embed(ids)]  # [1, T, D] each
-  # The unconditional branch holds no image: they go into the first only.
-  if pixel_values is not None:
-    features = model.model.get_image_features(
-      pixel_values.to(model.device, model.dtype), return_dict=True
-    ).pooler_output  # [n, I, D]
-    slots = (ids == model.config.image_token_id)[..., None]  # [1, T, 1]
-    branches = [branches[0].masked_scatter(slots, features)]
+  ids = input_ids.to(model.device)
+  branches = [embedded(model, ids, pixel_values)]  # [1, T, D] each
   if guidance != 1:
-    branches.append(embed(unconditional_ids(model, ids)))
+    branches.append(embedded(model, unconditional_ids(model, ids)))
+  return decode_codes(
+    model,
+    [torch.cat(branches)],  # of one length: read together
+    num=num,
+    guidance=guidance,
+    temperature=temperature,
+    top_k=top_k,
+    top_p=top_p,
+    greedy=greedy,
+    generator=torch.Generator(model.device).manual_seed(seed),
+  )
 
+
+def embedded(
+  model: Any, ids: torch.Tensor, pixel_values: torch.Tensor | None = None
+) -> torch.Tensor:
+  """Returns the embeddings [1, T, D] of a prompt, its images inserted.
+
+  The unconditional branch holds no image.
+  """
+  embeds = model.get_input_embeddings()(ids)
+  if pixel_values is None:
+    return embeds
+  features = model.model.get_image_features(
+    pixel_values.to(model.device, model.dtype), return_dict=True
+  ).pooler_output  # [n, I, D]
+  slots = (ids == model.config.image_token_id)[..., None]  # [1, T, 1]
+  return embeds.masked_scatter(slots, features)
+
+
+def decode_codes(
+  model: Any,
+  prompts: Sequence[torch.Tensor],
+  *,
+  num: int,
+  guidance: float,
+  temperature: float,
+  top_k: int,
+  top_p: float,
+  greedy: bool,
+  generator: torch.Generator,
+) -> torch.Tensor:
+  """Samples the codes of images of one prompt.
+
+  Args:
+    model: from `load`.
+    prompts: embeddings [n, T, D] that end with begin-of-image: the prompt and,
+      where guided, the unconditional one; one after the other, or together in
+      one where both are as long.
+    num: how many images.
+    guidance: see `sample_codes`, as the next four.
+    temperature: divides the logits.
+    top_k: keep the k likeliest codes.
+    top_p: keep the likeliest codes up to this probability.
+    greedy: take the likeliest code.
+    generator: of the sampling.
+
+  Returns:
+    Codes [num, I].
+  """
   # The prompt is read once; each sample goes on from a copy of its cache.
   language = model.model.language_model
-  cached = new_cache(language)
-  out = language(inputs_embeds=torch.cat(branches), use_cache=True, **cached)
-  for cache in cached.values():
-    cache.batch_repeat_interleave(num)
-  # [branches num, D], the samples of a branch one after another.
-  hidden = out.last_hidden_state[:, -1].repeat_interleave(num, 0)
-
-  generator = torch.Generator(model.device).manual_seed(seed)
-  codes = []
+  caches = [new_cache(language) for _ in prompts]
+  states = []
+  for prompt, cached in zip(prompts, caches, strict=True):
+    out = language(inputs_embeds=prompt, use_cache=True, **cached)
+    for cache in cached.values():
+      cache.batch_repeat_interleave(num)
+    # [n num, D], the samples of a branch one after another.
+    states.append(out.last_hidden_state[:, -1].repeat_interleave(num, 0))
+  codes: list[torch.Tensor] = []
   while True:
+    hidden = torch.cat(states)  # [branches num, D]
     logits = model.model.generation_head(hidden).float()  # [..., C]
     if guidance != 1:
       conditional, unconditional = logits.chunk(2)
@@ -79,9 +133,12 @@ def sample_codes(
       return torch.stack(codes, -1)
     # Both branches read the code that was sampled from their mixture.
     step = model.prepare_embeddings_for_image_generation(codes[-1][:, None])
-    hidden = language(
-      inputs_embeds=torch.cat([step] * len(branches)), use_cache=True, **cached
-    ).last_hidden_state[:, -1]
+    states = [
+      language(
+        inputs_embeds=torch.cat([step] * len(prompt)), use_cache=True, **cached
+      ).last_hidden_state[:, -1]
+      for prompt, cached in zip(prompts, caches, strict=True)
+    ]
 
 
 def new_cache(language: Any) -> dict[str, Any]:
@@ -95,16 +152,15 @@ def new_cache(language: Any) -> dict[str, Any]:
 
 
 def unconditional_ids(model: Any, ids: torch.Tensor) -> torch.Tensor:
-  """Pads all tokens [P, T] but BOS and the last begin-of-image.
+  """Pads all tokens [P, T] but BOS and a begin-of-image at the end.
 
   As DeepSeek's generation_inference.py does with prompts without images. (The
   `generate` of transformers, which knows no others, keeps every begin-of-image:
   with history images they would tell how many items the user has.)
   """
   settings = model.generation_config
-  begins = ids == settings.generation_kwargs["boi_token_id"]
-  last = begins & (begins.flip(1).cumsum(1).flip(1) == 1)
-  kept = (ids == settings.bos_token_id) | last
+  kept = ids == settings.bos_token_id
+  kept[:, -1] |= ids[:, -1] == settings.generation_kwargs["boi_token_id"]
   return ids.masked_fill(~kept, settings.pad_token_id)
 
 

@@ -1,0 +1,113 @@
+"""Captions: whether a model still reads images, by the real items' titles.
+
+Training on what is generated may cost a model what it understands. Letters:
+P users, W tokens of a title, T of the question, h w pixels.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from genrec_jax import sampling
+from genrec_jax.core.types import Prompt, PyTree, Title
+from genrec_jax.evals.compiled import compile_rows
+from genrec_jax.evals.held_out import HeldOutBatch, fill
+from genrec_jax.models.api import Generator
+from genrec_jax.runtime.distributed import to_host
+
+QUESTION = "Describe the image."
+_MAX_TOKENS = 64  # of a title and its end
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Captions:
+  """What asks a model for the titles of real next items.
+
+  Attributes:
+    read: (params, (images [P, h, w, 3] uint8, titles [P, 1, W])) -> [P].
+    title_ids: the tokens of a title as an answer has it.
+    end_id: ends an answer in words.
+    length: W.
+  """
+
+  read: Callable[[PyTree, Any], jax.Array]
+  title_ids: Callable[[str], Sequence[int]]
+  end_id: int
+  length: int
+
+  def accuracy(
+    self, params: PyTree, batches: Sequence[HeldOutBatch]
+  ) -> np.ndarray:
+    """Returns the share [U] of each next item's title that is read right.
+
+    Of its tokens and the end: those that the model finds likeliest, given the
+    item's image and the tokens before.
+    """
+    found = []
+    for held in batches:
+      rows = (np.asarray(held.batch.future[:, 0]), self._title(held))
+      found.append(to_host(self.read(params, rows))[: held.count])
+    return np.concatenate(found).astype(np.float64)
+
+  def _title(self, held: HeldOutBatch) -> Title:
+    tokens = np.zeros((held.count, 1, self.length), np.int32)
+    words = np.zeros(tokens.shape, bool)
+    for row, title in enumerate(held.titles):
+      ids = [*self.title_ids(title), self.end_id][: self.length]
+      tokens[row, 0, : len(ids)] = ids
+      words[row, 0, : len(ids)] = np.asarray(ids) != self.end_id
+    return Title(tokens=fill(tokens, held.size), words=fill(words, held.size))
+
+
+def make(
+  model: Generator,
+  processor: Any,
+  batches: Sequence[HeldOutBatch],
+  mesh: Mesh,
+) -> Captions | None:
+  """Compiles what reads; None where the next items have no titles.
+
+  Args:
+    model: the generator.
+    processor: of the generator.
+    batches: all that will be read.
+    mesh: the rows of a batch are split over it.
+  """
+  titles = [title for held in batches for title in held.titles]
+  if not titles:
+    return None
+  longest = max(len(processor.title_ids(title)) for title in set(titles))
+  question = np.asarray([processor.question_ids([""], QUESTION)], np.int32)
+
+  def read(params, rows):
+    images, title = rows
+    ids = jnp.broadcast_to(question, (len(images), question.shape[1]))
+    prompt = Prompt(
+      ids=ids, mask=jnp.ones(ids.shape, bool), images=images[:, None]
+    )
+    embeds = model.embed(params, prompt)
+    hidden = model.teacher_forced_hidden(
+      params, embeds, prompt.mask, None, title
+    )  # [P, 1, W, D]
+    right = sampling.map_logits(
+      model.text_vocabulary,
+      lambda hidden, tokens: (
+        jnp.argmax(model.text_vocabulary.logits(params, hidden), -1) == tokens
+      ),
+      hidden,
+      title.tokens,
+    )  # [P, 1, W]
+    counted = title.written
+    return ((right & counted).sum(-1) / counted.sum(-1))[:, 0]
+
+  return Captions(
+    read=compile_rows(read, mesh),
+    title_ids=processor.title_ids,
+    end_id=processor.end_ids[0],
+    length=min(longest + 1, _MAX_TOKENS),
+  )
