@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from genrec_jax import sampling
+from genrec_jax import rewards, sampling
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt, PyTree, Title
@@ -21,6 +22,7 @@ from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.train import reward_encoders, rl, sft
 from genrec_jax.train.plan import Plan, make_plan
+from genrec_jax.train.rl_options import Reading
 
 # Tokens of a prompt besides its items': BOS, the turns' names, an instruction
 # of a dozen words, begin of image.
@@ -136,8 +138,25 @@ def arguments(config: Any, plan: Plan, title_tokens: int) -> tuple:
 
 def lower(config: Any, plan: Plan, args: tuple) -> jax.stages.Lowered:
   """Traces the step of a config, ready to be compiled."""
-  make_step = {"sft": sft.make_step, "rl": rl.make_step}[config.task]
-  return plan.jit(make_step(config, plan)).lower(*args)
+  if config.task == "sft":
+    step = sft.make_step(config, plan)
+  else:
+    step = rl.make_step(config, plan, reading=_reading(plan))
+  return plan.jit(step).lower(*args)
+
+
+def _reading(plan: Plan) -> Reading:
+  """Returns how titles are read, of the right shapes; nothing is ever read."""
+  width = plan.clip.max_position_embeddings
+
+  def encode(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    shape = (len(texts), width)
+    return np.zeros(shape, np.int32), np.ones(shape, bool)
+
+  question = (0,) * (plan.model.image_tokens + _FRAME)
+  return Reading(
+    rewards.Translator(lambda ids: "", encode), rewards.Question(question, 0)
+  )
 
 
 def kv_shapes(config: Any, plan: Plan, args: tuple) -> list[Any]:

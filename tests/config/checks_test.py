@@ -262,9 +262,9 @@ def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
     ),
     (
       dict.fromkeys(map("rewards.{}.weight".format, rewards.REWARDS), 0.0),
-      "the weights of the rewards copy, diversity, external, future, history,"
-      " quality, text are all 0: expected one above 0; without a reward the"
-      " policy stays where it starts, whatever the KL",
+      "the weights of the rewards consistency, copy, diversity, external, eyes,"
+      " future, history, quality, text, title are all 0: expected one above 0;"
+      " without a reward the policy stays where it starts, whatever the KL",
     ),
     (
       {"sample.top_k": 1},

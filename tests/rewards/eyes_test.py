@@ -36,7 +36,7 @@ def test_a_title_is_read_off_its_own_image(params):
   for place in np.ndindex(2, 2):
     # An answer in words ends otherwise than a title before an image.
     own = tokens[place][: lengths[place]].tolist()
-    own += [EOS] * (lengths[place] < 3)
+    own += [EOS] * int(lengths[place] < 3)
     ids = np.asarray([[*QUESTION.ids, *own]], np.int32)
     mask = np.ones_like(ids, bool)
     row = Prompt(ids=ids, mask=mask, images=images[place][None, None])

@@ -9,7 +9,7 @@ import pytest
 
 from genrec_jax import rewards
 from genrec_jax.testing import random_batch, random_params, tiny_clip
-from genrec_jax.train import rl
+from genrec_jax.train import looking, rl
 from tests.train.options import rl_options
 
 CLIP, OTHER = tiny_clip(), tiny_clip(projection_dim=6)
@@ -108,7 +108,9 @@ def test_a_step_has_no_trace_of_an_encoder_without_a_weight(weighted, seeing):
     frozen = {"encoders": dict(params)}
     if "clip" in params:
       frozen["clip"] = frozen["encoders"].pop("clip")
-    views = rl.look(pixels, frozen, batch("other", "quality"), CLIP, options)
+    views = looking.look(
+      pixels, frozen, batch("other", "quality"), CLIP, options
+    )
     assert set(views) == seeing
     raw = rewards.score_views(views, options.rewards)
     return rl.weigh_rewards(raw, options.weights, options)

@@ -62,7 +62,7 @@ def test_titles_are_read_as_the_texts_that_they_are():
     *TEXTS[::-1],
   ]
   names = ("red", "cross", "circle")
-  params = jnp.asarray([[theirs.get_vocab()[n] for n in names]])
+  params = jnp.asarray([[[theirs.get_vocab()[n] for n in names]]])
   expected = np.asarray([[1, 0, 1], [0, 0, 0], [0, 1, 0]], np.float32)
   expected = np.stack([expected, expected[::-1]])
 

@@ -144,7 +144,7 @@ def test_weights_multiply_the_gradient(params, monkeypatch):
   unsure = exact.replace(logprobs=exact.logprobs.at[:, 0].add(np.log(0.25)))
 
   def slope(rollout, cap):
-    monkeypatch.setattr(sampling, "sample_images", lambda *_, **__: rollout)
+    monkeypatch.setattr(sampling, "sample_items", lambda *_, **__: rollout)
     state, metrics = run(params, sampler_weight_cap=cap)
     return gradient(state)["table/embedding"], metrics
 

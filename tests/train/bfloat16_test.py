@@ -118,7 +118,7 @@ def take(loaded, batch, rollout):
     )
     state = TrainState(jnp.int32(0), trainable, optimizer.init(trainable))
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(sampling, "sample_images", lambda *_, **__: rollout)
+      patch.setattr(sampling, "sample_items", lambda *_, **__: rollout)
       state, metrics = jax.jit(step)(
         state, {"generator_rest": rest, "clip": clip_params}, batch
       )
