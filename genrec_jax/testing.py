@@ -201,7 +201,7 @@ class TinyProcessor:
 
   pad_id, image_size = PAD, 32
   num_image_tokens, max_positions = IMAGE_TOKENS, 1000
-  image_begin = (BOI,)
+  image_begin, end_ids = (BOI,), (EOS,)
 
   def __init__(self) -> None:
     self.tokenizer = word_tokenizer()
@@ -214,6 +214,10 @@ class TinyProcessor:
       ids += self.tokenizer(title)["input_ids"]
       ids += [BOI, *[IMAGE] * IMAGE_TOKENS, EOI, self._newline]
     return [*ids, *self.tokenizer(instruction)["input_ids"], BOI]
+
+  def question_ids(self, titles: Sequence[str], question: str) -> list[int]:
+    """Returns the prompt of an answer in words about an image."""
+    return self.prompt_ids(titles, question)[:-1]
 
   def title_ids(self, title: str) -> list[int]:
     """Returns the words of a title."""

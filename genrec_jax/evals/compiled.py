@@ -21,6 +21,7 @@ from genrec_jax.sampling import (
   Sampling,
   Titles,
   decode_images,
+  generate_images,
   rollout_params,
   sample_items,
 )
@@ -65,10 +66,13 @@ def make_generate(
     words = titles is not None
     params = rollout_params(model, params, to_rollout_layout, words=words)
     sampled = dataclasses.replace(sampling, temperature=temperature)
+    if titles is None:
+      # [P, G, h, w, 3] float32
+      pixels = generate_images(model, params, prompt, key, sampled)
+      return _to_uint8(pixels)
     rollout = sample_items(model, params, prompt, key, sampled, titles)
-    # [P, G, h, w, 3] float32
-    images = _to_uint8(decode_images(model, params, rollout.codes))
-    return images if rollout.title is None else Titled(images, rollout.title)
+    pixels = decode_images(model, params, rollout.codes)
+    return Titled(_to_uint8(pixels), rollout.title)
 
   compiled = compile_rows(generate, mesh)
 

@@ -92,3 +92,11 @@ def test_preference_match_is_the_share_of_wants_met():
   match = world.preference_match(attrs, wants)
   np.testing.assert_allclose(match, [1, 1 / 3])
   assert match.dtype == np.float32
+
+
+def test_titles_are_read_back_and_other_texts_in_part():
+  for index in (0, 17, world.NUM_ITEMS - 1):
+    attrs = world.attributes(index)
+    np.testing.assert_array_equal(world.read_title(world.title(attrs)), attrs)
+  assert world.read_title("red cross or blue").tolist() == [4, -1, -1, -1, -1]
+  assert world.read_title("").tolist() == [-1] * 5

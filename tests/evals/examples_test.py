@@ -58,3 +58,19 @@ def test_a_title_is_shown_if_it_says_more_than_what_is_seen():
   assert not ShownImage(image, words, title=seen).titled
   assert ShownImage(image, words, title="Heat (1995)").label == "Heat (1995)"
   assert ShownImage(image, words).label == seen
+
+
+def test_a_written_title_is_shown_with_its_image(prepared):
+  future = np.concatenate([held.batch.future for held in prepared])[:3]
+  titles = np.asarray([["a cross", "b"], ["c", "d"], ["e", "f"]], object)
+  users = examples(
+    prepared, {"rl": future, "sft": future}, titles={"rl": titles}
+  )
+  for user, (first, *_) in zip(users, titles, strict=True):
+    assert user.samples["rl"][0].title == first
+    assert user.samples["sft"][0].title == ""
+  image = np.zeros((32, 32, 3), np.uint8)
+  words = (("red", False), ("cross", True))
+  # Also where it says what is seen: that is what a reader looks for.
+  assert ShownImage(image, words, title="red cross", written=True).titled
+  assert not ShownImage(image, words, written=True).titled
