@@ -84,6 +84,9 @@ METRICS: dict[str, Metric] = {
     "similarity above the copy threshold. In a world of few items good samples "
     "are such items; of photos it should stay near 0.",
   ),
+}
+# Of answers that have a title, and where models are asked for captions.
+WRITTEN: dict[str, Metric] = {
   "title_match": Metric(
     "title match",
     1,
@@ -250,8 +253,8 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 def describe(name: str) -> Metric | None:
   """Returns what a metric of this name means; None: nobody has said."""
-  if name in METRICS:
-    return METRICS[name]
+  if name in METRICS or name in WRITTEN:
+    return (METRICS | WRITTEN)[name]
   if found := _pattern(_QUALITY).fullmatch(name):
     return _BY_RATER._replace(title=f"quality by {found[1]}")
   for template, metric in _BY_JUDGE.items():
@@ -287,12 +290,17 @@ def metric_of(name: str) -> Metric:
 def in_order(names: Iterable[str]) -> list[str]:
   """Returns the metrics that have a meaning, each once, in the table's order.
 
-  Those of METRICS and of quality, then judge by judge as they come.
+  Those of METRICS, of titles and of quality, then judge by judge as they come.
   """
   known = {n: found for n in names if (found := describe(n)) is not None}
   judges = list(dict.fromkeys(m.judge for m in known.values() if m.judge))
   rated = [name for name in known if _pattern(_QUALITY).fullmatch(name)]
-  order = [*METRICS, *rated, *(t.format(j) for j in judges for t in _BY_JUDGE)]
+  order = [
+    *METRICS,
+    *WRITTEN,
+    *rated,
+    *(t.format(j) for j in judges for t in _BY_JUDGE),
+  ]
   return [name for name in order if name in known]
 
 
