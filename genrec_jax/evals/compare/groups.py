@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from genrec_jax.evals.compare.runs import Run
 
 # Keys that change no number of a result: where a run is, how it is read,
-# logged, saved and shown.
+# logged, saved and shown. The same holds of the run whose model an evaluation
+# is of, and of all that this run evaluated itself.
 _NO_MATTER = (
   "workdir",
   "data.workers",
@@ -18,6 +19,7 @@ _NO_MATTER = (
   "eval.keep_images",
   "eval.users_during",
 )
+_TRAINED = "trained."  # see `Run.identity`
 FIRST = "the first"  # its name where many keys were varied
 _ABSENT = "-"  # shown for a key that a run's config has not
 _MANY = 2  # values; of more a name would be a list that nobody compares
@@ -77,9 +79,15 @@ def varied(runs: Sequence[Run]) -> list[str]:
   return [
     key
     for key in keys
-    if key not in (*_NO_MATTER, "seed")
+    if _matters(key)
     and len({repr(run.identity.get(key, _ABSENT)) for run in runs}) > 1
   ]
+
+
+def _matters(key: str) -> bool:
+  if key.startswith(f"{_TRAINED}eval."):
+    return False
+  return key.removeprefix(_TRAINED) not in _NO_MATTER
 
 
 def shorten(keys: Sequence[str]) -> list[str]:
@@ -106,8 +114,6 @@ def _configuration(run: Run) -> tuple:
   return (
     run.row,
     *sorted(
-      (key, repr(value))
-      for key, value in run.identity.items()
-      if key not in (*_NO_MATTER, "seed")
+      (key, repr(value)) for key, value in run.identity.items() if _matters(key)
     ),
   )

@@ -31,7 +31,10 @@ class Run(NamedTuple):
   Attributes:
     path: its workdir.
     config: {'data.path': value}; hashes are taken out, see `identity`.
-    identity: the same, with hashes for the keys whose content has one.
+    identity: the same without `seed`, and with hashes for the keys whose
+      content has one. An evaluation of what a run trained has that run's keys,
+      as 'trained.KEY', in place of its folder.
+    seed: of training; of an evaluation of any other model, of its sampling.
     row: the row of its table that is compared.
     users: U, in the order of `scores`.
     scores: {row: {metric: [U] float64}}.
@@ -41,15 +44,11 @@ class Run(NamedTuple):
   path: str
   config: Mapping[str, Any]
   identity: Mapping[str, Any]
+  seed: int
   row: str
   users: Sequence[str]
   scores: Mapping[str, Mapping[str, np.ndarray]]
   summary: Summary
-
-  @property
-  def seed(self) -> int:
-    """The seed of training and sampling."""
-    return self.config["seed"]
 
   @property
   def own(self) -> Mapping[str, np.ndarray]:
@@ -94,7 +93,19 @@ def open_runs(paths: Sequence[str], rows: Sequence[str] = ()) -> list[Run]:
 
 def _open(path: str, row: str | None) -> Run:
   users, scores = per_user.read(path)
-  config = flatten(workdir.read_config(path), sep=".")
+  config, identity = _read(path)
+  checkpoint = config["model.checkpoint"]
+  if config["task"] == "evaluate" and _is_workdir(checkpoint):
+    # Evaluations of runs that differ in their seed are one configuration.
+    del identity["model.checkpoint"]
+    start, trained = (
+      {f"trained.{key}": value for key, value in keys.items()}
+      for keys in _read(checkpoint)
+    )
+    config, identity = config | start, identity | trained
+    seed = identity.pop("trained.seed")
+  else:
+    seed = identity.pop("seed")
   summary = json.loads(Path(path, "summary.json").read_text())
   # An evaluation's task is no row; its last model is the one it was asked for.
   row = row or model_names(summary)[-1]
@@ -102,9 +113,21 @@ def _open(path: str, row: str | None) -> Run:
     raise UserError(
       f"no row {row!r} in {path}: expected one of {', '.join(scores)}"
     )
+  return Run(path, config, identity, seed, row, users, scores, summary)
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns the config of a workdir, and the same with hashes for folders."""
+  config = flatten(workdir.read_config(path), sep=".")
   hashes = {k: config.pop(h, None) for k, h in run_config.HASHED.items()}
   known = {key: value for key, value in hashes.items() if value is not None}
-  return Run(path, config, config | known, row, users, scores, summary)
+  return config, config | known
+
+
+def _is_workdir(checkpoint: str) -> bool:
+  """Returns whether a model is what a run made, and not in HF format."""
+  known = Path(checkpoint, workdir.CONFIG).is_file()
+  return known and "task" in workdir.read_config(checkpoint)
 
 
 def _differing(first: Run, run: Run) -> list[str]:

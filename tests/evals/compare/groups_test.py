@@ -63,6 +63,42 @@ def test_a_checkpoint_is_what_it_holds(make_run):
   assert [g.name for g in found] == ["checkpoint=x", "checkpoint=y"]
 
 
+def test_evaluations_of_runs_that_differ_in_their_seed_are_one_group(make_run):
+  def evaluation(name, seed=0, sampling=0, **changes):
+    trained = make_run(f"rl_{name}", config={"seed": seed, **changes})
+    config = {"task": "evaluate", "model.checkpoint": trained, "seed": sampling}
+    return make_run(name, config=config)
+
+  found = _group(
+    evaluation("a1", seed=1),
+    evaluation("a0", **{"eval.users_during": 16}),
+    evaluation("b", **{"rl.advantage": "rloo"}),
+  )
+  assert [group.name for group in found] == [
+    "rl.advantage=grpo",
+    "rl.advantage=rloo",
+  ]
+  assert [group.seeds for group in found] == [[0, 1], [0]]
+  # Two samplings of one training tell nothing about the next training.
+  found = _group(evaluation("c"), evaluation("d", sampling=1))
+  assert [(group.name, group.seeds) for group in found] == [
+    ("seed=0", [0]),
+    ("seed=1", [0]),
+  ]
+
+
+def test_evaluations_of_models_without_a_run_are_of_their_folders(make_run):
+  def evaluation(name, path, seed=0):
+    config = {"task": "evaluate", "model.checkpoint": path, "seed": seed}
+    return make_run(name, config=config)
+
+  found = _group(
+    evaluation("a", "x"), evaluation("b", "y"), evaluation("c", "x", seed=1)
+  )
+  assert [group.name for group in found] == ["checkpoint=x", "checkpoint=y"]
+  assert found[0].seeds == [0, 1]
+
+
 def test_keys_lose_their_sections_where_that_tells_them_apart():
   assert groups.shorten(["rl.advantage", "rewards.text.weight", "task"]) == [
     "advantage",
