@@ -28,6 +28,12 @@ _USERS = flags.DEFINE_integer(
   "users", 60, "Users whose images are shown, at most.", lower_bound=2
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
+_CHECKS = flags.DEFINE_string(
+  "checks",
+  "history",
+  "What attention checks show of the user, and of somebody else: 'history',"
+  " what they liked, or one of --rows.",
+)
 _TITLE = flags.DEFINE_string("title", None, "Of the page.")
 _CONSENT = path_flags.path_flag(
   "consent", None, "A text file to stand in for the text of consent."
@@ -78,6 +84,7 @@ def make() -> None:
     rows=tuple(_ROWS.value),
     users=_USERS.value,
     seed=_SEED.value,
+    checks=_CHECKS.value,
     collect=collect.get(_SEND_TO.value, _SEND_TO.value),
     wording=wording,
   )
@@ -160,7 +167,7 @@ _COMMANDS: dict[str, tuple[Callable[[], None], tuple, tuple]] = {
   "make": (
     make,
     (_WORKDIR, _ROWS, _OUT),
-    (_USERS, _SEED, _TITLE, _CONSENT, _CONTACT, _CODE, _SEND_TO),
+    (_USERS, _SEED, _CHECKS, _TITLE, _CONSENT, _CONTACT, _CODE, _SEND_TO),
   ),
   "serve": (serve, (_STUDY,), (_HOST, _PORT, _VOTES)),
   "analyse": (analyse, (_STUDY, _VOTES, _OUT), ()),

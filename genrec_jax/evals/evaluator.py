@@ -147,7 +147,7 @@ class Evaluator:
     params: PyTree,
     batches: Sequence[HeldOutBatch],
     *,
-    keep: int = 0,
+    keep: Sequence[int] = (),
     temperature: float | None = None,
     done: Callable[[int], None] = lambda users: None,
   ) -> tuple[Shown, np.ndarray]:
@@ -156,18 +156,19 @@ class Evaluator:
     Args:
       params: of the generator.
       batches: U held-out users.
-      keep: return the samples of that many users, the first.
+      keep: numbers of users whose samples are returned.
       temperature: another than that of the table.
       done: called with the number of users of each batch, once it is generated.
 
     Returns:
       What the samples look like to the panel and, where it is known, to the
-      truth; and those kept, uint8 [U', G, h, w, 3].
+      truth; and those kept, in the order asked for, uint8 [U', G, h, w, 3].
     """
     key = evaluation_key(self.seed)
     others = () if temperature is None else (temperature,)
     parts = []  # one a batch
-    kept: list[np.ndarray] = []  # [count, G, h, w, 3] each
+    kept: dict[int, np.ndarray] = {}  # user -> [G, h, w, 3]
+    begun = 0  # users of the batches before
     for index, held in enumerate(batches):
       # By the batch's number, so that all models share their noise.
       batch_key = jax.random.fold_in(key, index)
@@ -184,10 +185,11 @@ class Evaluator:
       shown = Shown(embeds, held_out.read_attributes(held, images), said)
       parts.append(shown.to(np.arange(held.count)))  # the fill is no user
       # Images of all users would take gigabytes; embeddings of all do not.
-      if sum(len(part) for part in kept) < keep:
-        kept.append(images[: held.count])
+      for user in set(keep).intersection(range(begun, begun + held.count)):
+        kept[user] = images[user - begun].copy()  # without the others' memory
+      begun += held.count
       done(held.count)
-    samples = np.concatenate(kept)[:keep] if kept else np.zeros(0)
+    samples = np.stack([kept[user] for user in keep]) if kept else np.zeros(0)
     return stacked(parts), samples
 
   def _read(self, held: HeldOutBatch, title: Title) -> written.Written:
@@ -212,7 +214,7 @@ class Evaluator:
     shown, samples = self.sample(
       params,
       self.validation,
-      keep=grid_users,
+      keep=range(min(grid_users, users)),
       done=functools.partial(tally.add, "evaluating"),
     )
     tally.clear()
@@ -254,16 +256,19 @@ class Evaluator:
     found = Comparison({}, {}, {}, {}, {}, {})
     # The same exchange of users for all models, so that they compare.
     source = shuffled.derangement(users, self.seed) if users > 1 else None
+    firsts = range(min(max(keep, self.keep_images), users))
     curved = [name for name, _ in models if name != "base"]
     rounds = len(models) + len(curved) * len(self._others())
     tally = progress.Tally(rounds * users, self.population)
     for name, read in models:
       params = None  # frees the last model's memory for this one
       params = read() if callable(read) else read
+      exchanged = name != "base" and source is not None
+      strangers = source[: self.keep_images] if exchanged else ()
       shown, samples = self.sample(
         params,
         self.test,
-        keep=max(keep, self.keep_images),
+        keep=[*firsts, *map(int, strangers)],
         done=functools.partial(tally.add, f"evaluating {name}"),
       )
       found.add(name, scorer, shown)
@@ -271,10 +276,12 @@ class Evaluator:
       found.samples[name] = samples[:keep]
       if shown.written is not None:
         found.titles[name] = shown.written.texts[:keep]
+      if exchanged:
+        found.add(name + SHUFFLED, scorer, shown.to(source))
       if self.keep_images:
         found.images[name] = samples[: self.keep_images, 0]
-      if name != "base" and source is not None:
-        found.add(name + SHUFFLED, scorer, shown.to(source))
+        if exchanged:
+          found.images[name + SHUFFLED] = samples[len(firsts) :, 0]
       if name in curved and self.temperatures:
         curve = {self.temperature: found.scores[name]}
         for other in self._others():

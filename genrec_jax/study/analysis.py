@@ -127,7 +127,10 @@ def analyse(
     "copies": copies(pairs, resampled),
     "checks": {
       "missed": _share(kept.missed[kept.check]),
-      "copies_marked": _share(kept.copies[kept.check, 0]),
+      # Only an image of the history that is shown has to be marked.
+      "copies_marked": _share(kept.copies[kept.check, 0])
+      if study.of_history
+      else None,
     },
     "seconds": times(kept),
   }

@@ -23,7 +23,7 @@ class Shown(NamedTuple):
 
 
 class Check(NamedTuple):
-  """An image of a user's own history against one of somebody else's."""
+  """An image of a user's own against one of somebody else's."""
 
   own: Shown
   other: Shown

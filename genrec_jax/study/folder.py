@@ -30,6 +30,11 @@ class Study(NamedTuple):
   key: dict[str, dict[str, Any]]  # task -> what it shows; see `site`
   tasks: dict[str, Any]  # site/tasks.json
 
+  @property
+  def of_history(self) -> bool:
+    """Whether attention checks show images out of histories, not of a row."""
+    return self.record.get("checks", "history") == "history"
+
 
 def digest(value: Any) -> str:
   """Returns the hash of what JSON can hold, whatever order its names have."""

@@ -26,6 +26,9 @@ class Options(NamedTuple):
   rows: tuple[str, ...]  # two or more of the table's
   users: int = 60  # at most
   seed: int = 0  # of everything random
+  # The row whose image for somebody else an attention check shows, against its
+  # image for the user; or what they themselves liked.
+  checks: str = HISTORY
   collect: str = OWN_SERVER  # or an address, or '' to save votes as a file
   wording: texts.Texts = texts.Texts()
 
@@ -59,21 +62,29 @@ def make(workdir: str, out: str, options: Options) -> folder.Study:
     }
   )
   names = {place: name for place, (name, _) in images.items()}
-  checks = _checks([user.history for user in people], options.seed)
-  # Nobody is tested on the practice pair.
-  plan = design.blocks(options.rows, checks[:-1], options.seed)
+  histories = [user.history for user in people]
+  checks = _checks(histories, _of_history(histories), options.seed)
+  practice = checks.pop()  # nobody is tested on it
+  if options.checks != HISTORY:
+    shown_by_row = [
+      {Shown(options.checks, u): user.images[options.checks]}
+      for u, user in enumerate(shown)
+    ]
+    checks = _checks(histories[:-1], shown_by_row, options.seed)
+  plan = design.blocks(options.rows, checks, options.seed)
   users = [user.name for user in shown]
   blocks, key = site_files.blocks_and_key(plan, names, users, options.seed)
   record = {
     "rows": options.rows,
     "users": users,
     "seed": options.seed,
+    "checks": options.checks,
     # As they are now: later versions of this program may have others.
     "rules": Rules()._asdict(),
     "tasks_sha256": folder.digest(blocks),
     "key_sha256": folder.digest(key),
   }
-  tasks = _page(options, people, names, checks[-1]) | {"blocks": blocks}
+  tasks = _page(options, people, names, practice) | {"blocks": blocks}
   with files.new_folder(out) as part:
     tasks["study"] = folder.write(part, record, key)
     site_files.write(part / folder.SITE, tasks, images, origin)
@@ -126,6 +137,11 @@ def _users(
       f"--rows={','.join(rows)}: expected two or more different rows"
     )
   there = list(dict.fromkeys(row for user in kept for row in user.images))
+  if options.checks not in (HISTORY, *rows):
+    raise UserError(
+      f"--checks={options.checks}: expected {HISTORY} or one of --rows,"
+      f" {', '.join(rows)}"
+    )
   absent = [f"{row}: no images" for row in rows if row not in there]
   if absent:
     raise UserError(
@@ -152,30 +168,45 @@ def _users(
   return fit[: options.users], spare
 
 
+def _of_history(
+  histories: Sequence[Sequence[np.ndarray]],
+) -> list[dict[Shown, np.ndarray]]:
+  """Returns the images that each user liked."""
+  return [
+    {Shown(HISTORY, u, p): image for p, image in enumerate(history)}
+    for u, history in enumerate(histories)
+  ]
+
+
 def _checks(
-  histories: Sequence[Sequence[np.ndarray]], seed: int
+  histories: Sequence[Sequence[np.ndarray]],
+  images: Sequence[Mapping[Shown, np.ndarray]],
+  seed: int,
 ) -> list[Check]:
   """Returns an attention check for each user.
 
-  One image is out of the very history that is shown. The other is out of the
-  history of somebody else, and one of those whose nearest in the history shown
-  is furthest, so that the answer is not a matter of taste.
+  One image is one of the user's own. The other is one of somebody else's, and
+  of those whose nearest in the history shown is furthest, so that the answer is
+  not a matter of taste.
+
+  Args:
+    histories: what each user liked, which is shown.
+    images: of each user, what checks are made of.
+    seed: of the choice.
   """
-  places = [
-    Shown(HISTORY, u, p) for u, h in enumerate(histories) for p in range(len(h))
-  ]
-  small = np.stack([_small(histories[s.user][s.place]) for s in places])
+  places = [shown for own in images for shown in own]  # N
+  small = np.stack([_small(image) for own in images for image in own.values()])
   owner = np.asarray([shown.user for shown in places])  # [N]
   rng = np.random.default_rng(seed)
   found = []
   for user, history in enumerate(histories):
-    own = small[owner == user]  # [n, D]
-    nearest = np.abs(small[:, None] - own).mean(-1).min(-1)  # [N]
-    own_place = int(rng.integers(len(history)))
+    liked = np.stack([_small(image) for image in history])  # [n, D]
+    nearest = np.abs(small[:, None] - liked).mean(-1).min(-1)  # [N]
+    nearest[owner == user] = -1  # never the user's own
+    own = list(images[user])[int(rng.integers(len(images[user])))]
     # Not the furthest: one odd image would be in all checks, and known.
     far = np.argsort(-nearest)[: max(len(places) // 10, 1)]
-    other = places[int(rng.choice(far))]
-    found.append(Check(Shown(HISTORY, user, own_place), other))
+    found.append(Check(own, places[int(rng.choice(far))]))
   return found
 
 

@@ -101,7 +101,7 @@ def _votes(answers: Answers, excluded: Mapping[str, Sequence[str]]) -> list:
   lines = []
   for v in range(len(answers.rater)):
     rater, kind = answers.raters[answers.rater[v]], str(answers.kind[v])
-    names = {"check": ("own history", "other's history")}.get(kind) or (
+    names = {"check": ("own image", "other's image")}.get(kind) or (
       answers.rows[answers.first[v]],
       answers.rows[answers.second[v]],
     )

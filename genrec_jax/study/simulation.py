@@ -194,6 +194,7 @@ class _Attentive:
     behaviour: Behaviour,
   ):
     self._rows = {row: i for i, row in enumerate(study.record["rows"])}
+    self._of_history = study.of_history
     self._behaviour = behaviour
     self._shared: dict[tuple, float] = {}  # numbers that several votes follow
     # {(first, second): [3]}: the first wins, tie, the second wins; summed up.
@@ -216,11 +217,11 @@ class _Attentive:
       other = {"left": "right", "right": "left"}[entry["known"]]
       right = rng.random() < self._behaviour.attention
       side = entry["known"] if right else other
-      # The user's own image is one of those shown, so it is a copy.
-      marked = rng.random() < self._behaviour.sees_copy
+      # Out of the history the user's own image is one of those shown: a copy.
+      seen = self._of_history and rng.random() < self._behaviour.sees_copy
       return {
         "answers": dict.fromkeys(QUESTIONS, side),
-        "copies": [entry["known"]] if marked else [],
+        "copies": [entry["known"]] if seen else [],
       }
     swapped = self._rows[entry["left"]] > self._rows[entry["right"]]
     sides = (

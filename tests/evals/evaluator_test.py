@@ -38,8 +38,11 @@ def test_scores_are_per_user_and_better_for_a_better_model(evaluator):
 
 
 def test_samples_of_the_first_users_are_kept(evaluator):
-  shown, samples = evaluator.sample(1.0, evaluator.test, keep=6)
+  shown, samples = evaluator.sample(1.0, evaluator.test, keep=range(6))
   assert samples.shape == (6, 4, 32, 32, 3)
+  _, others = evaluator.sample(1.0, evaluator.test, keep=[9, 5, 0, 9])
+  np.testing.assert_array_equal(others[1:3], samples[[5, 0]])
+  np.testing.assert_array_equal(others[0], others[3])  # of the last batch
   assert shown.attributes.shape == (10, 4, 5)
   assert {x.shape[:2] for x in shown.embeds.values()} == {(10, 4)}
   found = evaluator.panel.embed_images(samples)

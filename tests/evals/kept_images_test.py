@@ -5,7 +5,13 @@ import pytest
 
 from genrec_jax import rows
 from genrec_jax.core.errors import UserError
-from genrec_jax.evals import baselines, held_out, kept_images, results
+from genrec_jax.evals import (
+  baselines,
+  held_out,
+  kept_images,
+  results,
+  shuffled,
+)
 
 
 def test_a_comparison_keeps_what_each_row_shows(evaluator, tmp_path):
@@ -26,9 +32,13 @@ def test_a_comparison_keeps_what_each_row_shows(evaluator, tmp_path):
     num_samples=keeping.num_samples,
     seed=keeping.seed,
   )
+  source = int(shuffled.derangement(10, keeping.seed)[4])
+  samples = evaluator.sample(1.0, evaluator.test, keep=[4, source])[1]
   expected = {
     "sft": comparison.images["sft"][4],
-    "rl": evaluator.sample(1.0, evaluator.test, keep=6)[1][4, 0],
+    "sft shuffled": comparison.images["sft shuffled"][4],
+    "rl": samples[0, 0],
+    "rl shuffled": samples[1, 0],  # what somebody else was shown
     "real_next_item": batches[1].future[0, 0],
     "random_item": keeping.catalogue[items["random_item"][4, 0]],
     "copy_last": batches[1].history[0, 2],

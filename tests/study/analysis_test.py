@@ -193,7 +193,7 @@ def test_files_of_an_analysis(study, tmp_path):
     entry = study.key[line["task"]]
     raters = [v for v in votes if v["task"] == line["task"]]
     assert line["user"] == entry["user"]
-    names = {"own": "own history", "other": "other's history"}
+    names = {"own": "own image", "other": "other's image"}
     left, right = (
       names.get(entry[side], entry[side]) for side in ("left", "right")
     )

@@ -81,6 +81,49 @@ def test_tasks_show_what_the_key_says(study):
           )
 
 
+def test_checks_may_show_a_row_s_image_for_somebody_else(tmp_path):
+  study = make_study(tmp_path, checks="rl")
+  users = kept_images.read(str(tmp_path / "run"))[:12]
+  checks = 0
+  for block in study.tasks["blocks"]:
+    for task in block:
+      entry = study.key[task["id"]]
+      if entry["kind"] == "check":
+        checks += 1
+        images = {user.name: user.images["rl"] for user in users}
+        own = images.pop(entry["user"])
+        known, other = (
+          image_of(study, task[side])
+          for side in sorted(("left", "right"), key=entry["known"].__ne__)
+        )
+        np.testing.assert_array_equal(known, own)
+        assert any((other == image).all() for image in images.values())
+  assert checks == 5 * len(study.tasks["blocks"])
+  # As in all studies, practice is out of a history.
+  practice = study.tasks["practice"]
+  liked = study.tasks["histories"][practice["history"]]
+  assert practice["right"] in {item["image"] for item in liked}
+  options = make.Options(rows=ROWS, checks="x")
+  with pytest.raises(UserError, match="--checks=x: expected history or one of"):
+    make.make(str(tmp_path / "run"), str(tmp_path / "no"), options)
+
+
+def test_what_others_liked_is_as_unlike_as_it_can_be():
+  """A check's stranger is far from all that is shown, and never the user."""
+  shades = [[0, 10], [5, 20], [250, 240], [245, 235]]
+  histories = [
+    [np.full((8, 8, 3), value, np.uint8) for value in values]
+    for values in shades
+  ]
+  for images in (
+    make._of_history(histories),
+    [{make.Shown("rl", u): own[0]} for u, own in enumerate(histories)],
+  ):
+    checks = make._checks(histories, images, seed=0)
+    assert [check.own.user for check in checks] == [0, 1, 2, 3]
+    assert [check.other.user // 2 for check in checks] == [1, 1, 0, 0]
+
+
 def test_the_practice_pair_is_of_nobody_in_the_study(study):
   practice = study.tasks["practice"]
   used = {task["history"] for block in study.tasks["blocks"] for task in block}
