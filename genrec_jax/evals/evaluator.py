@@ -263,6 +263,7 @@ class Evaluator:
     for name, read in models:
       params = None  # frees the last model's memory for this one
       params = read() if callable(read) else read
+      # Images of the users whose samples the first ones are scored by.
       exchanged = name != "base" and source is not None
       strangers = source[: self.keep_images] if exchanged else ()
       shown, samples = self.sample(

@@ -66,6 +66,7 @@ def write(
 
 def _per_user(comparison: Comparison) -> dict[str, dict[str, np.ndarray]]:
   """Returns all rows' scores, and their parts in distances of sets."""
+  # The real next items are the set that the others are compared with.
   sets = comparison.sets
   return {
     row: scores | (sets[row].parts if row in sets else {})

@@ -105,6 +105,7 @@ def parts(whole: float, without: np.ndarray) -> np.ndarray:
     without: [U], of the counts of `all_but_one`.
   """
   users = len(without)
+  # Of a mean of scores each part would be that user's score.
   return users * whole - (users - 1) * without
 
 

@@ -66,6 +66,7 @@ def make(workdir: str, out: str, options: Options) -> folder.Study:
   checks = _checks(histories, _of_history(histories), options.seed)
   practice = checks.pop()  # nobody is tested on it
   if options.checks != HISTORY:
+    # Of users in the study only: other rows have no image of the practice's.
     shown_by_row = [
       {Shown(options.checks, u): user.images[options.checks]}
       for u, user in enumerate(shown)

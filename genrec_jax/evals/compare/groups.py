@@ -85,6 +85,7 @@ def varied(runs: Sequence[Run]) -> list[str]:
 
 
 def _matters(key: str) -> bool:
+  # How a run watched itself is no part of what it trained.
   if key.startswith(f"{_TRAINED}eval."):
     return False
   return key.removeprefix(_TRAINED) not in _NO_MATTER

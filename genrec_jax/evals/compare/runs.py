@@ -126,6 +126,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _is_workdir(checkpoint: str) -> bool:
   """Returns whether a model is what a run made, and not in HF format."""
+  # The config of a model in HF format has no task.
   known = Path(checkpoint, workdir.CONFIG).is_file()
   return known and "task" in workdir.read_config(checkpoint)
 

@@ -89,8 +89,9 @@ def test_evaluations_of_runs_that_differ_in_their_seed_are_one_group(make_run):
 
 def test_evaluations_of_models_without_a_run_are_of_their_folders(make_run):
   def evaluation(name, path, seed=0):
-    config = {"task": "evaluate", "model.checkpoint": path, "seed": seed}
-    return make_run(name, config=config)
+    # Which an evaluation records no hash of: its path must do.
+    config = {"model.checkpoint": path, "model.checkpoint_sha256": None}
+    return make_run(name, config=config | {"task": "evaluate", "seed": seed})
 
   found = _group(
     evaluation("a", "x"), evaluation("b", "y"), evaluation("c", "x", seed=1)
