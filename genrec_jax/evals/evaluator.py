@@ -263,9 +263,9 @@ class Evaluator:
     for name, read in models:
       params = None  # frees the last model's memory for this one
       params = read() if callable(read) else read
-      # Images of the users whose samples the first ones are scored by.
-      exchanged = name != "base" and source is not None
-      strangers = source[: self.keep_images] if exchanged else ()
+      # Of each user the one whose samples the shuffled row shows instead.
+      others = None if name == "base" else source
+      strangers = () if others is None else others[: self.keep_images]
       shown, samples = self.sample(
         params,
         self.test,
@@ -277,11 +277,11 @@ class Evaluator:
       found.samples[name] = samples[:keep]
       if shown.written is not None:
         found.titles[name] = shown.written.texts[:keep]
-      if exchanged:
-        found.add(name + SHUFFLED, scorer, shown.to(source))
       if self.keep_images:
         found.images[name] = samples[: self.keep_images, 0]
-        if exchanged:
+      if others is not None:
+        found.add(name + SHUFFLED, scorer, shown.to(others))
+        if self.keep_images:
           found.images[name + SHUFFLED] = samples[len(firsts) :, 0]
       if name in curved and self.temperatures:
         curve = {self.temperature: found.scores[name]}
