@@ -52,6 +52,9 @@ def compare(
   first = runs[0]
   varied = groups_lib.varied(runs)
   dropped, notes = _dropped(varied)
+  # First of all: where numbers mean nothing, neither do differences.
+  said = (line for run in runs for line in run.summary.get("warnings", ()))
+  notes = [*dict.fromkeys(line.removesuffix(".") for line in said), *notes]
   rows = [
     [_without(run.own, dropped) for run in group.runs] for group in groups
   ]

@@ -38,13 +38,15 @@ def overlays(
   """Returns the charts under their headings, of metrics that change.
 
   Args:
-    groups: of runs, of which evaluations have no curves.
+    groups: of runs, of which evaluations have no curves, and rows that are
+      not of the model that the run trained have none of theirs.
     colours: {group: CSS colour}.
   """
   curves = [
     (group, run.seed, curves_lib.read(run.path))
     for group in groups
     for run in group.runs
+    if run.row == run.config["task"]
   ]
   names = dict.fromkeys(name for _, _, found in curves for name in found)
   grouped = curves_lib.grouped(names, groups[0].runs[0].summary)

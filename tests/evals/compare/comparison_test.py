@@ -1,3 +1,6 @@
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -80,6 +83,18 @@ def test_metrics_that_mean_something_else_are_left_out(make_run):
     assert cells.keys() == {"text_clip", "preference_match"}
   (note,) = found["notes"]
   assert note.startswith("data.history_length differs: history_, copy_rate")
+
+
+def test_what_means_nothing_is_said_first_and_once(make_run):
+  change = {"data.history_length": 3}
+  paths = [make_run("a"), make_run("b", config=change)]
+  for path in paths:
+    file = pathlib.Path(path, "summary.json")
+    summary = json.loads(file.read_text())
+    file.write_text(json.dumps(summary | {"warnings": ["a tiny model."]}))
+  first, second = _compare(*paths)["notes"]
+  assert first == "a tiny model"
+  assert second.startswith("data.history_length differs")
 
 
 def test_a_failed_run_is_a_row_that_says_why(make_run):

@@ -1,8 +1,8 @@
 from genrec_jax.evals.compare import groups, overlay, runs
 
 
-def _overlays(*paths):
-  found = groups.group(runs.open_runs(paths))
+def _overlays(*paths, rows=()):
+  found = groups.group(runs.open_runs(paths, rows))
   return overlay.overlays(found, {g.name: f"c{i}" for i, g in enumerate(found)})
 
 
@@ -33,6 +33,12 @@ def test_many_values_are_averaged(make_run):
   assert len(line.path.split()) == 100
   # The last ten are 94.5 on average; a margin of 6 % is above them.
   assert charts[0].grid[-1][1] == "100"
+
+
+def test_curves_are_of_the_model_that_was_trained(make_run):
+  path = make_run("a", 1.0)
+  (charts,) = _overlays(path, path, rows=["sft", "rl"]).values()
+  assert [line.name for line in charts[0].lines] == ["row=rl, seed 0"]
 
 
 def test_an_evaluation_has_no_curves(make_run):
