@@ -5,7 +5,7 @@ A name says which encoder looked and how it was pooled:
 the reward's CLIP or, where it is known, by the truth.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import functools
 import re
 from typing import NamedTuple
@@ -239,10 +239,15 @@ _DETAILS = (
 )
 
 
+# The title of their table.
+WRITTEN_TITLE = "Titles and captions"
+
+
 class Table(NamedTuple):
   """Metrics that stand side by side."""
 
-  title: str  # whose they are; '': the reward's CLIP's, and the truth's
+  # Whose they are; '': the reward's CLIP's, and the truth's; or WRITTEN_TITLE.
+  title: str
   names: list[str]
 
 
@@ -313,10 +318,11 @@ def judges(names: Iterable[str]) -> list[str]:
 def tables(names: Iterable[str]) -> list[Table]:
   """Returns the tables that metrics stand in, those with a meaning.
 
-  The reward's CLIP and the truth have one, each judge two.
+  The reward's CLIP and the truth have one, titles and captions one, each judge
+  two.
   """
   known = in_order(names)
-  found = [Table("", [n for n in known if not metric_of(n).judge])]
+  found = _by_no_judge(known, details=True)
   for judge in judges(known):
     for kind, templates in (
       ("likeness", _LIKENESS),
@@ -330,7 +336,8 @@ def tables(names: Iterable[str]) -> list[Table]:
 def brief(names: Iterable[str]) -> list[Table]:
   """Returns the tables of the terminal: one each, without details."""
   known = in_order(names)
-  found = [
+  found = _by_no_judge(known, details=False)
+  found += [
     Table(
       judge,
       [
@@ -340,6 +347,17 @@ def brief(names: Iterable[str]) -> list[Table]:
         and name not in [detail.format(judge) for detail in _DETAILS]
       ],
     )
-    for judge in ("", *judges(known))
+    for judge in judges(known)
   ]
   return [table for table in found if table.names]
+
+
+def _by_no_judge(known: Sequence[str], *, details: bool) -> list[Table]:
+  """Returns the tables of metrics that no judge has seen."""
+  own = [n for n in known if not metric_of(n).judge and n not in WRITTEN]
+  if not details:
+    own = [n for n in own if n not in _DETAILS]
+  return [
+    Table("", own),
+    Table(WRITTEN_TITLE, [n for n in known if n in WRITTEN]),
+  ]

@@ -43,7 +43,7 @@ class Row(NamedTuple):
 class Table(NamedTuple):
   """Metrics that stand side by side, and all rows."""
 
-  title: str  # whose metrics they are; '': the reward's CLIP's, and the truth's
+  title: str  # a heading; '': of the reward's CLIP's metrics and the truth's
   metrics: list[Metric]
   groups: list[tuple[str, list[Row]]]
 
@@ -60,7 +60,9 @@ def tables(summary: Summary) -> list[Table]:
   """Returns the tables of the page: the main one, and two of each judge."""
   return [
     Table(
-      table.title,
+      table.title
+      if table.title in ("", metrics_lib.WRITTEN_TITLE)
+      else f"By {table.title}",
       [metric_of(name) for name in table.names],
       groups(summary, table.names),
     )
@@ -100,9 +102,11 @@ def groups(
       cells=cells,
     )
 
+  # Of titles and captions: not who writes and reads none.
+  shown = [one for one in rows(summary) if one[2].keys() & set(metrics)]
   return [
     (group, [row(*one) for one in members])
-    for group, members in itertools.groupby(rows(summary), lambda one: one[0])
+    for group, members in itertools.groupby(shown, lambda one: one[0])
   ]
 
 

@@ -5,7 +5,7 @@ import textwrap
 
 from genrec_jax.evals import page_differences, page_frontier
 from genrec_jax.evals.intervals import Interval
-from genrec_jax.evals.metrics import brief, metric_of
+from genrec_jax.evals.metrics import WRITTEN_TITLE, brief, metric_of
 from genrec_jax.evals.summary import (
   SHUFFLED,
   Summary,
@@ -38,10 +38,10 @@ def table(summary: Summary) -> str:
     " images made from another user's history."
   )
   for judge in judged:
-    lines += [
-      "",
-      f"By {judge.title}, which rewards nothing; more in the report:",
-    ]
+    head = f"By {judge.title}, which rewards nothing; more in the report:"
+    if judge.title == WRITTEN_TITLE:
+      head = f"{WRITTEN_TITLE}:"
+    lines += ["", head]
     lines += _block(summary, judge.names, users, _NARROW, spans=False)
   words = page_differences.lines(summary) + page_frontier.lines(summary)
   if words:
@@ -84,6 +84,8 @@ def _block(
   ]
   winners, group = best(summary), None
   for kind, name, intervals in rows(summary):
+    if not intervals.keys() & set(metrics):  # of titles: who writes none
+      continue
     if kind != group:  # models | shuffled | those of `rows.GROUPS`
       lines.append(rule)
       group = kind

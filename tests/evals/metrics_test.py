@@ -77,3 +77,12 @@ def test_tables_are_of_one_encoder_each():
     ("a", ["future_a_mean"]),
   ]
   assert metrics.tables([]) == metrics.brief([]) == []
+
+
+def test_titles_and_captions_have_a_table_of_their_own():
+  names = ["caption_accuracy", "kid_b", "text_clip", "title_cut"]
+  expected = [
+    ("", ["text_clip"]),
+    ("Titles and captions", ["title_cut", "caption_accuracy"]),
+  ]
+  assert metrics.tables(names)[:2] == metrics.brief(names)[:2] == expected

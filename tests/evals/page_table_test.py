@@ -34,8 +34,8 @@ def test_a_judge_has_two_tables_and_sets_are_in_the_second():
   main, likeness, ranking = page_table.tables(JUDGED)
   assert [table.title for table in (main, likeness, ranking)] == [
     "",
-    "eye: likeness",
-    "eye: ranking and sets",
+    "By eye: likeness",
+    "By eye: ranking and sets",
   ]
   assert [metric.head for metric in likeness.metrics] == ["future mean"]
   assert [metric.head for metric in ranking.metrics] == [
