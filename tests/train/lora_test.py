@@ -13,7 +13,7 @@ import pytest
 
 from configs import rl as rl_config
 from configs import sft as sft_config
-from genrec_jax import sampling
+from genrec_jax import rewards, sampling
 from genrec_jax.analysis import hlo, hlo_collectives
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
@@ -23,7 +23,13 @@ from genrec_jax.hf.export import export_checkpoint
 from genrec_jax.models import janus
 from genrec_jax.nn import lora
 from genrec_jax.sampling import Sampling
-from genrec_jax.testing import amplified, random_batch, tiny_clip, tiny_janus
+from genrec_jax.testing import (
+  ANSWERS,
+  amplified,
+  random_batch,
+  tiny_clip,
+  tiny_janus,
+)
 from genrec_jax.train import build, loop, rl, sft
 from genrec_jax.train.plan import make_plan
 from tests.hf import tiny_janus as saved
@@ -62,13 +68,20 @@ def run(task, module, folder, **options):
   return folder
 
 
+# Every test that asks for it runs for answers of each kind.
+@pytest.fixture(scope="module", params=ANSWERS)
+def options(request):
+  """Options of all of a module's runs."""
+  return {"model.answer": request.param}
+
+
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
+def tuned(tmp_path_factory, options):
   return run(
     sft,
     sft_config,
     tmp_path_factory.mktemp("lora") / "sft",
-    **{"model.lora_rank": 4, "train.eval_every": 2},
+    **{"model.lora_rank": 4, "train.eval_every": 2} | options,
   )
 
 
@@ -89,11 +102,12 @@ def test_a_checkpoint_holds_adapters_only(tuned):
   assert {"base", "sft"} <= summary["models"].keys()
 
 
-def test_a_stopped_run_ends_as_if_it_had_not_been(tuned, tmp_path):
+def test_a_stopped_run_ends_as_if_it_had_not_been(tuned, options, tmp_path):
   again = tmp_path / "sft"
   shutil.copytree(tuned, again)
   shutil.rmtree(again / "checkpoints" / "4")
-  run(sft, sft_config, again, **{"model.lora_rank": 4, "train.eval_every": 2})
+  options = {"model.lora_rank": 4, "train.eval_every": 2} | options
+  run(sft, sft_config, again, **options)
   jax.tree.map(
     np.testing.assert_array_equal,
     saved.read_params(str(again)),
@@ -134,8 +148,13 @@ def test_an_export_computes_what_was_trained(tuned, tmp_path):
     assert np.abs(compute(base) - unmerged).max() > 1e-3
 
 
-def test_rl_goes_on_from_a_run_with_adapters_with_its_own(tuned, monkeypatch):
-  frozen = {}
+def test_rl_goes_on_from_a_run_with_adapters_with_its_own(
+  tuned, options, monkeypatch
+):
+  frozen, parts_of = {}, [""]
+  if options["model.answer"] == "title_image":  # with all rewards of titles
+    weights = {f"rewards.{name}.weight": 0.5 for name in rewards.OF_TITLES}
+    options, parts_of = options | weights, ["", "title_"]
   train = rl.train
 
   def spy(config, workdir, parts, *args, **options):
@@ -156,11 +175,18 @@ def test_rl_goes_on_from_a_run_with_adapters_with_its_own(tuned, monkeypatch):
       "rl.estimator": "both",  # samples and slopes reach adapters alike
       "train.steps": 2,
       "optim.lr": 0.01,
-    },
+    }
+    | options,
   )
   first, second = (row for row in rows(folder) if "reward" in row)
-  assert max(row["sampler_mismatch_max"] for row in (first, second)) < 1e-4
-  assert first["kl"] < 1e-8 < second["kl"]
+  for part in parts_of:
+    name = f"{part}sampler_mismatch_max"
+    assert max(row[name] for row in (first, second)) < 1e-4
+    assert first[f"{part}kl"] < 1e-8 < second[f"{part}kl"]
+  if len(parts_of) > 1:
+    assert 0 <= first["title_cut"] <= 1
+    for name in rewards.OF_TITLES:
+      assert first[f"reward/{name}_std"] > 0
   assert all(
     2 in leaf.shape for leaf in jax.tree.leaves(saved.read_params(str(folder)))
   )
