@@ -28,13 +28,23 @@ from genrec_jax.runtime import cli
 
 KILLED = "killed: its time was over"
 # Part -> the share of the time that is left to it when it starts.
-PARTS = {"limits": 0.2, "jax": 0.55, "torch": 0.9}
+PARTS = {"limits": 0.2, "jax": 0.55, "torch": 0.9, "attention": 0.5}
+DEFAULT = ["limits", "jax", "torch", "jax", "attention"]
+# This project's; see `gpu_jax.Program`.
+TASKS = [
+  "rollout",
+  "sample_1",
+  "sample_8",
+  "sft",
+  "rl_conditional",
+  "rl_guided",
+]
 # Without what fails most often: recorded launches, and kernels chosen by time.
 CAREFUL = "--xla_gpu_enable_command_buffer= --xla_gpu_autotune_level=0"
 
 
-def part(name, size, device, file, until):
-  """Measures one part in this process."""
+def part(name, size, device, file, until, tasks):
+  """Measures one part in this process; `tasks` are some of this project's."""
   start = time.time()
 
   def left():
@@ -55,15 +65,19 @@ def part(name, size, device, file, until):
     from benchmarks import gpu_torch
 
     gpu_torch.run(size, device, say, left)
+  elif name == "attention":
+    from benchmarks import gpu_attention
+
+    gpu_attention.run(device, say)
   else:
     from benchmarks import gpu_jax
 
-    found = results(pathlib.Path(file))
     measured = {
-      t for (side, t), row in found.items() if "seconds" in row and side == name
+      task
+      for (side, task), row in results(file).items()
+      if side == name and "seconds" in row
     }
-    tasks = [task for task in gpu_jax.TASKS if task not in measured]
-    if tasks:
+    if tasks := [task for task in tasks if task not in measured]:
       gpu_jax.run(size, device, say, left, tasks)
     sys.stdout.flush()
     os._exit(0)  # what is still being compiled is of no use
@@ -86,7 +100,7 @@ def text(found):
 def environment(device, folder):
   """Returns the variables of a part's process."""
   return os.environ | {
-    "JAX_PLATFORMS": device,
+    "JAX_PLATFORMS": "cpu" if device == "cpu" else f"{device},cpu",
     # What a program takes is told by the compiler, not by what is reserved.
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
@@ -167,8 +181,8 @@ def table(found):
         f"{task}: {row['ms a code']:.2f} ms a code, {row['GB a code']:.2f} GB,"
         f" {row['GB/s'] / copy:.0%} of the copy's rate"
       )
-    if side == "jax" and task == "sft" and "tflops" in row:
-      lines.append(f"sft: {row['tflops'] / peak:.0%} of the products' rate")
+    if side == "jax" and "tflops" in row:
+      lines.append(f"{task}: {row['tflops'] / peak:.0%} of the products' rate")
   return "\n".join(lines)
 
 
@@ -187,16 +201,25 @@ def main():
   options = flags.FLAGS
   if options.part:
     file = pathlib.Path(options.out) / "results.jsonl"
-    part(options.part, options.size, options.device, file, options.until)
+    part(
+      options.part,
+      options.size,
+      options.device,
+      file,
+      options.until,
+      options.tasks,
+    )
     return
   folder = pathlib.Path(options.out)
   folder.mkdir(parents=True, exist_ok=True)
   file = folder / "results.jsonl"
   until = time.time() + options.seconds
   given = {"size": options.size, "device": options.device, "out": str(folder)}
+  given["tasks"] = ",".join(options.tasks)
   more = {}
   for name in options.parts:
-    seconds = PARTS[name] * (until - time.time())
+    share = PARTS[name] if name != options.parts[-1] else 1.0
+    seconds = share * (until - time.time())
     if seconds < 15:
       break
     begin = time.time()
@@ -211,7 +234,8 @@ if __name__ == "__main__":
   flags.DEFINE_enum("size", "1b", list(workload.SIZES), "Of the models.")
   flags.DEFINE_enum("device", "cuda", ["cpu", "cuda"], "Of both sides.")
   flags.DEFINE_string("out", "runs/gpu", "Folder for what is measured.")
-  flags.DEFINE_list("parts", [*PARTS, "jax"], "Some of them, in this order.")
+  flags.DEFINE_list("parts", DEFAULT, "Some, in this order.")
+  flags.DEFINE_list("tasks", TASKS, "Of this project.")
   flags.DEFINE_integer("seconds", 480, "Of all parts together.")
   flags.DEFINE_string("part", "", "Internal: the part that this process is.")
   flags.DEFINE_float("until", 0, "Internal: when its time is over.")

@@ -5,28 +5,25 @@ minute; then each runs on random weights that the device makes.
 """
 
 import concurrent.futures
+import tempfile
 import time
 import traceback
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import counts, jax_loop, workload
+from benchmarks import counts, jax_loop, tracing, workload
 from genrec_jax.core import tree
 from genrec_jax.models import clip, janus, llama, siglip, vqgan
 from genrec_jax.models.tower import Tower
+from genrec_jax.nn import attention
 
 # What training keeps for its backward pass: the fastest that fits 80 GB.
 REMAT = {"sft": "none", "rl_conditional": "none", "rl_guided": "dots"}
 PAD = 2  # of the tokenizer of `workload`
-TASKS = (
-  "rollout",
-  "sample_1",
-  "sample_8",
-  "sft",
-  "rl_conditional",
-  "rl_guided",
-)
+# Behind a task: attention in blocks, as on CPUs, not by a kernel of the device.
+BLOCKS = " in blocks"
 
 
 def models(size, dtype, remat):
@@ -112,13 +109,14 @@ class Program:
     """Lays it out, without any array.
 
     Args:
-      task: one of `TASKS`.
+      task: one of `gpu.TASKS`, with or without `BLOCKS` behind it.
       size: of the models.
       dtype: that computes.
       samples: G of an RL step and of a rollout.
       place: sharding of all arguments; None: the default device's.
     """
-    self.task, self.samples = task, samples
+    self.name, self.samples = task, samples
+    self.task = task = task.removesuffix(BLOCKS)
     self.model, self.clip = models(size, dtype, REMAT.get(task, "none"))
     source = "rl_guided" if task == "rollout" else task
     arrays = workload.batch_of(source, size)
@@ -154,7 +152,10 @@ class Program:
 
   def lower(self):
     """Traces it; returns what `compile` takes to a program."""
-    return self.run.lower(*self.shapes)
+    if self.name == self.task:
+      return self.run.lower(*self.shapes)
+    with mock.patch.object(attention, "_platform", return_value="cpu"):
+      return self.run.lower(*self.shapes)
 
   def bytes(self):
     """Returns its memory on the device by the compiler, at the peak."""
@@ -183,7 +184,7 @@ def compile_all(programs, say, seconds):
     try:
       lowered = program.lower()
     except Exception:
-      say(program.task, failed=traceback.format_exc(limit=-3))
+      say(program.name, failed=traceback.format_exc(limit=-3))
       continue
     traced = time.perf_counter() - start
     job = pool.submit(lowered.compile)
@@ -195,12 +196,12 @@ def compile_all(programs, say, seconds):
       try:
         program.compiled = job.result()
       except Exception as error:
-        say(program.task, failed=str(error)[:1500])
+        say(program.name, failed=str(error)[:1500])
         continue
-      say(program.task, traced=traced, gigabytes=program.bytes() / 1e9)
+      say(program.name, traced=traced, gigabytes=program.bytes() / 1e9)
       done.append(program)
   except TimeoutError:
-    late = [p.task for job, (p, _) in waiting.items() if not job.done()]
+    late = [p.name for job, (p, _) in waiting.items() if not job.done()]
     say("compile", failed=f"not ready in time: {', '.join(late)}")
   return done
 
@@ -262,7 +263,7 @@ def rates(program, size, seconds):
   }
 
 
-def run(name, device, say, left, tasks=TASKS):
+def run(name, device, say, left, tasks):
   """Compiles and measures all, most telling first; see `gpu.main`.
 
   Args:
@@ -270,7 +271,7 @@ def run(name, device, say, left, tasks=TASKS):
     device: 'cpu' computes in float32, others in bfloat16.
     say: takes a task and its figures.
     left: returns the seconds that are left.
-    tasks: some of `TASKS`.
+    tasks: see `Program`.
   """
   size = workload.SIZES[name]
   dtype = "float32" if device == "cpu" else "bfloat16"
@@ -282,12 +283,32 @@ def run(name, device, say, left, tasks=TASKS):
     params, reads = making.result()
   for program in sorted(ready, key=programs.index):
     if left() < 10:
-      say(program.task, failed="no time was left")
+      say(program.name, failed="no time was left")
       continue
     try:
-      say(program.task, **measure(program, size, params, reads, 3))
+      say(program.name, **measure(program, size, params, reads, 3))
+      if program.task == "rollout" and device != "cpu":
+        say("rollout's kernels", **traced(program, params))
     except Exception:
-      say(program.task, failed=traceback.format_exc(limit=-4)[-1500:])
+      say(program.name, failed=traceback.format_exc(limit=-4)[-1500:])
+
+
+def traced(program, params):
+  """Returns where a rollout's time goes: the kernels that take most of it."""
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      key = jax.random.key(0)
+      jax.block_until_ready(program.compiled(params, program.batch.prompt, key))
+    found, whole = tracing.kernels(folder)
+  largest = sorted(found.items(), key=lambda item: -item[1][0])[:18]
+  return {
+    "whole": whole,
+    "busy": sum(seconds for seconds, _ in found.values()),
+    "launches": sum(count for _, count in found.values()),
+  } | {
+    f"\n  {name}": f"{seconds:.3f} s in {count}"
+    for name, (seconds, count) in largest
+  }
 
 
 def _random_models(program):

@@ -36,6 +36,39 @@ def spans(folder, module):
   ]
 
 
+def kernels(folder):
+  """Returns the seconds of each kernel on a GPU, and those of all.
+
+  Args:
+    folder: of `jax.profiler.trace`.
+
+  Returns:
+    Name without its number -> (seconds, launches); and the seconds from the
+    first launch's start to the last one's end.
+  """
+  events = [
+    event
+    for file in pathlib.Path(folder).glob("**/*.xplane.pb")
+    for plane in ProfileData.from_file(str(file)).planes
+    if plane.name.startswith("/device:GPU")
+    for line in plane.lines
+    if line.name.startswith("Stream")
+    for event in line.events
+  ]
+  found = collections.defaultdict(lambda: [0.0, 0])
+  for event in events:
+    entry = found[event.name.rstrip("_.0123456789")]
+    entry[0] += event.duration_ns / 1e9
+    entry[1] += 1
+  if not events:
+    return {}, 0.0
+  start = min(event.start_ns for event in events)
+  end = max(event.start_ns + event.duration_ns for event in events)
+  return {name: tuple(entry) for name, entry in found.items()}, (
+    end - start
+  ) / 1e9
+
+
 def shares(found, idle):
   """Returns the seconds of each part, which add up to those of all.
 

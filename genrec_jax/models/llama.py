@@ -31,6 +31,10 @@ RULES = (
   (r"layers/(input|post_attention)_layernorm/scale", P()),
   (r"norm/scale", P()),
 )
+# Tokens of a tile of keys and values, and from how many on a prefix is whole
+# tiles: of a short one that would be much more to read.
+_TILE = 128
+_LONG = 1024
 # Kernels that may have LoRA adapters next to them; see `nn.lora`.
 ADAPTABLE = r"layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)/kernel"
 
@@ -277,10 +281,9 @@ class Llama:
     self, params: PyTree, embeds: jax.Array, mask: jax.Array
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Returns the states [P, T, D] of `_layers`, and keys and values."""
-    seen = mask[:, None, None, None, None]  # [P, K, G, R, T, S]
 
     def attend(q, k, v):
-      return attention.attend(q, k, v, seen, causal=True), (k, v)
+      return attention.attend_shared(q, k, v, mask, 0), (k, v)
 
     return self._layers(params, embeds, _positions(mask), attend)
 
@@ -331,12 +334,22 @@ def unstack(tree: PyTree, length: int) -> tuple[PyTree, ...]:
 def split_prefix(prefix: Prefix) -> Prefix:
   """Lays a prefix out for decoding; see `Prefix`.
 
+  A long one is filled up, behind its end, with keys that no answer sees.
   Inside a decode loop a slice of the stack, or a transposed product, would be a
   copy at every token.
   """
+  keys, values, mask = prefix.keys, prefix.values, prefix.mask
+  if mask.shape[-1] >= _LONG:
+    # Else GPUs copy all values at every code, to products of whole tiles.
+    fill = -mask.shape[-1] % _TILE
+    mask = jnp.pad(mask, ((0, 0), (0, fill)))
+    keys, values = (
+      jnp.pad(x, [(0, 0)] * 3 + [(0, fill), (0, 0)]) for x in (keys, values)
+    )
   # [L, P, K, T, H] to L x [P, K, H, T] and L x [P, K, T, H].
   return dataclasses.replace(
     prefix,
-    keys=tuple(prefix.keys.swapaxes(-1, -2)),
-    values=tuple(prefix.values),
+    keys=tuple(keys.swapaxes(-1, -2)),
+    values=tuple(values),
+    mask=mask,
   )

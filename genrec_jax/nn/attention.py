@@ -6,12 +6,15 @@ heads per kv head (N = K R), H head width. Products are batched over (P, K) or
 products are slow on every backend.
 """
 
+from collections.abc import Callable
 import functools
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from genrec_jax.core import sharding
 from genrec_jax.core.chunks import map_chunks
 
 # Name of attention's results in policies of `jax.checkpoint`.
@@ -104,18 +107,81 @@ def attend_shared(
 ) -> jax.Array:
   """Attends causally within prompts, and from answers to the one they share.
 
+  By a kernel of the device that keeps scores on the core, where there is one
+  for such heads: splash on TPUs, cuDNN on NVIDIA's GPUs. Elsewhere in blocks of
+  queries.
+
   Args:
     q: [P, K, 1, R, N, H], N = T + G I: a prompt's tokens, and after them those
       of its answers, one answer after another.
     k: [P, K, 1, N, H].
     v: [P, K, 1, N, H].
     mask: bool [P, T], True = a real token of the prompt.
-    num_samples: G.
+    num_samples: G; 0: prompts alone, N = T.
     answer_mask: bool [P, G, I], True = a real token of an answer; None: all.
 
   Returns:
-    [P, K, 1, R, N, H].
+    [P, K, 1, R, N, H]. What padding attends to is not defined.
   """
+  mesh = jax.sharding.get_abstract_mesh()
+  attend = _kernel(_platform(mesh), q)
+  if attend is None:
+    return _shared_in_blocks(q, k, v, mask, num_samples, answer_mask)
+  p, t, n = *mask.shape, q.shape[-2]
+  if answer_mask is None:
+    real = jnp.pad(mask, ((0, 0), (0, n - t)), constant_values=True)
+  else:
+    real = jnp.concatenate([mask, answer_mask.reshape(p, -1)], 1)  # [P, N]
+
+  def kernel(q, k, v, real):
+    out = attend(q, k, v, real, t, num_samples)
+    return checkpoint_name(out, ATTENTION_OUTPUT)
+
+  if mesh.empty:
+    return kernel(q, k, v, real)
+  # XLA cannot split a kernel: each device runs it on its prompts and heads.
+  rows = PartitionSpec(sharding.BATCH[0], "model")
+  return jax.shard_map(
+    kernel,
+    in_specs=(rows, rows, rows, sharding.BATCH),
+    out_specs=rows,
+    check_vma=False,  # a kernel does not say how its results vary
+  )(q, k, v, real)
+
+
+def _kernel(platform: str, q: jax.Array) -> Callable[..., jax.Array] | None:
+  """Returns what attends to queries [..., H] as fast as the device can."""
+  # Imported here, not at the top: Pallas takes a second, and most need none.
+  if platform == "tpu" and q.shape[-1] % 128 == 0:  # a TPU's lanes
+    from genrec_jax.nn import splash
+
+    return functools.partial(splash.attend_shared, name=ATTENTION_OUTPUT)
+  narrow = q.dtype in (jnp.bfloat16, jnp.float16)
+  if platform in ("gpu", "cuda") and narrow and q.shape[-1] in (64, 128):
+    from genrec_jax.nn import cudnn
+
+    return cudnn.attend_shared
+  return None
+
+
+def _platform(mesh: jax.sharding.AbstractMesh) -> str:
+  """Returns what is compiled for: 'cpu', 'gpu', 'tpu'.
+
+  The mesh's devices need not be there; without one, those of this process.
+  """
+  device = None if mesh.empty else mesh.abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
+def _shared_in_blocks(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  mask: jax.Array,
+  num_samples: int,
+  answer_mask: jax.Array | None = None,
+) -> jax.Array:
+  """Returns what `attend_shared` does, by products and a softmax."""
   t = mask.shape[-1]
   prompt = attend(
     q[..., :t, :],
@@ -124,6 +190,8 @@ def attend_shared(
     mask[:, None, None, None, None],
     causal=True,
   )  # [P, K, 1, R, T, H]
+  if not num_samples:
+    return prompt
   p, kv, _, r, n, h = q.shape
   rows = (num_samples, (n - t) // num_samples, h)  # G, I, H
   answers = attend(

@@ -145,6 +145,20 @@ def test_cached_equals_uncached(pair):
   )
 
 
+def test_a_long_prefix_is_filled_up_and_nothing_changes(pair, monkeypatch):
+  _, ours, params = pair
+  x, mask = left_padded()
+  prefix = ours.prefill(params, x, mask)
+  answers = draw(2, P, G, LENGTH, ours.width)
+  _, expected = decode(ours, params, prefix, answers)
+  tile = mask.shape[-1] - 1
+  monkeypatch.setattr(llama, "_TILE", tile)
+  monkeypatch.setattr(llama, "_LONG", 1)
+  assert llama.split_prefix(prefix).mask.shape[-1] == 2 * tile
+  _, found = decode(ours, params, prefix, answers)
+  rounding.assert_close(found, expected, terms=tiny_janus.LANGUAGE_TERMS)
+
+
 def decode(model, params, prefix, answers):
   decode_params = model.decode_params(params)
   prefix = llama.split_prefix(prefix)
