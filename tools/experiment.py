@@ -25,7 +25,7 @@ from absl import flags
 
 from genrec_jax.core import files
 from genrec_jax.core.errors import UserError, listed
-from genrec_jax.runtime import cli, inheritance, path_flags
+from genrec_jax.runtime import cli, inheritance, path_flags, workdir_lock
 
 _ROOT = Path(__file__).parents[1]
 _RECORD = "experiment.json"  # in the folder of the results
@@ -77,6 +77,11 @@ class Step(NamedTuple):
   name: str
   command: tuple[str, ...]  # without the interpreter
   done: Path
+
+  @property
+  def trains(self) -> bool:
+    """Whether it is a run of main.py, in the workdir of `done`."""
+    return self.command[0].endswith("main.py")
 
 
 def steps(out: Path, data: str, options: Options) -> list[Step]:
@@ -202,10 +207,11 @@ def check(planned: Mapping[str, Step]) -> None:
 
   problems = []
   for name, step in planned.items():
-    main, *given = step.command
-    if not main.endswith("main.py"):
+    if not step.trains:
       continue
-    values = dict(arg.lstrip("-").partition("=")[::2] for arg in given)
+    values = dict(
+      arg.lstrip("-").partition("=")[::2] for arg in step.command[1:]
+    )
     overrides = {
       key.removeprefix("config."): value
       for key, value in values.items()
@@ -258,6 +264,9 @@ def run(
     if any(other.startswith(f"{data_set}/") for other in failed):
       print(f"{title}: left out, as {failed[-1]} failed", flush=True)
       continue
+    if step.trains:
+      # Of an experiment that was killed, the last run may go on, and be done.
+      workdir_lock.wait(str(step.done.parent))
     if step.done.exists():
       took = record.get(name, {}).get("seconds")
       print(f"{title}: done" + (f" in {took:.0f} s" if took else ""))
@@ -335,7 +344,14 @@ def main() -> None:
   check_record(planned, record)
   check(planned)
   out.mkdir(parents=True, exist_ok=True)
-  failed = run(planned, out, record)
+  try:
+    with workdir_lock.locked(str(out)):
+      failed = run(planned, out, record)
+  except workdir_lock.InUse:
+    raise UserError(
+      f"{out} is in use by another experiment: wait for it, stop it, or give"
+      " another --out"
+    ) from None
   if failed:
     raise UserError(
       f"failed: {', '.join(failed)}; what they printed says why. The same"

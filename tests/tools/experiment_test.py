@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 import re
 import shlex
+import threading
+import time
 
 import pytest
 
+from genrec_jax.runtime import workdir_lock
 from tests.tools.process import ROOT, run_tool
 
 # Runs the tool with commands that only write their last file; those on a data
@@ -132,6 +135,33 @@ def test_what_is_done_is_skipped_and_its_time_kept(experiment, tmp_path):
   record = json.loads((tmp_path / "out" / "experiment.json").read_text())
   assert len(record) == 14
   assert all(entry["seconds"] >= 0 for entry in record.values())
+
+
+def test_what_goes_on_after_a_kill_is_waited_for(experiment, tmp_path):
+  """The run that an experiment had begun holds the lock of its workdir."""
+  workdir = tmp_path / "out" / "a" / "sft"
+  workdir.mkdir(parents=True)
+  begun = threading.Event()
+
+  def finish():
+    with workdir_lock.locked(str(workdir)):
+      begun.set()
+      while not (tmp_path / "out" / ".lock").exists():  # it has begun
+        time.sleep(0.1)
+      time.sleep(2)
+      (workdir / "summary.json").touch()
+
+  thread = threading.Thread(target=finish)
+  thread.start()
+  begun.wait()
+  status, printed, errors = experiment("--data=a=A")
+  thread.join()
+  assert status == 0, errors
+  assert "is in use by another run" in printed
+  assert "[1/5] a/sft: done" in printed
+  with workdir_lock.locked(str(tmp_path / "out")):
+    status, _, errors = experiment("--data=a=A")
+  assert (status, "is in use by another experiment" in errors) == (1, True)
 
 
 def test_a_failure_leaves_out_the_rest_of_its_data_set_only(experiment):
