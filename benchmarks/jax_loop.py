@@ -58,7 +58,7 @@ def split(model, params, patterns):
     path
     for path in flat
     if re.match(patterns, path)
-    and not re.fullmatch(model.without_gradient, path)
+    and not re.fullmatch(model.without_gradient(), path)
   }
   return (
     tree.unflatten({path: flat[path] for path in chosen}),
