@@ -69,6 +69,11 @@ class User(NamedTuple):
   real: ShownImage  # the real next item
   samples: Mapping[str, Sequence[ShownImage]]  # by row of the table
 
+  @property
+  def writes(self) -> bool:
+    """True if some model wrote titles with its samples."""
+    return any(image.written for row in self.samples.values() for image in row)
+
 
 def examples(
   batches: Sequence[HeldOutBatch],

@@ -37,6 +37,7 @@ from genrec_jax.runtime import workdir as workdir_lib
 _TEMPLATE = Path(__file__).with_name("report.html")
 _SETTINGS = (  # (label, key in the config)
   ("task", "task"),
+  ("answer", "model.answer"),
   ("checkpoint", "model.checkpoint"),
   ("CLIP, which rewards", "clip.checkpoint"),
   ("judges", "eval.judges"),

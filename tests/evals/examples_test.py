@@ -69,6 +69,8 @@ def test_a_written_title_is_shown_with_its_image(prepared):
   for user, (first, *_) in zip(users, titles, strict=True):
     assert user.samples["rl"][0].title == first
     assert user.samples["sft"][0].title == ""
+  assert users[0].writes
+  assert not examples(prepared, {"sft": future})[0].writes
   image = np.zeros((32, 32, 3), np.uint8)
   words = (("red", False), ("cross", True))
   # Also where it says what is seen: that is what a reader looks for.
