@@ -328,7 +328,8 @@ def generate(
     return rollout.codes[0], images, words[0]
 
   codes, images, *more = map(np.asarray, compiled(params, prompt, key))
-  written, arrays = None, {"codes": codes, "images": images}
+  written: list[str] | None = None
+  arrays = {"codes": codes, "images": images}
   if more:
     arrays["title_ids"] = more[0]  # [num, W]
     written = [

@@ -28,7 +28,12 @@ class Written(NamedTuple):
 
   def to(self, source: np.ndarray) -> "Written":
     """Returns those of user source[u] for every user u: [U] int."""
-    return Written(*(None if x is None else x[source] for x in self))
+    return Written(
+      self.texts[source],
+      self.cut[source],
+      self.embeds[source],
+      None if self.attributes is None else self.attributes[source],
+    )
 
 
 def read(title: Title, decode: Decode, clip: Any, *, known: bool) -> Written:
@@ -68,11 +73,12 @@ def stacked(parts: Sequence[Written | None]) -> Written | None:
   found = [part for part in parts if part is not None]
   if not found:
     return None
+  attributes = [x.attributes for x in found if x.attributes is not None]
   return Written(
-    *(
-      None if fields[0] is None else np.concatenate(fields)
-      for fields in zip(*found, strict=True)
-    )
+    np.concatenate([x.texts for x in found]),
+    np.concatenate([x.cut for x in found]),
+    np.concatenate([x.embeds for x in found]),
+    np.concatenate(attributes) if attributes else None,
   )
 
 

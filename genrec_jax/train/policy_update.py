@@ -113,6 +113,7 @@ def update_policy(
       options.objective, of_image, experience.sampled
     )
   if experience.title is not None:  # which guidance has no part in
+    assert experience.title_sampled is not None
     metrics |= _of_title(
       mismatch.sampler_mismatch(
         options.objective,
@@ -271,6 +272,7 @@ def _title_loss(
 ) -> tuple[jax.Array, Metrics]:
   """Returns the loss of titles, of what they have written, and its metrics."""
   assert experience.title is not None
+  assert experience.title_sampled is not None
   written = experience.title.written  # [P, G, W]
   weights = None
   if options.sampler_weight_cap:
@@ -278,7 +280,9 @@ def _title_loss(
       old_logprobs, experience.title_sampled, options.sampler_weight_cap
     )
   drift = None  # two [P, G, W, 1]
-  if ref is not None and options.kl_of == "branches":
+  if options.kl_of == "branches" and (
+    ref is not None and scores.branches is not None
+  ):
     drift = (scores.branches, ref.branches)
   loss, metrics = objectives.policy_loss(
     options.objective,

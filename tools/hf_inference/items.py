@@ -55,14 +55,15 @@ def sample_items(
   prompt = embedded(model, ids, pixel_values)  # [1, T, D]
   other = torch.cat([unconditional_ids(model, ids), begin], 1)
   generator = torch.Generator(model.device).manual_seed(seed)
-  options = {
+  options: dict[str, Any] = {
     "temperature": temperature,
     "top_k": top_k,
     "top_p": top_p,
     "greedy": greedy,
     "generator": generator,
   }
-  titles, codes = [], []
+  titles: list[list[int]] = []
+  codes: list[torch.Tensor] = []
   for _ in range(num):
     words = write_title(model, prompt, max_tokens=max_tokens, **options)
     tail = torch.cat([ids.new_tensor([words]), begin], 1)  # [1, W + 1]
