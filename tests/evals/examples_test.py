@@ -61,7 +61,7 @@ def test_a_title_is_shown_if_it_says_more_than_what_is_seen():
 
 
 def test_a_written_title_is_shown_with_its_image(prepared):
-  future = np.concatenate([held.batch.future for held in prepared])[:3]
+  future = np.concatenate([held.batch.future for held in prepared])[:3, :2]
   titles = np.asarray([["a cross", "b"], ["c", "d"], ["e", "f"]], object)
   users = examples(
     prepared, {"rl": future, "sft": future}, titles={"rl": titles}
