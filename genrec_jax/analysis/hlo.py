@@ -14,6 +14,8 @@ import re
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0}  # others end in their bits
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+# What Pallas says of a kernel: lines in the midst of an instruction's.
+_KERNEL = re.compile(r"frontend_attributes=\{kernel_metadata=\{\n.*\n\}\},? ?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"(?:^|\s)([a-z][a-z0-9\-]*)\(")
@@ -106,7 +108,7 @@ def parse(text: str) -> Program:
   computations: dict[str, Computation] = {}
   lines: dict[str, Instruction] = {}
   entry, name, root = None, None, ""
-  for line in text.splitlines():
+  for line in _KERNEL.sub("", text).splitlines():
     if name is None:
       header = _HEADER.match(line)
       if header and not line.startswith("HloModule"):

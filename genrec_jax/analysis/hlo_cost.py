@@ -11,6 +11,7 @@ import re
 
 import numpy as np
 
+from genrec_jax.analysis import hlo_kernels
 from genrec_jax.analysis.hlo import (
   Array,
   Computation,
@@ -71,7 +72,11 @@ def flops(program: Program, scope: str | None = None) -> int:
 
 def step_flops(step: Step) -> int:
   """Counts the operations of one instruction, as often as it runs."""
-  counts = {"dot": _dot_flops, "convolution": _convolution_flops}
+  counts = {
+    "dot": _dot_flops,
+    "convolution": _convolution_flops,
+    "custom-call": hlo_kernels.flops,
+  }
   count = counts.get(step.instruction.opcode)
   return step.times * count(step) if count else 0
 
@@ -192,7 +197,8 @@ def _traffic(program: Program, step: Step) -> int:
   if opcode in _UPDATES:
     # The update is read, and written into the array that it is put in.
     return 2 * _main(operands[_UPDATES[opcode]].arrays)
-  return sum(_main(x.arrays) for x in operands) + written
+  read = sum(_main(x.arrays) for x in operands)
+  return read + written + hlo_kernels.reads_again(step)
 
 
 def _results(

@@ -92,7 +92,10 @@ def attend_shared(
   def attend(q, k, v, ids):
     return kernel(q, k, v, segment_ids=kernels.SegmentIds(q=ids, kv=ids))
 
-  out = jax.vmap(attend)(rows(scaled), rows(k), rows(v), segments)
+  # Named for `analysis.hlo_kernels`, as no compiler tells a kernel's cost.
+  pairs = np.count_nonzero(kernel.fwd_mask_info.block_mask[0])
+  with jax.named_scope(f"splash_{pairs}x{block}"):
+    out = jax.vmap(attend)(rows(scaled), rows(k), rows(v), segments)
   return out[:, :, :n].reshape(q.shape)
 
 
