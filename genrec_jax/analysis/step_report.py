@@ -155,8 +155,9 @@ def _read_memory(
   for loop in hlo_walk.loops(program):
     if loop.is_of(DECODE):
       whole = abstract_step.kv_shapes(config, plan, args)
-      kv = sum(a.nbytes for a in loop.carried if _is_part(a, whole))
-      rollout = sum(a.nbytes for a in loop.carried) - kv
+      held = sum(a.nbytes for a in loop.carried if _is_part(a, whole))
+      if held >= kv:  # of several loops the last has the largest cache
+        kv, rollout = held, sum(a.nbytes for a in loop.carried) - held
   figures.memory |= {
     "kv": kv,
     "rollout": rollout,

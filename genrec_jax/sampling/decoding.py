@@ -103,6 +103,18 @@ class Decoder:
     return guidance.guide(*both, self.sampling.guidance) if guided else both[0]
 
 
+def resized(cache: KVCache, length: int) -> KVCache:
+  """Returns a cache cut, or filled up with zeros, to `length` tokens."""
+
+  def resize(x: jax.Array) -> jax.Array:
+    fill = max(length - x.shape[-2], 0)
+    return jnp.pad(
+      x[..., :length, :], [(0, 0)] * (x.ndim - 2) + [(0, fill), (0, 0)]
+    )
+
+  return jax.tree.map(resize, cache)
+
+
 @jax.named_scope("prefill")
 def start(
   model: Generator, params: PyTree, prompt: Prompt, sampling: Sampling

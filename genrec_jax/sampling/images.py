@@ -20,6 +20,10 @@ from genrec_jax.sampling import decoding
 from genrec_jax.sampling.decoding import Decoder
 from genrec_jax.sampling.distribution import Sampling
 
+# Codes of a loop at least, and loops at most: each is compiled by itself.
+_STAGE = 128
+_MOST_STAGES = 4
+
 
 def rollout_params(
   model: Generator,
@@ -118,15 +122,32 @@ def sample_codes(
     return (cache, codes), (codes, logprobs)
 
   first = draw(logits, jnp.int32(0))  # [P, G]
+  carry, parts = (cache, first[0]), [jax.tree.map(lambda x: x[None], first)]
+  # The cache has room for more than the codes, if words come before them.
+  before = jax.tree.leaves(cache)[0].shape[-2] - model.image_tokens
   with jax.named_scope("decode"):
-    _, rest = jax.lax.scan(
-      body, (cache, first[0]), jnp.arange(model.image_tokens - 1)
-    )  # [I - 1, P, G]
+    for begin, end in _stages(model.image_tokens):
+      cache = decoding.resized(carry[0], before + end)
+      # The last code is read by no one.
+      indices = jnp.arange(begin, min(end, model.image_tokens - 1))
+      carry, rest = jax.lax.scan(body, (cache, carry[1]), indices)
+      parts.append(rest)  # [n, P, G]
   codes, logprobs = (
-    jnp.concatenate([one[None], more]).transpose(1, 2, 0)  # [P, G, I]
-    for one, more in zip(first, rest, strict=True)
+    jnp.concatenate(each).transpose(1, 2, 0)  # [P, G, I]
+    for each in zip(*parts, strict=True)
   )
   return codes, logprobs
+
+
+def _stages(codes: int) -> list[tuple[int, int]]:
+  """Returns the first and the last + 1 of the codes of each loop.
+
+  The cache of a loop has room for its last code: a code reads what is there of
+  it, filled or not, which of one cache for all would be twice what is filled.
+  """
+  count = max(min(codes // _STAGE, _MOST_STAGES), 1)
+  ends = [codes * (n + 1) // count for n in range(count)]
+  return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 @jax.named_scope("vq_decode")

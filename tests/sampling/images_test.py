@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genrec_jax import sampling
-from genrec_jax.sampling import Sampling
+from genrec_jax.sampling import Sampling, images
 from genrec_jax.testing import tiny_janus
 from tests import rounding
 from tests.bandit import Bandit, bandit_batch
@@ -72,6 +72,31 @@ def test_scores_are_the_log_probabilities_sampled_with(
         rtol=0,
         atol=bound,
       )
+
+
+def test_a_cache_that_grows_changes_no_code(
+  model, params, asked, titles, monkeypatch
+):
+  options = Sampling(num_samples=3, guidance=2.0)
+
+  def sample():
+    key = jax.random.key(1)
+    return jax.jit(
+      lambda: sampling.sample_items(model, params, asked, key, options, titles)
+    )()
+
+  whole = sample()
+  monkeypatch.setattr(images, "_STAGE", 1)
+  monkeypatch.setattr(images, "_MOST_STAGES", 3)
+  assert images._stages(4) == [(0, 1), (1, 2), (2, 4)]
+  grown = sample()
+  np.testing.assert_array_equal(grown.codes, whole.codes)
+  np.testing.assert_allclose(grown.logprobs, whole.logprobs, atol=1e-5)
+
+
+def test_stages_are_of_many_codes():
+  assert images._stages(144) == [(0, 144)]
+  assert images._stages(576) == [(0, 144), (144, 288), (288, 432), (432, 576)]
 
 
 def test_guidance_of_one_is_the_formula_of_two_branches_at_one(
