@@ -16,6 +16,7 @@ import jax
 from genrec_jax.config import TASKS, check, complete, flag
 from genrec_jax.runtime import (
   cli,
+  compiler,
   distributed,
   launch,
   path_flags,
@@ -45,6 +46,7 @@ def main(_: list[str]) -> None:
     cli.user_errors(functools.partial(interrupted, config)),
     launch.joined(_DISTRIBUTED.value),
   ):
+    compiler.keep_compiled()
     cli.require_device()
     check(config)
     # Processes of different configs would wait for each other for ever.

@@ -1,12 +1,42 @@
-"""Options for XLA's compiler that depend on the processor."""
+"""XLA: options that depend on the processor, and what it has compiled."""
 
+from collections.abc import Mapping
 import functools
+import hashlib
+import os
+from pathlib import Path
 
 import jax
 
 # XLA's kernels for products of few rows (YNNPACK) take twice the time of its
 # others on x86-64 without AVX-512, and less than them with it.
 _WITHOUT_AVX512 = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# Bytes of compiled programs that are kept; those not used for longest go first.
+_KEPT = 2**31
+
+
+def keep_compiled(environ: Mapping[str, str] = os.environ) -> str:
+  """Keeps compiled programs in the user's cache, for the next start.
+
+  Must come before anything is compiled. `JAX_COMPILATION_CACHE_DIR` names
+  another folder, or, empty, none.
+
+  Args:
+    environ: variables of the process.
+
+  Returns:
+    The folder; '' where the variable decides.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" in environ:
+    return ""
+  cache = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+  # By processor: a home may be shared, and code for one can fail on another.
+  features = " ".join(sorted(_processor_flags()))
+  name = hashlib.sha256(features.encode()).hexdigest()[:12]
+  folder = str(Path(cache) / "genrec_jax" / "compiled" / name)
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_compilation_cache_max_size", _KEPT)
+  return folder
 
 
 def options(platform: str) -> dict[str, str]:

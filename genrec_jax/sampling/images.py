@@ -123,8 +123,7 @@ def sample_codes(
 
   first = draw(logits, jnp.int32(0))  # [P, G]
   carry, parts = (cache, first[0]), [jax.tree.map(lambda x: x[None], first)]
-  # The cache has room for more than the codes, if words come before them.
-  before = jax.tree.leaves(cache)[0].shape[-2] - model.image_tokens
+  before = begun + (0 if words is None else words.shape[-1])  # in the cache
   with jax.named_scope("decode"):
     for begin, end in _stages(model.image_tokens):
       cache = decoding.resized(carry[0], before + end)

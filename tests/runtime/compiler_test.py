@@ -41,3 +41,16 @@ def test_an_option_that_this_jaxlib_lacks_is_left_out(processor, monkeypatch):
   monkeypatch.setattr(compiler, "_WITHOUT_AVX512", {"xla_no_such_option": ""})
   compiler._known.cache_clear()
   assert compiler.options("cpu") == {}
+
+
+def test_compiled_programs_are_kept_by_processor(processor, monkeypatch):
+  set_to = {}
+  monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
+  assert compiler.keep_compiled({"JAX_COMPILATION_CACHE_DIR": ""}) == ""
+  assert not set_to
+  processor(OLD)
+  old = compiler.keep_compiled({"XDG_CACHE_HOME": "/cache"})
+  assert set_to["jax_compilation_cache_dir"] == old
+  assert old.startswith("/cache/genrec_jax/compiled/")
+  processor(OLD | {"avx512f"})
+  assert compiler.keep_compiled({"XDG_CACHE_HOME": "/cache"}) != old
