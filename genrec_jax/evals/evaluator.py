@@ -173,7 +173,7 @@ class Evaluator:
       # By the batch's number, so that all models share their noise.
       batch_key = jax.random.fold_in(key, index)
       # The first batch compiles; of a large model each one takes a while.
-      with progress.waiting("generating images"):
+      with progress.waiting("generating images", progress.COUNTED):
         generated = self.generate(params, held.batch.prompt, batch_key, *others)
         said = None
         if isinstance(generated, Titled):

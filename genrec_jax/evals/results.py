@@ -44,21 +44,22 @@ def write(
       warnings=evaluator.warnings,
       sets={row: sets.cells for row, sets in comparison.sets.items()},
     )
-  # They are read off the intervals, so they come after these.
-  found["verdicts"] = verdicts.verdicts(found)
-  if curves := frontier.of_summary(comparison.curves, found, evaluator.seed):
-    found["frontier"] = curves
+    # They are read off the intervals, so they come after these.
+    found["verdicts"] = verdicts.verdicts(found)
+    if curves := frontier.of_summary(comparison.curves, found, evaluator.seed):
+      found["frontier"] = curves
   found["alarms"] = alarm.lines(curves_lib.read(workdir))
   if distributed.is_first():
-    summary.write(workdir, found)
-    # In the order of the scores, which leave out the rows that are no users.
-    names = [n for held in evaluator.test for n in held.names[: held.count]]
-    per_user.write(workdir, names, _per_user(comparison))
-    kept_images.write(workdir, evaluator.test, comparison.images)
-    users = examples(
-      evaluator.test, comparison.samples, titles=comparison.titles
-    )
-    page.write(workdir, found, users=users)
+    with progress.waiting("writing the report"):
+      summary.write(workdir, found)
+      # In the order of the scores, which leave out the rows that are no users.
+      names = [n for held in evaluator.test for n in held.names[: held.count]]
+      per_user.write(workdir, names, _per_user(comparison))
+      kept_images.write(workdir, evaluator.test, comparison.images)
+      users = examples(
+        evaluator.test, comparison.samples, titles=comparison.titles
+      )
+      page.write(workdir, found, users=users)
     # Last: what is seen in the terminal is on disk by then.
     print(table.table(found), flush=True)
   return found

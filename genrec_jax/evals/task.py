@@ -10,7 +10,7 @@ from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.evals import calibration, lineage, opening, results
-from genrec_jax.runtime import distributed, inheritance
+from genrec_jax.runtime import distributed, inheritance, progress
 from genrec_jax.runtime import workdir as workdir_lib
 from genrec_jax.sampling import Sampling
 
@@ -45,21 +45,23 @@ def run(config: Any, workdir: str) -> None:
   clip_params = inputs.clip.read(
     jax.tree.map(lambda _: replicated, inputs.clip.shapes)
   )
-  evaluator = opening.open_evaluator(
-    config,
-    inputs,
-    opening.open_panel(inputs, clip_params, mesh),
-    sampling=Sampling(**config.sample),
-    copy_threshold=config.eval.copy_threshold,
-  )
+  with progress.waiting("reading held-out users"):
+    evaluator = opening.open_evaluator(
+      config,
+      inputs,
+      opening.open_panel(inputs, clip_params, mesh),
+      sampling=Sampling(**config.sample),
+      copy_threshold=config.eval.copy_threshold,
+    )
   # Only now: a command that was refused leaves no folder.
   workdir_lib.claim(workdir, config.to_json())
 
   # Calibration takes the first model's weights, which are read anyway; `pop`
   # leaves them to the comparison alone, which then frees them.
   name, read = models[0]
-  first = [read()]
-  evaluator = calibration.calibrated(evaluator, first[0])
+  with progress.waiting("measuring the copy threshold"):
+    first = [read()]
+    evaluator = calibration.calibrated(evaluator, first[0])
   models[0] = (name, first.pop)
   results.write(workdir, evaluator, evaluator.compare(models))
 

@@ -14,6 +14,10 @@ import time
 
 from genrec_jax.runtime.distributed import first_only
 
+# Seconds of `waiting` for one of many that `Progress` or `Tally` counts: twice
+# theirs, so that their line, which has an ETA, comes first where it can.
+COUNTED = 20.0
+
 
 class _Last:
   """The last line of progress that the process printed."""
@@ -189,21 +193,18 @@ class Relay(_Line):
 def waiting(label: str, every: float = 10.0) -> Iterator[None]:
   """Prints 'LABEL, 0:00:20' whenever nothing was for `every` seconds.
 
-  For what cannot count its own steps: a compilation, a large sum. What takes
-  less than half of `every` leaves the line to whoever counts such bodies. Of
-  several processes only the first prints. On a terminal the line disappears
-  when the body ends.
+  For what cannot count its own steps: a compilation, a large sum. One of many
+  that are counted takes `COUNTED` for `every`. Of several processes only the
+  first prints. On a terminal the line disappears when the body ends.
   """
   line = _Line(every, at_once=False)
   done, begun = threading.Event(), time.monotonic()
 
   def tick() -> None:
-    wait = max(every - _silent(), every / 2)
-    while not done.wait(wait):
+    # Processes that print nothing are silent for longer, and need not hurry.
+    while not done.wait(max(every - _silent(), every / 10)):
       if _silent() >= every:
         line.rewrite(f"{label}, {duration(time.monotonic() - begun)}")
-      # Processes that print nothing are silent for longer, and need not hurry.
-      wait = max(every - _silent(), every / 10)
 
   # A daemon: a run that ends with an error does not wait for it.
   thread = threading.Thread(target=tick, daemon=True)

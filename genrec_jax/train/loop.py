@@ -166,7 +166,10 @@ class _Loop:
         batch = self.next_batch(step)
         # The first call compiles. What moves to the host here would wait for
         # the device.
-        with self.compiling(step == start + 1), jax.transfer_guard("disallow"):
+        with (
+          _waiting(step, first=step == start + 1),
+          jax.transfer_guard("disallow"),
+        ):
           state, values = self.inputs.step(state, self.inputs.frozen, batch)
         if step == start + 1:  # before it compiled there was nothing to save
           stack.enter_context(launch.deferring_sigterm())
@@ -189,12 +192,6 @@ class _Loop:
       self.progress.say(line)
     return state
 
-  def compiling(self, first: bool) -> contextlib.AbstractContextManager[None]:
-    """Says how long the first step takes to compile."""
-    if not first:
-      return contextlib.nullcontext()
-    return progress_lib.waiting("compiling the step")
-
   def next_batch(self, step: int) -> PyTree:
     """Returns the next batch, on the devices."""
     try:
@@ -213,7 +210,8 @@ class _Loop:
     # Reading waits for that step, which the device has left behind by now.
     (step, on_device), self.pending = self.pending, None
     headline = self.inputs.headline
-    values = {k: float(v) for k, v in jax.device_get(on_device).items()}
+    with _waiting(step):
+      values = {k: float(v) for k, v in jax.device_get(on_device).items()}
     if values.get("reward/external_dropped") == 1:
       self.refuse(
         f"rewards.external failed for every prompt of step {step}",
@@ -283,6 +281,15 @@ class _Loop:
       else f"the last good checkpoint is {folder}/{good}"
     )
     raise UserError(f"{problem}: training stopped and {kept}; {advice}")
+
+
+def _waiting(
+  step: int, *, first: bool = False
+) -> contextlib.AbstractContextManager[None]:
+  """Says how long a step takes; the first one compiles."""
+  if first:
+    return progress_lib.waiting("compiling the step")
+  return progress_lib.waiting(f"taking step {step}", progress_lib.COUNTED)
 
 
 @jax.jit
