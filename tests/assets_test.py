@@ -66,7 +66,22 @@ def test_the_tokenizer_of_images_redraws_every_attribute():
   codes = loaded.model.encode_pixels(loaded.params, pixels)
   drawn = np.asarray(loaded.model.decode_pixels(loaded.params, codes))
   shown = world.read(np.round(255 * drawn).astype(np.uint8))
-  assert np.mean(shown == truth) >= 0.97
+  assert np.mean(shown == truth) >= 0.98
+
+
+@pytest.mark.parametrize("column", range(len(world.COUNTS)))
+def test_a_code_of_an_image_tells_one_attribute(column):
+  loaded = load_generator("tiny_base", dtype="float32")
+  attrs = world.attributes(np.arange(7, world.NUM_ITEMS, 97))
+  other = attrs.copy()
+  other[:, column] = (other[:, column] + 1) % world.COUNTS[column]
+
+  def codes(items):
+    pixels = world.render(items) / np.float32(255)
+    return np.asarray(loaded.model.encode_pixels(loaded.params, pixels))
+
+  told = np.arange(loaded.model.image_tokens) % len(world.COUNTS) == column
+  assert np.all((codes(attrs) != codes(other)) == told)
 
 
 def left_padded(rows, pad_id):
@@ -137,7 +152,7 @@ def test_the_fine_tuned_model_draws_what_this_user_wants_now():
   own = world.preference_match(shown, wants).mean()
   others = world.preference_match(shown, np.roll(wants, 1, axis=0)).mean()
   # Chance is 0.19; the real next item meets 0.9 of the wants.
-  assert own >= 0.5
+  assert own >= 0.7
   assert others <= 0.28
 
 

@@ -4,11 +4,11 @@
 
 Five models are trained in turn on the synthetic world, each from random
 weights: CLIP on (image, title), the judge on images and their attributes, the
-VQGAN on images, a Janus that generates from a title and reads an image
-('tiny_base', not personalised), and, through `main.py --config=configs/sft.py`,
-the Janus fine-tuned on histories ('tiny_sft'). In Hugging Face format, all in
-bfloat16 but the judge, which is in float16. The stages are in
-tools/tiny_models.
+VQGAN on images and codes that tell their attributes, a Janus that generates
+from a title and reads an image ('tiny_base', not personalised), and, through
+`main.py --config=configs/sft.py`, the Janus fine-tuned on histories
+('tiny_sft'). In Hugging Face format, all in bfloat16 but the judge, which is in
+float16. The stages are in tools/tiny_models.
 """
 
 from pathlib import Path
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
   tokenizer = tokens.train_tokenizer(tokens.CLIP_TOKENS, "eos_token", 32)
   clip.write(out / "tiny_clip", *clip.train(tokenizer, seed, 500), tokenizer)
   judge.write(out / "tiny_judge", judge.train(seed, 1000))
-  vq_params = vqgan.train(seed, 300, 1300)
+  vq_params = vqgan.train(seed, 1500)
   share = vqgan.share_read_right(vq_params)
   logging.info("attributes read right of reconstructions: %s", share)
   tokenizer = tokens.train_tokenizer(tokens.JANUS_TOKENS, "", 4096)
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     source = Path(folder)
     janus.write_settings(source, janus.tiny_janus(tokenizer), tokenizer)
     processor = JanusProcessor.from_pretrained(source)
-    model, params = janus.train(processor, vq_params, seed, 2500)
+    model, params = janus.train(processor, vq_params, seed, 1500)
     export_generator(
       out / "tiny_base", model, jax.device_get(params), source, "bfloat16"
     )

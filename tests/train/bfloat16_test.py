@@ -157,4 +157,4 @@ def test_the_gradient_is_that_of_float32(take, exact, objective, epochs):
   assert metrics["clip_fraction"] == 0
   # What would not do as the old policy, and is reported instead.
   assert metrics["sampler_mismatch_max"] > 0.1
-  assert metrics["sampler_mismatch_outside"] > 0.01
+  assert metrics["sampler_mismatch_outside"] > 0

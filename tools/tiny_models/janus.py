@@ -17,7 +17,7 @@ from genrec_jax.models.janus import Janus
 
 from .tokens import INSTRUCTIONS, JANUS_TOKENS
 from .training import epochs, fit, renders, titles, write_json
-from .vqgan import VQ
+from .vqgan import VQ, item_codes
 
 
 def tiny_janus(tokens: transformers.PreTrainedTokenizerBase) -> Janus:
@@ -104,13 +104,7 @@ def train(
     "embedding"
   ]
   params.pop("tokenizer")
-  images = renders()
-  encode = jax.jit(
-    lambda x: model.encode_pixels(
-      {"tokenizer": vq_params}, x.astype(jnp.float32) / 255
-    )
-  )
-  codes = np.concatenate([encode(x) for x in np.split(images, 10)])
+  images, codes = renders(), item_codes().reshape(world.NUM_ITEMS, -1)
   prompts = pad_left(
     [processor.text_prompt_ids(title) for title in titles()], model.pad_id
   )
