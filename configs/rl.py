@@ -133,7 +133,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.optim.decay_steps = 120  # as train.steps: ends quiet, not noisy
   if variant != "debug":
     # docs/results.md has what was tried.
-    config.rewards.history.weight = 0.0  # SFT reads histories; this costs variety
+    config.rewards.history.weight = 0.0  # SFT has read them; costs variety
     config.rewards.copy.weight = 0.3  # more costs wants: what copies meets them
     config.objective.kl_weight = 0.07  # weaker ones leave SFT's frontier
     config.sample.num_samples = 8  # the group that a reward is compared within
