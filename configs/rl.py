@@ -135,7 +135,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # docs/results.md has what was tried.
     config.rewards.history.weight = 0.0  # SFT has read them; costs variety
     config.rewards.copy.weight = 0.3  # more costs wants: what copies meets them
-    config.objective.kl_weight = 0.07  # weaker ones leave SFT's frontier
+    config.objective.kl_weight = 0.07  # weaker ones cost more diversity
     config.sample.num_samples = 8  # the group that a reward is compared within
     config.train.steps = 120  # minutes on two cores
     config.train.log_every = 1  # rewards are noisy; every step helps the curve
