@@ -13,6 +13,7 @@ from benchmarks import (
   limits,
   roofline,
   sides,
+  torch_decode,
   torch_loop,
   tracing,
   versus_torch,
@@ -136,6 +137,24 @@ def test_torch_samples_for_its_prompts(folder, size):
     both = torch_loop.embed(model, batch["ids"].long(), features)
     codes = torch_loop.sample_codes(model, *(x.repeat(3, 1, 1) for x in both))
   assert codes.shape == (3, size.codes)
+
+
+def test_torch_s_static_cache_samples_the_same_codes(folder, size, monkeypatch):
+  model, _ = torch_loop.load(folder, **CPU)
+  batch = torch_loop.on_device(workload.history_batch(size, 1), "cpu")
+  with torch.no_grad():
+    features = torch_loop.image_features(model, batch)
+    both = torch_loop.embed(model, batch["ids"].long(), features)
+    both = [x.repeat(3, 1, 1) for x in both]
+  monkeypatch.setattr(
+    torch, "multinomial", lambda probs, _: probs.argmax(-1, keepdim=True)
+  )
+  expected = torch_loop.sample_codes(model, *both)
+  rows = torch.cat(both)
+  decoder = torch_decode.Decoder(model, *rows.shape[:2])
+  assert torch.equal(decoder.sample(rows, greedy=True), expected)
+  # And again, in the buffers of the first time.
+  assert torch.equal(decoder.sample(rows, greedy=True), expected)
 
 
 def test_sides_take_turns_in_processes_of_their_own(folder, size):

@@ -6,6 +6,7 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import rl as rl_config
@@ -14,12 +15,16 @@ from genrec_jax.analysis import (
   abstract_step,
   hlo,
   hlo_collectives,
+  hlo_cost,
+  hlo_kernels,
   hlo_walk,
   roofline,
   step_report,
 )
-from genrec_jax.core import chips
+from genrec_jax.core import chips, sharding
+from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.models import janus
+from genrec_jax.nn import attention
 from genrec_jax.testing import tiny_clip, tiny_janus
 from genrec_jax.train.plan import make_plan
 from tests.tools.process import ROOT, run_tool
@@ -87,6 +92,46 @@ def test_the_decode_loop_gathers_no_parameters_on_devices():
 def test_the_decode_loop_gathers_no_parameters_on_tpus(described):
   config = rl_config.get_config("debug")
   check_decode_loop(config, tiny_plan(config, described))
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2", "v5p:2x2x1"])
+def test_attention_is_a_kernel_on_tpus(described, topology):
+  """Forwards and backwards, each device on its own prompts and heads."""
+  from jax.experimental import topologies
+
+  devices = topologies.get_topology_desc(
+    platform="tpu", topology_name=topology
+  ).devices
+  mesh = mesh_lib.make_mesh(model=2, devices=devices)
+  samples, prompt, answer, width = 3, 300, 70, 128
+  rows = jax.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(sharding.BATCH[0], "model")
+  )
+  tokens = prompt + samples * answer
+
+  def array(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=rows)
+
+  def gradients(q, k, v, mask):
+    def loss(*inputs):
+      return jnp.sum(attention.attend_shared(*inputs, mask, samples))
+
+    return jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+  lowered = jax.jit(sharding.trace_with_mesh(mesh, gradients)).lower(
+    array(4, 4, 1, 1, tokens, width),
+    *(array(4, 4, 1, tokens, width) for _ in range(2)),
+    jax.ShapeDtypeStruct(
+      (4, prompt), bool, sharding=jax.NamedSharding(mesh, sharding.BATCH)
+    ),
+  )
+  program = hlo.parse(lowered.compile().as_text())
+  kernels = [step for step in hlo_walk.walk(program) if hlo_kernels.flops(step)]
+  assert len(kernels) == 2
+  assert not list(hlo_collectives.find(program))
+  # Two prompts and two heads of four, in one block of 512 tokens.
+  product = 2 * 2 * 2 * 512**2 * width
+  assert hlo_cost.flops(program) == (2 + 5) * product
 
 
 @pytest.mark.parametrize("slices", [1, 2])
