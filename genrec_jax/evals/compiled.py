@@ -71,6 +71,7 @@ def make_generate(
       pixels = generate_images(model, params, prompt, key, sampled)
       return _to_uint8(pixels)
     rollout = sample_items(model, params, prompt, key, sampled, titles)
+    assert rollout.title is not None
     pixels = decode_images(model, params, rollout.codes)
     return Titled(_to_uint8(pixels), rollout.title)
 

@@ -52,7 +52,7 @@ def read_titles(
   params = jax.lax.stop_gradient(params)
   # An answer in words has another end than a title before an image.
   tokens = jnp.where(title.words, title.tokens, question.end_id)
-  answer = title.replace(tokens=tokens)
+  answer = dataclasses.replace(title, tokens=tokens)
   ids = np.asarray([question.ids], np.int32)  # [1, T]
 
   def read(one: tuple[jax.Array, Title]) -> jax.Array:

@@ -6,6 +6,7 @@ B branches (2 where guided, else 1), W tokens of a title, V vocabulary.
 """
 
 from collections.abc import Callable
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -215,7 +216,7 @@ def _hidden_states(
     return (run_alone(params, prompt, title),)
   unseen = None
   if title is not None:
-    unseen = title.replace(words=jnp.zeros_like(title.words))
+    unseen = dataclasses.replace(title, words=jnp.zeros_like(title.words))
   if constant is not params:
     # Two passes: rows of one batch could not differ in what takes gradients.
     return (

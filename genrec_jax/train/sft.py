@@ -95,7 +95,11 @@ def train_step(
     if title is not None:
       seen = title.words & ~dropped[:, None, None]  # [P, 1, W]
       hidden = model.teacher_forced_hidden(
-        params, embeds, prompt.mask, codes[:, None], title.replace(words=seen)
+        params,
+        embeds,
+        prompt.mask,
+        codes[:, None],
+        dataclasses.replace(title, words=seen),
       )
       return item_loss(model, params, hidden, codes, title, counts, options)
     hidden = model.teacher_forced_hidden(

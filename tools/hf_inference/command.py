@@ -130,15 +130,15 @@ def generate(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns the files of generated images, and the arrays behind them."""
   pixels = prompt.get("pixel_values")
-  inputs = (model, prompt["input_ids"], pixels)
-  own = {"num": args.num, "seed": args.seed, "greedy": args.greedy}
+  ids = prompt["input_ids"]
+  how = {"num": args.num, "seed": args.seed, "greedy": args.greedy} | options
   titles = None  # [num] lists of token ids
   if args.mode == "item":
     titles, codes = items.sample_items(
-      *inputs, max_tokens=args.max_tokens, **own, **options
+      model, ids, pixels, max_tokens=args.max_tokens, **how
     )
   else:
-    codes = sampling.sample_codes(*inputs, **own, **options)  # [num, I]
+    codes = sampling.sample_codes(model, ids, pixels, **how)  # [num, I]
   generated = sampling.decode_images(model, codes)
   out = {f"{i}.png": image for i, image in enumerate(generated)}
   rows = []
