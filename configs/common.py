@@ -6,7 +6,9 @@ or have no reason to differ; in the config's own file otherwise.
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("debug", "janus_pro_1b", "janus_pro_7b")
+# Published models, on prepared data.
+MODELS = ("janus_pro_1b", "janus_pro_7b", "emu3")
+VARIANTS = ("debug", *MODELS)
 
 
 def base(task: str, variant: str) -> ConfigDict:
@@ -34,6 +36,10 @@ def base(task: str, variant: str) -> ConfigDict:
   # HF-format folder, workdir of ours, or a bundled name.
   config.model.checkpoint = "tiny_sft"
   config.model.dtype = "float32"  # CPUs compute bfloat16 slowly
+  # Pixels per side of images, generated and of a history, where the model
+  # leaves a choice as Emu3 does; 0: those of the checkpoint.
+  config.model.image_size = 0
+  config.model.read_size = 0
   # image | title_image: what a generated item is; docs/titles.md. A run from a
   # workdir goes on with its answer, and with the next.
   config.model.answer = "image"
@@ -120,6 +126,12 @@ def base(task: str, variant: str) -> ConfigDict:
     config.eval.judges = ()  # such as ("facebook/dinov2-base",)
     config.sample.guidance = 5.0  # Janus-Pro's own default
     config.mesh.model = 1 if variant == "janus_pro_1b" else 4  # 7B: 4 shards
+    if variant == "emu3":
+      config.model.image_size = 256  # 1,056 tokens
+      # 272 tokens: a history of five and the target fill a quarter of the
+      # context; at the target's own size they would fill two thirds.
+      config.model.read_size = 128
+      config.sample.guidance = 3.0  # its authors' own
     config.eval.users = 1024  # prepared data has users enough
   return config
 
@@ -132,7 +144,18 @@ def copy_threshold(variant: str) -> float:
   tiny models 99 % of the first are above 0.991, 99.9 % of the second below
   0.82. For photos 0.95 is a guess until a run has printed them.
   """
-  return 0.95 if variant.startswith("janus") else 0.97
+  return 0.95 if variant in MODELS else 0.97
+
+
+def trainable(variant: str) -> tuple[str, ...]:
+  """Returns patterns of the parameters that generate images.
+
+  Janus has a table and a head for codes besides those of words. Emu3 has one of
+  each, so that what is generated and what is read are trained together.
+  """
+  if variant == "emu3":
+    return ("^language/",)
+  return ("^language/", "^image_head/")
 
 
 def training(task: str, variant: str) -> ConfigDict:

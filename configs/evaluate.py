@@ -6,7 +6,7 @@ data is what a workdir was trained on, else the synthetic world:
     python main.py --config=configs/evaluate.py \
         --config.model.checkpoint=runs/rl
 
-A real model (or janus_pro_7b) on prepared data, on accelerators:
+A real model (or janus_pro_7b, or emu3) on prepared data, on accelerators:
 
     python main.py --config=configs/evaluate.py:janus_pro_1b \
         --config.model.checkpoint=DIR --config.clip.checkpoint=DIR \

@@ -6,7 +6,7 @@ same in a few steps, to see that all parts work:
     python main.py --config=configs/rl.py
     python main.py --config=configs/rl.py:debug
 
-A real model (or janus_pro_7b) on prepared data, on accelerators:
+A real model (or janus_pro_7b, or emu3) on prepared data, on accelerators:
 
     python main.py --config=configs/rl.py:janus_pro_1b \
         --config.model.checkpoint=runs/sft_janus_pro_1b \
@@ -24,7 +24,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config = common.training("rl", variant)
   # Trains the generation path only; the understanding path (vision, aligner)
   # stays frozen: a reward on images should not change how histories are read.
-  config.model.trainable = ("^language/", "^image_head/")
+  # Of Emu3, whose one path does both, it may.
+  config.model.trainable = common.trainable(variant)
 
   # A section for each reward, with its weight, 0 for one that is left out, and
   # its options; genrec_jax/rewards, docs/rewards.md.
@@ -115,7 +116,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.eval.base = "tiny_base"  # the table's first row; '' for none
   config.eval.samples = 4  # images per user, as many as in other evaluations
 
-  if variant.startswith("janus"):
+  if variant in common.MODELS:
     config.sample.num_samples = 8  # the group that a reward is compared within
     config.objective.kl_weight = 0.01  # a usual start for large models
     config.optim.lr = 1e-6  # full fine-tuning by policy gradient

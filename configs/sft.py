@@ -6,7 +6,7 @@ same in a few steps, to see that all parts work:
     python main.py --config=configs/sft.py
     python main.py --config=configs/sft.py:debug
 
-A real model (or janus_pro_7b) on prepared data, on accelerators:
+A real model (or janus_pro_7b, or emu3) on prepared data, on accelerators:
 
     python main.py --config=configs/sft.py:janus_pro_1b \
         --config.model.checkpoint=DIR --config.clip.checkpoint=DIR \
@@ -24,10 +24,14 @@ def get_config(variant: str = "") -> ConfigDict:
   config = common.training("sft", variant)
   # The vision tower and the VQ tokenizer stay frozen: the first would forget,
   # the second defines what the codes mean.
-  config.model.trainable = ("^language/", "^image_head/", "^aligner/")
+  config.model.trainable = common.trainable(variant)
+  if variant != "emu3":  # which reads images as it writes them
+    config.model.trainable += ("^aligner/",)
 
   config.sft = ConfigDict()
   config.sft.condition_dropout = 0.1  # trains guidance's unconditional branch
+  if variant == "emu3":
+    config.sft.condition_dropout = 0.05  # its authors' own
   # Of answers with a title: the mean loss of an image's codes, and of a title's
   # tokens, which are fewer and far easier.
   config.sft.image_weight = 1.0
@@ -35,7 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
   config.eval.copy_threshold = common.copy_threshold(variant)
 
-  if variant.startswith("janus"):
+  if variant in common.MODELS:
     config.optim.lr = 1e-5  # full fine-tuning of a pretrained model
     config.optim.warmup_steps = 100  # longer: moments start from nothing
     config.optim.decay_steps = 5000  # as train.steps: ends quiet, not noisy

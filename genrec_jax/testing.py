@@ -6,6 +6,7 @@ divide.
 """
 
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,10 +15,12 @@ from PIL import Image, ImageOps
 import tokenizers
 import transformers
 
+from genrec_jax.core import sharding
 from genrec_jax.core.types import Batch, Prompt, PyTree, Title
 from genrec_jax.data import world
-from genrec_jax.models import llama, siglip, vqgan
+from genrec_jax.models import emu3, janus, llama, movqgan, siglip, vqgan
 from genrec_jax.models.clip import Clip, Tower
+from genrec_jax.models.emu3 import Emu3
 from genrec_jax.models.janus import Janus
 from genrec_jax.sampling import Titles
 
@@ -36,6 +39,17 @@ VOCABULARY = 303  # of `janus_tokenizer`
 INSTRUCTION = "what comes next"
 
 
+_LANGUAGE: dict[str, Any] = {
+  "width": 24,
+  "mlp_width": 40,
+  "num_layers": 2,
+  "num_heads": 6,
+  "num_kv_heads": 2,
+  "head_width": 10,
+}
+_WORDS = 24  # tokens of texts, special ones included
+
+
 def tiny_janus(image_size: int = 16, **language: Any) -> Janus:
   """Returns a Janus that reads and generates images of four codes.
 
@@ -43,15 +57,7 @@ def tiny_janus(image_size: int = 16, **language: Any) -> Janus:
     image_size: pixels, a power of 2.
     **language: what to change of the `Llama`.
   """
-  sizes: dict[str, Any] = {
-    "vocab_size": 24,
-    "width": 24,
-    "mlp_width": 40,
-    "num_layers": 2,
-    "num_heads": 6,
-    "num_kv_heads": 2,
-    "head_width": 10,
-  }
+  sizes = {"vocab_size": _WORDS} | _LANGUAGE
   # Each level but the first halves the side, down to 2 x 2 codes.
   levels = (image_size // 2).bit_length()
   return Janus(
@@ -79,6 +85,64 @@ def tiny_janus(image_size: int = 16, **language: Any) -> Janus:
   )
 
 
+def tiny_emu3(**language: Any) -> Emu3:
+  """Returns an Emu3 that generates images of four codes and reads them as one.
+
+  Args:
+    **language: what to change of the `Llama`.
+  """
+  codes = range(_WORDS, _WORDS + 16)
+  row_end, wrapper, frame_end = range(codes.stop, codes.stop + 3)
+  sizes = {"vocab_size": frame_end + 1, "rope_base": 1e6} | _LANGUAGE
+  return Emu3(
+    language=llama.Llama(**(sizes | language)),
+    tokenizer=movqgan.MoVQGAN(
+      codebook_size=len(codes),
+      base_channels=32,  # its group norms have 32 groups
+      channel_multiplier=(1, 1, 1, 1),
+      num_res_blocks=1,
+    ),
+    bos_id=BOS,
+    pad_id=PAD,
+    image_id=IMAGE,
+    row_end_id=row_end,
+    image_begin=(BOI, 9, wrapper),
+    code_ids=codes,
+    silent_ids=(BOS, PAD, IMAGE, EOI, row_end, wrapper, frame_end),
+    image_size=16,
+    read_size=8,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyFamily:
+  """A family's tiny model, and what a run of it trains.
+
+  Attributes:
+    model: the generator; images have 16 pixels a side, four codes of 16.
+    rules: of its parameters' layout.
+    trainable: what RL trains, patterns.
+    tuned: what SFT trains.
+  """
+
+  model: Janus | Emu3
+  rules: sharding.Rules
+  trainable: tuple[str, ...]
+  tuned: tuple[str, ...]
+
+
+# What holds for every model is tested for each of these.
+FAMILIES = {
+  "janus": TinyFamily(
+    tiny_janus(),
+    janus.RULES,
+    ("^language/", "^image_head/"),
+    ("^language/", "^image_head/", "^aligner/"),
+  ),
+  "emu3": TinyFamily(tiny_emu3(), emu3.RULES, ("^language/",), ("^language/",)),
+}
+
+
 def tiny_clip(image_size: int = 16, **changes: Any) -> Clip:
   """Returns a CLIP.
 
@@ -101,7 +165,9 @@ def tiny_clip(image_size: int = 16, **changes: Any) -> Clip:
   )
 
 
-def random_params(model: Janus | Clip, seed: int, scale: float) -> PyTree:
+def random_params(
+  model: Janus | Emu3 | Clip, seed: int, scale: float
+) -> PyTree:
   """Returns normal parameters; `model.init` would compile."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
@@ -115,30 +181,57 @@ def amplified(params: PyTree, factor: float) -> PyTree:
   return jax.tree.map(lambda x: factor * x, params)
 
 
+def tiny_params(model: Janus | Emu3) -> PyTree:
+  """Returns random parameters by which logits and images' codes differ."""
+  params = amplified(model.init(jax.random.key(0)), 1.25)
+  if isinstance(model, Emu3):
+    # A codebook spread as what is coded: images are read as codes, too.
+    side = model.image_size
+    pixels = jax.random.normal(jax.random.key(1), (8, side, side, 3))
+    latents = model.tokenizer.latents(params["tokenizer"], pixels)
+    flat = latents.reshape(-1, latents.shape[-1])  # [M, E]
+    noise = jax.random.normal(jax.random.key(2), (model.codebook_size, 4))
+    mean, deviation = flat.mean(0)[None], flat.std(0)[None]
+    params["tokenizer"]["quantizer"]["embedding"] = mean + deviation * noise
+  return params
+
+
 # Of random models: with one end in four tokens titles have all lengths.
 TITLES = Titles(max_tokens=5, end_ids=(BOI, 10, 11, 12, 13, 14))
 # What an answer may be -> how its titles are written.
 ANSWERS = {"image": None, "title_image": TITLES}
 
 
+def image_ids(model: Janus | Emu3) -> list[int]:
+  """Returns the tokens of an image in a prompt of a tiny model."""
+  return [*model.image_begin, *[IMAGE] * model.prompt_tokens, EOI]
+
+
 def random_batch(
-  prompts: int, seed: int = 0, titles: Titles | None = None
+  prompts: int,
+  seed: int = 0,
+  titles: Titles | None = None,
+  model: Janus | Emu3 | None = None,
 ) -> Batch:
   """Returns windows of two history and two future items of random pixels.
 
-  Fits `tiny_janus` and `tiny_clip` of 16 pixels.
+  Fits a tiny model and `tiny_clip` of 16 pixels.
 
   Args:
     prompts: P.
     seed: of all that is random.
     titles: that answers begin with; None: they are images alone.
+    model: that they are for; None: `tiny_janus`.
   """
+  model = model or tiny_janus()
   rng = np.random.default_rng(seed)
-  image = [BOI, *[IMAGE] * IMAGE_TOKENS, EOI]
-  row = [BOS, 7, *image, 8, *image, 9, BOI]
+  image, begin = image_ids(model), model.image_begin
+  row = [BOS, 7, *image, 8, *image, 9, *begin]
   ids = np.tile(np.asarray(row, np.int32), (prompts, 1))  # [P, T]
-  words = (1, 7, 8, 14)
-  ids[:, words] = rng.integers(6, 24, (prompts, len(words)))  # no special one
+  size = len(image)
+  words = (1, size + 1, size + 2, 2 * size + 2)
+  # None that is special.
+  ids[:, words] = rng.integers(6, _WORDS, (prompts, len(words)))
   title = rng.integers(2, 12, (prompts, 5)).astype(np.int32)  # [P, W]
   title[:, -1] = 1  # `tiny_clip`'s end token, whose place is the embedding's
 
@@ -146,13 +239,17 @@ def random_batch(
     return rng.integers(0, 256, (prompts, 2, 16, 16, 3), np.uint8)
 
   history = pixels()  # [P, 2, h, w, 3], square already: padded as cropped
+  seen = history
+  if model.read_size != model.image_size:
+    side = model.read_size
+    seen = rng.integers(0, 256, (prompts, 2, side, side, 3), np.uint8)
   future = pixels()
   answer = None
   if titles is not None:
-    ids = ids[:, :-1]  # the answer begins the image
+    ids = ids[:, : -len(begin)]  # the answer begins the image
     answer = random_titles(rng, prompts, titles)
   return Batch(
-    prompt=Prompt(ids=ids, mask=np.ones(ids.shape, bool), images=history),
+    prompt=Prompt(ids=ids, mask=np.ones(ids.shape, bool), images=seen),
     history=history,
     history_mask=np.ones((prompts, 2), bool),
     future=future,
@@ -199,8 +296,9 @@ def word_tokenizer(
 class TinyProcessor:
   """The part of hf.processor.Processor that examples need, for 32 pixels."""
 
-  pad_id, image_size = PAD, 32
-  num_image_tokens, max_positions = IMAGE_TOKENS, 1000
+  pad_id, image_size, read_size = PAD, 32, 32
+  num_image_tokens, prompt_tokens = IMAGE_TOKENS, IMAGE_TOKENS + 2
+  max_positions, answers = 1000, False
   image_begin, end_ids = (BOI,), (EOS,)
 
   def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """CONTRIBUTING's ways to add a thing, each followed as it is written."""
 
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -14,15 +15,21 @@ from PIL import Image
 import pytest
 
 from configs import evaluate
+from configs import rl as rl_config
+from configs import sft as sft_config
 from genrec_jax import rows as rows_lib
 from genrec_jax.config import check
+from genrec_jax.core import tree
 from genrec_jax.data import dataset
 from genrec_jax.evals import metrics
 from genrec_jax.evals import summary as summary_lib
 from genrec_jax.evals.held_out import Rows
 from genrec_jax.evals.recommenders import fits, interactions
-from genrec_jax.hf import families, load
+from genrec_jax.hf import export, families, load
 from genrec_jax.targets import Targets
+from genrec_jax.train import build, rl, sft
+from genrec_jax.train.plan import make_plan
+from tests import toy_family
 from tests.hf import tiny_janus
 from tests.tools.process import ROOT, run_tool
 
@@ -147,6 +154,44 @@ def test_a_data_set_is_prepared_and_opens(tmp_path):
   assert "whole" in printed
   opened = dataset.load(str(tmp_path / "songs"))
   assert len(opened.users) == len(opened.items) == 4
+
+
+def test_a_family_of_ones_own_is_trained_and_exported(tmp_path, monkeypatch):
+  """By the real SFT and RL, two steps each, and nothing else is changed."""
+  alone = functools.partial(make_plan, devices=jax.devices()[:1])
+  monkeypatch.setattr(build, "make_plan", alone)
+  monkeypatch.setitem(families.FAMILIES, "toy", toy_family.FAMILY)
+  toy_family.write(tmp_path / "toy")
+  checkpoint, found = tmp_path / "toy", {}
+  for task, make in (("sft", sft_config), ("rl", rl_config)):
+    config = make.get_config("debug")
+    config.update_from_flattened_dict(
+      {
+        "model.checkpoint": str(checkpoint),
+        "model.trainable": ("^words/", "^codes/", "^head/"),
+        "train.steps": 2,
+        "train.eval_every": 0,
+        "optim.decay_steps": 0,
+      }
+    )
+    if task == "rl":
+      config.eval.base = ""
+    checkpoint = tmp_path / task
+    {"sft": sft, "rl": rl}[task].run(config, str(checkpoint))
+    rows = (checkpoint / "metrics.jsonl").read_text().splitlines()
+    found[task] = [json.loads(row) for row in rows]
+    assert (checkpoint / "report.html").exists()
+  first, second = (row for row in found["sft"] if "loss" in row)
+  assert second["loss"] < first["loss"]
+  for row in (row for row in found["rl"] if "reward" in row):
+    assert row["ratio_max_deviation"] == 0
+    assert row["sampler_mismatch_max"] < 1e-4
+  opened = load.open_generator(checkpoint, dtype="float32")
+  assert len(opened.trained) == 3
+  export.export_checkpoint(tmp_path / "exported", opened)
+  again = load.load_generator(tmp_path / "exported", dtype="float32")
+  for path, value in tree.flatten(again.params).items():
+    np.testing.assert_array_equal(value, opened.trained[path][...])
 
 
 def test_a_model_of_another_type_is_loaded(monkeypatch, tmp_path):

@@ -264,13 +264,13 @@ def check_length(handle: Any, prompt: int) -> None:
     UserError: says how many images would fit.
   """
   images = len(_HISTORY.value)
-  per_image = handle.processor.num_image_tokens + 2  # begin and end of image
+  per_image = handle.processor.prompt_tokens
   most = handle.processor.max_positions
   answer = max_tokens()
   if _MODE.value == "item":
     answer += len(handle.processor.image_begin)
   if _MODE.value != "text":
-    answer += handle.model.image_tokens
+    answer += handle.processor.num_image_tokens
   if prompt + answer <= most:
     return
   fit = (most - answer - prompt + images * per_image) // per_image

@@ -4,7 +4,7 @@ What is compiled is what a run compiles: models, layout and step come from
 `train.plan`, `train.sft` and `train.rl`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -27,8 +27,9 @@ from genrec_jax.train.rl_options import Reading
 # Tokens of a prompt besides its items': BOS, the turns' names, an instruction
 # of a dozen words, begin of image.
 _FRAME = 32
-# Besides an item's title and image: begin and end of image, a new line.
-_ITEM = 3
+# Besides an item's title, its image and what begins one: end of image, a new
+# line.
+_ITEM = 2
 
 
 def open_plan(config: Any, variant: str, devices: Sequence[Any] | None) -> Plan:
@@ -44,12 +45,15 @@ def open_plan(config: Any, variant: str, devices: Sequence[Any] | None) -> Plan:
     UserError: a checkpoint, batch or mesh that does not fit.
   """
   compute = {"dtype": config.model.dtype, "remat": config.model.remat}
+  names = ("image_size", "read_size")
+  sizes = {name: config.model[name] for name in names if config.model[name]}
   if config.model.checkpoint:
-    opened = load.open_generator(config.model.checkpoint, **compute)
+    opened = load.open_generator(config.model.checkpoint, **compute, **sizes)
     model, rules = opened.model, opened.rules
   elif variant in families.presets():
     family, preset = families.presets()[variant]
-    model, rules = preset().with_compute(**compute), family.SHARDING
+    model, rules = _sized(preset, sizes), family.SHARDING
+    model = model.with_compute(**compute)
   else:
     raise UserError(
       "model.checkpoint is not set and the config's variant, "
@@ -75,6 +79,23 @@ def open_plan(config: Any, variant: str, devices: Sequence[Any] | None) -> Plan:
   )
 
 
+def _sized(
+  preset: Callable[..., Generator], sizes: Mapping[str, int]
+) -> Generator:
+  """Returns a preset with sizes of images.
+
+  Raises:
+    UserError: they are not those of the model, or do not fit it.
+  """
+  try:
+    return preset(**sizes)
+  except (TypeError, ValueError) as error:
+    given = ", ".join(f"model.{name}={size}" for name, size in sizes.items())
+    raise UserError(
+      f"{given} does not fit this model ({error}): expected 0, its own"
+    ) from None
+
+
 def prompt_tokens(config: Any, model: Generator, title_tokens: int) -> int:
   """Returns T, the length of prompts of full histories.
 
@@ -83,7 +104,7 @@ def prompt_tokens(config: Any, model: Generator, title_tokens: int) -> int:
     model: the generator.
     title_tokens: of the longest title; only reading the data gives theirs.
   """
-  item = model.image_tokens + title_tokens + _ITEM
+  item = model.prompt_tokens + len(model.image_begin) + title_tokens + _ITEM
   return config.data.history_length * item + _FRAME
 
 
@@ -100,6 +121,7 @@ def batch(
   w = clip.max_position_embeddings
   words = sampling.title_tokens(config.model)
   image = (model.image_size, model.image_size, 3)
+  read = (model.read_size, model.read_size, 3)
 
   def array(dtype, *shape):
     return jax.ShapeDtypeStruct((p, *shape), dtype)
@@ -108,7 +130,7 @@ def batch(
     prompt=Prompt(
       ids=array(jnp.int32, t),  # [P, T]
       mask=array(jnp.bool_, t),
-      images=array(jnp.uint8, n, *image),  # [P, N, h, w, 3]
+      images=array(jnp.uint8, n, *read),  # [P, N, h, w, 3]
     ),
     history=array(jnp.uint8, n, *image),  # [P, N, h, w, 3]
     history_mask=array(jnp.bool_, n),

@@ -74,6 +74,8 @@ _WEIGHT = Numbers("at least 0; 0 leaves a reward out", lambda value: value >= 0)
 # Every key of the configs that is a number; a test holds this to them.
 NUMBERS: Mapping[str, Numbers] = {
   "seed": _SEED,
+  "model.image_size": _at_least(0),
+  "model.read_size": _at_least(0),
   "model.lora_rank": _at_least(0),
   "model.title_tokens": _at_least(2),  # a word and the end
   "data.num_users": _at_least(1),

@@ -170,10 +170,15 @@ def constrain_batch(x: jax.Array) -> jax.Array:
   Left to choose, XLA splits the width as the parameters are, and moves the rows
   of all devices to every one of them.
   """
+  return constrain(x, BATCH)
+
+
+def constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+  """Constrains an array to a layout; outside `trace_with_mesh` to none."""
   # The models are written once for one device and for many.
   if jax.sharding.get_abstract_mesh().empty:
     return x
-  return jax.lax.with_sharding_constraint(x, BATCH)
+  return jax.lax.with_sharding_constraint(x, spec)
 
 
 def put_batch(mesh: Mesh, batch: PyTree) -> PyTree:

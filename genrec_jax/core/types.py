@@ -22,7 +22,7 @@ class Prompt:
 
   ids: Array  # [P, T] int32
   mask: Array  # [P, T] bool, True = a real token
-  images: Array  # [P, N, h, w, 3] uint8, padded to squares
+  images: Array  # [P, N, h, w, 3] uint8, squares
 
 
 @struct.dataclass
@@ -91,7 +91,7 @@ class Batch:
 
   `future[:, 0]` is the next item, the target. `history` and `future` are what
   the image tokenizer and CLIP see: the centre square of an image. The prompt's
-  are the history once more, padded, as the vision tower sees them.
+  are the history once more, as the generator reads it, maybe of another size.
   """
 
   prompt: Prompt

@@ -35,11 +35,19 @@ class Processor(Protocol):
 
   @property
   def image_size(self) -> int:
-    """Pixels of a side, h = w."""
+    """Pixels per side of the images that are generated."""
+
+  @property
+  def read_size(self) -> int:
+    """Pixels per side of the images in a prompt."""
 
   @property
   def num_image_tokens(self) -> int:
-    """Tokens of one generated image, I."""
+    """Tokens of one generated image, all that stands between its codes too."""
+
+  @property
+  def prompt_tokens(self) -> int:
+    """Tokens of one image in a prompt, its begin and end included."""
 
   @property
   def max_positions(self) -> int:
@@ -56,10 +64,10 @@ class Processor(Protocol):
     """Returns the tokens of a title as an answer writes it, without an end."""
 
   def pixels(self, image: Image.Image) -> np.ndarray:
-    """Returns an image padded to a square, uint8 [h, w, 3]."""
+    """Returns an image as the model reads it, uint8 [S, S, 3], `read_size`."""
 
   def crop(self, image: Image.Image) -> np.ndarray:
-    """Returns the centre square of an image, uint8 [h, w, 3]."""
+    """Returns the centre square of an image, uint8 [S, S, 3], `image_size`."""
 
 
 # Texts to ids and mask, [B, W] both.
@@ -115,9 +123,9 @@ class Examples:
 
   def _make_caches(self) -> None:
     """Keeps what was made last: users share items, and windows overlap."""
-    side = self._processor.image_size
-    # Two images an item, padded and cropped, of 3 bytes a pixel.
-    images = _IMAGE_CACHE_BYTES // (2 * 3 * side * side)
+    sides = self._processor.read_size, self._processor.image_size
+    # Two images an item, as read and cropped, of 3 bytes a pixel.
+    images = _IMAGE_CACHE_BYTES // sum(3 * side * side for side in sides)
     self._pixels = functools.lru_cache(images)(self._read_pixels)
     self._title = functools.lru_cache(_TITLES_KEPT)(self._read_title)
     self._title_ids = functools.lru_cache(_TITLES_KEPT)(self._read_title_ids)
@@ -192,20 +200,20 @@ class Examples:
     )
 
   def _images(self, rows: Sequence[int], length: int) -> tuple[Any, Any, Any]:
-    """Returns items' images, padded and cropped, and which are real.
+    """Returns items' images, as read and cropped, and which are real.
 
-    Both uint8 [length, h, w, 3], the real ones first, then black; the mask is
+    Both uint8 [length, S, S, 3], the real ones first, then black; the mask is
     bool [length].
     """
-    side = self._processor.image_size
-    pixels = np.zeros((2, length, side, side, 3), np.uint8)
+    sides = self._processor.read_size, self._processor.image_size
+    read, cropped = (np.zeros((length, s, s, 3), np.uint8) for s in sides)
     for place, row in enumerate(rows):
-      pixels[:, place] = self._pixels(row)
+      read[place], cropped[place] = self._pixels(row)
     mask = np.arange(length) < len(rows)
     if self._of_prompts:  # some of which have no image
       for place, row in enumerate(rows):
         mask[place] = not self._items[row]["missing"]
-    return pixels[0], pixels[1], mask
+    return read, cropped, mask
 
   def _clip_title(self, row: int) -> tuple[Any, Any]:
     """Returns an item's title for CLIP: ids [W] int32, mask [W] bool."""
@@ -236,12 +244,15 @@ class Examples:
     return found
 
   def _read_pixels(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns an item's image, padded and cropped: uint8 [h, w, 3] both."""
-    image = records.decode_image(self._items[row])
-    padded = self._processor.pixels(image)
-    if image.width == image.height:  # alike, and kept once
-      return padded, padded
-    return padded, self._processor.crop(image)
+    """Returns an item's image, as read and cropped: uint8 [S, S, 3] both."""
+    image, processor = records.decode_image(self._items[row]), self._processor
+    read = processor.pixels(image)
+    # Squares of one size are alike, and kept once.
+    if image.width == image.height and (
+      processor.read_size == processor.image_size
+    ):
+      return read, read
+    return read, processor.crop(image)
 
   def _read_title(self, row: int) -> str:
     """Returns an item's title, cut for the prompt."""
@@ -281,12 +292,17 @@ def _prompt_tokens(
     len(processor.prompt_ids([title] * spec.history_length, spec.instruction))
     for title in longest
   )
+  length, answer = spec.history_length, processor.num_image_tokens
   # A title goes before the begin of the image, which is in the prompt here.
-  total = tokens + spec.title_tokens + processor.num_image_tokens
+  total = tokens + spec.title_tokens + answer
   if total > processor.max_positions:
+    read = length * processor.prompt_tokens
     raise UserError(
-      f"data.history_length={spec.history_length} makes prompts and answers "
-      f"of up to {total} tokens: expected at most {processor.max_positions}, "
-      "which this model was made for; give a smaller one."
+      f"data.history_length={length} makes prompts and answers of up to {total}"
+      f" tokens ({length} images of {processor.prompt_tokens}, {tokens - read}"
+      f" of text, {answer} of the image that is generated): expected at most"
+      f" {processor.max_positions}, which this model was made for; give a"
+      " smaller one, or, where the model leaves a choice, a smaller"
+      " model.read_size or model.image_size"
     )
   return tokens - (len(processor.image_begin) if spec.title_tokens else 0)

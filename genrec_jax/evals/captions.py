@@ -70,7 +70,7 @@ def make(
   batches: Sequence[HeldOutBatch],
   mesh: Mesh,
 ) -> Captions | None:
-  """Compiles what reads; None where the next items have no titles.
+  """Compiles what reads; None without titles, or if the model does not answer.
 
   Args:
     model: the generator.
@@ -79,7 +79,7 @@ def make(
     mesh: the rows of a batch are split over it.
   """
   titles = [title for held in batches for title in held.titles]
-  if not titles:
+  if not titles or not processor.answers:
     return None
   longest = max(len(processor.title_ids(title)) for title in set(titles))
   question = np.asarray([processor.question_ids([""], QUESTION)], np.int32)

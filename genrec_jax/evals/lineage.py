@@ -68,7 +68,7 @@ def open_models(
   models: Sequence[tuple[str, str]],
   like: load.CheckpointHandle,
   shardings: PyTree,
-  **compute: str,
+  **compute: Any,
 ) -> list[tuple[str, Callable[..., PyTree]]]:
   """Returns (name, function that reads the parameters) of each model.
 

@@ -43,7 +43,7 @@ class Inputs(NamedTuple):
   clip: EncoderHandle[Clip]
   judges: tuple[EncoderHandle[Any], ...]  # besides CLIP, which rewards
   rater: EncoderHandle[Any] | None  # of quality
-  compute: Mapping[str, str]  # options that other generators open with, too
+  compute: Mapping[str, Any]  # options that other generators open with, too
   warnings: tuple[str, ...]  # why the numbers mean nothing, if they do
 
 
@@ -63,7 +63,9 @@ def open_inputs(config: Any) -> Inputs:
     distributed.say(f"warning: {line}")
   # `remat` concerns gradients: an evaluation's config has none.
   compute = {
-    k: config.model[k] for k in ("dtype", "remat") if k in config.model
+    k: config.model[k]
+    for k in ("dtype", "remat", "image_size", "read_size")
+    if k in config.model
   }
   return Inputs(
     dataset=dataset,

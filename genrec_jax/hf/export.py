@@ -25,7 +25,7 @@ def export_generator(
     folder: where to; absent or empty.
     model: the generator.
     params: its parameters.
-    source: an HF-format folder of the same model, for all but the weights.
+    source: an HF-format folder of the same model, for all but the parameters.
     dtype: what the weights are stored as, such as 'bfloat16'.
 
   Raises:
@@ -34,7 +34,11 @@ def export_generator(
   config = safetensors_io.read_config(source)
   family = families.family_of(Path(source), config)
   config = family.config_for_export(config, model)
-  _write(folder, config, to_hf(family.rules(model), params), source, dtype)
+  tensors: dict[str, Any] = dict(to_hf(family.rules(model), params))
+  if family.CARRIED:  # else the source need not have weights
+    stored = families.renamed(family, safetensors_io.open_tensors(source))
+    tensors |= families.carried(family, stored)
+  _write(folder, config, tensors, source, dtype)
 
 
 def export_checkpoint(
@@ -82,7 +86,7 @@ def _tensors(handle: CheckpointHandle) -> dict[str, Any]:
       if path in handle.trained:
         tensor = stored.layer_of(handle.trained[path], i)
       tensors[stored.names[i]] = tensor
-  return tensors
+  return tensors | handle.carried
 
 
 def _write(

@@ -5,11 +5,12 @@ To add a family write a module like `hf.janus` and name it in `FAMILIES`.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+import re
 from typing import Any, Protocol
 
 from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
-from genrec_jax.hf import janus
+from genrec_jax.hf import emu3, janus
 from genrec_jax.hf.lazy_array import HFParam
 from genrec_jax.hf.processor import Processor
 from genrec_jax.hf.rules import Rule
@@ -24,11 +25,23 @@ class Family(Protocol):
   IGNORED: Sequence[
     str
   ]  # HF tensors that hold no parameter; whole-name regexes
+  CARRIED: Sequence[str]  # of those, what exports bring along as it is
+  # Older names of HF tensors: (regex, what takes its place).
+  RENAMED: Sequence[tuple[str, str]]
   # Published sizes by config variant: what runs of it without a checkpoint are.
-  PRESETS: Mapping[str, Callable[[], Generator]]
+  # Those of models with images of any size take image_size and read_size.
+  PRESETS: Mapping[str, Callable[..., Generator]]
 
-  def open_processor(self, folder: Path) -> Processor:
-    """Reads tokenizer and image settings; raises UserError."""
+  def open_processor(
+    self, folder: Path, config: Mapping[str, Any]
+  ) -> Processor:
+    """Reads tokenizer and image settings; raises UserError.
+
+    Args:
+      folder: in HF format.
+      config: its config.json; with image_size and read_size where those of a
+        run are other ones.
+    """
 
   def model_from_hf(
     self,
@@ -39,7 +52,7 @@ class Family(Protocol):
     """Returns the model that a folder describes, computing in float32.
 
     Args:
-      config: config.json.
+      config: as for `open_processor`.
       processor: of `open_processor`.
       tensors: HF name -> tensor with a shape; none is read.
 
@@ -69,7 +82,7 @@ class Family(Protocol):
 
 
 # model_type of config.json -> module.
-FAMILIES: dict[str, Family] = {"janus": janus}
+FAMILIES: dict[str, Family] = {"janus": janus, "emu3": emu3}
 
 
 def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
@@ -89,7 +102,26 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
   return FAMILIES[kind]
 
 
-def presets() -> dict[str, tuple[Family, Callable[[], Generator]]]:
+def renamed(family: Family, tensors: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns tensors by the names that the family's rules have."""
+  names = {}
+  for name, tensor in tensors.items():
+    for pattern, newer in family.RENAMED:
+      name = re.sub(pattern, newer, name)
+    names[name] = tensor
+  return names
+
+
+def carried(family: Family, tensors: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the tensors that an export brings along as they are."""
+  return {
+    name: tensor
+    for name, tensor in tensors.items()
+    if any(re.fullmatch(pattern, name) for pattern in family.CARRIED)
+  }
+
+
+def presets() -> dict[str, tuple[Family, Callable[..., Generator]]]:
   """Returns the published sizes of all families, by config variant."""
   return {
     variant: (family, preset)

@@ -62,6 +62,11 @@ def _problem(folder: Path) -> str:
       " convert it with transformers' models/janus/"
       "convert_janus_weights_to_hf.py"
     )
+  if config.get("model_type") == "Emu3":
+    return (
+      "is an Emu3 in BAAI's own form (model_type 'Emu3'): take the one in HF"
+      " format, such as BAAI/Emu3-Gen-hf, which has the image tokenizer, too"
+    )
   if has("*.gguf") and not hf_weights:
     return f"has GGUF files, which llama.cpp reads: {_GIVE}, unquantized"
   if has("snapshots/*/config.json"):

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from genrec_jax.core import sharding
-from genrec_jax.hf import janus_config
+from genrec_jax.hf import janus_config, llama
 from genrec_jax.hf import vqgan as hf_vqgan
 from genrec_jax.hf.janus_processor import JanusProcessor
 from genrec_jax.hf.lazy_array import HFParam
@@ -27,7 +27,7 @@ from genrec_jax.models.janus import Janus
 from genrec_jax.models.siglip import Siglip
 
 SHARDING: sharding.Rules = models.RULES
-PRESETS: Mapping[str, Callable[[], Generator]] = {
+PRESETS: Mapping[str, Callable[..., Generator]] = {
   "janus_pro_1b": janus_presets.janus_pro_1b,
   "janus_pro_7b": janus_presets.janus_pro_7b,
 }
@@ -36,10 +36,13 @@ IGNORED: Sequence[str] = (
   r".*\.rotary_emb\.inv_freq",
   r".*\.embeddings\.position_ids",
 )
+CARRIED: Sequence[str] = ()
+RENAMED: Sequence[tuple[str, str]] = ()
 
 
-def open_processor(folder: Path) -> JanusProcessor:
+def open_processor(folder: Path, config: Mapping[str, Any]) -> JanusProcessor:
   """Reads tokenizer and image settings; see `Family`."""
+  del config
   return JanusProcessor.from_pretrained(folder)
 
 
@@ -107,7 +110,7 @@ def rules(janus: Janus) -> tuple[Rule, ...]:
   """Returns the table of `JanusForConditionalGeneration`."""
   head = linear("lm_head", "language/lm_head", bias=False)
   return (
-    *prefixed(_language(), "model.language_model.", "language/"),
+    *prefixed(llama.rules(), "model.language_model.", "language/"),
     *(() if janus.language.tied else head),  # else it is the embedding
     *prefixed(_vision(janus.vision), "model.vision_model.", "vision/"),
     *_aligner("model.aligner", "aligner", janus.aligner_depth),
@@ -121,21 +124,6 @@ def rules(janus: Janus) -> tuple[Rule, ...]:
     *linear("model.generation_head.vision_head", "image_head/head/vision_head"),
     *prefixed(hf_vqgan.rules(janus.tokenizer), "model.vqmodel.", "tokenizer/"),
   )
-
-
-def _language() -> list[Rule]:
-  """Returns the table of `LlamaModel`, names relative to it."""
-  hf, ours = "layers.{l}", "layers"  # stacked, see `Rule`
-  table = [*embedding("embed_tokens", "embed_tokens")]
-  for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
-    table += linear(
-      f"{hf}.self_attn.{part}", f"{ours}/self_attn/{part}", bias=False
-    )
-  for part in ("gate_proj", "up_proj", "down_proj"):
-    table += linear(f"{hf}.mlp.{part}", f"{ours}/mlp/{part}", bias=False)
-  for part in ("input_layernorm", "post_attention_layernorm"):
-    table += norm(f"{hf}.{part}", f"{ours}/{part}", bias=False)
-  return [*table, *norm("norm", "norm", bias=False)]
 
 
 def _vision(siglip: Siglip) -> list[Rule]:

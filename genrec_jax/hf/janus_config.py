@@ -6,10 +6,9 @@ from typing import Any
 import transformers
 
 from genrec_jax.core.errors import UserError, listed
-from genrec_jax.hf import defaults
+from genrec_jax.hf import defaults, llama
 from genrec_jax.hf import vqgan as hf_vqgan
 from genrec_jax.models.janus import Janus
-from genrec_jax.models.llama import Llama
 from genrec_jax.models.siglip import Siglip
 from genrec_jax.nn.layers import ACTIVATIONS
 
@@ -47,18 +46,7 @@ def config_from_hf(
     raise UserError(listed("unsupported Janus config:", problems))
   try:
     return Janus(
-      language=Llama(
-        vocab_size=text["vocab_size"],
-        width=text["hidden_size"],
-        mlp_width=text["intermediate_size"],
-        num_layers=text["num_hidden_layers"],
-        num_heads=text["num_attention_heads"],
-        num_kv_heads=text["num_key_value_heads"],
-        head_width=text["head_dim"],
-        rope_base=float(text["rope_parameters"]["rope_theta"]),
-        norm_epsilon=text["rms_norm_eps"],
-        tied=whole["tie_word_embeddings"],
-      ),
+      language=llama.from_config(text, tied=whole["tie_word_embeddings"]),
       vision=Siglip(
         width=vision["hidden_size"],
         # As transformers computes it.
@@ -90,20 +78,8 @@ def _problems(
 ) -> list[str]:
   """Returns what the model cannot reproduce; a key left out is no problem."""
   width = text.get("hidden_size")
-  problems = defaults.mismatches(
-    "text_config",
-    text,
-    {
-      "model_type": "llama",
-      "hidden_act": "silu",
-      "attention_bias": False,
-      "mlp_bias": False,
-    },
-  )
-  # Others, such as llama3's, scale the angles of long sequences.
-  rope = (text.get("rope_parameters") or {}).get("rope_type", "default")
-  if rope != "default":
-    problems.append(f"text_config: rope_type is {rope!r}; expected 'default'")
+  problems = defaults.mismatches("text_config", text, {"model_type": "llama"})
+  problems += llama.problems("text_config", text)
   # What the language model reads must have its width.
   expected = {"num_channels": 3, "use_qk_norm": False, "projection_dim": width}
   image, patch = (vision.get(key) for key in ("image_size", "patch_size"))

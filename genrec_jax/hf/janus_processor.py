@@ -4,18 +4,17 @@ from collections.abc import Sequence
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import numpy as np
 import PIL.Image
 import transformers
 
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.data import images
-from genrec_jax.hf import janus_settings, safetensors_io
+from genrec_jax.hf import chat, janus_settings, safetensors_io
 from genrec_jax.hf import settings as settings_files
-from genrec_jax.hf.tokenizers import read_tokenizer
+from genrec_jax.hf.processor import centre_square
+from genrec_jax.hf.tokenizers import plain, read_tokenizer
 
 # Chat template of published Janus checkpoints, for those that bring none:
 # one user's turn.
@@ -56,6 +55,21 @@ class JanusProcessor:
   # Jinja, as transformers renders it; a dict holds several by name.
   chat_template: str = CHAT
 
+  @property
+  def answers(self) -> bool:
+    """True: a Janus answers in words, too."""
+    return True
+
+  @property
+  def read_size(self) -> int:
+    """Pixels per side of the images in a prompt: as of generated ones."""
+    return self.image_size
+
+  @property
+  def prompt_tokens(self) -> int:
+    """Tokens of one image in a prompt, its begin and end included."""
+    return self.num_image_tokens + 2
+
   @classmethod
   def from_pretrained(cls, folder: str | os.PathLike[str]) -> "JanusProcessor":
     """Reads the settings of an HF-format folder; no network.
@@ -84,14 +98,14 @@ class JanusProcessor:
       problems += janus_settings.image_problems(settings, size)
     if problems:
       raise UserError(listed(f"{folder} is no Janus model:", problems))
-    chat = settings_files.read_optional(folder / settings_files.PROCESSOR)
+    whole = settings_files.read_optional(folder / settings_files.PROCESSOR)
     return cls(
       tokenizer=tokenizer,
       num_image_tokens=(size // patch) ** 2,
       image_size=size,
       max_positions=text.get("max_position_embeddings", 2048),
       min_size=settings["min_size"],
-      system=_SYSTEM if chat.get("use_default_system_prompt") else "",
+      system=_SYSTEM if whole.get("use_default_system_prompt") else "",
       chat_template=settings_files.chat_template(
         folder, tokenizer.chat_template
       )
@@ -154,33 +168,15 @@ class JanusProcessor:
       UserError: the checkpoint's chat template is wrong or takes no images, or
         it has several and none is the default; see `settings.chat_template`.
     """
-    parts: list[Any] = []
-    for title in map(self._plain, titles):
-      parts += [{"type": "text", "text": title}] if title else []
-      parts.append({"type": "image"})
-    parts.append({"type": "text", "text": self._plain(question)})
-    message: dict[str, Any] = {"role": "user", "content": parts}
-    problem, text = "", ""
-    try:
-      text = str(
-        self.tokenizer.apply_chat_template(
-          [message],
-          chat_template=self.chat_template,
-          add_generation_prompt=True,
-          tokenize=False,
-        )
-      )
-    except (jinja2.TemplateError, TypeError) as error:
-      problem = f"fails: {error}"
     place = self._token(self.image_id)
-    # A template that leaves images out would answer about none of them.
-    if not problem and text.count(place) != len(titles):
-      problem = f"has {text.count(place)} places for {len(titles)} images"
-    if problem:
-      raise UserError(
-        f"the chat template of this checkpoint {problem}; take that of"
-        " deepseek-community/Janus-Pro-1B, or none for the same"
-      )
+    text = chat.question(
+      self.tokenizer,
+      self.chat_template,
+      [self._plain(title) for title in titles],
+      self._plain(question),
+      image=place,
+      give="deepseek-community/Janus-Pro-1B",
+    )
     # Some templates spell BOS out; `_encode` puts it first.
     text = self.system + text.removeprefix(self._token(self.bos_id))
     return self._encode(text.replace(place, self._image()))
@@ -219,17 +215,7 @@ class JanusProcessor:
     Returns:
       uint8 [S, S, 3].
     """
-    image = images.upright(image)
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    square = image.resize(
-      (self.image_size, self.image_size),
-      PIL.Image.Resampling.BICUBIC,
-      # Beyond it the filter still sees the image, as if cropped afterwards.
-      box=(left, top, left + side, top + side),
-    )
-    return np.asarray(square)
+    return centre_square(image, self.image_size)
 
   def _token(self, index: int) -> str:
     return self.tokenizer.convert_ids_to_tokens([index])[0]
@@ -244,8 +230,5 @@ class JanusProcessor:
     ids = self.tokenizer.encode(text, add_special_tokens=False)
     return [self.bos_id, *ids]
 
-  # A title may hold '<image_placeholder>', by chance or on purpose.
   def _plain(self, text: str) -> str:
-    for token in self.tokenizer.get_added_vocab():
-      text = text.replace(token, " ")
-    return text
+    return plain(self.tokenizer, text)

@@ -4,6 +4,7 @@ In two steps: a model is opened, which finds every parameter and checks all of
 them by their shapes, and later read, straight into its shards.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import os
 from pathlib import Path
@@ -47,6 +48,7 @@ class CheckpointHandle:
   # path -> newer values than those: `SavedParam` of a full run, `LoRAParam` of
   # one with adapters.
   trained: dict[str, LazyArray]
+  carried: dict[str, Any]  # HF name -> tensor that no parameter is of
 
   @property
   def rules(self) -> sharding.Rules:
@@ -88,6 +90,7 @@ def load_generator(
   dtype: str,
   remat: str = "none",
   param_dtype: str = "float32",
+  **sizes: int,
 ) -> Loaded:
   """Opens a generator and reads its weights.
 
@@ -96,14 +99,20 @@ def load_generator(
     dtype: compute type, 'float32' or 'bfloat16'.
     remat: see `nn.layers.scan_stack`.
     param_dtype: type of the parameters.
+    **sizes: image_size and read_size, see `open_generator`.
   """
-  handle = open_generator(path, dtype=dtype, remat=remat)
+  handle = open_generator(path, dtype=dtype, remat=remat, **sizes)
   params = handle.read(param_dtype=param_dtype)
   return Loaded(**vars(handle), params=params)
 
 
 def open_generator(
-  path: str | os.PathLike[str], *, dtype: str, remat: str = "none"
+  path: str | os.PathLike[str],
+  *,
+  dtype: str,
+  remat: str = "none",
+  image_size: int = 0,
+  read_size: int = 0,
 ) -> CheckpointHandle:
   """Opens a generator; its weights are read when asked for.
 
@@ -113,15 +122,23 @@ def open_generator(
       checkpoint.
     dtype: compute type, 'float32' or 'bfloat16'.
     remat: see `nn.layers.scan_stack`.
+    image_size: pixels per side of generated images; 0: as the run, or the
+      checkpoint, was made for.
+    read_size: the same of the images in a prompt.
 
   Raises:
     UserError: says which file is wrong and how.
   """
   folder = locate.resolve(path)
+  sizes = {"image_size": image_size, "read_size": read_size}
   if (folder / checkpoint.FOLDER).is_dir():
     # A base may be a workdir too: RL starts from SFT's.
+    own = workdir_model.image_sizes(folder)
     base = open_generator(
-      workdir_model.base_of(folder), dtype=dtype, remat=remat
+      workdir_model.base_of(folder),
+      dtype=dtype,
+      remat=remat,
+      **{name: size or own.get(name, 0) for name, size in sizes.items()},
     )
     workdir_model.check_base(folder)
     return _overlay(base, folder)
@@ -129,9 +146,11 @@ def open_generator(
   forms.check(folder)
   config = safetensors_io.read_config(folder)
   family = families.family_of(folder, config)
-  processor = family.open_processor(folder)
-  tensors = safetensors_io.open_tensors(folder)
+  config |= {name: size for name, size in sizes.items() if size}
+  processor = family.open_processor(folder, config)
+  tensors = families.renamed(family, safetensors_io.open_tensors(folder))
   model = family.model_from_hf(config, processor, tensors)
+  _check_sizes(folder, model, sizes)
   model = model.with_compute(dtype=dtype, remat=remat)
   shapes = parameters.shapes_of(model)
   stored = parameters.find(
@@ -145,7 +164,21 @@ def open_generator(
     shapes=shapes,
     stored=tree.flatten(stored),
     trained={},
+    carried=families.carried(family, tensors),
   )
+
+
+def _check_sizes(
+  folder: Path, model: Generator, sizes: Mapping[str, int]
+) -> None:
+  """Refuses sizes of images that a model does not have."""
+  problems = [
+    f"model.{name}={size}: expected {getattr(model, name)}, the only one, or 0"
+    for name, size in sizes.items()
+    if size and size != getattr(model, name)
+  ]
+  if problems:
+    raise UserError(listed(f"{folder}, sizes of images:", problems))
 
 
 def open_clip(

@@ -6,7 +6,7 @@ from typing import Any
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import defaults
 from genrec_jax.hf.rules import Rule, conv, conv3d, linear, norm
-from genrec_jax.hf.vqgan import blocks, resnet
+from genrec_jax.hf.vqgan import Attention, Norm, blocks, resnet
 from genrec_jax.models.movqgan import MoVQGAN
 
 # Whole names of a tensor that counts the steps of a batch norm's training: an
@@ -112,7 +112,7 @@ def _decoder(movqgan: MoVQGAN) -> list[Rule]:
   return table + _ends("decoder", _spatial)
 
 
-def _ends(part: str, norm) -> list[Rule]:
+def _ends(part: str, norm: Norm) -> list[Rule]:
   hf, ours = f"{part}.middle_block", f"{part}/mid"
   return [
     *resnet(f"{hf}.block_1", f"{ours}/block_1", norm=norm),
@@ -132,14 +132,14 @@ def _spatial(hf: str, ours: str) -> tuple[Rule, ...]:
   )
 
 
-def _numbered(norm):
+def _numbered(norm: Norm) -> Attention:
   """Returns what gives a level's attentions, with norms of a kind."""
   return lambda hf, ours, i: _attention(
     f"{hf}.attn.{i}", f"{hf}.attn_norms.{i}", f"{ours}/attn_{i}", norm
   )
 
 
-def _attention(hf: str, hf_norm: str, ours: str, norm) -> list[Rule]:
+def _attention(hf: str, hf_norm: str, ours: str, norm: Norm) -> list[Rule]:
   table = [*norm(hf_norm, f"{ours}/norm")]
   for name in ("q", "k", "v"):
     table += linear(f"{hf}.{name}_proj", f"{ours}/{name}")

@@ -20,6 +20,10 @@ class Processor(examples.Processor, Protocol):
     """Beginning of sequence, the first token of every prompt."""
 
   @property
+  def answers(self) -> bool:
+    """Whether the checkpoint was made to answer in words, too."""
+
+  @property
   def end_ids(self) -> tuple[int, ...]:
     """Tokens that end an answer in words."""
 
@@ -35,6 +39,25 @@ class Processor(examples.Processor, Protocol):
     """
 
 
+def centre_square(image: PIL.Image.Image, side: int) -> np.ndarray:
+  """Returns the centre square of an image, uint8 [side, side, 3].
+
+  The shorter side becomes `side`, bicubic, and the middle of the longer one
+  stays.
+  """
+  image = images.upright(image)
+  width, height = image.size
+  shorter = min(width, height)
+  left, top = (width - shorter) / 2, (height - shorter) / 2
+  square = image.resize(
+    (side, side),
+    PIL.Image.Resampling.BICUBIC,
+    # Beyond it the filter still sees the image, as if cropped afterwards.
+    box=(left, top, left + shorter, top + shorter),
+  )
+  return np.asarray(square)
+
+
 def make_prompt(
   processor: Processor, ids: Sequence[int], images: Sequence[PIL.Image.Image]
 ) -> Prompt:
@@ -46,7 +69,7 @@ def make_prompt(
     images: upright and RGB, in the order of their placeholders, as `open_image`
       returns them.
   """
-  side = processor.image_size
+  side = processor.read_size
   pixels = np.zeros((1, len(images), side, side, 3), np.uint8)
   for place, image in enumerate(images):
     pixels[0, place] = processor.pixels(image)

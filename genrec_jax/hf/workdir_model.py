@@ -50,6 +50,13 @@ def base_of(folder: Path) -> str:
     ) from None
 
 
+def image_sizes(folder: Path) -> dict[str, int]:
+  """Returns image_size and read_size of a workdir's run, where it has them."""
+  model = workdir.read_config(str(folder)).get("model") or {}
+  names = ("image_size", "read_size")
+  return {name: model[name] for name in names if name in model}
+
+
 def check_base(folder: Path) -> None:
   """Refuses a workdir whose base has other weights than it was trained from."""
   config = tree.flatten(workdir.read_config(str(folder)), sep=".")

@@ -37,6 +37,7 @@ def write(
     tensors: HF name -> array, or anything with a shape, a dtype and
       `__array__`: one is in memory at a time, in this order.
     dtype: what to store them as, e.g. 'bfloat16'; None keeps each one's.
+      Integers keep theirs.
     source: a folder whose tokenizer, processor and generation settings are
       copied.
     generation: what to change of its generation_config.json.
@@ -140,7 +141,10 @@ def _write_file(path: Path, tensors: list[tuple[str, Any, np.dtype]]) -> None:
 
 
 def _stored(tensor: Any, dtype: str | None) -> np.dtype:
-  return np.dtype(tensor.dtype if dtype is None else dtype)
+  own = np.dtype(tensor.dtype)
+  # Counters stay what they are.
+  keep = dtype is None or np.issubdtype(own, np.integer)
+  return own if keep else np.dtype(dtype)
 
 
 def _size(tensor: Any, dtype: np.dtype) -> int:

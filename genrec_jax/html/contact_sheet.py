@@ -41,13 +41,14 @@ def contact_sheet(title: str, sections: Sequence[Section]) -> Image.Image:
 
   Args:
     title: above all; may be ''.
-    sections: at least one with images; all of them have the same size.
+    sections: at least one with images, the largest of which is the size of a
+      cell; smaller ones are enlarged by whole numbers.
 
   Returns:
     An RGB image.
   """
   sections = [section for section in sections if len(section.images)]
-  side = sections[0].images[0].shape[0]
+  side = max(image.shape[0] for s in sections for image in s.images)
   times = max(round(_CELL / side), 1)  # whole, so that pixels stay sharp
   cell = side * times
   texts = [title, *(t for s in sections for t in (s.heading, *s.captions))]
@@ -55,7 +56,8 @@ def contact_sheet(title: str, sections: Sequence[Section]) -> Image.Image:
   layout.add(title, sections)
   sheet = Image.new("RGB", layout.size, _PAPER)
   for x, y, pixels in layout.images:  # [S, S, 3]
-    enlarged = np.repeat(np.repeat(pixels, times, 0), times, 1)
+    factor = cell // pixels.shape[0]
+    enlarged = np.repeat(np.repeat(pixels, factor, 0), factor, 1)
     sheet.paste(Image.fromarray(enlarged), (x, y))
   draw = ImageDraw.Draw(sheet)
   for x, y, text, colour in layout.texts:

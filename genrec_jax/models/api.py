@@ -1,7 +1,7 @@
 """Generator: what sampling, rewards and training ask of any model family.
 
-A family (Janus here; Emu3 or Chameleon could follow) is a frozen, hashable
-dataclass of static configuration whose methods take the parameters. Letters:
+A family (Janus, Emu3; Chameleon could follow) is a frozen, hashable dataclass
+of static configuration whose methods take the parameters. Letters:
 P prompts, T prompt tokens, G samples per prompt, I codes per image, C codebook,
 D width, V vocabulary, L layers, W tokens of a title, H of an image's begin.
 """
@@ -51,7 +51,15 @@ class Generator(Protocol):
 
   @property
   def image_size(self) -> int:
-    """Pixels per side of the images it reads and generates."""
+    """Pixels per side of the images it generates."""
+
+  @property
+  def read_size(self) -> int:
+    """Pixels per side of the images in its prompts."""
+
+  @property
+  def prompt_tokens(self) -> int:
+    """Placeholders per image in a prompt."""
 
   @property
   def image_begin(self) -> tuple[int, ...]:
@@ -96,8 +104,8 @@ class Generator(Protocol):
   def unconditional(self, prompt: Prompt) -> Prompt:
     """Returns the prompt of the guidance's second branch; N = 0 images.
 
-    It ends as the prompt does: with the begin of an image, or, where a title
-    comes first, without.
+    As long, its mask may be another. It ends as the prompt does: with the begin
+    of an image, or, where a title comes first, without.
     """
 
   def embed(self, params: PyTree, prompt: Prompt) -> jax.Array:

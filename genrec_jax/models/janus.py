@@ -74,7 +74,12 @@ class Janus:
 
   @property
   def image_tokens(self) -> int:
-    """I: codes per image; also placeholders per image in a prompt."""
+    """I: codes per image."""
+    return self.vision.num_patches
+
+  @property
+  def prompt_tokens(self) -> int:
+    """Placeholders per image in a prompt: one for each patch."""
     return self.vision.num_patches
 
   @property
@@ -84,7 +89,12 @@ class Janus:
 
   @property
   def image_size(self) -> int:
-    """Pixels per side of the images it reads and generates."""
+    """Pixels per side of the images it generates, as of those it reads."""
+    return self.vision.image_size
+
+  @property
+  def read_size(self) -> int:
+    """Pixels per side of the images in its prompts."""
     return self.vision.image_size
 
   @property
@@ -353,11 +363,7 @@ class Janus:
     return self.language.logits(params["language"], hidden)
 
   def _text_decode_params(self, params: PyTree) -> PyTree:
-    language = params["language"]
-    # A tied head is the table itself.
-    ends = {name: language[name] for name in language.keys() & _ENDS}
-    ends = jax.tree.map(lambda x: x.astype(self.language.dtype), ends)
-    return {"language": ends | self.language.decode_params(language)}
+    return {"language": self.language.text_decode_params(params["language"])}
 
   def _aligner(self) -> Aligner:
     return Aligner(

@@ -99,12 +99,7 @@ class Llama:
       kernel = params["embed_tokens"]["embedding"].T
     else:
       kernel = params["lm_head"]["kernel"]
-    return jnp.einsum(
-      "...d,dv->...v",
-      hidden.astype(self.dtype),
-      kernel.astype(self.dtype),
-      preferred_element_type=jnp.float32,
-    )
+    return project(hidden, kernel, self.dtype)
 
   def hidden_states(
     self, params: PyTree, embeds: jax.Array, mask: jax.Array
@@ -195,6 +190,14 @@ class Llama:
       {name: params[name] for name in ("layers", "norm")},
     )
     return params | {"layers": unstack(params["layers"], self.num_layers)}
+
+  def text_decode_params(self, params: PyTree) -> PyTree:
+    """Returns `decode_params` with table and head of words, cast as well."""
+    # A tied head is the table itself.
+    names = params.keys() & {"embed_tokens", "lm_head"}
+    ends = {name: params[name] for name in names}
+    ends = jax.tree.map(lambda x: x.astype(self.dtype), ends)
+    return ends | self.decode_params(params)
 
   def init_cache(
     self, prefix: Prefix, num_samples: int, length: int
@@ -319,6 +322,16 @@ def _per_sample(rope: Rope) -> Rope:
   """Lays [P, 1, T, 1, H], T a token of each sample, out as [P, G, 1, 1, H]."""
   cos, sin = rope
   return cos.swapaxes(1, 2), sin.swapaxes(1, 2)
+
+
+def project(hidden: jax.Array, kernel: jax.Array, dtype: str) -> jax.Array:
+  """Returns logits [..., V] float32 of states [..., D] and a head [D, V]."""
+  return jnp.einsum(
+    "...d,dv->...v",
+    hidden.astype(dtype),
+    kernel.astype(dtype),
+    preferred_element_type=jnp.float32,
+  )
 
 
 def _positions(mask: jax.Array) -> jax.Array:

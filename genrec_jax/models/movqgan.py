@@ -20,7 +20,7 @@ from genrec_jax.models.movqgan_layers import (
   FrameEncoder,
   SpatialNorm,
 )
-from genrec_jax.models.vqgan_layers import Decoder, Encoder
+from genrec_jax.models.vqgan_layers import Decoder, Encoder, Norm
 from genrec_jax.nn import layers
 
 # Replicated, for the reasons of `vqgan.RULES`.
@@ -153,7 +153,7 @@ class MoVQGAN:
     return FrameConv(self.latent_channels, side=1)
 
 
-def _spatial_norm(quantised: jax.Array):
+def _spatial_norm(quantised: jax.Array) -> Norm:
   """Returns the decoder's norms for a quantised image [B, h', w', E]."""
   return lambda dtype, name: (
     lambda x: SpatialNorm(dtype, name=name)(x, quantised)

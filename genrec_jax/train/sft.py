@@ -91,19 +91,19 @@ def train_step(
   @jax.named_scope("policy")
   def loss_fn(trainable, prompt, dropped, codes, title, counts):
     params = tree.merge(trainable, rest)
-    embeds = embed_with_dropout(model, params, prompt, dropped)
+    embeds, mask = embed_with_dropout(model, params, prompt, dropped)
     if title is not None:
       seen = title.words & ~dropped[:, None, None]  # [P, 1, W]
       hidden = model.teacher_forced_hidden(
         params,
         embeds,
-        prompt.mask,
+        mask,
         codes[:, None],
         dataclasses.replace(title, words=seen),
       )
       return item_loss(model, params, hidden, codes, title, counts, options)
     hidden = model.teacher_forced_hidden(
-      params, embeds, prompt.mask, codes[:, None]
+      params, embeds, mask, codes[:, None]
     )  # a group of one
     return code_loss(model, params, hidden, codes)
 
@@ -127,17 +127,19 @@ def train_step(
 
 def embed_with_dropout(
   model: Generator, params: PyTree, prompt: Prompt, dropped: jax.Array
-) -> jax.Array:
-  """Returns embeddings [P, T, D], the unconditional ones where `dropped` [P].
+) -> tuple[jax.Array, jax.Array]:
+  """Returns embeddings [P, T, D] and mask [P, T], unconditional if `dropped`.
 
-  Both are computed and one is taken: which rows are dropped is not known when
-  the step is compiled.
+  Both are computed and one is taken: which rows [P] are dropped is not known
+  when the step is compiled.
   """
-  return jnp.where(
+  other = model.unconditional(prompt)
+  embeds = jnp.where(
     dropped[:, None, None],
-    model.embed(params, model.unconditional(prompt)),
+    model.embed(params, other),
     model.embed(params, prompt),
   )
+  return embeds, jnp.where(dropped[:, None], other.mask, prompt.mask)
 
 
 def item_loss(

@@ -71,7 +71,8 @@ def work(
 def count_weights(model: Generator) -> int:
   """Returns the parameters that every token of an answer is multiplied with."""
   params = jax.eval_shape(model.init, jax.random.key(0))
-  read = jax.eval_shape(model.decode_subtree, params)
+  # Of one table for words and codes, what is of codes.
+  read = jax.eval_shape(model.image_vocabulary.decode_params, params)
   return sum(leaf.size for leaf in jax.tree.leaves(read))
 
 

@@ -115,7 +115,8 @@ def test_short_histories_are_padded_and_masked(stream):
 def test_histories_of_twenty_items(stream):
   batch = next(iter(stream(history_length=20)))
   assert batch.prompt.images.shape[1] == 20
-  with pytest.raises(UserError, match=r"history_length=100.*at most 1000"):
+  message = r"history_length=100.*100 images of 6, \d+ of text, 4 of .* 1000"
+  with pytest.raises(UserError, match=message):
     stream(history_length=100)
 
 

@@ -43,8 +43,8 @@ def rewrite(folder, change):
 
 
 def unknown_type(folder):
-  tiny_janus.edit(folder / "config.json", model_type="emu3")
-  return "config.json has model_type 'emu3'; expected 'janus'"
+  tiny_janus.edit(folder / "config.json", model_type="chameleon")
+  return "config.json has model_type 'chameleon'; expected 'janus'"
 
 
 def no_type(folder):

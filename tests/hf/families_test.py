@@ -29,8 +29,10 @@ def test_variants_of_all_families_have_one_preset_each():
 
 
 def test_an_unknown_family_is_refused(tmp_path):
-  with pytest.raises(UserError, match=r"model_type 'emu3'; expected 'janus'"):
-    families.family_of(tmp_path, {"model_type": "emu3"})
+  with pytest.raises(
+    UserError, match=r"'chameleon'; expected 'janus' or 'emu3'"
+  ):
+    families.family_of(tmp_path, {"model_type": "chameleon"})
 
 
 def test_a_second_family_loads_and_exports_without_other_changes(

@@ -108,6 +108,10 @@ def parent(folder):
       lambda folder: config(folder, model_type="multi_modality"),
       "is a Janus in DeepSeek's own form .*deepseek-community/Janus-Pro-1B",
     ),
+    (
+      lambda folder: config(folder, model_type="Emu3"),
+      "is an Emu3 in BAAI's own form .*BAAI/Emu3-Gen-hf",
+    ),
   ],
 )
 def test_a_generator_in_another_form(tmp_path, damage, message):

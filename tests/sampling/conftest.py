@@ -1,18 +1,16 @@
 """A tiny model and two prompts of unequal length."""
 
-import jax
 import numpy as np
 import pytest
 
 from genrec_jax.core.types import Prompt
 from genrec_jax.testing import (
   ANSWERS,
-  BOI,
   BOS,
-  IMAGE,
+  FAMILIES,
   PAD,
-  amplified,
-  tiny_janus,
+  image_ids,
+  tiny_params,
 )
 
 
@@ -22,30 +20,34 @@ def titles(request):
 
 
 @pytest.fixture
-def asked(prompt, titles):
+def asked(model, prompt, titles):
   """The prompts, as they end where an answer has a title or has none."""
   if titles is None:
     return prompt
-  return prompt.replace(ids=prompt.ids[:, :-1], mask=prompt.mask[:, :-1])
+  begun = len(model.image_begin)
+  return prompt.replace(
+    ids=prompt.ids[:, :-begun], mask=prompt.mask[:, :-begun]
+  )
 
 
-@pytest.fixture(scope="module")
-def model():
-  return tiny_janus()
+# Every test that asks for it runs for each family.
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+  return FAMILIES[request.param].model
 
 
 @pytest.fixture(scope="module")
 def params(model):
-  return amplified(model.init(jax.random.key(0)), 1.25)
+  return tiny_params(model)
 
 
 @pytest.fixture(scope="module")
-def prompt():
+def prompt(model):
   """Two prompts of unequal length, the second with one image less."""
-  image = [BOI, IMAGE, IMAGE, IMAGE, IMAGE, 5]
+  image, begin = image_ids(model), model.image_begin
   long, short = (
-    [BOS, 7, *image, 8, *image, 9, BOI],
-    [BOS, 11, *image, BOI],
+    [BOS, 7, *image, 8, *image, 9, *begin],
+    [BOS, 11, *image, *begin],
   )
   rows = [long, [PAD] * (len(long) - len(short)) + short]
   rng = np.random.default_rng(0)
@@ -53,5 +55,7 @@ def prompt():
   return Prompt(
     ids=ids,
     mask=ids != PAD,
-    images=rng.integers(0, 256, (2, 2, 16, 16, 3), np.uint8),
+    images=rng.integers(
+      0, 256, (2, 2, model.read_size, model.read_size, 3), np.uint8
+    ),
   )

@@ -17,9 +17,12 @@ ENDS = np.asarray(TITLES.end_ids)
 
 
 @pytest.fixture(scope="module")
-def before(prompt):
+def before(model, prompt):
   """The prompts without the begin of their image."""
-  return prompt.replace(ids=prompt.ids[:, :-1], mask=prompt.mask[:, :-1])
+  begun = len(model.image_begin)
+  return prompt.replace(
+    ids=prompt.ids[:, :-begun], mask=prompt.mask[:, :-begun]
+  )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def test_an_image_is_scored_as_if_its_title_were_in_the_prompt(
   lengths = np.asarray(title.words).sum(-1)[0]
   for sample in (int(np.argmin(lengths)), int(np.argmax(lengths)), 3):
     own = np.asarray(title.tokens)[0, sample][: lengths[sample]]
-    tail = np.asarray([[*own, BOI]], np.int32)
+    tail = np.asarray([[*own, *model.image_begin]], np.int32)
     ids = np.concatenate([one.ids, tail], 1)
     longer = one.replace(ids=ids, mask=np.ones_like(ids, bool))
     expected = sampling.score_images(

@@ -25,13 +25,15 @@ from genrec_jax.nn import lora
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import (
   ANSWERS,
-  amplified,
+  FAMILIES,
   random_batch,
   tiny_clip,
   tiny_janus,
+  tiny_params,
 )
 from genrec_jax.train import build, loop, rl, sft
 from genrec_jax.train.plan import make_plan
+from tests.hf import tiny_emu3
 from tests.hf import tiny_janus as saved
 from tests.rounding import score_bound
 from tests.train.gradients import assert_same_gradient
@@ -68,21 +70,28 @@ def run(task, module, folder, **options):
   return folder
 
 
-# Every test that asks for it runs for answers of each kind.
-@pytest.fixture(scope="module", params=ANSWERS)
-def options(request):
+LORA = {"model.lora_rank": 4, "train.eval_every": 2}
+
+
+# Every test that asks for it runs for answers of each kind, and for Emu3.
+@pytest.fixture(scope="module", params=[*ANSWERS, "emu3"])
+def options(request, tmp_path_factory):
   """Options of all of a module's runs."""
-  return {"model.answer": request.param}
+  if request.param in ANSWERS:
+    return {"model.answer": request.param, "model.checkpoint": "tiny_base"}
+  # A random one, whose images are as large as the world's.
+  folder = tiny_emu3.save(tmp_path_factory.mktemp("emu3") / "model")
+  return {
+    "model.answer": "image",
+    "model.checkpoint": str(folder),
+    "model.trainable": ("^language/",),
+  }
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory, options):
-  return run(
-    sft,
-    sft_config,
-    tmp_path_factory.mktemp("lora") / "sft",
-    **{"model.lora_rank": 4, "train.eval_every": 2} | options,
-  )
+  folder = tmp_path_factory.mktemp("lora") / "sft"
+  return run(sft, sft_config, folder, **LORA, **options)
 
 
 def rows(folder):
@@ -106,8 +115,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tuned, options, tmp_path):
   again = tmp_path / "sft"
   shutil.copytree(tuned, again)
   shutil.rmtree(again / "checkpoints" / "4")
-  options = {"model.lora_rank": 4, "train.eval_every": 2} | options
-  run(sft, sft_config, again, **options)
+  run(sft, sft_config, again, **LORA, **options)
   jax.tree.map(
     np.testing.assert_array_equal,
     saved.read_params(str(again)),
@@ -124,10 +132,11 @@ def language(path):
   return opened.read(jax.tree.map(lambda _: here, shapes))
 
 
-def test_an_export_computes_what_was_trained(tuned, tmp_path):
+def test_an_export_computes_what_was_trained(tuned, options, tmp_path):
   opened = load.open_generator(tuned, dtype="float32")
   export_checkpoint(tmp_path / "out", opened, "float32")
-  base, exported = language("tiny_base"), language(tmp_path / "out")
+  base = language(options["model.checkpoint"])
+  exported = language(tmp_path / "out")
   trained = tree.merge(base, saved.read_params(str(tuned)))
 
   # Logits reach 11, of which float32 products leave 1e-5: in float64 the
@@ -169,14 +178,14 @@ def test_rl_goes_on_from_a_run_with_adapters_with_its_own(
     rl,
     rl_config,
     tuned.parent / "rl",
-    **{
+    **options
+    | {
       "model.lora_rank": 2,
       "model.checkpoint": str(tuned),
       "rl.estimator": "both",  # samples and slopes reach adapters alike
       "train.steps": 2,
       "optim.lr": 0.01,
-    }
-    | options,
+    },
   )
   first, second = (row for row in rows(folder) if "reward" in row)
   for part in parts_of:
@@ -206,15 +215,16 @@ def test_rl_goes_on_from_a_run_with_adapters_with_its_own(
   )
 
 
-def test_no_kernel_has_a_gradient():
-  model, optimizer = tiny_janus(), optax.adam(1e-3)
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_no_kernel_has_a_gradient(family):
+  model, optimizer = family.model, optax.adam(1e-3)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   patterns = ("^language/layers/",)
   kernels = lora.kernels(shapes, patterns, model.adaptable)
   adapters = jax.eval_shape(
     functools.partial(lora.init, rank=2), jax.random.key(0), kernels
   )
-  batch = random_batch(4)
+  batch = random_batch(4, model=model)
 
   def lowered(trainable, rest):
     state = TrainState(
@@ -282,9 +292,10 @@ def test_a_plan_splits_adapters_and_halves_what_is_frozen():
       assert leaf.dtype == jnp.float32, name
 
 
-def test_eight_devices_draw_and_learn_as_one():
-  model, batch = tiny_janus(), random_batch(8)
-  params = amplified(model.init(jax.random.key(0)), 1.25)
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_eight_devices_draw_and_learn_as_one(family):
+  model = family.model
+  batch, params = random_batch(8, model=model), tiny_params(model)
   patterns = ("^language/layers/",)
   kernels = lora.kernels(params, patterns, model.adaptable)
   keys = iter(jax.random.split(jax.random.key(1), 14))
@@ -292,7 +303,7 @@ def test_eight_devices_draw_and_learn_as_one():
     lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape),
     lora.init(jax.random.key(2), kernels, 2),
   )
-  base = sharding.specs(janus.RULES, params)
+  base = sharding.specs(family.rules, params)
   beside = lora.specs(lora.kernels(base, patterns, model.adaptable))
   mesh = mesh_lib.make_mesh(4, 2)
   layout = sharding.drop_axis("data", tree.merge(base, beside))

@@ -12,9 +12,8 @@ from genrec_jax import sampling
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import TrainState
-from genrec_jax.models import janus
 from genrec_jax.sampling import Sampling
-from genrec_jax.testing import ANSWERS, amplified, random_batch, tiny_janus
+from genrec_jax.testing import ANSWERS, FAMILIES, random_batch, tiny_params
 from genrec_jax.train import sft
 from tests import rounding
 from tests.bandit import Bandit, bandit_batch
@@ -26,41 +25,50 @@ from tests.train.gradients import (
   gradient,
 )
 
-MODEL = tiny_janus()
 OPTIMIZER = optax.chain(KEEP, optax.sgd(0.1))
-TRAINABLE = ("^language/", "^image_head/", "^aligner/")
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2)]  # data, model, slices
 
 
-@pytest.fixture(scope="module")
-def params():
-  return amplified(MODEL.init(jax.random.key(0)), 1.25)
+# Every test that asks for these runs for each family, and answers of each kind.
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+  return FAMILIES[request.param]
 
 
-# Every test that asks for it runs for answers of each kind.
 @pytest.fixture(scope="module", params=ANSWERS)
 def titles(request):
   return ANSWERS[request.param]
 
 
-def make(params, dropout, microbatches=1, **options):
+@pytest.fixture(scope="module")
+def params(family):
+  return tiny_params(family.model)
+
+
+@pytest.fixture(scope="module")
+def batch(family, titles):
+  return random_batch(8, 0, titles, family.model)
+
+
+def make(family, params, dropout, microbatches=1, **options):
   options = {
-    "model": MODEL,
+    "model": family.model,
     "optimizer": OPTIMIZER,
   } | options
   own = sft.SFTOptions(
     seed=0, microbatches=microbatches, condition_dropout=dropout
   )
-  trainable, rest = tree.select(jax.tree.map(jnp.copy, params), TRAINABLE)
+  copies = jax.tree.map(jnp.copy, params)
+  trainable, rest = tree.select(copies, family.tuned)
   opt_state = options["optimizer"].init(trainable)
   step = functools.partial(sft.train_step, options=own, **options)
   state = TrainState(jnp.int32(0), trainable, opt_state)
   return step, state, {"generator_rest": rest}
 
 
-def run(params, batch, dropout, steps=1, **options):
+def run(family, params, batch, dropout, steps=1, **options):
   """Returns the last state, all losses, and the first step's gradient."""
-  step, state, frozen = make(params, dropout, **options)
+  step, state, frozen = make(family, params, dropout, **options)
   step = jax.jit(step, donate_argnums=0)
   batch, frozen = jax.device_put((batch, frozen))
   losses, first = [], None
@@ -73,19 +81,19 @@ def run(params, batch, dropout, steps=1, **options):
   return state, losses, first
 
 
-def test_loss_is_minus_the_score_of_the_real_answers(params, titles):
-  batch = random_batch(8, 0, titles)
-  codes = jax.jit(MODEL.encode_pixels)(
+def test_loss_is_minus_the_score_of_the_real_answers(family, params, batch):
+  model = family.model
+  codes = jax.jit(model.encode_pixels)(
     params, batch.future[:, 0] / np.float32(255)
   )
   score = jax.jit(
-    functools.partial(sampling.score_images, MODEL, sampling=Sampling())
+    functools.partial(sampling.score_images, model, sampling=Sampling())
   )
   for dropout, prompt in (
     (0.0, batch.prompt),
-    (1.0, MODEL.unconditional(batch.prompt)),
+    (1.0, model.unconditional(batch.prompt)),
   ):
-    _, losses, _ = run(params, batch, dropout)
+    _, losses, _ = run(family, params, batch, dropout)
     title = batch.title
     if title is not None and dropout:  # hidden with the history, not learned
       title = title.replace(words=np.zeros_like(title.words))
@@ -98,14 +106,14 @@ def test_loss_is_minus_the_score_of_the_real_answers(params, titles):
     rounding.assert_close(losses[0], expected, terms=2 * TINY_JANUS_TERMS)
 
 
-def test_it_learns_a_batch_by_heart(params, titles):
-  _, losses, _ = run(params, random_batch(8, 0, titles), 0.0, steps=60)
+def test_it_learns_a_batch_by_heart(family, params, batch):
+  _, losses, _ = run(family, params, batch, 0.0, steps=60)
   assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.fixture(scope="module")
-def alone(params, titles):
-  return run(params, random_batch(8, 0, titles), 0.5, steps=2)
+def alone(family, params, batch):
+  return run(family, params, batch, 0.5, steps=2)
 
 
 def assert_same_params(state, expected):
@@ -114,21 +122,22 @@ def assert_same_params(state, expected):
     np.testing.assert_allclose(value, expected[path], atol=1e-5, err_msg=path)
 
 
-def test_microbatches_equal_the_whole(params, titles, alone):
+def test_microbatches_equal_the_whole(family, params, batch, alone):
   state, losses, first = run(
-    params, random_batch(8, 0, titles), 0.5, steps=2, microbatches=2
+    family, params, batch, 0.5, steps=2, microbatches=2
   )
   rounding.assert_close(losses, alone[1], terms=TINY_JANUS_TERMS)
   assert_same_gradient(first, alone[2])
   assert_same_params(state, alone[0])
 
 
-def test_bfloat16_computes_and_float32_is_kept(params, titles, alone):
+def test_bfloat16_computes_and_float32_is_kept(family, params, batch, alone):
   state, losses, _ = run(
+    family,
     params,
-    random_batch(8, 0, titles),
+    batch,
     0.5,
-    model=MODEL.with_compute(dtype="bfloat16"),
+    model=family.model.with_compute(dtype="bfloat16"),
     optimizer=optax.chain(KEEP, optax.adamw(1e-3)),
   )
   assert_float32(state)
@@ -139,14 +148,13 @@ def test_bfloat16_computes_and_float32_is_kept(params, titles, alone):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-def test_eight_devices_equal_one(params, titles, alone, shape):
-  batch = random_batch(8, 0, titles)
+def test_eight_devices_equal_one(family, params, batch, alone, shape):
   mesh = mesh_lib.make_mesh(*shape)
-  specs = sharding.specs(janus.RULES, params)
-  step, state, frozen = make(sharding.shard_params(mesh, specs, params), 0.5)
-  like = sharding.shardings(
-    mesh, sharding.specs_like_params(tree.select(specs, TRAINABLE)[0], state)
-  )
+  specs = sharding.specs(family.rules, params)
+  placed = sharding.shard_params(mesh, specs, params)
+  step, state, frozen = make(family, placed, 0.5)
+  part = tree.select(specs, family.tuned)[0]
+  like = sharding.shardings(mesh, sharding.specs_like_params(part, state))
   whole = jax.NamedSharding(mesh, sharding.REPLICATED)
   step = jax.jit(
     sharding.trace_with_mesh(mesh, step),
@@ -177,8 +185,9 @@ def test_the_loss_of_codes_by_hand():
 def test_dropped_prompts_are_embedded_without_their_condition():
   model, batch = Bandit(), bandit_batch(3)
   params = model.init(jax.random.key(0), 4)
-  found = sft.embed_with_dropout(
+  found, mask = sft.embed_with_dropout(
     model, params, batch.prompt, jnp.asarray([False, True, False])
   )
+  assert mask.all()
   table = params["table"]["embedding"]
   np.testing.assert_array_equal(found[:, 0], table[np.asarray([1, 0, 3])])

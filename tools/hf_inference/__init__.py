@@ -1,7 +1,8 @@
-"""Janus by torch and transformers alone: images after a user's history.
+"""Janus and Emu3 by torch and transformers alone: images after a history.
 
-`JanusForConditionalGeneration.generate` generates from text only. Here prompts
-may hold images too: the user's history, oldest first, each behind its title.
+Transformers' own `generate` makes images from text only. Here prompts may hold
+images too: the user's history, oldest first, each behind its title. Functions
+of this module are Janus's; those of Emu3 are in `emu3`.
 
 Copy this folder, with tools/infer_hf.py or without: it needs nothing else of
 the project that it comes from, and so repeats some of genrec_jax. tests/tools

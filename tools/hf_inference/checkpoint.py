@@ -1,5 +1,6 @@
-"""Checkpoint of a Janus: found, compared with its config, and loaded."""
+"""Checkpoint of a model: found, compared with its config, and loaded."""
 
+from collections.abc import Sequence
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ import huggingface_hub
 import safetensors
 import torch
 import transformers
+
+from . import emu3_prompts
 
 # Chat template of published Janus checkpoints, for those that bring none.
 CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
@@ -37,11 +40,14 @@ def load(
   """
   folder = local_folder(name)
   config = transformers.AutoConfig.from_pretrained(folder)
+  if config.model_type == "emu3":
+    return load_emu3(folder, config, dtype, device)
   if config.model_type != "janus":
     raise ValueError(
-      f"config.json has model_type {config.model_type!r}; expected 'janus'"
+      f"config.json has model_type {config.model_type!r}; expected 'janus' or"
+      " 'emu3'"
     )
-  check_tensors(folder, config)
+  check_tensors(folder, config, "JanusForConditionalGeneration")
   try:
     # By Pillow, as in training: torchvision resamples a little differently.
     processor = transformers.AutoProcessor.from_pretrained(
@@ -66,6 +72,25 @@ def load(
     processor.chat_template, tokenizer.chat_template, CHAT
   )
   processor.num_image_tokens = codes_per_image(model)
+  return model.eval().to(device), processor
+
+
+def load_emu3(
+  folder: Path, config: Any, dtype: str, device: str
+) -> tuple[transformers.PreTrainedModel, emu3_prompts.Processor]:
+  """Loads an Emu3 and its processor; see `load`."""
+  check_tensors(folder, config, emu3_prompts.MODEL, emu3_prompts.RENAMED)
+  try:
+    processor = emu3_prompts.load_processor(folder, config)
+  except Exception as error:  # these files can be wrong in very many ways
+    raise ValueError(
+      f"tokenizer*.json or preprocessor_config.json: {error}; take these files"
+      " of the same Emu3 checkpoint"
+    ) from None
+  model = transformers.Emu3ForConditionalGeneration.from_pretrained(
+    folder, dtype=dtype, use_safetensors=True
+  )
+  model.model.vqmodel.float()  # its codes are those of float32
   return model.eval().to(device), processor
 
 
@@ -131,25 +156,46 @@ def first(*values: Any) -> Any:
   return next((value for value in values if value is not None), None)
 
 
-def check_tensors(folder: Path, config: Any) -> None:
+def check_tensors(
+  folder: Path,
+  config: Any,
+  kind: str,
+  renamed: Sequence[tuple[str, str]] = (),
+) -> None:
   """Compares a folder's safetensors, by their headers, with its config.json.
 
   transformers would only warn, and leave random what is missing.
+
+  Args:
+    folder: in HF format.
+    config: its config.
+    kind: class of the model.
+    renamed: how names in files begin -> how the modules' do.
 
   Raises:
     ValueError: lists all that differs.
   """
   with torch.device("meta"):  # names and shapes, no memory
-    model = transformers.JanusForConditionalGeneration(config)
-  fits = {k: f"float {list(v.shape)}" for k, v in model.state_dict().items()}
+    model = getattr(transformers, kind)(config)
+  fits = {
+    name: f"{'float' if v.is_floating_point() else 'I64'} {list(v.shape)}"
+    for name, v in model.state_dict().items()
+  }
+
+  def newest(name: str) -> str:
+    for old, new in renamed:
+      name = new + name.removeprefix(old) if name.startswith(old) else name
+    return name
+
   optional = model.all_tied_weights_keys
   single, index = "model.safetensors", "model.safetensors.index.json"
   sharded = (folder / index).exists()
   places = dict.fromkeys(fits.keys() - optional, index if sharded else single)
   if sharded:
     try:
-      places |= json.loads((folder / index).read_text())["weight_map"]
-    except (KeyError, TypeError, ValueError):
+      written = json.loads((folder / index).read_text())["weight_map"]
+      places |= {newest(name): file for name, file in written.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
       raise ValueError(f"{index} has no weight_map; get it again") from None
   expected = {
     (file, name): fits.get(name, "by the index alone")
@@ -164,9 +210,9 @@ def check_tensors(folder: Path, config: Any) -> None:
       with safetensors.safe_open(folder / file, "pt") as opened:
         for name in opened.keys():  # noqa: SIM118  (it cannot be iterated)
           tensor = opened.get_slice(name)
-          kind = tensor.get_dtype()
-          kind = "float" if "F" in kind else kind
-          found[file, name] = f"{kind} {tensor.get_shape()}"
+          dtype = tensor.get_dtype()
+          dtype = "float" if "F" in dtype else dtype
+          found[file, newest(name)] = f"{dtype} {tensor.get_shape()}"
     except (OSError, safetensors.SafetensorError) as error:
       problems.append(f"{file} is missing or not whole ({error})")
       found |= {key: expected[key] for key in expected if key[0] == file}

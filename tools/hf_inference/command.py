@@ -10,7 +10,17 @@ import numpy as np
 import torch
 import transformers
 
-from . import checkpoint, files, flags, images, items, prompts, sampling
+from . import (
+  checkpoint,
+  emu3,
+  emu3_prompts,
+  files,
+  flags,
+  images,
+  items,
+  prompts,
+  sampling,
+)
 
 
 def main(argv: Sequence[str] | None = None, description: str = "") -> None:
@@ -33,12 +43,14 @@ def run(args: argparse.Namespace) -> None:
   history = images.open_images(args.history)
   model, processor, options = load(args)
   of_image = args.mode != "text"
-  prepare = prompts.image_prompt if of_image else prompts.question_prompt
+  of_emu3 = isinstance(processor, emu3.Processor)
+  family: Any = emu3_prompts if of_emu3 else prompts
+  prepare = family.image_prompt if of_image else family.question_prompt
   text = args.prompt or (prompts.INSTRUCTION if of_image else prompts.QUESTION)
   prompt = prepare(processor, args.titles, history, text)
   ids, pixels = prompt["input_ids"], prompt.get("pixel_values")
-  check_length(args, model, ids.shape[1])
-  size = model.config.vision_config.image_size
+  check_length(args, model, processor, ids.shape[1])
+  size = read_size(model, processor)
   none = np.zeros((0, 3, size, size), np.float32)  # --dump's without a history
   arrays = {
     "prompt_ids.npy": ids[0].int().numpy(),
@@ -75,9 +87,9 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     model, processor = checkpoint.load(folder, args.dtype, args.device)
   except Exception as error:  # files can be wrong in very many ways
     raise ValueError(
-      f"cannot load {args.model}: {error} (expected a whole Janus checkpoint,"
-      " a folder in HF format such as tools/export_hf.py makes of a run's"
-      " folder, or a hub name)"
+      f"cannot load {args.model}: {error} (expected a whole Janus or Emu3"
+      " checkpoint, a folder in HF format such as tools/export_hf.py makes of a"
+      " run's folder, or a hub name)"
     ) from None
   return model, processor, options
 
@@ -95,14 +107,27 @@ def sampling_settings(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def check_length(args: argparse.Namespace, model: Any, prompt: int) -> None:
+def read_size(model: Any, processor: Any) -> int:
+  """Returns the pixels per side of an image in a prompt."""
+  if isinstance(processor, emu3.Processor):
+    return processor.read_size
+  return model.config.vision_config.image_size
+
+
+def check_length(
+  args: argparse.Namespace, model: Any, processor: Any, prompt: int
+) -> None:
   """Refuses what the model's positions do not hold.
 
   Raises:
     ValueError: says how many images would fit.
   """
-  count, codes = len(args.history), checkpoint.codes_per_image(model)
-  per_image = codes + 2  # begin and end of image
+  count = len(args.history)
+  if isinstance(processor, emu3.Processor):
+    codes, per_image = processor.answer_tokens, processor.prompt_tokens
+  else:
+    codes = checkpoint.codes_per_image(model)
+    per_image = codes + 2  # begin and end of image
   words = 0 if args.mode == "image" else args.max_tokens
   answer = words if args.mode == "text" else codes + words
   most = model.config.text_config.max_position_embeddings
@@ -133,17 +158,26 @@ def generate(
   ids = prompt["input_ids"]
   how = {"num": args.num, "seed": args.seed, "greedy": args.greedy} | options
   titles = None  # [num] lists of token ids
-  if args.mode == "item":
+  if isinstance(processor, emu3.Processor):
+    if args.mode == "item":
+      raise ValueError(
+        "--mode=item of an Emu3: expected --mode=image here; the tool of JAX,"
+        " tools/generate.py, writes titles, too"
+      )
+    codes = emu3.sample_codes(model, ids, pixels, processor=processor, **how)
+    generated = emu3.decode_images(model, codes, processor)
+  elif args.mode == "item":
     titles, codes = items.sample_items(
       model, ids, pixels, max_tokens=args.max_tokens, **how
     )
+    generated = sampling.decode_images(model, codes)
   else:
     codes = sampling.sample_codes(model, ids, pixels, **how)  # [num, I]
-  generated = sampling.decode_images(model, codes)
+    generated = sampling.decode_images(model, codes)
   out = {f"{i}.png": image for i, image in enumerate(generated)}
   rows = []
   if pixels is not None:
-    # As the vision tower got them: padded, in [-1, 1].
+    # As the model got them, in [-1, 1].
     rows.append(sampling.to_uint8(pixels.permute(0, 2, 3, 1)))
   out["sheet.png"] = files.contact_sheet([*rows, generated])
   arrays = {
@@ -173,9 +207,14 @@ def reply(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Prints an answer in words; returns its file and the array behind it."""
   torch.manual_seed(args.seed)
-  tokens = sampling.answer(
+  family: Any = sampling
+  own: dict[str, Any] = {}
+  if isinstance(processor, emu3.Processor):
+    family, own = emu3, {"processor": processor}
+  tokens = family.answer(
     model,
     prompt,
+    **own,
     max_new_tokens=args.max_tokens,
     do_sample=not args.greedy,
     # transformers warns of settings that greedy search does not look at.

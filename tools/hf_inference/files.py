@@ -12,12 +12,16 @@ import PIL.Image
 
 
 def contact_sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns rows of images, uint8 [n, S, S, 3] each, as one image on white."""
-  size, most = rows[0].shape[1], max(map(len, rows))
+  """Returns rows of images, uint8 [n, S, S, 3] each, as one image on white.
+
+  Rows may differ in S.
+  """
+  size, most = max(row.shape[1] for row in rows), max(map(len, rows))
   # [row, pixel row, image, pixel column, 3], which reshapes to one image.
   sheet = np.full((len(rows), size, most, size, 3), 255, np.uint8)
   for place, row in zip(sheet, rows, strict=True):
-    place[:, : len(row)] = row.swapaxes(0, 1)
+    side = row.shape[1]
+    place[:side, : len(row), :side] = row.swapaxes(0, 1)
   return sheet.reshape(len(rows) * size, most * size, 3)
 
 

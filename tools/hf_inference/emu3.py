@@ -1,0 +1,146 @@
+"""Emu3: images after a user's history, with a loop of its own, and answers.
+
+`Emu3ForConditionalGeneration.generate` takes no images where one is generated,
+and leaves what an image is made of to a function that counts from the first
+image of the prompt.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .emu3_prompts import Processor
+from .sampling import new_cache, probabilities, to_uint8
+
+
+def seen_by_model(
+  model: Any, processor: Processor, pixel_values: torch.Tensor
+) -> dict[str, torch.Tensor]:
+  """Returns pixels in [-1, 1] as arguments of transformers' model."""
+  mean, std = (
+    torch.tensor(values).reshape(1, 3, 1, 1)
+    for values in (processor.mean, processor.std)
+  )
+  pixels = (pixel_values / 2 + 0.5 - mean) / std
+  sizes = torch.tensor([pixels.shape[2:]] * len(pixels))
+  return {
+    "pixel_values": pixels.to(model.device),
+    "image_sizes": sizes.to(model.device),
+  }
+
+
+@torch.no_grad()
+def sample_codes(
+  model: Any,
+  input_ids: torch.Tensor,
+  pixel_values: torch.Tensor | None = None,
+  *,
+  processor: Processor,
+  num: int = 4,
+  guidance: float = 3.0,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  greedy: bool = False,
+  seed: int = 0,
+) -> torch.Tensor:
+  """Samples images of one prompt; as `sampling.sample_codes`."""
+  ids, embed = input_ids.to(model.device), model.get_input_embeddings()
+  if pixel_values is not None:
+    seen = seen_by_model(model, processor, pixel_values)
+    tokens = model.model.get_image_tokens(**seen).to(ids.device, ids.dtype)
+    ids = ids.masked_scatter(ids == processor.ids["image"], tokens)
+  prompts = [ids]
+  if guidance != 1:  # the same begin behind nothing
+    begin = processor.begin(processor.image_size)
+    nothing = [processor.tokenizer.bos_token_id, *begin]
+    prompts.append(torch.tensor([nothing], device=ids.device))
+  # Branches differ in length: each has a cache, which its samples go on from.
+  language, caches = model.model.text_model, []
+  hidden = []
+  for prompt in prompts:
+    cached = new_cache(language)
+    out = language(inputs_embeds=embed(prompt), use_cache=True, **cached)
+    for cache in cached.values():
+      cache.batch_repeat_interleave(num)
+    caches.append(cached)
+    hidden.append(out.last_hidden_state[:, -1].repeat_interleave(num, 0))
+
+  def append(tokens: torch.Tensor) -> list[torch.Tensor]:
+    """Reads tokens [num]; returns the states of each branch."""
+    return [
+      language(
+        inputs_embeds=embed(tokens[:, None]), use_cache=True, **cached
+      ).last_hidden_state[:, -1]
+      for cached in caches
+    ]
+
+  code_ids = code_tokens(model)
+  side = processor.image_size // processor.side
+  row_end = torch.full((num,), processor.ids["row_end"], device=ids.device)
+  generator = torch.Generator(model.device).manual_seed(seed)
+  codes: list[torch.Tensor] = []
+  while True:
+    each = [model.lm_head(h).float()[..., code_ids] for h in hidden]
+    logits = each[0]
+    if guidance != 1:
+      logits = each[1] + guidance * (each[0] - each[1])
+    if greedy:
+      codes.append(logits.argmax(-1))
+    else:
+      probs = probabilities(logits, temperature, top_k, top_p)
+      codes.append(torch.multinomial(probs, 1, generator=generator)[:, 0])
+    if len(codes) == side * side:
+      return torch.stack(codes, -1)
+    hidden = append(code_ids[codes[-1]])
+    if len(codes) % side == 0:
+      hidden = append(row_end)
+
+
+def code_tokens(model: Any) -> torch.Tensor:
+  """Returns the token of each code, [C]."""
+  mapping = model.vocabulary_mapping.img2bpe
+  tokens = [mapping[code] for code in range(len(mapping))]
+  return torch.tensor(tokens, device=model.device)
+
+
+def answer(
+  model: Any, inputs: Any, processor: Processor, **options: Any
+) -> torch.Tensor:
+  """Answers in words, by transformers' own `generate`: token ids [n]."""
+  ids = inputs["input_ids"].to(model.device)
+  seen = {}
+  if "pixel_values" in inputs:
+    seen = seen_by_model(model, processor, inputs["pixel_values"])
+  # Of special tokens a text may hold its end, and the begin of an image.
+  own = [token for name, token in processor.ids.items() if name != "boi"]
+  never = [*code_tokens(model).tolist(), *own]
+  never += [processor.tokenizer.bos_token_id, processor.tokenizer.pad_token_id]
+  found = model.generate(
+    input_ids=ids,
+    attention_mask=torch.ones_like(ids),
+    suppress_tokens=never,
+    **seen,
+    **options,
+  )
+  return found[0, ids.shape[1] :]
+
+
+@torch.no_grad()
+def decode_images(
+  model: Any, codes: torch.Tensor, processor: Processor
+) -> np.ndarray:
+  """Decodes codes [num, I] to images, uint8 [num, S, S, 3]."""
+  side = processor.image_size // processor.side
+  mean, std = (
+    torch.tensor(values).reshape(1, 3, 1, 1)
+    for values in (processor.mean, processor.std)
+  )
+  pixels = torch.cat(
+    [
+      model.model.vqmodel.decode(one.reshape(1, side, side)).cpu().float()
+      for one in codes
+    ]
+  )
+  return to_uint8(((pixels * std + mean) * 2 - 1).permute(0, 2, 3, 1))
