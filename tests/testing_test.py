@@ -6,6 +6,7 @@ from PIL import Image
 import pytest
 
 from genrec_jax import testing
+from genrec_jax.core import sharding, tree
 
 
 @pytest.mark.parametrize("size", [16, 32])
@@ -33,12 +34,33 @@ def test_random_parameters_are_like_those_of_init():
   assert twice["logit_scale"] == 2 * found["logit_scale"]
 
 
-def test_a_batch_holds_as_many_images_as_placeholders():
-  batch = testing.random_batch(3)
+@pytest.mark.parametrize("name", testing.FAMILIES)
+def test_a_batch_holds_as_many_images_as_placeholders(name):
+  model = testing.FAMILIES[name].model
+  batch = testing.random_batch(3, model=model)
   slots = (batch.prompt.ids == testing.IMAGE).sum(1)
-  assert (slots == batch.history.shape[1] * testing.IMAGE_TOKENS).all()
-  other = testing.random_batch(3, seed=1)
+  assert (slots == batch.history.shape[1] * model.prompt_tokens).all()
+  assert batch.prompt.images.shape[2] == model.read_size
+  begin = batch.prompt.ids[:, -len(model.image_begin) :]
+  np.testing.assert_array_equal(begin, [model.image_begin] * 3)
+  other = testing.random_batch(3, seed=1, model=model)
   assert (other.prompt.ids != batch.prompt.ids).any()
+
+
+def test_each_family_has_the_rules_and_patterns_of_its_parameters():
+  for family in testing.FAMILIES.values():
+    shapes = jax.eval_shape(family.model.init, jax.random.key(0))
+    sharding.specs(family.rules, shapes)  # raises where they do not fit
+    for patterns in (family.trainable, family.tuned):
+      tree.select(shapes, patterns)
+
+
+def test_images_are_read_as_different_codes():
+  model = testing.tiny_emu3()
+  params = testing.tiny_params(model)
+  images = testing.random_batch(4, model=model).prompt.images
+  codes = jax.jit(model.read_images)(params, images)[..., 0]
+  assert len(np.unique(codes)) >= 4
 
 
 @pytest.mark.parametrize(
