@@ -86,7 +86,7 @@ def test_an_export_is_loaded_whole_by_transformers(
   assert processor.tokenizer.get_vocab() == tiny_emu3.tokenizer().get_vocab()
   again = tiny_emu3.opened(out)
   assert again.model == opened.model  # its sizes too
-  assert len(again.carried) == 8  # two norms, of four blocks
+  assert len(again.carried) == 4  # of two norms, in two blocks
 
 
 def test_the_vocabulary_map_is_in_no_workdir_s_config(folder):
