@@ -102,6 +102,8 @@ class Emu3Processor:
     if problems:
       raise UserError(listed(f"{folder} is no Emu3 model:", problems))
     text, vq = (config.get(name) or {} for name in ("text_config", "vq_config"))
+    fields: dict[str, Any] = ids | named
+    fields |= {name: config.get(name) or size for name, size in SIZES.items()}
     levels = vq.get("channel_multiplier", (1, 2, 2, 4))
     return cls(
       tokenizer=tokenizer,
@@ -112,9 +114,7 @@ class Emu3Processor:
       chat_template=settings_files.chat_template(
         folder, tokenizer.chat_template
       ),
-      **{name: config.get(name) or size for name, size in SIZES.items()},
-      **ids,
-      **named,
+      **fields,
     )
 
   @property

@@ -27,8 +27,8 @@ CHAT = """<|User|>: {% for part in messages[0]['content'] -%}
 
 def load(
   name: str | os.PathLike[str], dtype: str = "float32", device: str = "cpu"
-) -> tuple[transformers.PreTrainedModel, transformers.ProcessorMixin]:
-  """Loads a model and its processor.
+) -> tuple[transformers.PreTrainedModel, Any]:
+  """Loads a model and its processor: of transformers, or `emu3_prompts`'s.
 
   Args:
     name: a folder in HF format, or a name on the hub.
