@@ -15,7 +15,9 @@ from tests.configs_test import TASKS, VARIANTS, load
 # 0 means something for these: none, off, or the first.
 ZERO_IS_MEANT = {
   "seed",
+  "model.image_size",
   "model.lora_rank",
+  "model.read_size",
   "data.held_out",
   "data.seed",
   "data.workers",
