@@ -54,6 +54,9 @@ class Bandit:
   def decode_prefix(self, prefix):
     return prefix
 
+  def cache_tokens(self, codes):
+    return codes
+
   def init_cache(self, prefix, num_samples, length):
     return ()
 

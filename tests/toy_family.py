@@ -85,6 +85,9 @@ class Toy:
   def init_cache(self, prefix, num_samples, length):
     return ()
 
+  def cache_tokens(self, codes):
+    return codes
+
   def cast_params(self, params):
     return {}
 

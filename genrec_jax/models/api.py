@@ -138,7 +138,13 @@ class Generator(Protocol):
   def init_cache(
     self, prefix: Prefix, num_samples: int, length: int
   ) -> KVCache:
-    """Returns an empty cache for G answers of up to `length` tokens."""
+    """Returns an empty cache for G answers of up to `length` tokens.
+
+    It has room for all that stands between codes of an image, too.
+    """
+
+  def cache_tokens(self, codes: int) -> int:
+    """Returns the room that the first so many codes of an image take in it."""
 
   def decode_step(
     self,

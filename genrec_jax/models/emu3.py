@@ -145,14 +145,10 @@ class Emu3:
 
   def without_gradient(self, *, words: bool = False) -> str:
     """The VQ tokenizer: the head is that of words and codes, and whole."""
-    del words
     return "tokenizer/.*"
 
   def with_compute(self, *, dtype: str, remat: str = "none") -> "Emu3":
-    """Returns the same model with another compute type and remat policy.
-
-    The image tokenizer stays in float32, as Janus's.
-    """
+    """Returns the same model, its tokenizer of images in float32 as ever."""
     language = dataclasses.replace(self.language, dtype=dtype, remat=remat)
     return dataclasses.replace(self, language=language)
 
@@ -228,7 +224,6 @@ class Emu3:
   def decode_subtree(self, params: PyTree, *, words: bool = False) -> PyTree:
     """Returns the subtree that `decode_step` reads, in the compute type."""
     # Table and head whole: `Vocabulary.decode_params` takes parts of them.
-    del words
     return self.cast_params(params)
 
   def decode_prefix(self, prefix: Prefix) -> Prefix:
@@ -238,12 +233,13 @@ class Emu3:
   def init_cache(
     self, prefix: Prefix, num_samples: int, length: int
   ) -> KVCache:
-    """Returns an empty cache for G answers of up to `length` tokens.
-
-    And the ends of rows between them.
-    """
-    ends = self._side(self.image_size) - 1
+    """Returns an empty cache for G answers of up to `length` tokens."""
+    ends = self._side(self.image_size)  # of rows
     return self.language.init_cache(prefix, num_samples, length + ends)
+
+  def cache_tokens(self, codes: int) -> int:
+    """Returns the room that codes take in a cache, with ends of whole rows."""
+    return codes + codes // self._side(self.image_size)
 
   def decode_step(
     self,

@@ -262,6 +262,10 @@ class Janus:
     """Returns an empty cache for G answers of up to `length` tokens."""
     return self.language.init_cache(prefix, num_samples, length)
 
+  def cache_tokens(self, codes: int) -> int:
+    """Returns the room that codes of an image take in a cache: one each."""
+    return codes
+
   def decode_step(
     self,
     vocabulary: Vocabulary,

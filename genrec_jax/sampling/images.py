@@ -126,7 +126,8 @@ def sample_codes(
   before = begun + (0 if words is None else words.shape[-1])  # in the cache
   with jax.named_scope("decode"):
     for begin, end in _stages(model.image_tokens):
-      cache = decoding.resized(carry[0], before + end)
+      length = before + model.cache_tokens(end)
+      cache = decoding.resized(carry[0], length)
       # The last code is read by no one.
       indices = jnp.arange(begin, min(end, model.image_tokens - 1))
       carry, rest = jax.lax.scan(body, (cache, carry[1]), indices)
