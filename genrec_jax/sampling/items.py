@@ -127,11 +127,21 @@ def _begin_image(
   Returns:
     Logits [P, G, C] of the first code, and the cache with W + H tokens.
   """
-  model = decoder.model
-  step = decoder.step(model.begin_vocabulary, words=words)
-  for index, token in enumerate(model.image_begin):
-    tokens = jnp.full(words.shape[:2], token, jnp.int32)
-    logits, cache = step(cache, tokens, jnp.int32(index))
+  vocabulary, rows = decoder.model.begin_vocabulary, words.shape[:2]
+  step = decoder.step(vocabulary, words=words)
+  begin = jnp.asarray(decoder.model.image_begin, jnp.int32)  # [H]
+
+  def append(index, carry):
+    cache, _ = carry
+    logits, cache = step(cache, jnp.broadcast_to(begin[index], rows), index)
+    return cache, logits
+
+  # In a loop, so that a step of it is compiled once, however long it is.
+  start = cache, jnp.zeros((*rows, vocabulary.size), jnp.float32)
+  if len(begin) == 1:
+    cache, logits = append(jnp.int32(0), start)
+  else:
+    cache, logits = jax.lax.fori_loop(0, len(begin), append, start)
   return logits, cache
 
 

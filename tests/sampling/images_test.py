@@ -178,8 +178,10 @@ def test_the_cache_is_written_in_place(
   cache = model.init_cache(both, num_samples, length)
   shape = ",".join(map(str, cache.keys[0].shape))
   copies = re.findall(rf" = f32\[{shape}\]\S* copy\(", text)
-  # To hand the loop its own is one each; more are made at every code.
-  assert len(copies) <= len(jax.tree.leaves(cache))
+  # To hand a loop its own is one each; more are made at every code. Of titles,
+  # and of more than one token that begins an image, there are loops as well.
+  loops = 1 + (titles is not None) * (len(model.image_begin) > 1) * 2
+  assert len(copies) <= loops * len(jax.tree.leaves(cache))
 
 
 @pytest.mark.optimised
