@@ -8,6 +8,10 @@ from genrec_jax.core import tree
 from tests import rounding
 from tests.rounding import TINY_JANUS_TERMS
 
+# Of the norm of a whole gradient, that of what may be off: the way back is as
+# long as the way to a log-probability, and guidance by 2 adds the rounding of 3
+# branches.
+BOUND = rounding.bound(2 * TINY_JANUS_TERMS, 3)  # 6e-5
 # In front of an optimizer it keeps the gradient in the state.
 KEEP = optax.trace(0.0)
 
@@ -20,19 +24,16 @@ def gradient(state) -> dict[str, np.ndarray]:
 def assert_same_gradient(one, two) -> None:
   """Holds what differs to float32's rounding of the whole gradient, by norm.
 
-  The way back is as long as the way to a log-probability, and guidance by 2
-  adds the rounding of 3 branches. Also to ten times that of the parameter's
-  own, so that no small one is wrong behind large ones; not to less, for in
-  small ones much has cancelled.
+  Also to ten times that of the parameter's own, so that no small one is wrong
+  behind large ones; not to less, for in small ones much has cancelled.
   """
   assert one.keys() == two.keys()
   norms = {path: np.linalg.norm(values) for path, values in two.items()}
   whole = np.linalg.norm(list(norms.values()))
   assert whole > 0
-  bound = rounding.bound(2 * TINY_JANUS_TERMS, 3)  # 6e-5
   for path, norm in norms.items():
     off = np.linalg.norm(np.asarray(one[path]) - np.asarray(two[path]))
-    assert off <= min(bound * whole, 10 * bound * norm), (
+    assert off <= min(BOUND * whole, 10 * BOUND * norm), (
       f"{path} is off by {off:.2g}; its norm is {norm:.2g}, of all {whole:.2g}"
     )
 
