@@ -154,11 +154,9 @@ class Emu3:
 
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters."""
-    keys = jax.random.split(key)
-    return {
-      "language": self.language.init(keys[0]),
-      "tokenizer": self.tokenizer.init(keys[1]),
-    }
+    one, two = jax.random.split(key)
+    parts = self.language.init(one), self.tokenizer.init(two)
+    return dict(zip(("language", "tokenizer"), parts, strict=True))
 
   def unconditional(self, prompt: Prompt) -> Prompt:
     """Leaves BOS and the begin of an image; see `emu3_tokens.without_text`."""
@@ -177,12 +175,12 @@ class Emu3:
 
     def encode(one: jax.Array) -> jax.Array:
       pixels = seen(one.astype(jnp.float32) / 255)
-      codes = self.tokenizer.encode(params["tokenizer"], pixels)
-      return codes.reshape(len(one), -1)
+      return self.tokenizer.encode(params["tokenizer"], pixels)
 
     # One image of every prompt at a time: a distance to each of the codes, of
     # each place of all images, would fill a device.
-    codes = jax.lax.map(encode, images.swapaxes(0, 1))  # [N, P, h w]
+    codes = jax.lax.map(encode, images.swapaxes(0, 1))  # [N, P, h, w]
+    codes = codes.reshape(*codes.shape[:2], -1)
     ids = emu3_tokens.ids_of(self.code_ids, codes.swapaxes(0, 1))
     return emu3_tokens.in_rows(ids, self._side(self.read_size), self.row_end_id)
 
