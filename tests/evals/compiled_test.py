@@ -53,7 +53,7 @@ def test_one_compilation_serves_all_rows(
 
   monkeypatch.setattr(compiled, "generate_images", generate_images)
   monkeypatch.setattr(
-    compiled, "rollout_params", lambda model, params, layout: params
+    compiled, "rollout_params", lambda model, params, layout, words: params
   )
   clip = _Clip()
   keys = jax.random.split(KEY)
@@ -108,7 +108,7 @@ def test_a_temperature_is_an_argument_of_the_graph(monkeypatch, caplog):
 
   monkeypatch.setattr(compiled, "generate_images", generate_images)
   monkeypatch.setattr(
-    compiled, "rollout_params", lambda model, params, layout: params
+    compiled, "rollout_params", lambda model, params, layout, words: params
   )
   generate = compiled.make_generate(
     None,
