@@ -206,6 +206,7 @@ def test_an_unknown_name_is_refused_and_every_known_one_is_not(key):
     if key != "task":
       # Batch goes with every advantage, and grpo with every normalisation.
       other = {} if key == "rl.normalise" else {"rl.normalise": "batch"}
+      other["sample.guidance"] = 2.0  # or there are no branches
       assert not said(get_config(other | {key: name}))
 
 

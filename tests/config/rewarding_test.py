@@ -87,11 +87,10 @@ def test_prompts_have_no_users_to_compare_with():
   given = {"data.prompts": "a.txt"}
   assert said(get_config(given)) == (
     "data.prompts is 'a.txt', without users and what they saw: give"
-    " --config.rewards.history.weight=0 --config.rewards.future.weight=0"
-    " --config.rewards.copy.weight=0; text, quality, diversity and external are"
-    " left"
+    " --config.rewards.future.weight=0 --config.rewards.copy.weight=0; text,"
+    " quality, diversity and external are left"
   )
-  for name in ("history", "future", "copy"):
+  for name in ("future", "copy"):
     given[f"rewards.{name}.weight"] = 0.0
   assert not said(get_config(given))
   assert "expected one of them" in said(get_config(given | {"data.path": "b"}))

@@ -104,7 +104,7 @@ def test_a_config_is_loaded_as_the_flag_would():
   assert found.eval.temperatures == (0.5, 2)
   assert found.optim.lr == 1.0
   assert found.train.steps == 4
-  assert flag.load(path, {}).train.steps == 80
+  assert flag.load(path, {}).train.steps == 120
 
 
 @pytest.mark.parametrize(
