@@ -48,10 +48,12 @@ def part(name, size, device, file, until, tasks):
   start = time.time()
 
   def left():
+    # Of the whole run, so that a slow part shortens the later ones.
     return until - time.time()
 
   def say(task, **found):
     with open(file, "a") as out:
+      # A line at once: what comes later may be killed.
       out.write(json.dumps({"side": name, "task": task, **found}) + "\n")
     print(
       f"[{time.time() - start:4.0f} s] {name} {task}: {text(found)}", flush=True
@@ -72,6 +74,7 @@ def part(name, size, device, file, until, tasks):
   else:
     from benchmarks import gpu_jax
 
+    # A second turn takes only what the first did not get.
     measured = {
       task
       for (side, task), row in results(file).items()
@@ -111,6 +114,7 @@ def environment(device, folder):
 
 def start(name, options, seconds, more):
   """Runs a part in a process of its own for at most so many seconds."""
+  # A process of its own: its memory is given back, its crash is not ours.
   words = [f"--{key}={value}" for key, value in options.items()]
   words += [f"--part={name}", f"--until={time.time() + seconds - 5}"]
   try:
@@ -131,6 +135,7 @@ def results(file):
     for line in file.read_text().splitlines():
       row = json.loads(line)
       if "failed" not in row:
+        # Later figures of a task go over earlier ones, by name.
         found.setdefault((row["side"], row["task"]), {}).update(row)
   return found
 
@@ -211,6 +216,7 @@ def main():
     )
     return
   folder = pathlib.Path(options.out)
+  # Also where programs are cached between the two turns.
   folder.mkdir(parents=True, exist_ok=True)
   file = folder / "results.jsonl"
   until = time.time() + options.seconds

@@ -12,7 +12,9 @@ import functools
 import time
 import traceback
 
+# Of Janus-Pro-1B: P prompts, K heads, T tokens, G answers of I codes, H wide.
 SHAPE = {"p": 1, "kv": 16, "t": 3087, "g": 8, "i": 575, "h": 128}
+# For CPUs: odd lengths, so that filling up is gone through as well.
 SMALL = {"p": 1, "kv": 2, "t": 33, "g": 2, "i": 7, "h": 8}
 
 
@@ -21,6 +23,7 @@ def guarded(name, say, function):
   try:
     say(name, **function())
   except Exception:
+    # One way's failure must not cost the others.
     say(name, failed=traceback.format_exc(limit=-3)[-1200:])
 
 
@@ -28,6 +31,7 @@ def timed(function, *args, repeats=10):
   """Returns the least seconds of a compiled function."""
   import jax
 
+  # Compiles and loads, which is not counted.
   jax.block_until_ready(function(*args))
   found = []
   for _ in range(repeats):
@@ -42,9 +46,11 @@ def both(attend):
   import jax
 
   def backward(q, k, v, mask, weights):
+    # Both, as training needs the result and the gradient.
     out, pull = jax.vjp(lambda *x: attend(*x, mask), q, k, v)
     return out, *pull(weights)
 
+  # The same arguments as backward, so that they are called alike.
   forward = jax.jit(lambda q, k, v, mask, _: attend(q, k, v, mask))
   return forward, jax.jit(backward)
 
@@ -55,8 +61,10 @@ def inputs(shape):
   import jax.numpy as jnp
 
   p, kv, t, h = (shape[name] for name in ("p", "kv", "t", "h"))
+  # N = T + G I: a prompt, and behind it its answers.
   n = t + shape["g"] * shape["i"]
   keys = jax.random.split(jax.random.key(0), 4)
+  # [P, K, 1, R, N, H], as `attend_shared` takes them.
   wide = (p, kv, 1, 1, n, h)
   q, weights = (jax.random.normal(k, wide, jnp.bfloat16) for k in keys[:2])
   k, v = (
@@ -72,7 +80,9 @@ def compare(ways, shape, say):
   import jax.numpy as jnp
 
   given = inputs(shape)
+  # The very same values in float32: rounding of inputs is no error.
   wide = [x if x.dtype == bool else x.astype(jnp.float32) for x in given]
+  # Else GPUs would round products of float32 to TF32.
   with jax.default_matmul_precision("highest"):
     _, exact = both(ways["blocks"])
     expected = jax.block_until_ready(exact(*wide))
@@ -82,18 +92,21 @@ def compare(ways, shape, say):
   )[:, None, None, :, None]
 
   def error(found, wanted):
+    # [P, K, 1, N, H], padding's rows set to 0.
     found, wanted = (
       x.reshape(*real.shape[:1], shape["kv"], 1, *x.shape[-2:]) * real
       for x in (found, wanted)
     )
+    # Relative, of all numbers together.
     return float(jnp.linalg.norm(found - wanted) / jnp.linalg.norm(wanted))
 
   for name, attend in ways.items():
-
+    # Bound now: the loop's variable will have moved on.
     def measure(attend=attend):
       forward, backward = both(attend)
       found = {"forward": timed(forward, *given)}
       found["both"] = timed(backward, *given)
+      # In the order in which `both` returns them.
       names = ("out", "dq", "dk", "dv")
       results = backward(*given)
       return found | {
@@ -114,9 +127,12 @@ def decode(shape, say):
   p, kv, t, g, i, h = (shape[n] for n in ("p", "kv", "t", "g", "i", "h"))
   p, layers = 2 * p, 12  # both branches
   normal = functools.partial(jax.random.normal, jax.random.key(0))
+  # Keys and values of each layer, the answers' cache full.
   own = [normal((p, kv, g, i, h), jnp.bfloat16) for _ in range(2 * layers)]
+  # Transposed, as the decode loop keeps a prefix's keys.
   keys = [normal((p, kv, h, t), jnp.bfloat16) for _ in range(layers)]
   values = [normal((p, kv, t, h), jnp.bfloat16) for _ in range(layers)]
+  # No padding: every token of the prompt is read.
   seen = jnp.ones((p, t), bool)
   q = normal((p, kv, g, 1, 1, h), jnp.bfloat16)
 
@@ -124,6 +140,7 @@ def decode(shape, say):
   def run(q, own, keys, values):
     def code(_, q):
       for n in range(layers):
+        # Each layer's reads depend on the last: none can be left out.
         prefix = keys[n], values[n], seen
         q = attention.attend(q, own[2 * n], own[2 * n + 1], prefix=prefix)
       return q
@@ -131,7 +148,9 @@ def decode(shape, say):
     return jax.lax.fori_loop(0, 50, code, q)
 
   def measure():
+    # Fifty codes in one program, as launches of one would be timed.
     seconds = timed(run, q, own, keys, values, repeats=5) / 50 / layers
+    # Keys and values of two bytes, each read once.
     nbytes = 4 * p * kv * h * (t + g * i)
     return {"seconds": seconds, "GB/s": nbytes / seconds / 1e9}
 
@@ -144,6 +163,7 @@ def torch_sdpa(shape, say):
   import torch.nn.functional as F
 
   def measure():
+    # [P G, K, T + I, H]: a row for each answer, with its prompt.
     wide = (shape["p"] * shape["g"], shape["kv"], shape["t"] + shape["i"])
     q, k, v, weights = (
       torch.randn((*wide, shape["h"]), device="cuda", dtype=torch.bfloat16)
@@ -154,11 +174,13 @@ def torch_sdpa(shape, say):
     found = {}
     for name in ("forward", "both"):
       seconds = []
+      # The first chooses a kernel; the least of all counts.
       for _ in range(6):
         torch.cuda.synchronize()
         start = time.perf_counter()
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         if name == "both":
+          # Gradients add up in place, which changes no time.
           out.backward(weights)
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
@@ -180,6 +202,7 @@ def run(device, say):
     return attention._shared_in_blocks(q, k, v, mask, shape["g"])
 
   def by_cudnn(q, k, v, mask):
+    # Answers have no padding: only the prompt's mask is given.
     fill = ((0, 0), (0, shape["g"] * shape["i"]))
     real = jnp.pad(mask, fill, constant_values=True)
     return cudnn.attend_shared(q, k, v, real, shape["t"], shape["g"])

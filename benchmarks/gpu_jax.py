@@ -138,6 +138,7 @@ class Program:
       number = samples if task == "rollout" else 1
       self.run = jax_loop.sample_step(self.model, num_samples=number)
       self.inputs = lambda params, _: (params,)
+    # Shapes alone: nothing is on the device while programs are compiled.
     shapes = jax.eval_shape(self.inputs, params, reads)
     rest = (self.batch,) if self.trains else (self.batch.prompt, key)
     self.shapes = jax.tree.map(
@@ -275,6 +276,7 @@ def run(name, device, say, left, tasks):
   """
   size = workload.SIZES[name]
   dtype = "float32" if device == "cpu" else "bfloat16"
+  # All at once: compiling takes one core each, and measuring none.
   programs = [Program(task, size, dtype) for task in tasks]
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     # Made while programs are compiled.

@@ -100,6 +100,7 @@ def steps(out: Path, data: str, options: Options) -> list[Step]:
 
   def train(name, workdir, checkpoint, more):
     """Returns a step of main.py, whose summary.json comes at the end."""
+    # Each config knows the same variants, as far as users choose them.
     suffix = f":{options.variant}" if options.variant else ""
     model = [f"--config.model.checkpoint={checkpoint}"] if checkpoint else []
     command = (
@@ -110,11 +111,13 @@ def steps(out: Path, data: str, options: Options) -> list[Step]:
       *shared,
       *more,
     )
+    # Written last, so that it is there only where all is done.
     return Step(workdir.name, command, workdir / "summary.json")
 
   sft = out / "sft"
   tuned = [out / f"rl_seed{seed}" for seed in range(options.seeds)]
   evaluated = out / "evaluate"
+  # Each step reads what one before it made: the order matters.
   found = [train("sft", sft, options.model, options.sft_flags)]
   found += [
     train("rl", rl, sft, [f"--config.seed={seed}", *options.rl_flags])
@@ -125,6 +128,7 @@ def steps(out: Path, data: str, options: Options) -> list[Step]:
   more = [f"--config.eval.temperatures=({curve},)"] if curve else []
   more.append(f"--config.eval.keep_images={options.users}")
   found.append(train("evaluate", evaluated, tuned[0], more))
+  # SFT of every seed against RL of every seed: two groups to compare.
   rows = ",".join(["sft"] * len(tuned) + ["rl"] * len(tuned))
   paths = [str(rl) for rl in tuned]
   found.append(
@@ -158,8 +162,10 @@ def study_steps(out: Path, evaluated: Path, options: Options) -> list[Step]:
       f"--users={options.users}",
       f"--out={study}",
     ),
+    # Outside of what is served, and written when the rest is complete.
     study / "key.json",
   )
+  # People answer when they do: the analysis is theirs to start.
   if not options.raters:
     return [made]
   return [
@@ -173,6 +179,7 @@ def study_steps(out: Path, evaluated: Path, options: Options) -> list[Step]:
         f"--raters={options.raters}",
         f"--out={votes}",
       ),
+      # The simulated strengths, which the analysis should find again.
       votes / "truth.json",
     ),
     Step(
@@ -207,10 +214,13 @@ def check(planned: Mapping[str, Step]) -> None:
 
   problems = []
   for name, step in planned.items():
+    # Tools have few flags, and check them before they do anything.
     if not step.trains:
       continue
     values = dict(
-      arg.lstrip("-").partition("=")[::2] for arg in step.command[1:]
+      # As absl would split them: values may hold equal signs.
+      arg.lstrip("-").partition("=")[::2]
+      for arg in step.command[1:]
     )
     overrides = {
       key.removeprefix("config."): value
@@ -220,6 +230,7 @@ def check(planned: Mapping[str, Step]) -> None:
     try:
       config_lib.check(flag.load(values["config"], overrides))
     except UserError as error:
+      # On one line, as several are listed.
       problems.append(f"{name}: {' '.join(str(error).split())}")
     data = overrides["data.path"]
     if data != inheritance.SYNTHETIC and not Path(data).is_dir():
@@ -237,6 +248,7 @@ def check_record(
     UserError: lists the steps whose commands differ.
   """
   problems = [
+    # What made it, so that the same results can be had again.
     f"{name}: {shlex.join(record[name]['command'])}"
     for name, step in planned.items()
     if name in record

@@ -34,6 +34,7 @@ def problems(section: Mapping[str, Any], clip: str) -> list[str]:
     ]
   quality = sections.get("quality", {})
   if quality.get("weight"):
+    # There is no default: PickScore is 4 GB, and has to be chosen.
     if not quality["checkpoint"]:
       found.append(
         "rewards.quality.checkpoint is not set: expected a CLIP folder that"
@@ -52,6 +53,7 @@ def problems(section: Mapping[str, Any], clip: str) -> list[str]:
     )
   external = sections.get("external", {})
   if external.get("weight"):
+    # Imported now: a wrong name would end the run after minutes of loading.
     try:
       rewards.load(external["function"])
     except UserError as error:
@@ -61,6 +63,7 @@ def problems(section: Mapping[str, Any], clip: str) -> list[str]:
 
 def folders(section: Mapping[str, Any]) -> dict[str, str]:
   """Returns the encoders besides CLIP that reward: {folder: its key}."""
+  # Whichever key names a folder first is the one that messages name.
   found = dict.fromkeys(section.get("encoders", ()), "rewards.encoders")
   quality = section.get("quality", {})
   if quality.get("weight") and quality.get("checkpoint"):
@@ -82,6 +85,7 @@ def _encoder_problems(paths: Any, clip: str) -> list[str]:
     for path in paths
     if judges.same_folder(path, clip)
   ]
+  # Folders with the same last part would share metrics' names.
   names = Counter(map(name_of, paths))
   found += [
     f"{key}: {count} encoders are called {name!r}, and their metrics would be,"

@@ -31,16 +31,19 @@ def open_encoders(
   """
   if config_rewards is None:
     return {}
+  # By the name that metrics have, which checks hold to be unique.
   found = {
     name_of(path): open_encoder(path, dtype=dtype)
     for path in config_rewards["encoders"]
   }
   sections = rewards.sections_of(config_rewards)
   quality = sections.get(rewards.QUALITY, {})
+  # Weight 0 opens nothing: the step has no trace of the encoder.
   if quality.get("weight"):
     found[rewards.QUALITY] = open_encoder(
       quality["checkpoint"], dtype=dtype, kind="clip"
     )
+  # The same choice as in the step: what it does not read is not loaded.
   chosen = rewards.from_options(
     sections, reads_texts({name: one.model for name, one in found.items()})
   )
@@ -92,15 +95,19 @@ def open_reading(
     clip: reads them.
   """
   sections = rewards.sections_of(config_rewards or {})
+  # A run without such rewards calls no host function.
   weights = [sections.get(name, {}).get("weight") for name in rewards.OF_TITLES]
   if not any(weights):
     return None
+  # Special tokens are no part of the title.
   decode = functools.partial(
     processor.tokenizer.decode, skip_special_tokens=True
   )
+  # Another tokenizer than the generator's: titles go by their text.
   encode = functools.partial(
     tokenize, clip.tokenizer, reads_padding=clip.model.reads_padding
   )
+  # One image, which is the generated one.
   question = processor.question_ids([""], sections["eyes"]["question"])
   return Reading(
     rewards.Translator(decode, encode),

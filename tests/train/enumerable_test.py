@@ -49,6 +49,7 @@ class Chain:
   @property
   def image_vocabulary(self):
     return Vocabulary(
+      size=self.codebook_size,
       embed=None,
       logits=lambda params, hidden: hidden,
       decode_params=lambda params: params,
@@ -57,7 +58,7 @@ class Chain:
   def embed(self, params, prompt):
     return params["places"][prompt.ids]  # [P, 1, I C]
 
-  def teacher_forced_hidden(self, params, embeds, mask, codes):
+  def teacher_forced_hidden(self, params, embeds, mask, codes, title=None):
     places = embeds.reshape(-1, 1, LENGTH, SIZE)
     before = params["before"][codes[..., :-1]]  # [P, G, I - 1, C]
     before = jnp.pad(before, ((0, 0), (0, 0), (1, 0), (0, 0)))

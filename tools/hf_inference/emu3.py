@@ -18,10 +18,12 @@ def seen_by_model(
   model: Any, processor: Processor, pixel_values: torch.Tensor
 ) -> dict[str, torch.Tensor]:
   """Returns pixels in [-1, 1] as arguments of transformers' model."""
+  # [1, 3, 1, 1] each, for every pixel.
   mean, std = (
     torch.tensor(values).reshape(1, 3, 1, 1)
     for values in (processor.mean, processor.std)
   )
+  # From [-1, 1] to [0, 1], and from there to the model's own.
   pixels = (pixel_values / 2 + 0.5 - mean) / std
   sizes = torch.tensor([pixels.shape[2:]] * len(pixels))
   return {
@@ -49,6 +51,7 @@ def sample_codes(
   ids, embed = input_ids.to(model.device), model.get_input_embeddings()
   if pixel_values is not None:
     seen = seen_by_model(model, processor, pixel_values)
+    # Codes as tokens, with the ends of rows: [all of them].
     tokens = model.model.get_image_tokens(**seen).to(ids.device, ids.dtype)
     ids = ids.masked_scatter(ids == processor.ids["image"], tokens)
   prompts = [ids]
@@ -62,6 +65,7 @@ def sample_codes(
   for prompt in prompts:
     cached = new_cache(language)
     out = language(inputs_embeds=embed(prompt), use_cache=True, **cached)
+    # The prompt is run once, and its keys are repeated for samples.
     for cache in cached.values():
       cache.batch_repeat_interleave(num)
     caches.append(cached)
@@ -76,15 +80,19 @@ def sample_codes(
       for cached in caches
     ]
 
+  # [C], not always one after another in the vocabulary.
   code_ids = code_tokens(model)
   side = processor.image_size // processor.side
   row_end = torch.full((num,), processor.ids["row_end"], device=ids.device)
+  # Its own, so that the seed fixes the images whatever ran before.
   generator = torch.Generator(model.device).manual_seed(seed)
   codes: list[torch.Tensor] = []
   while True:
+    # Codes alone can follow: [num, C] of each branch.
     each = [model.lm_head(h).float()[..., code_ids] for h in hidden]
     logits = each[0]
     if guidance != 1:
+      # As `sampling.sample_codes`, before any temperature.
       logits = each[1] + guidance * (each[0] - each[1])
     if greedy:
       codes.append(logits.argmax(-1))
@@ -95,11 +103,13 @@ def sample_codes(
       return torch.stack(codes, -1)
     hidden = append(code_ids[codes[-1]])
     if len(codes) % side == 0:
+      # It is no choice: the model is told that the row is over.
       hidden = append(row_end)
 
 
 def code_tokens(model: Any) -> torch.Tensor:
   """Returns the token of each code, [C]."""
+  # transformers' own reading of the vocabulary map.
   mapping = model.vocabulary_mapping.img2bpe
   tokens = [mapping[code] for code in range(len(mapping))]
   return torch.tensor(tokens, device=model.device)
@@ -117,6 +127,7 @@ def answer(
   own = [token for name, token in processor.ids.items() if name != "boi"]
   never = [*code_tokens(model).tolist(), *own]
   never += [processor.tokenizer.bos_token_id, processor.tokenizer.pad_token_id]
+  # Words need no loop of ours: images in a prompt are read by it.
   found = model.generate(
     input_ids=ids,
     attention_mask=torch.ones_like(ids),
@@ -124,6 +135,7 @@ def answer(
     **seen,
     **options,
   )
+  # What was generated, without the prompt.
   return found[0, ids.shape[1] :]
 
 
