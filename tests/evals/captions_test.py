@@ -12,6 +12,7 @@ from genrec_jax.evals import captions
 from genrec_jax.evals.held_out import prepare
 
 PROCESSOR = testing.TinyProcessor()
+PROCESSOR.answers = True
 MODEL = testing.tiny_janus(
   image_size=32, vocab_size=len(PROCESSOR.tokenizer), width=16
 )

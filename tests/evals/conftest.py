@@ -181,8 +181,10 @@ def checkpoints(monkeypatch):
   """
   sizes, others, loaded = {}, [], []
 
-  def open_generator(path, *, dtype):
+  def open_generator(path, *, dtype, image_size=0, read_size=0):
     assert dtype == "float32"
+    # A checkpoint's own: no test of this room changes them.
+    assert image_size == read_size == 0
     model = _janus(sizes.get(str(path), 16))
     processor = testing.TinyProcessor()
     if path in others:

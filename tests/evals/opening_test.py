@@ -63,6 +63,7 @@ def test_what_other_models_open_with_is_as_the_generator(
   monkeypatch.chdir(tmp_path)
   config = evaluate_config(checkpoint="any")
   inputs = opening.open_inputs(config)
-  assert inputs.compute == {"dtype": "float32"}
+  own = {"image_size": 0, "read_size": 0}  # a checkpoint's
+  assert inputs.compute == {"dtype": "float32"} | own
   assert inputs.warnings == ()
   assert "warning" not in capsys.readouterr().out
