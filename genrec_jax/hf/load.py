@@ -133,9 +133,10 @@ def open_generator(
   sizes = {"image_size": image_size, "read_size": read_size}
   if (folder / checkpoint.FOLDER).is_dir():
     # A base may be a workdir too: RL starts from SFT's.
+    base_path = workdir_model.base_of(folder)  # first: it says what is missing
     own = workdir_model.image_sizes(folder)
     base = open_generator(
-      workdir_model.base_of(folder),
+      base_path,
       dtype=dtype,
       remat=remat,
       **{name: size or own.get(name, 0) for name, size in sizes.items()},
