@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 import tokenizers
@@ -98,7 +99,9 @@ def tiny_emu3(**language: Any) -> Emu3:
     language=llama.Llama(**(sizes | language)),
     tokenizer=movqgan.MoVQGAN(
       codebook_size=len(codes),
-      base_channels=32,  # its group norms have 32 groups
+      # Its group norms have 32 groups of two: of one number, which an image of
+      # one code has, a norm is 0 whatever is in the image.
+      base_channels=64,
       channel_multiplier=(1, 1, 1, 1),
       num_res_blocks=1,
     ),
@@ -181,18 +184,26 @@ def amplified(params: PyTree, factor: float) -> PyTree:
   return jax.tree.map(lambda x: factor * x, params)
 
 
+def _like_latents(model: Emu3, params: PyTree, side: int) -> jax.Array:
+  """Returns half a codebook [C / 2, E], spread as latents of such images."""
+  pixels = jax.random.normal(jax.random.key(1), (8, side, side, 3))
+  latents = model.tokenizer.latents(params["tokenizer"], pixels)
+  flat = latents.reshape(-1, latents.shape[-1])  # [M, E]
+  shape = -(-model.codebook_size // 2), flat.shape[-1]
+  noise = jax.random.normal(jax.random.key(2), shape)
+  return flat.mean(0)[None] + flat.std(0)[None] * noise
+
+
 def tiny_params(model: Janus | Emu3) -> PyTree:
   """Returns random parameters by which logits and images' codes differ."""
   params = amplified(model.init(jax.random.key(0)), 1.25)
   if isinstance(model, Emu3):
-    # A codebook spread as what is coded: images are read as codes, too.
-    side = model.image_size
-    pixels = jax.random.normal(jax.random.key(1), (8, side, side, 3))
-    latents = model.tokenizer.latents(params["tokenizer"], pixels)
-    flat = latents.reshape(-1, latents.shape[-1])  # [M, E]
-    noise = jax.random.normal(jax.random.key(2), (model.codebook_size, 4))
-    mean, deviation = flat.mean(0)[None], flat.std(0)[None]
-    params["tokenizer"]["quantizer"]["embedding"] = mean + deviation * noise
+    # A codebook spread as what is coded, half of it as images that are read and
+    # half as those that are generated, whose latents differ in size.
+    sides = (model.read_size, model.image_size)
+    halves = [_like_latents(model, params, side) for side in sides]
+    book = jnp.concatenate(halves)[: model.codebook_size]  # [C, E]
+    params["tokenizer"]["quantizer"]["embedding"] = book
   return params
 
 

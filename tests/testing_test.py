@@ -1,7 +1,5 @@
 """What tests are made of fits together."""
 
-import dataclasses
-
 import jax
 import numpy as np
 from PIL import Image
@@ -58,8 +56,7 @@ def test_each_family_has_the_rules_and_patterns_of_its_parameters():
 
 
 def test_images_are_read_as_different_codes():
-  # Larger than it reads by itself: norms of a single place see no image.
-  model = dataclasses.replace(testing.tiny_emu3(), read_size=16)
+  model = testing.tiny_emu3()
   params = testing.tiny_params(model)
   images = testing.random_batch(4, model=model).prompt.images
   codes = jax.jit(model.read_images)(params, images)[..., 0]

@@ -43,15 +43,6 @@ def params(model):
 
 @pytest.fixture(scope="module")
 def prompt(model):
-  return _prompts(model)
-
-
-@pytest.fixture(scope="session")
-def prompts_of():
-  return _prompts
-
-
-def _prompts(model):
   """Two prompts of unequal length, the second with one image less."""
   image, begin = image_ids(model), model.image_begin
   long, short = (
