@@ -4,6 +4,7 @@ Records are read when an example needs them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import copy
 import functools
 import types
 from typing import Any, Protocol
@@ -103,7 +104,10 @@ class Examples:
     """
     self._items, self._windows = dataset.items, windows
     self._further, self._numbered = dict(further_titles), numbered
-    self._processor, self._clip_tokenizer = processor, clip_tokenizer
+    self._processor = processor
+    # Of its own: a call's cut and padding are states of a tokenizer, and while
+    # a stream's thread reads ahead a reward may be encoding written titles.
+    self._clip_tokenizer = copy.deepcopy(clip_tokenizer)
     candidates = titles.candidates(dataset.index)
     # Of prompts of a file the title is the prompt.
     self._of_prompts = isinstance(windows, PromptWindows)
@@ -117,7 +121,8 @@ class Examples:
       )
     else:
       self._prompt_tokens = _prompt_tokens(processor, windows.spec, longest)
-    self._clip_tokens = clip_tokenizer.model_max_length  # cuts the next line's
+    # Cuts what the next line asks for.
+    self._clip_tokens = self._clip_tokenizer.model_max_length
     self._clip_tokens = max(map(len, self._clip_ids(candidates)))  # W
     self._make_caches()
 

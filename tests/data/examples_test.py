@@ -204,6 +204,22 @@ def test_page_long_titles_are_cut(dataset, processor, clip_tokenizer):
   assert ids.shape[1] == 1 + 5 * (64 + IMAGE_TOKENS + 3) + 3 + 1
 
 
+def test_another_thread_s_call_of_the_tokenizer_changes_no_example(
+  stream, clip_tokenizer, monkeypatch
+):
+  (expected,) = take(iter(stream()), 1)
+  batches, set_state = stream(), clip_tokenizer.set_truncation_and_padding
+
+  def interrupted(*args, **options):
+    set_state(*args, **options)
+    # As of who encodes written titles, between a call's two halves.
+    clip_tokenizer.backend_tokenizer.enable_padding(length=12)
+
+  monkeypatch.setattr(clip_tokenizer, "set_truncation_and_padding", interrupted)
+  (batch,) = take(iter(batches), 1)
+  np.testing.assert_array_equal(batch.title_ids, expected.title_ids)
+
+
 @pytest.mark.parametrize("title_tokens", [2, 8])
 def test_titles_are_what_answers_begin_with(stream, processor, title_tokens):
   plain = take(iter(stream()), 3)
