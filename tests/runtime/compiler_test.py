@@ -1,4 +1,10 @@
+"""Options by processor, and a cache that no state of a disk can break."""
+
+from pathlib import Path
+
+import filelock
 import jax
+from jax._src import lru_cache  # whose names of files are relied upon
 import jax.numpy as jnp
 import pytest
 
@@ -43,14 +49,67 @@ def test_an_option_that_this_jaxlib_lacks_is_left_out(processor, monkeypatch):
   assert compiler.options("cpu") == {}
 
 
-def test_compiled_programs_are_kept_by_processor(processor, monkeypatch):
-  set_to = {}
-  monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
+@pytest.fixture
+def set_to(monkeypatch):
+  """Returns what JAX's config is set to."""
+  found = {}
+  monkeypatch.setattr(jax.config, "update", found.__setitem__)
+  return found
+
+
+def test_compiled_programs_are_kept_by_processor(processor, set_to, tmp_path):
   assert compiler.keep_compiled({"JAX_COMPILATION_CACHE_DIR": ""}) == ""
   assert not set_to
+  environ = {"XDG_CACHE_HOME": str(tmp_path)}
   processor(OLD)
-  old = compiler.keep_compiled({"XDG_CACHE_HOME": "/cache"})
+  old = compiler.keep_compiled(environ)
   assert set_to["jax_compilation_cache_dir"] == old
-  assert old.startswith("/cache/genrec_jax/compiled/")
+  assert old.startswith(f"{tmp_path}/genrec_jax/compiled/")
   processor(OLD | {"avx512f"})
-  assert compiler.keep_compiled({"XDG_CACHE_HOME": "/cache"}) != old
+  assert compiler.keep_compiled(environ) != old
+
+
+def test_what_was_not_written_to_its_end_is_removed(set_to, tmp_path):
+  environ = {"XDG_CACHE_HOME": str(tmp_path)}
+  folder = compiler.keep_compiled(environ)
+  cache = lru_cache.LRUCache(folder, max_size=1000)
+  cache.put("whole", b"program")
+  # As of a process that was killed, or of a full disk.
+  Path(folder, "part-cache").write_bytes(b"pro")
+  with pytest.raises(FileNotFoundError):
+    cache.put("other", b"program")
+  assert compiler.keep_compiled(environ) == folder
+  assert cache.get("part") is None
+  assert cache.get("whole") == b"program"
+  cache.put("other", b"program")
+  assert cache.get("other") == b"program"
+
+
+def test_without_a_folder_a_line_says_so(set_to, tmp_path, monkeypatch, capsys):
+  file = tmp_path / "file"
+  file.write_text("")
+  assert compiler.keep_compiled({"XDG_CACHE_HOME": str(file)}) == ""
+
+  def homeless():
+    raise RuntimeError("Could not determine home directory.")
+
+  monkeypatch.setattr(compiler.Path, "home", homeless)
+  assert compiler.keep_compiled({}) == ""
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 2
+  assert str(file) in lines[0]
+  assert "home directory" in lines[1]
+  for line in lines:
+    assert "JAX_COMPILATION_CACHE_DIR names another folder" in line
+  assert not set_to
+
+
+def test_a_folder_that_another_process_holds_is_not_waited_for_forever(
+  set_to, tmp_path, monkeypatch, capsys
+):
+  environ = {"XDG_CACHE_HOME": str(tmp_path)}
+  folder = compiler.keep_compiled(environ)
+  monkeypatch.setattr(compiler, "_PATIENCE", 0.01)
+  with filelock.FileLock(Path(folder, ".lockfile")):
+    assert compiler.keep_compiled(environ) == ""
+  assert ".lockfile" in capsys.readouterr().out
