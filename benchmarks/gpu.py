@@ -8,7 +8,8 @@ card's own rates first, of a copy and of products; then come this project's
 tasks, `gpu_jax`, and torch's, `gpu_torch`, each side a process of its own that
 has the card to itself. Every figure is printed as it comes and written to
 FOLDER/results.jsonl; a task that fails says why and the next one follows. At
-the end all are put next to each other in a table of Markdown.
+the end all are put next to each other in a table of Markdown. In the same
+folder again it measures what is not there yet: other code needs another one.
 
 What this project has not measured in its first turn, as it broke or was late,
 it tries after torch: where it broke, with fewer of XLA's features, `CAREFUL`.
@@ -39,6 +40,15 @@ TASKS = [
   "rl_conditional",
   "rl_guided",
 ]
+# Of the table, in its order.
+_ROWS = (
+  "sample_1",
+  "sample_8",
+  "rollout",
+  "sft",
+  "rl_conditional",
+  "rl_guided",
+)
 # Without what fails most often: recorded launches, and kernels chosen by time.
 CAREFUL = "--xla_gpu_enable_command_buffer= --xla_gpu_autotune_level=0"
 
@@ -70,7 +80,7 @@ def part(name, size, device, file, until, tasks):
   elif name == "attention":
     from benchmarks import gpu_attention
 
-    gpu_attention.run(device, say)
+    gpu_attention.run(device, say, left)
   else:
     from benchmarks import gpu_jax
 
@@ -142,26 +152,12 @@ def results(file):
 
 def table(found):
   """Returns tasks of all sides next to each other, as Markdown."""
-  rates = [
-    row for (_, task), row in found.items() if task in ("card", "limits")
-  ]
-  copy = max((row["GB/s"] for row in rates), default=float("nan"))
-  peak = max((row["tflops"] for row in rates), default=float("nan"))
   lines = [
-    f"copy {copy:.0f} GB/s, products of bfloat16 {peak:.0f} TFLOP/s",
-    "",
     "| task | here | GB | torch, plain | tuned | compiled | GB | faster |",
     "|---|---|---|---|---|---|---|---|",
   ]
   ways = (" plain", " tuned", " tuned, compiled", " compiled")
-  for task in (
-    "sample_1",
-    "sample_8",
-    "rollout",
-    "sft",
-    "rl_conditional",
-    "rl_guided",
-  ):
+  for task in _ROWS:
     ours = found.get(("jax", task), {})
     theirs = {
       way: found[key] for way in ways if (key := ("torch", task + way)) in found
@@ -180,15 +176,32 @@ def table(found):
       _cell(least / here if here and least else None, "x"),
     ]
     lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join([*lines, *rates(found)])
+
+
+def rates(found):
+  """Returns lines on what the card can, and how much of it tasks reach."""
+  card, lines = found.get(("limits", "card")), []
+  if card:
+    lines.append(
+      f"copy {card['GB/s']:.0f} GB/s, products of bfloat16"
+      f" {card['tflops']:.0f} TFLOP/s"
+    )
   for (side, task), row in found.items():
-    if side == "jax" and "GB/s" in row:
+    if side != "jax":
+      continue
+    if "GB/s" in row:
+      share = f", {row['GB/s'] / card['GB/s']:.0%} of a copy's" if card else ""
       lines.append(
-        f"{task}: {row['ms a code']:.2f} ms a code, {row['GB a code']:.2f} GB,"
-        f" {row['GB/s'] / copy:.0%} of the copy's rate"
+        f"{task}: {row['ms a code']:.2f} ms and {row['GB a code']:.2f} GB a"
+        f" code, {row['GB/s']:.0f} GB/s{share}"
       )
-    if side == "jax" and "tflops" in row:
-      lines.append(f"{task}: {row['tflops'] / peak:.0%} of the products' rate")
-  return "\n".join(lines)
+    if "tflops" in row:
+      share = (
+        f", {row['tflops'] / card['tflops']:.0%} of products'" if card else ""
+      )
+      lines.append(f"{task}: {row['tflops']:.0f} TFLOP/s{share}")
+  return lines
 
 
 def _least(row):

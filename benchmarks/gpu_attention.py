@@ -12,10 +12,20 @@ import functools
 import time
 import traceback
 
+import jax
+import jax.numpy as jnp
+
+from benchmarks import gpu_jax
+from genrec_jax.nn import attention, cudnn
+
 # Of Janus-Pro-1B: P prompts, K heads, T tokens, G answers of I codes, H wide.
 SHAPE = {"p": 1, "kv": 16, "t": 3087, "g": 8, "i": 575, "h": 128}
 # For CPUs: odd lengths, so that filling up is gone through as well.
-SMALL = {"p": 1, "kv": 2, "t": 33, "g": 2, "i": 7, "h": 8}
+SMALL = {"p": 1, "kv": 3, "t": 33, "g": 2, "i": 7, "h": 8}
+HEADS = 2  # that are compared with float32
+# Of the decode loop: keys and values that no card's cache holds, and codes in
+# one program, as launches of one would be timed.
+LAYERS, CODES = 4, 50
 
 
 def guarded(name, say, function):
@@ -27,39 +37,49 @@ def guarded(name, say, function):
     say(name, failed=traceback.format_exc(limit=-3)[-1200:])
 
 
-def timed(function, *args, repeats=10):
-  """Returns the least seconds of a compiled function."""
-  import jax
-
-  # Compiles and loads, which is not counted.
-  jax.block_until_ready(function(*args))
+def timed(program, repeats=10):
+  """Returns the least seconds of a compiled program."""
+  # Loads kernels, which is not counted.
+  jax.block_until_ready(program.run())
   found = []
   for _ in range(repeats):
     start = time.perf_counter()
-    jax.block_until_ready(function(*args))
+    jax.block_until_ready(program.run())
     found.append(time.perf_counter() - start)
   return min(found)
 
 
-def both(attend):
-  """Returns attention, and attention with the gradient of a product."""
-  import jax
+class Program:
+  """A jitted function with its arguments, as `gpu_jax.compile_all` takes it."""
 
-  def backward(q, k, v, mask, weights):
-    # Both, as training needs the result and the gradient.
-    out, pull = jax.vjp(lambda *x: attend(*x, mask), q, k, v)
-    return out, *pull(weights)
+  def __init__(self, name, function, args, precision=None, **options):
+    """Takes what `jax.default_matmul_precision` and `jax.jit` take, too."""
+    self.name, self.args, self.precision = name, args, precision
+    self.function, self.compiled = jax.jit(function, **options), None
 
-  # The same arguments as backward, so that they are called alike.
-  forward = jax.jit(lambda q, k, v, mask, _: attend(q, k, v, mask))
-  return forward, jax.jit(backward)
+  def lower(self):
+    """Traces it."""
+    with jax.default_matmul_precision(self.precision):
+      return self.function.lower(*self.args)
+
+  def run(self):
+    """Returns the results."""
+    return self.compiled(*self.args)
+
+
+def forward(attend, q, k, v, mask, _):
+  """Attends; its arguments are those of `backward`."""
+  return attend(q, k, v, mask)
+
+
+def backward(attend, q, k, v, mask, weights):
+  """Returns attention, as training needs it, and the gradient of a product."""
+  out, pull = jax.vjp(lambda *x: attend(*x, mask), q, k, v)
+  return out, *pull(weights)
 
 
 def inputs(shape):
   """Returns random q, k, v, a mask and weights of the result, bfloat16."""
-  import jax
-  import jax.numpy as jnp
-
   p, kv, t, h = (shape[name] for name in ("p", "kv", "t", "h"))
   # N = T + G I: a prompt, and behind it its answers.
   n = t + shape["g"] * shape["i"]
@@ -74,87 +94,95 @@ def inputs(shape):
   return q, k, v, mask, weights
 
 
-def compare(ways, shape, say):
-  """Times ways to attend, and compares them with float32."""
-  import jax
-  import jax.numpy as jnp
+def programs_of(ways, shape):
+  """Returns way -> programs forwards and backwards, and float32's backwards.
 
+  Heads have nothing to do with one another: those of `HEADS` tell the error.
+  Float32's products are not tuned, which takes longer than all else.
+  """
   given = inputs(shape)
+  programs = {
+    name: {
+      kind.__name__: Program(
+        f"{name}, {kind.__name__}", functools.partial(kind, attend), given
+      )
+      for kind in (forward, backward)
+    }
+    for name, attend in ways.items()
+  }
   # The very same values in float32: rounding of inputs is no error.
-  wide = [x if x.dtype == bool else x.astype(jnp.float32) for x in given]
-  # Else GPUs would round products of float32 to TF32.
-  with jax.default_matmul_precision("highest"):
-    _, exact = both(ways["blocks"])
-    expected = jax.block_until_ready(exact(*wide))
-  # Padding's own states are read by no one.
-  real = jnp.concatenate(
-    [given[3], jnp.ones((shape["p"], shape["g"] * shape["i"]), bool)], 1
-  )[:, None, None, :, None]
+  few = [
+    x if x.dtype == bool else x[:, :HEADS].astype(jnp.float32) for x in given
+  ]
+  exact = Program(
+    "float32",
+    functools.partial(backward, ways["blocks"]),
+    few,
+    # Else GPUs would round products of float32 to TF32.
+    precision="highest",
+    compiler_options={"xla_gpu_autotune_level": 0},
+  )
+  return programs, exact
 
-  def error(found, wanted):
-    # [P, K, 1, N, H], padding's rows set to 0.
-    found, wanted = (
-      x.reshape(*real.shape[:1], shape["kv"], 1, *x.shape[-2:]) * real
-      for x in (found, wanted)
-    )
+
+def errors(program, exact):
+  """Returns how far results and gradients of a program are from float32's."""
+  mask, weights = exact.args[3:]
+  # Padding's own states are read by no one. [P, 1, N, 1]
+  rest = jnp.ones((len(mask), weights.shape[-2] - mask.shape[-1]), bool)
+  real = jnp.concatenate([mask, rest], 1)[:, None, :, None]
+
+  def rows(x):
+    """Returns [P, K, N, H], padding's rows 0."""
+    p, kv, *_, n, h = x.shape
+    return x.reshape(p, kv, n, h).astype(jnp.float32) * real
+
+  # In the order in which `backward` returns them.
+  names = ("out", "dq", "dk", "dv")
+  found = {}
+  for name, x, y in zip(names, program.run(), exact.run(), strict=True):
+    x, y = rows(x[:, :HEADS]), rows(y)
     # Relative, of all numbers together.
-    return float(jnp.linalg.norm(found - wanted) / jnp.linalg.norm(wanted))
-
-  for name, attend in ways.items():
-    # Bound now: the loop's variable will have moved on.
-    def measure(attend=attend):
-      forward, backward = both(attend)
-      found = {"forward": timed(forward, *given)}
-      found["both"] = timed(backward, *given)
-      # In the order in which `both` returns them.
-      names = ("out", "dq", "dk", "dv")
-      results = backward(*given)
-      return found | {
-        f"error of {name}": error(x.astype(jnp.float32), y)
-        for name, x, y in zip(names, results, expected, strict=True)
-      }
-
-    guarded(name, say, measure)
+    found[f"error of {name}"] = float(
+      jnp.linalg.norm(x - y) / jnp.linalg.norm(y)
+    )
+  return found
 
 
-def decode(shape, say):
-  """Times one code's attention as the decode loop has it, per layer."""
-  import jax
-  import jax.numpy as jnp
-
-  from genrec_jax.nn import attention
-
+def decoding(shape):
+  """Returns one code's attention as the decode loop has it, `CODES` times."""
   p, kv, t, g, i, h = (shape[n] for n in ("p", "kv", "t", "g", "i", "h"))
-  p, layers = 2 * p, 12  # both branches
+  p *= 2  # both branches
   normal = functools.partial(jax.random.normal, jax.random.key(0))
   # Keys and values of each layer, the answers' cache full.
-  own = [normal((p, kv, g, i, h), jnp.bfloat16) for _ in range(2 * layers)]
+  own = [normal((p, kv, g, i, h), jnp.bfloat16) for _ in range(2 * LAYERS)]
   # Transposed, as the decode loop keeps a prefix's keys.
-  keys = [normal((p, kv, h, t), jnp.bfloat16) for _ in range(layers)]
-  values = [normal((p, kv, t, h), jnp.bfloat16) for _ in range(layers)]
+  keys = [normal((p, kv, h, t), jnp.bfloat16) for _ in range(LAYERS)]
+  values = [normal((p, kv, t, h), jnp.bfloat16) for _ in range(LAYERS)]
   # No padding: every token of the prompt is read.
   seen = jnp.ones((p, t), bool)
   q = normal((p, kv, g, 1, 1, h), jnp.bfloat16)
 
-  @jax.jit
   def run(q, own, keys, values):
     def code(_, q):
-      for n in range(layers):
+      for n in range(LAYERS):
         # Each layer's reads depend on the last: none can be left out.
         prefix = keys[n], values[n], seen
         q = attention.attend(q, own[2 * n], own[2 * n + 1], prefix=prefix)
       return q
 
-    return jax.lax.fori_loop(0, 50, code, q)
+    return jax.lax.fori_loop(0, CODES, code, q)
 
-  def measure():
-    # Fifty codes in one program, as launches of one would be timed.
-    seconds = timed(run, q, own, keys, values, repeats=5) / 50 / layers
-    # Keys and values of two bytes, each read once.
-    nbytes = 4 * p * kv * h * (t + g * i)
-    return {"seconds": seconds, "GB/s": nbytes / seconds / 1e9}
+  return Program("decode, a layer and code", run, (q, own, keys, values))
 
-  guarded("decode, a layer and code", say, measure)
+
+def decode_rates(program):
+  """Returns the seconds of a layer and code, and the rate of its reads."""
+  seconds = timed(program, repeats=5) / CODES / LAYERS
+  # Keys and values of a layer, each read once.
+  _, *arrays = program.args
+  nbytes = sum(x.nbytes for held in arrays for x in held) / LAYERS
+  return {"seconds": seconds, "GB/s": nbytes / seconds / 1e9}
 
 
 def torch_sdpa(shape, say):
@@ -172,14 +200,14 @@ def torch_sdpa(shape, say):
     for x in (q, k, v):
       x.requires_grad_(True)
     found = {}
-    for name in ("forward", "both"):
+    for name in ("forward", "backward"):
       seconds = []
       # The first chooses a kernel; the least of all counts.
       for _ in range(6):
         torch.cuda.synchronize()
         start = time.perf_counter()
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        if name == "both":
+        if name == "backward":
           # Gradients add up in place, which changes no time.
           out.backward(weights)
         torch.cuda.synchronize()
@@ -190,12 +218,12 @@ def torch_sdpa(shape, say):
   guarded("torch SDPA, prompts repeated", say, measure)
 
 
-def run(device, say):
-  """Measures all; see `gpu.main`."""
-  import jax.numpy as jnp
+def run(device, say, left):
+  """Measures all; see `gpu.part`.
 
-  from genrec_jax.nn import attention, cudnn
-
+  Compiling takes far longer than running, so all is compiled at once, and what
+  is ready is measured; each figure is said as soon as it is known.
+  """
   shape = SMALL if device == "cpu" else SHAPE
 
   def in_blocks(q, k, v, mask):
@@ -209,8 +237,19 @@ def run(device, say):
 
   ways = {"blocks": in_blocks}
   if device != "cpu":
-    ways["cuDNN"] = by_cudnn
-  compare(ways, shape, say)
-  decode(shape, say)
+    ways = {"cuDNN": by_cudnn} | ways
+  programs, exact = programs_of(ways, shape)
+  loop = decoding(shape)
+  whole = [one for both in programs.values() for one in both.values()]
+  ready = gpu_jax.compile_all([*whole, loop, exact], say, left() - 30)
+  for name, both in programs.items():
+    for kind, one in both.items():
+      if one in ready:
+        guarded(name, say, lambda one=one, kind=kind: {kind: timed(one)})
+  if loop in ready:
+    guarded(loop.name, say, lambda: decode_rates(loop))
+  for name, both in programs.items():
+    if both["backward"] in ready and exact in ready:
+      guarded(name, say, lambda one=both["backward"]: errors(one, exact))
   if device != "cpu":
     torch_sdpa(shape, say)

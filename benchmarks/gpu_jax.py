@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from benchmarks import counts, jax_loop, tracing, workload
 from genrec_jax.core import tree
-from genrec_jax.models import clip, janus, llama, siglip, vqgan
-from genrec_jax.models.tower import Tower
+from genrec_jax.hf import clip as hf_clip
+from genrec_jax.hf import janus_config
 from genrec_jax.nn import attention
 
 # What training keeps for its backward pass: the fastest that fits 80 GB.
@@ -28,59 +28,21 @@ BLOCKS = " in blocks"
 
 def models(size, dtype, remat):
   """Returns the generator and the CLIP of a `workload.Size`."""
-  text, vision, vq = size.text, size.vision, size.vq
-  generator = janus.Janus(
-    language=llama.Llama(
-      vocab_size=text["vocab_size"],
-      width=text["hidden_size"],
-      mlp_width=text["intermediate_size"],
-      num_layers=text["num_hidden_layers"],
-      num_heads=text["num_attention_heads"],
-      num_kv_heads=text["num_key_value_heads"],
-      head_width=text["head_dim"],
-    ),
-    vision=siglip.Siglip(
-      width=vision["hidden_size"],
-      mlp_width=round(vision["mlp_ratio"] * vision["hidden_size"]),
-      num_layers=vision["num_hidden_layers"],
-      num_heads=vision["num_attention_heads"],
-      image_size=vision["image_size"],
-      patch_size=vision["patch_size"],
-    ),
-    tokenizer=vqgan.VQGAN(
-      embed_dim=vq["embed_dim"],
-      num_embeddings=vq["num_embeddings"],
-      latent_channels=vq["latent_channels"],
-      base_channels=vq["base_channels"],
-      channel_multiplier=tuple(vq["channel_multiplier"]),
-      num_res_blocks=vq["num_res_blocks"],
-    ),
+  generator = janus_config.config_from_hf(
+    {
+      "model_type": "janus",
+      "text_config": size.text,
+      "vision_config": size.vision,
+      "vq_config": size.vq,
+      "image_token_id": workload.IMAGE,
+      "tie_word_embeddings": False,
+    },
     bos_id=workload.BOS,
     pad_id=PAD,
     boi_id=workload.BOI,
-    image_id=workload.IMAGE,
   )
-  eyes, words = size.clip["vision_config"], size.clip["text_config"]
-  reward = clip.Clip(
-    vision=_tower(eyes),
-    text=_tower(words),
-    projection_dim=size.clip["projection_dim"],
-    image_size=eyes["image_size"],
-    patch_size=eyes["patch_size"],
-    vocab_size=words.get("vocab_size", 49408),
-    max_position_embeddings=words.get("max_position_embeddings", 77),
-    eos_token_id=words.get("eos_token_id", 49407),
-  )
+  reward = hf_clip.config_from_hf({"model_type": "clip", **size.clip})
   return generator.with_compute(dtype=dtype, remat=remat), reward
-
-
-def _tower(config):
-  return Tower(
-    config["hidden_size"],
-    config["intermediate_size"],
-    config["num_hidden_layers"],
-    config["num_attention_heads"],
-  )
 
 
 def random_params(model, key):
@@ -105,17 +67,15 @@ def random_params(model, key):
 class Program:
   """A jitted function, the shapes of its arguments, and what became of it."""
 
-  def __init__(self, task, size, dtype, samples=workload.SAMPLES, place=None):
+  def __init__(self, task, size, dtype):
     """Lays it out, without any array.
 
     Args:
       task: one of `gpu.TASKS`, with or without `BLOCKS` behind it.
       size: of the models.
       dtype: that computes.
-      samples: G of an RL step and of a rollout.
-      place: sharding of all arguments; None: the default device's.
     """
-    self.name, self.samples = task, samples
+    self.name = task
     self.task = task = task.removesuffix(BLOCKS)
     self.model, self.clip = models(size, dtype, REMAT.get(task, "none"))
     source = "rl_guided" if task == "rollout" else task
@@ -130,20 +90,17 @@ class Program:
       self.inputs = lambda params, _: jax_loop.sft_inputs(self.model, params)
     elif task.startswith("rl_"):
       guided = task == "rl_guided"
-      self.run = jax_loop.rl_step(
-        self.model, self.clip, guided=guided, samples=samples
-      )
+      self.run = jax_loop.rl_step(self.model, self.clip, guided=guided)
       self.inputs = lambda *both: jax_loop.rl_inputs(self.model, *both)
     else:
-      number = samples if task == "rollout" else 1
-      self.run = jax_loop.sample_step(self.model, num_samples=number)
+      self.samples = workload.SAMPLES if task == "rollout" else 1  # G
+      self.run = jax_loop.sample_step(self.model, num_samples=self.samples)
       self.inputs = lambda params, _: (params,)
     # Shapes alone: nothing is on the device while programs are compiled.
     shapes = jax.eval_shape(self.inputs, params, reads)
     rest = (self.batch,) if self.trains else (self.batch.prompt, key)
     self.shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      (*shapes, *rest),
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (*shapes, *rest)
     )
 
   @property
@@ -158,22 +115,24 @@ class Program:
     with mock.patch.object(attention, "_platform", return_value="cpu"):
       return self.run.lower(*self.shapes)
 
-  def bytes(self):
-    """Returns its memory on the device by the compiler, at the peak."""
-    found = self.compiled.memory_analysis()
-    return (
-      found.argument_size_in_bytes
-      + found.output_size_in_bytes
-      - found.alias_size_in_bytes
-      + found.temp_size_in_bytes
-    )
+
+def planned_bytes(compiled):
+  """Returns a program's memory on the device by the compiler, at the peak."""
+  found = compiled.memory_analysis()
+  return (
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    - found.alias_size_in_bytes
+    + found.temp_size_in_bytes
+  )
 
 
 def compile_all(programs, say, seconds):
   """Compiles programs at the same time; returns those that are ready.
 
   Args:
-    programs: to be compiled.
+    programs: to be compiled: each has a `name` and a `lower`, and gets what is
+      `compiled`.
     say: takes a task and what it took, or why it failed.
     seconds: to wait at most; the rest goes on for nobody.
   """
@@ -199,7 +158,8 @@ def compile_all(programs, say, seconds):
       except Exception as error:
         say(program.name, failed=str(error)[:1500])
         continue
-      say(program.name, traced=traced, gigabytes=program.bytes() / 1e9)
+      gigabytes = planned_bytes(program.compiled) / 1e9
+      say(program.name, traced=traced, gigabytes=gigabytes)
       done.append(program)
   except TimeoutError:
     late = [p.name for job, (p, _) in waiting.items() if not job.done()]
@@ -254,7 +214,7 @@ def rates(program, size, seconds):
     size,
     prompts,
     prefix,
-    program.samples if program.task == "rollout" else 1,
+    program.samples,
     itemsize=jnp.dtype(program.model.language.dtype).itemsize,
   )
   return {
@@ -265,7 +225,7 @@ def rates(program, size, seconds):
 
 
 def run(name, device, say, left, tasks):
-  """Compiles and measures all, most telling first; see `gpu.main`.
+  """Compiles and measures all, most telling first; see `gpu.part`.
 
   Args:
     name: of the size.

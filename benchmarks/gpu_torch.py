@@ -176,6 +176,7 @@ class Torch:
     """Compiles the layers of passes over samples; decoding reads parts."""
     for layer in self.models[0].model.language_model.layers:
       layer.compile(dynamic=False)
+    return {}
 
   def largest_group(self):
     """Returns the largest G of `GROUPS` whose sampling fits."""
@@ -189,10 +190,8 @@ class Torch:
           both = torch_loop.embed(model, batch["ids"].long(), features)
           both = torch.cat([x.repeat_interleave(samples, 0) for x in both])
           decoder = torch_decode.Decoder(model, *both.shape[:2])
-          # Which code is taken makes no difference to memory.
-          decoder.greedy = True
-          # Prefill alone: it takes the most, and the cache is there.
-          decoder._run(both, decoder.places[: decoder.tokens])
+          # Alone: it takes the most, and the cache is there.
+          decoder.prefill(both)
       except torch.OutOfMemoryError:
         break
       found = samples
@@ -226,20 +225,9 @@ class Torch:
     return self.decoders[key].sample(both)
 
 
-def run(name, device, say, left):
-  """Measures all, most telling first; see `gpu.main`.
-
-  Args:
-    name: of the size.
-    device: of torch.
-    say: takes a task and its figures.
-    left: returns the seconds that are left.
-  """
-  say("limits", **limits(device))
-  start = time.perf_counter()
-  side = Torch(name, device)
-  say("models", seconds=[time.perf_counter() - start])
-  tasks = {
+def tasks(side):
+  """Returns the tasks of a side, most telling first: name -> function."""
+  return {
     "rollout tuned": lambda: side.rollout(True),
     "rl_conditional tuned": lambda: side.rl_step(False, True),
     "sft plain": side.sft,
@@ -249,12 +237,27 @@ def run(name, device, say, left):
     "rl_conditional plain": lambda: side.rl_step(False, False),
     "largest G": side.largest_group,
     "sample_8 plain": lambda: side.sample(8, False),
-    "compile": lambda: side.compile() or {},
+    # All that follow it are compiled.
+    "compile": side.compile,
     "rl_conditional tuned, compiled": lambda: side.rl_step(False, True),
     "sft compiled": side.sft,
     "rl_guided tuned, compiled": lambda: side.rl_step(True, True, 2),
   }
-  for task, function in tasks.items():
+
+
+def run(name, device, say, left):
+  """Measures all; see `gpu.part`.
+
+  Args:
+    name: of the size.
+    device: of torch.
+    say: takes a task and its figures.
+    left: returns the seconds that are left.
+  """
+  start = time.perf_counter()
+  side = Torch(name, device)
+  say("models", seconds=[time.perf_counter() - start])
+  for task, function in tasks(side).items():
     # Less would be cut off in the middle and tell nothing.
     if left() < 15:
       say(task, failed="no time was left")

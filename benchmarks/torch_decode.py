@@ -60,7 +60,7 @@ class Decoder:
   def sample(self, embeds, greedy=False):
     """Samples codes [R, I] after embeddings [2 R, T, D]."""
     self.greedy = greedy
-    hidden = self._run(embeds, self.places[: self.tokens])
+    hidden = self.prefill(embeds)
     self._take(hidden, 0)
     self.place.fill_(self.tokens)
     if self.graph is None and embeds.is_cuda:
@@ -73,6 +73,10 @@ class Decoder:
       else:
         self.graph.replay()
     return self.out
+
+  def prefill(self, embeds):
+    """Caches prompts [2 R, T, D]; returns their last states [2 R, D]."""
+    return self._run(embeds, self.places[: self.tokens])
 
   def _step(self):
     """Appends the last code, and samples the next; all in place."""
