@@ -121,7 +121,8 @@ def attend_shared(
     answer_mask: bool [P, G, I], True = a real token of an answer; None: all.
 
   Returns:
-    [P, K, 1, R, N, H]. What padding attends to is not defined.
+    [P, K, 1, R, N, H]. What padding attends to is not defined, but finite: a
+    NaN would reach losses and gradients, whatever masks come after.
   """
   mesh = jax.sharding.get_abstract_mesh()
   attend = _kernel(_platform(mesh), q)

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from genrec_jax import sampling
-from genrec_jax.core.types import Prompt
+from genrec_jax.core import tree
+from genrec_jax.core.types import Prompt, Title
 from genrec_jax.models import janus_presets
 from genrec_jax.models.janus import Janus
+from genrec_jax.nn import attention
 from genrec_jax.sampling import Sampling, scoring
 from genrec_jax.testing import PAD, tiny_janus
 from tests.rounding import TINY_JANUS_TERMS, score_bound
+from tests.train.gradients import assert_same_gradient
 
 
 @pytest.mark.optimised
@@ -181,3 +184,53 @@ def test_a_shared_prefix_is_cheaper_by_xla_s_own_count():
 
   ratio = policy_flops(2, samples) / policy_flops(2 * samples, 1)
   assert ratio <= 0.35, ratio
+
+
+def test_what_padding_attends_to_reaches_nothing(
+  model, params, prompt, monkeypatch
+):
+  """Kernels leave it undefined, but finite."""
+  begun = len(model.image_begin)
+  asked = prompt.replace(
+    ids=prompt.ids[:, :-begun], mask=prompt.mask[:, :-begun]
+  )
+  rng = np.random.default_rng(0)
+  codes = rng.integers(0, 16, (2, 3, 4))
+  lengths = np.asarray([[0, 2, 5], [1, 5, 3]])  # 5: cut off
+  title = Title(
+    tokens=jnp.asarray(rng.integers(6, 24, (2, 3, 5))),
+    words=jnp.asarray(np.arange(5) < lengths[..., None]),
+  )
+  trained, rest = tree.select(params, ("^language/",))
+
+  def total(trained):
+    scores = sampling.score_images(
+      model,
+      tree.merge(trained, rest),
+      asked,
+      codes,
+      Sampling(guidance=2.0),
+      title=title,
+    )
+    of_title = scores.title.logprobs + scores.title.entropy
+    return jnp.sum(scores.logprobs + scores.entropy) + jnp.sum(of_title), scores
+
+  def run():
+    return jax.jit(jax.value_and_grad(total, has_aux=True))(trained)
+
+  def kernel(q, k, v, real, length, num_samples):
+    answers = None
+    if num_samples:
+      answers = real[:, length:].reshape(len(real), num_samples, -1)
+    out = attention._shared_in_blocks(
+      q, k, v, real[:, :length], num_samples, answers
+    )
+    return jnp.where(real[:, None, None, None, :, None], out, 1e3)
+
+  (_, expected), slopes = run()
+  monkeypatch.setattr(attention, "_kernel", lambda platform, q: kernel)
+  (_, found), own = run()
+  for one, other in ((found, expected), (found.title, expected.title)):
+    bound = score_bound(other.logprobs, guidance=2.0)
+    np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=bound)
+  assert_same_gradient(tree.flatten(own), tree.flatten(slopes))
