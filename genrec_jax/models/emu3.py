@@ -18,6 +18,7 @@ from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree, Title
 from genrec_jax.models import emu3_tokens, llama, movqgan
 from genrec_jax.models.api import Vocabulary
 from genrec_jax.models.emu3_tokens import CodeIds, RowVocabulary
+from genrec_jax.models.llama_generator import LlamaGenerator, Step, placed
 from genrec_jax.models.pixels import Preprocessing
 
 # Of a vocabulary of 184,622 tokens no mesh takes even parts: table and head are
@@ -35,39 +36,26 @@ RULES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Emu3:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Emu3(LlamaGenerator):
   """Static configuration and the functions of the generator; see `api`.
 
   Attributes:
-    language: the language model, of both words and codes.
-    tokenizer: of images.
-    bos_id: beginning of sequence.
-    pad_id: padding.
-    image_id: placeholder of a token of an image that is read.
     row_end_id: ends a row of codes.
     image_begin: tokens that begin an image of `image_size`.
     code_ids: the token of each code.
     silent_ids: of all others, those that texts do not hold.
     image_size: pixels per side of the images it generates.
     read_size: the same of the images it reads.
-    pixel_mean: of what the tokenizer reads, by channel.
-    pixel_std: the same.
   """
 
-  language: llama.Llama
   tokenizer: movqgan.MoVQGAN
-  bos_id: int
-  pad_id: int
-  image_id: int
   row_end_id: int
   image_begin: tuple[int, ...]
   code_ids: CodeIds
   silent_ids: tuple[int, ...]
   image_size: int = 256
   read_size: int = 128
-  pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-  pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
   def __post_init__(self) -> None:
     """Checks that images are whole numbers of codes, each with a token.
@@ -101,11 +89,6 @@ class Emu3:
     return side * (side + 1)
 
   @property
-  def codebook_size(self) -> int:
-    """C: values a code can take."""
-    return self.tokenizer.codebook_size
-
-  @property
   def image_vocabulary(self) -> Vocabulary:
     """Codes of images: rows of the one table, columns of the one head."""
     return RowVocabulary(
@@ -116,41 +99,9 @@ class Emu3:
       lambda params: params["codes"]["end"],
     )
 
-  @property
-  def text_vocabulary(self) -> Vocabulary:
-    """Tokens of texts: all but codes and what stands around them."""
-    return Vocabulary(
-      self.language.vocab_size,
-      self._embed_words,
-      self._word_logits,
-      self._text_decode_params,
-    )
-
-  @property
-  def begin_vocabulary(self) -> Vocabulary:
-    """The begin of an image: reads words, and predicts the first code."""
-    return Vocabulary(
-      self.codebook_size,
-      self._embed_words,
-      self._code_logits,
-      lambda params: (
-        self._image_decode_params(params) | self._text_decode_params(params)
-      ),
-    )
-
-  @property
-  def adaptable(self) -> str:
-    """Kernels that may have LoRA adapters: all of the language layers'."""
-    return f"language/{llama.ADAPTABLE}"
-
   def without_gradient(self, *, words: bool = False) -> str:
     """The VQ tokenizer: the head is that of words and codes, and whole."""
     return "tokenizer/.*"
-
-  def with_compute(self, *, dtype: str, remat: str = "none") -> "Emu3":
-    """Returns the same model, its tokenizer of images in float32 as ever."""
-    language = dataclasses.replace(self.language, dtype=dtype, remat=remat)
-    return dataclasses.replace(self, language=language)
 
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters."""
@@ -195,75 +146,40 @@ class Emu3:
       tokens = self.read_images(params, prompt.images)  # [P, N, M]
       tokens = tokens.reshape(tokens.shape[0], -1)
       slots = ids == self.image_id  # [P, T]
-      # The number of a placeholder within its row.
-      order = jnp.maximum(jnp.cumsum(slots, -1, dtype=jnp.int32) - 1, 0)
-      ids = jnp.where(slots, jnp.take_along_axis(tokens, order, 1), ids)
+      ids = jnp.where(slots, placed(slots, tokens), ids)
     return self.language.embed(params["language"], ids)
-
-  def hidden_states(
-    self, params: PyTree, embeds: jax.Array, mask: jax.Array
-  ) -> jax.Array:
-    """Returns hidden states [P, T, D] of all tokens, for text training."""
-    return self.language.hidden_states(params["language"], embeds, mask)
-
-  def prefill(
-    self, params: PyTree, embeds: jax.Array, mask: jax.Array
-  ) -> Prefix:
-    """Runs the language model over [P, T, D] embeddings, mask [P, T]."""
-    return self.language.prefill(params["language"], embeds, mask)
-
-  def cast_params(self, params: PyTree) -> PyTree:
-    """Returns what every use casts to the compute type, cast; see `api`."""
-    return jax.tree.map(
-      lambda x: x.astype(self.language.dtype),
-      {name: params[name] for name in ("language",) if name in params},
-    )
 
   def decode_subtree(self, params: PyTree, *, words: bool = False) -> PyTree:
     """Returns the subtree that `decode_step` reads, in the compute type."""
     # Table and head whole: `Vocabulary.decode_params` takes parts of them.
     return self.cast_params(params)
 
-  def decode_prefix(self, prefix: Prefix) -> Prefix:
-    """Lays a prefix out for `decode_step`; call once per rollout."""
-    return llama.split_prefix(prefix)
-
   def init_cache(
     self, prefix: Prefix, num_samples: int, length: int
   ) -> KVCache:
     """Returns an empty cache for G answers of up to `length` tokens."""
     ends = self._side(self.image_size)  # of rows
-    return self.language.init_cache(prefix, num_samples, length + ends)
+    return super().init_cache(prefix, num_samples, length + ends)
 
   def cache_tokens(self, codes: int) -> int:
     """Returns the room that codes take in a cache, with ends of whole rows."""
     return codes + codes // self._side(self.image_size)
 
-  def decode_step(
+  def _append(
     self,
     vocabulary: Vocabulary,
     decode_params: PyTree,
-    prefix: Prefix,
+    run: Step,
     cache: KVCache,
     tokens: jax.Array,
     index: jax.Array,
-    before: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:
-    """Appends token number `index` [P, G] to each answer; see `api`.
-
-    After the last code of a row comes its end, in the same step.
-    """
-    embeds = vocabulary.embed(decode_params, tokens)  # [P, G, D]
-
-    def run(cache, embeds, place):
-      return self.language.decode_step(
-        decode_params["language"], prefix, cache, embeds, place, before
-      )
-
+    """After the last code of a row comes its end, in the same step."""
     if not isinstance(vocabulary, RowVocabulary):
-      hidden, cache = run(cache, embeds, index)
-      return vocabulary.logits(decode_params, hidden), cache
-
+      return super()._append(
+        vocabulary, decode_params, run, cache, tokens, index
+      )
+    embeds = vocabulary.embed(decode_params, tokens)  # [P, G, D]
     side = self._side(self.image_size)
     end = vocabulary.end(decode_params)
     end = jnp.broadcast_to(end[None, None], embeds.shape).astype(embeds.dtype)
@@ -279,7 +195,7 @@ class Emu3:
     # layers once.
     count = 1 + ((index + 1) % side == 0).astype(jnp.int32)
     cache, hidden = jax.lax.fori_loop(0, count, append, (cache, embeds))
-    return vocabulary.logits(decode_params, hidden), cache
+    return hidden, cache
 
   def teacher_forced_hidden(
     self,
@@ -317,40 +233,9 @@ class Emu3:
       return states
     return jnp.concatenate([hidden[:, :, : title.tokens.shape[-1]], states], 2)
 
-  def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
-    """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""
-    flat = pixels.reshape(-1, *pixels.shape[-3:])  # [B, h, w, 3]
-    mean, std = self._normalisation()
-    codes = self.tokenizer.encode(params["tokenizer"], (flat - mean) / std)
-    return codes.reshape(*pixels.shape[:-3], -1)
-
-  def decode_pixels(self, params: PyTree, codes: jax.Array) -> jax.Array:
-    """Decodes codes [..., I] to float32 images [..., h, w, 3] in [0, 1]."""
-    vectors = self.tokenizer.lookup(params["tokenizer"], codes)
-    return self.decode_vectors(params, vectors)
-
-  def code_vectors(self, params: PyTree) -> jax.Array:
-    """Returns the tokenizer's vectors [C, E] of all codes."""
-    codes = jnp.arange(self.codebook_size)
-    return self.tokenizer.lookup(params["tokenizer"], codes)
-
-  def decode_vectors(self, params: PyTree, vectors: jax.Array) -> jax.Array:
-    """Decodes vectors [..., I, E] to images [..., h, w, 3]; see `api`."""
-    side = self._side(self.image_size)
-    grids = vectors.reshape(-1, side, side, vectors.shape[-1])
-    pixels = self.tokenizer.decode_latents(params["tokenizer"], grids)
-    mean, std = self._normalisation()
-    pixels = jnp.clip(pixels * std + mean, 0, 1)
-    return pixels.reshape(*vectors.shape[:-2], *pixels.shape[1:])
-
   def _side(self, size: int) -> int:
     """Returns the codes along a side of `size` pixels."""
     return size // self.tokenizer.downsampling
-
-  def _normalisation(self) -> tuple[jax.Array, ...]:
-    """Returns mean and deviation of pixels, [1, 1, 1, 3] both."""
-    both = self.pixel_mean, self.pixel_std
-    return tuple(jnp.asarray(x).reshape(1, 1, 1, 3) for x in both)
 
   def _at_codes(self, values: jax.Array, axis: int) -> jax.Array:
     return emu3_tokens.at_codes(self.code_ids, values, axis)
@@ -388,12 +273,6 @@ class Emu3:
     codes["kernel"] = self._code_kernel({"language": language})  # [D, C]
     return {"language": self.language.decode_params(language), "codes": codes}
 
-  def _embed_words(self, params: PyTree, ids: jax.Array) -> jax.Array:
-    return self.language.embed(params["language"], ids)
-
   def _word_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
-    logits = self.language.logits(params["language"], hidden)  # [..., V]
+    logits = super()._word_logits(params, hidden)  # [..., V]
     return emu3_tokens.silenced(logits, [*self.code_ids, *self.silent_ids])
-
-  def _text_decode_params(self, params: PyTree) -> PyTree:
-    return {"language": self.language.text_decode_params(params["language"])}

@@ -8,16 +8,18 @@ C codebook, D width, E width of a codebook vector, W tokens of a title.
 
 import dataclasses
 import functools
+from typing import ClassVar, Self
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree, Title
+from genrec_jax.core.types import Prompt, PyTree, Title
 from genrec_jax.models import llama, siglip, vqgan
 from genrec_jax.models.api import Vocabulary
 from genrec_jax.models.janus_layers import Aligner, Head
+from genrec_jax.models.llama_generator import LlamaGenerator, placed
 from genrec_jax.nn import layers
 
 RULES = (
@@ -40,21 +42,20 @@ RULES = (
 _ENDS = {"embed_tokens", "lm_head"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Janus:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Janus(LlamaGenerator):
   """Static configuration and the functions of the generator; see `api`."""
 
-  language: llama.Llama
-  vision: siglip.Siglip
   tokenizer: vqgan.VQGAN
-  bos_id: int
-  pad_id: int
+  vision: siglip.Siglip
   boi_id: int  # begin of image, the last token of a prompt
-  image_id: int  # placeholder of one image feature
   aligner_depth: int = 2
   aligner_activation: str = "gelu"
   image_aligner_depth: int = 2
   image_activation: str = "gelu"  # of the codes' aligner and head
+
+  # The tower is left out: its layer norms use their parameters in float32.
+  cast: ClassVar = ("language", "aligner", "image_head")
 
   def __post_init__(self) -> None:
     """Checks that images are generated at the size at which they are read.
@@ -83,11 +84,6 @@ class Janus:
     return self.vision.num_patches
 
   @property
-  def codebook_size(self) -> int:
-    """C: values a code can take."""
-    return self.tokenizer.num_embeddings
-
-  @property
   def image_size(self) -> int:
     """Pixels per side of the images it generates, as of those it reads."""
     return self.vision.image_size
@@ -112,48 +108,15 @@ class Janus:
       self._image_decode_params,
     )
 
-  @property
-  def text_vocabulary(self) -> Vocabulary:
-    """Tokens of texts: the language model's own table and head."""
-    return Vocabulary(
-      self.language.vocab_size,
-      self._embed_words,
-      self._word_logits,
-      self._text_decode_params,
-    )
-
-  @property
-  def begin_vocabulary(self) -> Vocabulary:
-    """Reads a begin-of-image as text, and predicts the first code."""
-    return Vocabulary(
-      self.codebook_size,
-      self._embed_words,
-      self._code_logits,
-      lambda params: (
-        self._image_decode_params(params) | self._text_decode_params(params)
-      ),
-    )
-
-  @property
-  def adaptable(self) -> str:
-    """Kernels that may have LoRA adapters: all of the language layers'."""
-    return f"language/{llama.ADAPTABLE}"
-
   def without_gradient(self, *, words: bool = False) -> str:
     """The VQ tokenizer, and text's head where answers are images alone."""
     return "tokenizer/.*" if words else "(language/lm_head|tokenizer)/.*"
 
-  def with_compute(self, *, dtype: str, remat: str = "none") -> "Janus":
-    """Returns the same model with another compute type and remat policy.
-
-    The image tokenizer stays in float32: it is small, and its codes are an
-    argmin that rounding would flip.
-    """
-    return dataclasses.replace(
-      self,
-      language=dataclasses.replace(self.language, dtype=dtype, remat=remat),
-      vision=dataclasses.replace(self.vision, dtype=dtype, remat=remat),
-    )
+  def with_compute(self, *, dtype: str, remat: str = "none") -> Self:
+    """Returns the same model, its tower too with another compute type."""
+    model = super().with_compute(dtype=dtype, remat=remat)
+    vision = dataclasses.replace(self.vision, dtype=dtype, remat=remat)
+    return dataclasses.replace(model, vision=vision)
 
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters."""
@@ -214,34 +177,7 @@ class Janus:
     features = self.image_features(params, prompt.images)  # [P, N, I, D]
     features = features.reshape(features.shape[0], -1, features.shape[-1])
     slots = prompt.ids == self.image_id  # [P, T]
-    # The number of a placeholder within its row; elsewhere any feature will do.
-    order = jnp.maximum(jnp.cumsum(slots, -1, dtype=jnp.int32) - 1, 0)
-    inserted = jnp.take_along_axis(features, order[..., None], 1)  # [P, T, D]
-    return jnp.where(slots[..., None], inserted, embeds)
-
-  def hidden_states(
-    self, params: PyTree, embeds: jax.Array, mask: jax.Array
-  ) -> jax.Array:
-    """Returns hidden states [P, T, D] of all tokens, for text training."""
-    return self.language.hidden_states(params["language"], embeds, mask)
-
-  def prefill(
-    self, params: PyTree, embeds: jax.Array, mask: jax.Array
-  ) -> Prefix:
-    """Runs the language model over [P, T, D] embeddings, mask [P, T]."""
-    return self.language.prefill(params["language"], embeds, mask)
-
-  def cast_params(self, params: PyTree) -> PyTree:
-    """Returns what every use casts to the compute type, cast; see `api`.
-
-    A model with these in place of its own computes the same.
-    """
-    # The tower is left out: its layer norms use their parameters in float32.
-    cast = ("language", "aligner", "image_head")
-    return jax.tree.map(
-      lambda x: x.astype(self.language.dtype),
-      {name: params[name] for name in cast if name in params},
-    )
+    return jnp.where(slots[..., None], placed(slots, features), embeds)
 
   def decode_subtree(self, params: PyTree, *, words: bool = False) -> PyTree:
     """Returns the subtree that `decode_step` reads, in the compute type."""
@@ -251,37 +187,6 @@ class Janus:
     return self.cast_params(
       {"language": language, "image_head": params["image_head"]}
     )
-
-  def decode_prefix(self, prefix: Prefix) -> Prefix:
-    """Lays a prefix out for `decode_step`; call once per rollout."""
-    return llama.split_prefix(prefix)
-
-  def init_cache(
-    self, prefix: Prefix, num_samples: int, length: int
-  ) -> KVCache:
-    """Returns an empty cache for G answers of up to `length` tokens."""
-    return self.language.init_cache(prefix, num_samples, length)
-
-  def cache_tokens(self, codes: int) -> int:
-    """Returns the room that codes of an image take in a cache: one each."""
-    return codes
-
-  def decode_step(
-    self,
-    vocabulary: Vocabulary,
-    decode_params: PyTree,
-    prefix: Prefix,
-    cache: KVCache,
-    tokens: jax.Array,
-    index: jax.Array,
-    before: jax.Array | None = None,
-  ) -> tuple[jax.Array, KVCache]:
-    """Appends token number `index` [P, G] to each answer; see `api`."""
-    embeds = vocabulary.embed(decode_params, tokens)  # [P, G, D]
-    hidden, cache = self.language.decode_step(
-      decode_params["language"], prefix, cache, embeds, index, before
-    )
-    return vocabulary.logits(decode_params, hidden), cache
 
   def teacher_forced_hidden(
     self,
@@ -322,30 +227,6 @@ class Janus:
       [hidden[:, :, :written], hidden[:, :, written + 1 :]], 2
     )
 
-  def encode_pixels(self, params: PyTree, pixels: jax.Array) -> jax.Array:
-    """Quantises float32 images [..., h, w, 3] in [0, 1] to codes [..., I]."""
-    flat = pixels.reshape(-1, *pixels.shape[-3:])  # [B, h, w, 3]
-    codes = self.tokenizer.encode(params["tokenizer"], flat * 2 - 1)
-    return codes.reshape(*pixels.shape[:-3], -1)
-
-  def decode_pixels(self, params: PyTree, codes: jax.Array) -> jax.Array:
-    """Decodes codes [..., I] to float32 images [..., h, w, 3] in [0, 1]."""
-    vectors = self.tokenizer.lookup(params["tokenizer"], codes)
-    return self.decode_vectors(params, vectors)
-
-  def code_vectors(self, params: PyTree) -> jax.Array:
-    """Returns the tokenizer's unit vectors [C, E] of all codes."""
-    codes = jnp.arange(self.codebook_size)
-    return self.tokenizer.lookup(params["tokenizer"], codes)
-
-  def decode_vectors(self, params: PyTree, vectors: jax.Array) -> jax.Array:
-    """Decodes vectors [..., I, E] to images [..., h, w, 3]; see `api`."""
-    side = self.vision.image_size // self.vision.patch_size
-    grids = vectors.reshape(-1, side, side, vectors.shape[-1])
-    pixels = self.tokenizer.decode_latents(params["tokenizer"], grids)
-    pixels = jnp.clip(pixels / 2 + 0.5, 0, 1)  # the decoder's are in [-1, 1]
-    return pixels.reshape(*vectors.shape[:-2], *pixels.shape[1:])
-
   def _embed_codes(self, params: PyTree, codes: jax.Array) -> jax.Array:
     head = params["image_head"]
     vectors = head["embed"]["embedding"][codes]  # [..., E]
@@ -359,15 +240,6 @@ class Janus:
     params = self.decode_subtree(params)
     language = self.language.decode_params(params["language"])
     return params | {"language": language}
-
-  def _embed_words(self, params: PyTree, ids: jax.Array) -> jax.Array:
-    return self.language.embed(params["language"], ids)
-
-  def _word_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
-    return self.language.logits(params["language"], hidden)
-
-  def _text_decode_params(self, params: PyTree) -> PyTree:
-    return {"language": self.language.text_decode_params(params["language"])}
 
   def _aligner(self) -> Aligner:
     return Aligner(

@@ -7,17 +7,13 @@ c channels.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from genrec_jax.models.image_tokenizer import ImageTokenizer
 from genrec_jax.nn import layers
-
-if TYPE_CHECKING:
-  from genrec_jax.models.movqgan import MoVQGAN
-  from genrec_jax.models.vqgan import VQGAN
 
 # Maps (dtype, name) to a norm, whose parameters are the calling module's.
 Norm = Callable[[str, str], Callable[[jax.Array], jax.Array]]
@@ -154,7 +150,7 @@ class Level(nn.Module):
 class Encoder(nn.Module):
   """Encoder: pixels to latents, one halving per level but the last."""
 
-  config: "VQGAN | MoVQGAN"
+  config: ImageTokenizer
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -180,7 +176,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
   """Decoder: latents to pixels; `up_0` is the coarsest, as in transformers."""
 
-  config: "VQGAN | MoVQGAN"
+  config: ImageTokenizer
 
   @nn.compact
   def __call__(self, x: jax.Array, norm: Norm = group_norm) -> jax.Array:
