@@ -126,7 +126,8 @@ def attend_shared(
   """
   mesh = jax.sharding.get_abstract_mesh()
   attend = _kernel(_platform(mesh), q)
-  if attend is None:
+  # A kernel has whole heads; devices may be more than those of the keys.
+  if attend is None or q.shape[1] % mesh.shape.get("model", 1):
     return _shared_in_blocks(q, k, v, mask, num_samples, answer_mask)
   p, t, n = *mask.shape, q.shape[-2]
   if answer_mask is None:

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrec_jax.nn import attention
+from genrec_jax.core import mesh as mesh_lib
+from genrec_jax.core import sharding
+from genrec_jax.nn import attention, cudnn, splash
 from tests import rounding
 
 P, K, G, R, T, S, H = 2, 3, 4, 2, 5, 7, 6
@@ -141,5 +143,70 @@ def test_prompts_and_answers_of_one_pass_are_those_of_two(monkeypatch, block):
   rounding.assert_close(
     np.moveaxis(found[..., :S, :], 4, 1)[real],
     np.moveaxis(alone, 4, 1)[real],
+    terms=TERMS,
+  )
+
+
+@pytest.mark.parametrize(
+  ("platform", "dtype", "width", "expected"),
+  [
+    ("cpu", "bfloat16", 128, None),
+    ("tpu", "bfloat16", 128, splash.attend_shared),
+    ("tpu", "float32", 256, splash.attend_shared),
+    ("tpu", "bfloat16", 64, None),
+    ("gpu", "bfloat16", 64, cudnn.attend_shared),
+    ("cuda", "float16", 128, cudnn.attend_shared),
+    ("gpu", "bfloat16", 96, None),
+    ("gpu", "float32", 128, None),
+  ],
+)
+def test_a_kernel_is_taken_where_it_takes_such_heads(
+  platform, dtype, width, expected
+):
+  found = attention._kernel(platform, jnp.zeros((1, 1, 1, 1, 1, width), dtype))
+  assert getattr(found, "func", found) is expected
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(
+  ("model", "part"), [(1, None), (2, (1, 2)), (8, None)], ids=str
+)
+def test_a_kernel_is_given_each_device_s_own(monkeypatch, padded, model, part):
+  """Its prompts and whole heads; which tokens are real, answers' as well."""
+  p, kv, t, g, i = 4, 4, S, 2, 3
+  mask = np.arange(t) >= np.array([[0], [3], [1], [2]])
+  real_answers = np.ones((p, g, i), bool)
+  real_answers[:, 1, 2] = not padded
+  q, k, v = (
+    draw(n, *shape, t + g * i, H)
+    for n, shape in enumerate([(p, kv, 1, R), (p, kv, 1), (p, kv, 1)])
+  )
+  masks = jnp.asarray(mask), g, jnp.asarray(real_answers) if padded else None
+  parts = []
+
+  def kernel(q, k, v, real, prompt, samples):
+    parts.append(q.shape[:2])
+    answers = real[:, prompt:].reshape(len(real), samples, -1)
+    return attention._shared_in_blocks(
+      q, k, v, real[:, :prompt], samples, answers
+    )
+
+  expected = attention.attend_shared(q, k, v, *masks)
+  monkeypatch.setattr(attention, "_kernel", lambda *_: kernel)
+  given = (q, k, v)
+  if model == 1:  # no mesh at all
+    run, part = attention.attend_shared, (p, kv)
+  else:
+    mesh = mesh_lib.make_mesh(model=model)
+    run = sharding.trace_with_mesh(mesh, attention.attend_shared)
+    given = jax.device_put(
+      given, jax.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    )
+  found = jax.jit(lambda q, k, v: run(q, k, v, *masks))(*given)
+  assert parts == ([part] if part else [])
+  shown = np.concatenate([mask, real_answers.reshape(p, -1)], 1)
+  rounding.assert_close(
+    np.moveaxis(found, 4, 1)[shown],
+    np.moveaxis(expected, 4, 1)[shown],
     terms=TERMS,
   )

@@ -1,5 +1,7 @@
 """The splash kernel, interpreted: masks, padding and gradients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,3 +67,29 @@ def test_an_answer_sees_the_prompt_and_itself():
       [1, 1, 0, 0, 1, 1],
     ],
   )
+
+
+@pytest.mark.parametrize(
+  ("prompt", "samples", "answer", "pairs"),
+  [
+    (192, 0, 0, 3),
+    # Three blocks, the last filled up; of nine pairs causality leaves six.
+    (192, 2, 64, 6),
+    # An answer a block: each sees the prompt's and its own.
+    (128, 3, 128, 1 + 3 * 2),
+  ],
+)
+def test_its_name_tells_how_many_blocks_it_computes(
+  prompt, samples, answer, pairs
+):
+  """`analysis.hlo_kernels` counts by it, as no compiler does."""
+  tokens = prompt + samples * answer
+  real = jnp.ones((1, tokens), bool)
+
+  def attend(q, k):
+    options = {"block": 128, "interpret": True}
+    return splash.attend_shared(q, k, k, real, prompt, samples, **options)
+
+  shapes = (1, 2, 1, 1, tokens, WIDTH), (1, 2, 1, tokens, WIDTH)
+  text = jax.jit(attend).lower(*map(jnp.zeros, shapes)).as_text(debug_info=True)
+  assert set(re.findall(r"splash_(\d+)x128", text)) == {str(pairs)}
