@@ -53,6 +53,7 @@ FAST = (
   "tests/targets_test.py",
   "tests/testing_test.py",
   "tests/tools/compare_test.py",
+  "tests/tools/hf_inference/sampling_test.py",
   "tests/train/bandit_test.py",
   "tests/train/optimizers_test.py",
   "tests/train/trainable_test.py",
