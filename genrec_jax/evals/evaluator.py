@@ -265,11 +265,11 @@ class Evaluator:
       params = read() if callable(read) else read
       # Of each user the one whose samples the shuffled row shows instead.
       others = None if name == "base" else source
-      strangers = () if others is None else others[: self.keep_images]
+      exchanged = () if others is None else others[: self.keep_images]
       shown, samples = self.sample(
         params,
         self.test,
-        keep=[*firsts, *map(int, strangers)],
+        keep=[*firsts, *map(int, exchanged)],
         done=functools.partial(tally.add, f"evaluating {name}"),
       )
       found.add(name, scorer, shown)

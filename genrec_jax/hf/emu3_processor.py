@@ -211,7 +211,7 @@ class Emu3Processor:
     """Returns the centre square of an image, uint8 [S, S, 3], `read_size`.
 
     Not padded: what is read is what is generated, and grey bars that stand in
-    a history would be drawn.
+    a history would be generated.
     """
     return centre_square(image, self.read_size)
 

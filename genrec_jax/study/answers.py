@@ -81,7 +81,7 @@ class Answers:
   def missed(self) -> np.ndarray:
     """True for checks with another than the known answer: bool [V].
 
-    The question is whose taste an image fits; the stranger's is no copy.
+    The question is whose taste an image fits; another user's is no copy.
     """
     taste = self.outcome[:, list(QUESTIONS).index("taste")]
     return self.check & ((taste != 1) | self.copies[:, 1])

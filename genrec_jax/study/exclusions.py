@@ -16,8 +16,8 @@ class Rules(NamedTuple):
   """
 
   completed_at_least: float = 0.8  # of a block
-  # Of five: the image of a stranger instead of one out of the very history,
-  # or "cannot say", or the stranger's marked as a copy.
+  # Of five: another user's image chosen, not the one of the user shown, or
+  # "cannot say", or the other's marked as a copy.
   checks_missed_at_most: int = 1
   one_side_below: float = 0.9  # of what was decided; half is expected
   seconds_at_least: float = 2.0  # a pair with three questions, the median

@@ -18,9 +18,9 @@ def ours(tmp_path_factory):
   return tiny_emu3.opened(folder).processor
 
 
-def pictures():
+def opened_images():
   """Returns squares of the size at which they are read."""
-  return [Image.fromarray(x) for x in tiny_emu3.pictures(3)]
+  return [Image.fromarray(x) for x in tiny_emu3.random_images(3)]
 
 
 def test_a_text_prompt_is_that_of_transformers(ours):
@@ -44,13 +44,13 @@ def test_a_history_is_read_as_transformers_reads_it(ours):
     "circle on sand<image>\ndraw ASSISTANT:"
   )
   expected = tiny_emu3.processor()(
-    text=[text], images=[pictures()], return_tensors="np"
+    text=[text], images=[opened_images()], return_tensors="np"
   )
   assert expected["image_sizes"].tolist() == [[16, 16]] * 3
   ids = ours.prompt_ids(TITLES, "draw")
   begin = ours.image_begin
   assert ids == [*expected["input_ids"][0].tolist(), *begin]
-  prompt = make_prompt(ours, ids, pictures())
+  prompt = make_prompt(ours, ids, opened_images())
   assert prompt.images.shape == (1, 3, 16, 16, 3)
   np.testing.assert_allclose(
     tiny_emu3.pixel_values(prompt.images[0]),
@@ -70,7 +70,7 @@ def test_a_question_is_what_the_chat_template_says(ours):
     "You are a helpful assistant. USER: red cross<image>what is this ASSISTANT:"
   )
   expected = tiny_emu3.processor()(
-    text=[text], images=[pictures()[:1]], return_tensors="np"
+    text=[text], images=[opened_images()[:1]], return_tensors="np"
   )
   assert ids == expected["input_ids"][0].tolist()
   assert ours.end_ids == (2,)

@@ -202,7 +202,7 @@ def opened(folder, **sizes):
   return load.open_generator(folder, dtype="float32", **sizes)
 
 
-def pictures(count=2, side=READ):
+def random_images(count=2, side=READ):
   """Returns images as they are read, uint8 [count, S, S, 3]."""
   rng = np.random.default_rng(3)
   return rng.integers(0, 256, (count, side, side, 3), np.uint8)

@@ -33,7 +33,7 @@ def prompt_of(ids, images, pad=0, pads=0):
 
 
 def history(processor):
-  return processor.prompt_ids(TITLES, INSTRUCTION), tiny_emu3.pictures()
+  return processor.prompt_ids(TITLES, INSTRUCTION), tiny_emu3.random_images()
 
 
 def torch_logits(theirs, ids, images):
@@ -107,7 +107,7 @@ def test_logits_match_and_see_the_history(pair):
 
 def test_greedy_text_prompts_match_generate_token_for_token(pair):
   theirs, ours, params, processor = pair
-  drawn = []
+  sampled = []
   for text in ("a red cross", "large circle on sand"):
     ids = processor.text_prompt_ids(text)
     nothing = [ours.bos_id, *ours.image_begin]
@@ -128,9 +128,9 @@ def test_greedy_text_prompts_match_generate_token_for_token(pair):
     )[0, len(ids) :]
     found = greedy(ours, params, prompt_of(ids, np.zeros((0, 8, 8, 3), "u1")))
     np.testing.assert_array_equal(tokens_of(ours, found), made)
-    drawn.append(found)
-  assert len(np.unique(drawn)) > 5  # else agreement would mean little
-  assert (drawn[0] != drawn[1]).any()
+    sampled.append(found)
+  assert len(np.unique(sampled)) > 5  # else agreement would mean little
+  assert (sampled[0] != sampled[1]).any()
 
 
 def torch_greedy(theirs, model, ids, images):
@@ -166,18 +166,18 @@ def test_greedy_prompts_with_history_images_match_a_torch_loop(pair):
 
 def test_pixels_and_codes_match(pair):
   theirs, ours, params, _ = pair
-  images = tiny_emu3.pictures(3, ours.image_size)
+  images = tiny_emu3.random_images(3, ours.image_size)
   with torch.no_grad():
     sizes = torch.tensor([images.shape[1:3]] * 3)
     codes = theirs.model.vqmodel.encode(
       tiny_emu3.pixel_values(images), sizes
     ).image_tokens
-    drawn = theirs.model.vqmodel.decode(torch.stack(codes)).numpy()
+    decoded = theirs.model.vqmodel.decode(torch.stack(codes)).numpy()
   found = jax.jit(ours.encode_pixels)(params, images.astype("float32") / 255)
   assert found.shape == (3, ours.image_tokens)
   np.testing.assert_array_equal(found, torch.stack(codes).reshape(3, -1))
   pixels = jax.jit(ours.decode_pixels)(params, found)
-  expected = drawn.transpose(0, 2, 3, 1) * tiny_emu3.STD + tiny_emu3.MEAN
+  expected = decoded.transpose(0, 2, 3, 1) * tiny_emu3.STD + tiny_emu3.MEAN
   np.testing.assert_allclose(pixels, np.clip(expected, 0, 1), atol=1e-4)
   vectors = ours.code_vectors(params)[found]
   again = jax.jit(ours.decode_vectors)(params, vectors)
@@ -186,7 +186,7 @@ def test_pixels_and_codes_match(pair):
 
 def test_what_is_read_is_what_transformers_inserts(pair):
   theirs, ours, params, _ = pair
-  images = tiny_emu3.pictures()
+  images = tiny_emu3.random_images()
   with torch.no_grad():
     expected = theirs.model.get_image_tokens(
       tiny_emu3.pixel_values(images), torch.tensor([[16, 16]] * 2)
@@ -198,7 +198,7 @@ def test_what_is_read_is_what_transformers_inserts(pair):
 
 def test_what_it_generated_is_read_at_its_own_size(pair):
   _, ours, params, _ = pair
-  images = tiny_emu3.pictures(2, ours.image_size)
+  images = tiny_emu3.random_images(2, ours.image_size)
   found = jax.jit(ours.read_images)(params, images[None])
   small = jax.image.resize(images / np.float32(255), (2, 16, 16, 3), "cubic")
   codes = jax.jit(ours.encode_pixels)(params, np.clip(small, 0, 1))

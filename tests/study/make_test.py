@@ -109,7 +109,7 @@ def test_checks_may_show_a_row_s_image_for_somebody_else(tmp_path):
 
 
 def test_what_others_liked_is_as_unlike_as_it_can_be():
-  """A check's stranger is far from all that is shown, and never the user."""
+  """A check's other image is far from all that is shown, and never the user."""
   shades = [[0, 10], [5, 20], [250, 240], [245, 235]]
   histories = [
     [np.full((8, 8, 3), value, np.uint8) for value in values]
@@ -234,7 +234,7 @@ def test_what_was_fixed_cannot_be_changed(name, change, tmp_path):
     folder.open_study(str(study.path))
 
 
-def test_strangers_images_are_unlike_the_history(study):
+def test_other_users_images_are_unlike_the_history(study):
   """Each is further from it than what others of the history are from it."""
   for block, task in itertools.product(study.tasks["blocks"], range(25)):
     if task >= len(block):
@@ -243,8 +243,8 @@ def test_strangers_images_are_unlike_the_history(study):
     if entry["kind"] == "check":
       shown = study.tasks["histories"][block[task]["history"]]
       liked = [image_of(study, x["image"]).astype(int) for x in shown]
-      stranger = {"left": "right", "right": "left"}[entry["known"]]
-      other = image_of(study, block[task][stranger]).astype(int)
+      side = {"left": "right", "right": "left"}[entry["known"]]
+      other = image_of(study, block[task][side]).astype(int)
       nearest = min(np.abs(other - image).mean() for image in liked)
       within = np.abs(liked[0] - liked[1]).mean()
       assert nearest > 0.5 * within

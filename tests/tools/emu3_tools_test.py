@@ -1,4 +1,4 @@
-"""Both tools draw and answer alike with Emu3, and refuse the same."""
+"""Both tools generate and answer alike with Emu3, and refuse the same."""
 
 import json
 
@@ -17,7 +17,7 @@ TITLES = "--titles=a red <image> cross|"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-  """A folder with an export of ours, and two pictures."""
+  """A folder with an export of ours, and two images."""
   place = tmp_path_factory.mktemp("emu3")
   folder = tiny_emu3.save(place / "model")
   tiny_emu3.edit(folder / "config.json", image_size=24, read_size=16)
@@ -45,7 +45,7 @@ def arrays(folder):
   return {path.stem: np.load(path) for path in folder.glob("*.npy")}
 
 
-def test_both_draw_the_same_after_a_history(place):
+def test_both_generate_the_same_after_a_history(place):
   command.main(arguments(place, "torch", "--num=2"))
   status, said, error = run_tool(
     "generate.py", *arguments(place, "jax", "--num=2")
@@ -82,7 +82,7 @@ def test_both_answer_a_question_alike(place):
   np.testing.assert_array_equal(theirs["answer_ids"], ours["answer_ids"])
 
 
-def test_both_refuse_a_question_to_a_model_that_only_draws(place):
+def test_both_refuse_a_question_to_a_model_that_only_generates(place):
   tiny_emu3.save(place / "gen", chat=None)
   more = ("--mode=text", "--prompt=what is this")
   with pytest.raises(SystemExit, match=r"no chat template.*as Emu3-Gen is"):

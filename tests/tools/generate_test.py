@@ -57,29 +57,29 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def image_files(tmp_path_factory):
   """Returns files: tall, turned by EXIF; wide, a palette; square, alpha."""
-  folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+  folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
   exif = PIL.Image.Exif()
   exif[274] = 6
   paths = []
   for width, height, mode in ((31, 40, "RGB"), (50, 9, "P"), (20, 20, "RGBA")):
     pixels = rng.integers(0, 256, (height // 3 + 1, width // 3 + 1, 4), "uint8")
-    picture = PIL.Image.fromarray(pixels).resize((width, height), 0)
+    image = PIL.Image.fromarray(pixels).resize((width, height), 0)
     paths.append(folder / f"{width}.png")
-    picture.convert(mode).save(paths[-1], exif=exif)
-  (folder / "text.png").write_text("no picture")
+    image.convert(mode).save(paths[-1], exif=exif)
+  (folder / "text.png").write_text("no image")
   (folder / "part.png").write_bytes(paths[0].read_bytes()[:-100])
   return paths
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, folder, pictures):
+def results(tmp_path_factory, folder, image_files):
   """Runs all commands; returns name -> (status, stdout, stderr, --out)."""
   place = tmp_path_factory.mktemp("outs")
   (place / "empty").mkdir()
-  bad = bad_flags.make(place, pictures[0].parent)
-  history = f"--history={','.join(map(str, pictures))}"
+  bad = bad_flags.make(place, image_files[0].parent)
+  history = f"--history={','.join(map(str, image_files))}"
   titled = [history, "--titles=" + "|".join(TITLES)]
   sampling = ["--num=3", "--guidance=2", "--temperature=1.5", "--top_k=20"]
   commands = {
@@ -145,7 +145,7 @@ def opened(path):
   return np.asarray(PIL.Image.open(path))
 
 
-def test_a_history_is_drawn_for(results, folder, pictures):
+def test_images_are_generated_for_a_history(results, folder, image_files):
   status, stdout, stderr, out = results["history"]
   assert status == 0, stderr
   assert len(stdout.splitlines()) <= 5
@@ -171,7 +171,8 @@ def test_a_history_is_drawn_for(results, folder, pictures):
   )
   assert dump["prompt_ids"].tolist() == expected
   values = theirs().image_processor(
-    [processor_lib.open_image(path) for path in pictures], return_tensors="np"
+    [processor_lib.open_image(path) for path in image_files],
+    return_tensors="np",
   )["pixel_values"]
   np.testing.assert_allclose(dump["pixel_values"], values, atol=1e-5)
   np.testing.assert_array_equal(*dump["codes"])  # greedy: the same twice
@@ -231,11 +232,11 @@ def test_a_run_s_model_is_sampled_as_in_the_run(results):
   assert "guidance 5, temperature 1, top_k 0, top_p 1" in stdout
 
 
-def test_greedy_text_is_that_of_transformers(results, pictures):
+def test_greedy_text_is_that_of_transformers(results, image_files):
   status, stdout, stderr, out = results["text"]
   assert status == 0, stderr
   content = []
-  for title, path in zip(TITLES, pictures, strict=True):
+  for title, path in zip(TITLES, image_files, strict=True):
     title = title.replace("<image_placeholder>", " ")
     content += [{"type": "text", "text": title}] if title else []
     image = processor_lib.open_image(path)  # theirs leaves alpha out
@@ -273,9 +274,12 @@ def test_greedy_text_is_that_of_transformers(results, pictures):
 
 
 @pytest.mark.parametrize("name", bad_flags.CASES)
-def test_what_cannot_be_is_refused_in_one_error(results, pictures, name):
+def test_what_cannot_be_is_refused_in_one_error(results, image_files, name):
   _, messages = bad_flags.CASES[name]
-  known = {"images": pictures[0].parent, "place": results["nothing"][3].parent}
+  known = {
+    "images": image_files[0].parent,
+    "place": results["nothing"][3].parent,
+  }
   status, stdout, stderr, out = results[name]
   stderr = own_words(stderr)
   assert status == 1

@@ -53,8 +53,8 @@ def train(seed: int, steps: int, batch: int = 32) -> PyTree:
     cosines = jnp.einsum("bhwe,ce->bhwc", z, entries)
     cross = optax.softmax_cross_entropy_with_integer_labels
     told = cross(cosines / 0.1, codes).mean()
-    drawn = VQ.decode(params, codes)
-    error = jnp.abs(drawn - pixels).mean()
+    decoded = VQ.decode(params, codes)
+    error = jnp.abs(decoded - pixels).mean()
     return error + 0.1 * told, {"error": error, "told": told}
 
   def project(params):
