@@ -108,3 +108,15 @@ def test_both_say_what_a_context_too_short_is_filled_with(place):
   )
   assert status == 1
   assert "2 images of 13) and an answer of up to 20 do not fit the 40" in error
+
+
+def test_titles_are_refused_before_a_weight_is_read(tmp_path):
+  (tmp_path / "config.json").write_text('{"model_type": "emu3"}')  # alone
+  with pytest.raises(SystemExit, match="--mode=item of an Emu3: expected"):
+    command.main(
+      [
+        *(f"--model={tmp_path}", f"--out={tmp_path / 'out'}"),
+        *("--mode=item", "--prompt=a red cross"),
+      ]
+    )
+  assert not (tmp_path / "out").exists()

@@ -13,9 +13,10 @@ from .checkpoint import load
 from .images import open_image, open_images
 from .items import sample_items
 from .prompts import image_prompt, question_prompt
-from .sampling import answer, decode_images, sample_codes
+from .sampling import Sampling, answer, decode_images, sample_codes
 
 __all__ = [
+  "Sampling",
   "answer",
   "decode_images",
   "image_prompt",

@@ -94,6 +94,11 @@ def load_emu3(
   return model.eval().to(device), processor
 
 
+def kind(name: str | os.PathLike[str]) -> str:
+  """Returns the model_type of a model; of the hub's, by config.json alone."""
+  return str(transformers.AutoConfig.from_pretrained(name).model_type)
+
+
 def local_folder(name: str | os.PathLike[str]) -> Path:
   """Returns the folder of a model: `name` itself, or what the hub has by it."""
   if Path(name).is_dir():

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     ValueError: says what does not fit; nothing has been written.
     OSError: the same, for files.
   """
+  check_mode(args)
   history = images.open_images(args.history)
   model, processor, options = load(args)
   of_image = args.mode != "text"
@@ -73,6 +74,25 @@ def run(args: argparse.Namespace) -> None:
     f"{args.model}, {args.dtype}: {how}\n"
     f"written: {', '.join(out)} in {args.out}"
   )
+
+
+def check_mode(args: argparse.Namespace) -> None:
+  """Refuses titles of an Emu3, before a weight is fetched or read.
+
+  Raises:
+    ValueError: says what writes them.
+  """
+  if args.mode != "item":
+    return
+  try:
+    kind = checkpoint.kind(args.model)
+  except Exception:  # `load` says what is wrong with the model
+    return
+  if kind == "emu3":
+    raise ValueError(
+      "--mode=item of an Emu3: expected --mode=image here; the tool of JAX,"
+      " tools/generate.py, writes titles, too"
+    )
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
@@ -159,11 +179,6 @@ def generate(
   how = {"num": args.num, "seed": args.seed, "greedy": args.greedy} | options
   titles = None  # [num] lists of token ids
   if isinstance(processor, emu3.Processor):
-    if args.mode == "item":
-      raise ValueError(
-        "--mode=item of an Emu3: expected --mode=image here; the tool of JAX,"
-        " tools/generate.py, writes titles, too"
-      )
     codes = emu3.sample_codes(model, ids, pixels, processor=processor, **how)
     generated = emu3.decode_images(model, codes, processor)
   elif args.mode == "item":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .emu3_prompts import Processor
-from .sampling import new_cache, probabilities, to_uint8
+from .sampling import Sampling, new_cache, to_uint8
 
 
 def seen_by_model(
@@ -40,14 +40,10 @@ def sample_codes(
   *,
   processor: Processor,
   num: int = 4,
-  guidance: float = 3.0,
-  temperature: float = 1.0,
-  top_k: int = 0,
-  top_p: float = 1.0,
-  greedy: bool = False,
-  seed: int = 0,
+  **how: Any,
 ) -> torch.Tensor:
   """Samples images of one prompt; as `sampling.sample_codes`."""
+  options = Sampling(**how)
   ids, embed = input_ids.to(model.device), model.get_input_embeddings()
   if pixel_values is not None:
     seen = seen_by_model(model, processor, pixel_values)
@@ -55,7 +51,7 @@ def sample_codes(
     tokens = model.model.get_image_tokens(**seen).to(ids.device, ids.dtype)
     ids = ids.masked_scatter(ids == processor.ids["image"], tokens)
   prompts = [ids]
-  if guidance != 1:  # the same begin behind nothing
+  if options.guidance != 1:  # the same begin behind nothing
     begin = processor.begin(processor.image_size)
     nothing = [processor.tokenizer.bos_token_id, *begin]
     prompts.append(torch.tensor([nothing], device=ids.device))
@@ -84,21 +80,12 @@ def sample_codes(
   code_ids = code_tokens(model)
   side = processor.image_size // processor.side
   row_end = torch.full((num,), processor.ids["row_end"], device=ids.device)
-  # Its own, so that the seed fixes the images whatever ran before.
-  generator = torch.Generator(model.device).manual_seed(seed)
+  generator = options.generator(model)
   codes: list[torch.Tensor] = []
   while True:
     # Codes alone can follow: [num, C] of each branch.
     each = [model.lm_head(h).float()[..., code_ids] for h in hidden]
-    logits = each[0]
-    if guidance != 1:
-      # As `sampling.sample_codes`, before any temperature.
-      logits = each[1] + guidance * (each[0] - each[1])
-    if greedy:
-      codes.append(logits.argmax(-1))
-    else:
-      probs = probabilities(logits, temperature, top_k, top_p)
-      codes.append(torch.multinomial(probs, 1, generator=generator)[:, 0])
+    codes.append(options.choose(each, generator))
     if len(codes) == side * side:
       return torch.stack(codes, -1)
     hidden = append(code_ids[codes[-1]])

@@ -6,10 +6,10 @@ import torch
 
 from .checkpoint import first
 from .sampling import (
+  Sampling,
   decode_codes,
   embedded,
   new_cache,
-  probabilities,
   unconditional_ids,
 )
 
@@ -22,12 +22,7 @@ def sample_items(
   *,
   max_tokens: int = 32,
   num: int = 4,
-  guidance: float = 5.0,
-  temperature: float = 1.0,
-  top_k: int = 0,
-  top_p: float = 1.0,
-  greedy: bool = False,
-  seed: int = 0,
+  **how: Any,
 ) -> tuple[list[list[int]], torch.Tensor]:
   """Samples titles with images of one prompt, one item after another.
 
@@ -40,12 +35,7 @@ def sample_items(
     pixel_values: [n, 3, S, S], see `image_prompt`.
     max_tokens: of a title with its end; one that is longer is cut off there.
     num: how many items.
-    guidance: see `sample_codes`, as the next four; of images alone.
-    temperature: divides the logits.
-    top_k: keep the k likeliest.
-    top_p: keep the likeliest up to this probability.
-    greedy: take the likeliest; all items are then the same.
-    seed: of the sampling.
+    **how: fields of `Sampling`; the guidance is the image's.
 
   Returns:
     The words of the titles, token ids, and codes [num, I].
@@ -54,25 +44,17 @@ def sample_items(
   begin = input_ids.to(model.device)[:, -1:]
   prompt = embedded(model, ids, pixel_values)  # [1, T, D]
   other = torch.cat([unconditional_ids(model, ids), begin], 1)
-  generator = torch.Generator(model.device).manual_seed(seed)
-  options: dict[str, Any] = {
-    "temperature": temperature,
-    "top_k": top_k,
-    "top_p": top_p,
-    "greedy": greedy,
-    "generator": generator,
-  }
+  options = Sampling(**how)
+  generator = options.generator(model)
   titles: list[list[int]] = []
   codes: list[torch.Tensor] = []
   for _ in range(num):
-    words = write_title(model, prompt, max_tokens=max_tokens, **options)
+    words = write_title(model, prompt, max_tokens, options, generator)
     tail = torch.cat([ids.new_tensor([words]), begin], 1)  # [1, W + 1]
     prompts = [torch.cat([prompt, embedded(model, tail)], 1)]
-    if guidance != 1:
+    if options.guidance != 1:
       prompts.append(embedded(model, other))
-    codes.append(
-      decode_codes(model, prompts, num=1, guidance=guidance, **options)
-    )
+    codes.append(decode_codes(model, prompts, 1, options, generator))
     titles.append(words)
   return titles, torch.cat(codes)
 
@@ -80,12 +62,8 @@ def sample_items(
 def write_title(
   model: Any,
   prompt: torch.Tensor,
-  *,
   max_tokens: int,
-  temperature: float,
-  top_k: int,
-  top_p: float,
-  greedy: bool,
+  options: Sampling,
   generator: torch.Generator,
 ) -> list[int]:
   """Returns the words of a title after a prompt [1, T, D], without its end.
@@ -104,11 +82,7 @@ def write_title(
   while True:
     out = language(inputs_embeds=step, use_cache=True, **cached)
     logits = model.lm_head(out.last_hidden_state[:, -1]).float()  # [1, V]
-    if greedy:
-      token = logits.argmax(-1)
-    else:
-      probs = probabilities(logits, temperature, top_k, top_p)
-      token = torch.multinomial(probs, 1, generator=generator)[:, 0]
+    token = options.choose([logits], generator)
     if int(token) in ends:
       return words
     words.append(int(token))

@@ -1,6 +1,7 @@
 """Sampling of images, code by code, and of answers in words."""
 
 from collections.abc import Sequence
+import dataclasses
 import inspect
 from typing import Any
 
@@ -11,6 +12,50 @@ import transformers
 from .checkpoint import codes_per_image
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How tokens are sampled.
+
+  Attributes:
+    guidance: w of l = u + w (c - u), from the logits c with and u without the
+      prompt (arXiv 2207.12598); 1 leaves u out.
+    temperature: divides the logits.
+    top_k: keep the k likeliest tokens; 0 keeps all.
+    top_p: keep the likeliest tokens that together reach this probability.
+    greedy: take the likeliest token; all samples are then the same.
+    seed: of the sampling.
+  """
+
+  guidance: float = 5.0
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  greedy: bool = False
+  seed: int = 0
+
+  def generator(self, model: Any) -> torch.Generator:
+    """Returns random numbers that the seed fixes, whatever ran before."""
+    return torch.Generator(model.device).manual_seed(self.seed)
+
+  def choose(
+    self, logits: Sequence[torch.Tensor], generator: torch.Generator
+  ) -> torch.Tensor:
+    """Returns tokens [num].
+
+    Args:
+      logits: [num, C] float32 after the prompt, and, where guided, those of the
+        unconditional branch.
+      generator: of `generator`.
+    """
+    guided, *others = logits
+    for other in others:  # before any temperature
+      guided = other + self.guidance * (guided - other)
+    if self.greedy:
+      return guided.argmax(-1)
+    probs = probabilities(guided, self.temperature, self.top_k, self.top_p)
+    return torch.multinomial(probs, 1, generator=generator)[:, 0]
+
+
 @torch.no_grad()
 def sample_codes(
   model: Any,
@@ -18,12 +63,7 @@ def sample_codes(
   pixel_values: torch.Tensor | None = None,
   *,
   num: int = 4,
-  guidance: float = 5.0,
-  temperature: float = 1.0,
-  top_k: int = 0,
-  top_p: float = 1.0,
-  greedy: bool = False,
-  seed: int = 0,
+  **how: Any,
 ) -> torch.Tensor:
   """Samples images of one prompt, with images in it or without.
 
@@ -32,31 +72,19 @@ def sample_codes(
     input_ids: [1, T], see `image_prompt`.
     pixel_values: [n, 3, S, S], see `image_prompt`.
     num: how many images.
-    guidance: w of l = u + w (c - u), from the logits c with and u without the
-      prompt (arXiv 2207.12598); 1 leaves u out.
-    temperature: divides the logits.
-    top_k: keep the k likeliest codes; 0 keeps all.
-    top_p: keep the likeliest codes that together reach this probability.
-    greedy: take the likeliest code; all images are then the same.
-    seed: of the sampling.
+    **how: fields of `Sampling`.
 
   Returns:
     Codes [num, I] for `decode_images`.
   """
+  options = Sampling(**how)
   ids = input_ids.to(model.device)
   branches = [embedded(model, ids, pixel_values)]  # [1, T, D] each
-  if guidance != 1:
+  if options.guidance != 1:
     branches.append(embedded(model, unconditional_ids(model, ids)))
+  # Of one length: read together.
   return decode_codes(
-    model,
-    [torch.cat(branches)],  # of one length: read together
-    num=num,
-    guidance=guidance,
-    temperature=temperature,
-    top_k=top_k,
-    top_p=top_p,
-    greedy=greedy,
-    generator=torch.Generator(model.device).manual_seed(seed),
+    model, [torch.cat(branches)], num, options, options.generator(model)
   )
 
 
@@ -80,13 +108,8 @@ def embedded(
 def decode_codes(
   model: Any,
   prompts: Sequence[torch.Tensor],
-  *,
   num: int,
-  guidance: float,
-  temperature: float,
-  top_k: int,
-  top_p: float,
-  greedy: bool,
+  options: Sampling,
   generator: torch.Generator,
 ) -> torch.Tensor:
   """Samples the codes of images of one prompt.
@@ -97,12 +120,8 @@ def decode_codes(
       where guided, the unconditional one; one after the other, or together in
       one where both are as long.
     num: how many images.
-    guidance: see `sample_codes`, as the next four.
-    temperature: divides the logits.
-    top_k: keep the k likeliest codes.
-    top_p: keep the likeliest codes up to this probability.
-    greedy: take the likeliest code.
-    generator: of the sampling.
+    options: how to sample.
+    generator: see `Sampling.choose`.
 
   Returns:
     Codes [num, I].
@@ -121,14 +140,7 @@ def decode_codes(
   while True:
     hidden = torch.cat(states)  # [branches num, D]
     logits = model.model.generation_head(hidden).float()  # [..., C]
-    if guidance != 1:
-      conditional, unconditional = logits.chunk(2)
-      logits = unconditional + guidance * (conditional - unconditional)
-    if greedy:
-      codes.append(logits.argmax(-1))
-    else:
-      probs = probabilities(logits, temperature, top_k, top_p)
-      codes.append(torch.multinomial(probs, 1, generator=generator)[:, 0])
+    codes.append(options.choose(logits.split(num), generator))
     if len(codes) == codes_per_image(model):
       return torch.stack(codes, -1)
     # Both branches read the code that was sampled from their mixture.
@@ -170,7 +182,7 @@ def probabilities(
   top_k: int = 0,
   top_p: float = 1.0,
 ) -> torch.Tensor:
-  """Returns the distribution [..., C] that codes are sampled from."""
+  """Returns the distribution [..., C] that tokens are sampled from."""
   logits = logits / temperature
   if top_k:
     floor = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
