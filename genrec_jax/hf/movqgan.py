@@ -6,7 +6,7 @@ from typing import Any
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf import defaults
 from genrec_jax.hf.rules import Rule, conv, conv3d, linear, norm
-from genrec_jax.hf.vqgan import Attention, Norm, blocks, resnet
+from genrec_jax.hf.vqgan import Attention, Norm, decoder, encoder, ends
 from genrec_jax.models.movqgan import MoVQGAN
 
 # Whole names of a tensor that counts the steps of a batch norm's training: an
@@ -69,58 +69,30 @@ def config_from_hf(config: Mapping[str, Any]) -> MoVQGAN:
 
 def rules(movqgan: MoVQGAN) -> tuple[Rule, ...]:
   """Returns the table of `Emu3VQVAE`, names relative to it."""
+  levels = range(len(movqgan.channel_multiplier))
   return (
-    *_encoder(movqgan),
+    *encoder(movqgan, "encoder.down_block.down", _numbered(norm)),
+    *_ends("encoder", norm),
     *_frames(movqgan, "encoder"),
     *conv3d("quant_conv.conv", "quant_conv"),
     Rule("quantize.embedding.weight", "quantizer/embedding", "same"),
     *conv3d("post_quant_conv.conv", "post_quant_conv"),
     *_frames(movqgan, "decoder"),
-    *_decoder(movqgan),
+    *decoder(
+      movqgan,
+      # They number levels as the encoder does, we as we run them.
+      [f"decoder.up_block.up.{i}" for i in reversed(levels)],
+      _numbered(_spatial),
+      _spatial,
+    ),
+    *_ends("decoder", _spatial),
   )
 
 
-def _encoder(movqgan: MoVQGAN) -> list[Rule]:
-  widths = [movqgan.base_channels * m for m in movqgan.channel_multiplier]
-  last = len(widths) - 1  # the coarsest level: it has attention, no halving
-  table = [*conv("encoder.conv_in", "encoder/conv_in")]
-  before = movqgan.base_channels
-  for i, width in enumerate(widths):
-    level = (f"encoder.down_block.down.{i}", f"encoder/down_{i}")
-    attention = _numbered(norm) if i == last else None
-    table += blocks(*level, before, width, movqgan.num_res_blocks, attention)
-    if i != last:
-      table += conv(level[0] + ".downsample.conv", level[1] + "/downsample")
-    before = width
-  return table + _ends("encoder", norm)
-
-
-def _decoder(movqgan: MoVQGAN) -> list[Rule]:
-  widths = [movqgan.base_channels * m for m in movqgan.channel_multiplier]
-  last = len(widths) - 1
-  table = [*conv("decoder.conv_in", "decoder/conv_in")]
-  before = widths[-1]
-  # Coarsest first; they number levels as the encoder does, we as we run them.
-  for i, width in enumerate(reversed(widths)):
-    level = (f"decoder.up_block.up.{last - i}", f"decoder/up_{i}")
-    attention = _numbered(_spatial) if i == 0 else None
-    count = movqgan.num_res_blocks + 1
-    table += blocks(*level, before, width, count, attention, _spatial)
-    if i != last:
-      table += conv(level[0] + ".upsample.conv", level[1] + "/upsample")
-    before = width
-  return table + _ends("decoder", _spatial)
-
-
 def _ends(part: str, norm: Norm) -> list[Rule]:
-  hf, ours = f"{part}.middle_block", f"{part}/mid"
-  return [
-    *resnet(f"{hf}.block_1", f"{ours}/block_1", norm=norm),
-    *_attention(f"{hf}.attn_1", f"{hf}.attn_norm", f"{ours}/attn_1", norm),
-    *resnet(f"{hf}.block_2", f"{ours}/block_2", norm=norm),
-    *norm(f"{part}.norm_out", f"{part}/norm_out"),
-    *conv(f"{part}.conv_out", f"{part}/conv_out"),
-  ]
+  hf, ours = f"{part}.middle_block", f"{part}/mid/attn_1"
+  between = _attention(f"{hf}.attn_1", f"{hf}.attn_norm", ours, norm)
+  return ends(part, "middle_block", between, norm)
 
 
 def _spatial(hf: str, ours: str) -> tuple[Rule, ...]:

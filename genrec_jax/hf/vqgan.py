@@ -1,10 +1,11 @@
 """The image tokenizer's part of an HF Janus checkpoint."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.hf.rules import Rule, conv, norm
+from genrec_jax.models.image_tokenizer import ImageTokenizer
 from genrec_jax.models.vqgan import VQGAN
 
 # Maps names of theirs and ours to the rules of a norm.
@@ -51,55 +52,100 @@ def config_from_hf(config: Mapping[str, Any], **overrides: Any) -> VQGAN:
 
 def rules(vqgan: VQGAN) -> tuple[Rule, ...]:
   """Returns the table of `JanusVQVAE`, names relative to it."""
+  levels = range(len(vqgan.channel_multiplier))
   return (
-    *_encoder(vqgan),
+    *encoder(vqgan, "encoder.down", _numbered),
+    *_ends("encoder"),
     *conv("quant_conv", "quant_conv"),
     Rule("quantize.embedding.weight", "quantizer/embedding", "same"),
     *conv("post_quant_conv", "post_quant_conv"),
-    *_decoder(vqgan),
+    *decoder(vqgan, [f"decoder.up.{i}" for i in levels], _numbered),
+    *_ends("decoder"),
   )
 
 
-def _encoder(vqgan: VQGAN) -> list[Rule]:
-  widths = [vqgan.base_channels * m for m in vqgan.channel_multiplier]
-  last = len(widths) - 1  # the coarsest level: it has attention, no halving
+def encoder(
+  tokenizer: ImageTokenizer, hf: str, attention: Attention
+) -> list[Rule]:
+  """Returns the table of an encoder's levels, the finest first.
+
+  Args:
+    tokenizer: whose table it is.
+    hf: name of the list of levels.
+    attention: of the coarsest level.
+  """
+  widths = _widths(tokenizer)
+  last = len(widths) - 1
   table = [*conv("encoder.conv_in", "encoder/conv_in")]
-  before = vqgan.base_channels
+  before = tokenizer.base_channels
   for i, width in enumerate(widths):
-    level = (f"encoder.down.{i}", f"encoder/down_{i}")
-    attention = _numbered if i == last else None
-    table += blocks(*level, before, width, vqgan.num_res_blocks, attention)
+    level = (f"{hf}.{i}", f"encoder/down_{i}")
+    own = attention if i == last else None  # and no halving behind it
+    table += blocks(*level, before, width, tokenizer.num_res_blocks, own)
     if i != last:
       table += conv(level[0] + ".downsample.conv", level[1] + "/downsample")
     before = width
-  return table + _ends("encoder")
+  return table
 
 
-def _decoder(vqgan: VQGAN) -> list[Rule]:
-  # Coarsest first: level 0 has attention, the last no doubling.
-  widths = [vqgan.base_channels * m for m in reversed(vqgan.channel_multiplier)]
+def decoder(
+  tokenizer: ImageTokenizer,
+  hf: Sequence[str],
+  attention: Attention,
+  norm: Norm = norm,
+) -> list[Rule]:
+  """Returns the table of a decoder's levels, the coarsest first.
+
+  Args:
+    tokenizer: whose table it is.
+    hf: names of the levels.
+    attention: of the coarsest level.
+    norm: of all norms but the attention's.
+  """
+  widths = _widths(tokenizer)[::-1]
   last = len(widths) - 1
   table = [*conv("decoder.conv_in", "decoder/conv_in")]
   before = widths[0]
   for i, width in enumerate(widths):
-    level = (f"decoder.up.{i}", f"decoder/up_{i}")
-    attention = _numbered if i == 0 else None
-    table += blocks(*level, before, width, vqgan.num_res_blocks + 1, attention)
+    level = (hf[i], f"decoder/up_{i}")
+    own = attention if i == 0 else None
+    count = tokenizer.num_res_blocks + 1
+    table += blocks(*level, before, width, count, own, norm)
     if i != last:
       table += conv(level[0] + ".upsample.conv", level[1] + "/upsample")
     before = width
-  return table + _ends("decoder")
+  return table
 
 
-def _ends(part: str) -> list[Rule]:
-  hf, ours = f"{part}.mid", f"{part}/mid"
+def ends(
+  part: str, middle: str, attention: list[Rule], norm: Norm = norm
+) -> list[Rule]:
+  """Returns the table of what an encoder or decoder has beside its levels.
+
+  Args:
+    part: 'encoder' or 'decoder'.
+    middle: name of the blocks at the coarsest resolution.
+    attention: table of the one between them.
+    norm: of all other norms.
+  """
+  hf, ours = f"{part}.{middle}", f"{part}/mid"
   return [
-    *resnet(f"{hf}.block_1", f"{ours}/block_1"),
-    *_attention(f"{hf}.attn_1", f"{ours}/attn_1"),
-    *resnet(f"{hf}.block_2", f"{ours}/block_2"),
+    *resnet(f"{hf}.block_1", f"{ours}/block_1", norm=norm),
+    *attention,
+    *resnet(f"{hf}.block_2", f"{ours}/block_2", norm=norm),
     *norm(f"{part}.norm_out", f"{part}/norm_out"),
     *conv(f"{part}.conv_out", f"{part}/conv_out"),
   ]
+
+
+def _ends(part: str) -> list[Rule]:
+  return ends(
+    part, "mid", _attention(f"{part}.mid.attn_1", f"{part}/mid/attn_1")
+  )
+
+
+def _widths(tokenizer: ImageTokenizer) -> list[int]:
+  return [tokenizer.base_channels * m for m in tokenizer.channel_multiplier]
 
 
 def blocks(
