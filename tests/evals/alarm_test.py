@@ -45,6 +45,20 @@ def test_it_is_silent_where_the_run_is_healthy():
   assert fallen(reward=0.6, diversity=0.3, kid=0.08) == []
 
 
+def test_a_multiple_of_next_to_nothing_is_not_far():
+  """A model may begin as near as real items are to one another."""
+  for begin in (0.001, -0.003):
+    near = seen(kid=begin)
+
+    def rings(kid, near=near):
+      return alarm.fallen(near, seen(reward=0.6, kid=kid, seed=1), seed=0)
+
+    assert rings(0.04) == []  # forty times as far
+    # Twice NEAR, and beyond the interval: +-0.03 by `seen`.
+    assert rings(2 * alarm.NEAR + 0.025) == []
+    assert rings(2 * alarm.NEAR + 0.035) == ["kid_eye"]
+
+
 def test_it_is_silent_where_the_reward_has_not_risen():
   worse = {"future": 0.3, "kid": 0.5, "diversity": 0.1}
   assert fallen(reward=0.5, **worse) == []
