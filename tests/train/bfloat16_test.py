@@ -17,7 +17,7 @@ from genrec_jax.data import stream, synthetic
 from genrec_jax.data.windows import WindowSpec
 from genrec_jax.hf import load
 from genrec_jax.objectives import Objective
-from genrec_jax.sampling import Sampling
+from genrec_jax.sampling import Sampling, Titles
 from genrec_jax.testing import tiny_clip
 from genrec_jax.train import rl
 from genrec_jax.train.rl_options import RLOptions
@@ -34,7 +34,14 @@ def loaded():
 
 
 @pytest.fixture(scope="module")
-def batch(loaded, tmp_path_factory):
+def titles(request, loaded):
+  """Returns how titles of a kind of answer are written, as a config says it."""
+  asked = {"answer": request.param, "title_tokens": 8}
+  return Titles.from_options(asked, loaded.model, loaded.processor.end_ids)
+
+
+@pytest.fixture(scope="module")
+def batch(loaded, titles, tmp_path_factory):
   path = tmp_path_factory.mktemp("data") / "world"
   dataset = dataset_lib.load(
     synthetic.build(path, num_users=PROMPTS, held_out=1, num_events=12)
@@ -45,7 +52,10 @@ def batch(loaded, tmp_path_factory):
     loaded.processor,
     tokenizer,
     WindowSpec(
-      CONFIG.data.history_length, 1, instruction=CONFIG.data.instruction
+      CONFIG.data.history_length,
+      1,
+      instruction=CONFIG.data.instruction,
+      title_tokens=titles.max_tokens if titles else 0,
     ),
     batch_size=PROMPTS,
     seed=0,
@@ -59,17 +69,17 @@ def batch(loaded, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def rollout(loaded, batch):
-  """Returns codes sampled in bfloat16, which both types are to learn from."""
+def rollout(loaded, batch, titles):
+  """Returns items sampled in bfloat16, which both types are to learn from."""
   return jax.jit(
-    lambda params, prompt: sampling.sample_images(
-      loaded.model, params, prompt, jax.random.key(0), SAMPLE
+    lambda params, prompt: sampling.sample_items(
+      loaded.model, params, prompt, jax.random.key(0), SAMPLE, titles
     )
   )(loaded.params, batch.prompt)
 
 
 @pytest.fixture(scope="module")
-def take(loaded, batch, rollout):
+def take(loaded, batch, rollout, titles):
   """Returns (dtype, options) -> the step's metrics and gradient."""
   clip = tiny_clip()
   clip_params = clip.init(jax.random.key(1))
@@ -96,6 +106,7 @@ def take(loaded, batch, rollout):
       options=RLOptions(
         seed=0,
         sample=SAMPLE,
+        titles=titles,
         rewards=rewards.from_options(
           {
             "history": {"weight": 0.5, "pool": "mean", "recency_decay": 0.8},
@@ -137,24 +148,32 @@ def cosine(a, b):
   return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
+# GSPO's published clip, which rounding alone would overrun.
+GSPO = {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}
+
+
 # Two updates: what a loop of epochs compiles must round alike in each of them.
 @pytest.mark.optimised
 @pytest.mark.parametrize(
-  ("objective", "epochs"),
+  ("titles", "objective", "epochs"),
   [
-    ({"ratio": "token"}, 1),
-    # GSPO's published clip, which rounding alone would overrun.
-    ({"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}, 2),
+    ("image", {"ratio": "token"}, 1),
+    ("image", GSPO, 2),
+    ("title_image", GSPO, 2),
   ],
+  indirect=["titles"],
 )
-def test_the_gradient_is_that_of_float32(take, exact, objective, epochs):
+def test_the_gradient_is_that_of_float32(
+  take, exact, titles, objective, epochs
+):
   """At a ratio of 1 both ratios have one gradient, GSPO-token's."""
   metrics, slopes = take("bfloat16", objective=objective, inner_epochs=epochs)
   assert cosine(slopes, exact) > 0.95
   # Eight bits change its length by no more than its direction.
   assert 0.9 < np.linalg.norm(slopes) / np.linalg.norm(exact) < 1.1
-  assert metrics["ratio_max_deviation"] == 0
-  assert metrics["clip_fraction"] == 0
-  # What would not do as the old policy, and is reported instead.
+  for part in ("", "title_") if titles else ("",):
+    assert metrics[f"{part}ratio_max_deviation"] == 0
+    assert metrics[f"{part}clip_fraction"] == 0
+    # What would not do as the old policy, and is reported instead.
+    assert metrics[f"{part}sampler_mismatch_outside"] > 0
   assert metrics["sampler_mismatch_max"] > 0.1
-  assert metrics["sampler_mismatch_outside"] > 0
