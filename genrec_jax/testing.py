@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 import tokenizers
@@ -184,26 +183,28 @@ def amplified(params: PyTree, factor: float) -> PyTree:
   return jax.tree.map(lambda x: factor * x, params)
 
 
-def _like_latents(model: Emu3, params: PyTree, side: int) -> jax.Array:
-  """Returns half a codebook [C / 2, E], spread as latents of such images."""
-  pixels = jax.random.normal(jax.random.key(1), (8, side, side, 3))
-  latents = model.tokenizer.latents(params["tokenizer"], pixels)
-  flat = latents.reshape(-1, latents.shape[-1])  # [M, E]
-  shape = -(-model.codebook_size // 2), flat.shape[-1]
-  noise = jax.random.normal(jax.random.key(2), shape)
-  return flat.mean(0)[None] + flat.std(0)[None] * noise
-
-
 def tiny_params(model: Janus | Emu3) -> PyTree:
   """Returns random parameters by which logits and images' codes differ."""
   params = amplified(model.init(jax.random.key(0)), 1.25)
-  if isinstance(model, Emu3):
-    # A codebook spread as what is coded, half of it as images that are read and
-    # half as those that are generated, whose latents differ in size.
-    sides = (model.read_size, model.image_size)
-    halves = [_like_latents(model, params, side) for side in sides]
-    book = jnp.concatenate(halves)[: model.codebook_size]  # [C, E]
-    params["tokenizer"]["quantizer"]["embedding"] = book
+  if not isinstance(model, Emu3):
+    return params
+  # As large as Janus's tables and heads of codes: with the .02 of `init` all
+  # codes are as likely, and a gradient is hardly more than rounding.
+  language, scale = params["language"], 0.25 / 0.02
+  for name in ("embed_tokens", "lm_head"):
+    language[name] = amplified(language[name], scale)
+  # Latents of images that are read as far apart as the codebook's vectors, or
+  # all images would be one code.
+  shape = (64, model.read_size, model.read_size, 3)
+  pixels = jax.random.normal(jax.random.key(1), shape)
+  latents = np.asarray(model.tokenizer.latents(params["tokenizer"], pixels))
+  flat = latents.reshape(-1, latents.shape[-1])  # [M, E]
+  mean, deviation = flat.mean(0), flat.std(0)  # [E] both
+  last = params["tokenizer"]["quant_conv"]
+  params["tokenizer"]["quant_conv"] = {
+    "kernel": np.asarray(last["kernel"]) / deviation,
+    "bias": (last["bias"] - mean) / deviation,
+  }
   return params
 
 

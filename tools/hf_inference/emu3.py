@@ -119,6 +119,7 @@ def answer(
     input_ids=ids,
     attention_mask=torch.ones_like(ids),
     suppress_tokens=never,
+    guidance_scale=None,  # the checkpoint's is of images
     **seen,
     **options,
   )
