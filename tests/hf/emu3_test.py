@@ -101,8 +101,8 @@ def test_a_run_chooses_its_sizes(folder):
   assert opened.model.image_tokens == 9
   assert opened.model.prompt_tokens == 2
   assert opened.processor.image_begin == opened.model.image_begin
-  assert opened.processor.crop(_picture()).shape == (24, 24, 3)
-  assert opened.processor.pixels(_picture()).shape == (8, 8, 3)
+  assert opened.processor.crop(_image()).shape == (24, 24, 3)
+  assert opened.processor.pixels(_image()).shape == (8, 8, 3)
   with pytest.raises(UserError, match=r"read_size is 12: expected a multiple"):
     tiny_emu3.opened(folder, read_size=12)
 
@@ -118,7 +118,7 @@ def test_sizes_that_a_model_does_not_have_are_refused():
   assert "read_size" not in str(error.value)
 
 
-def _picture():
+def _image():
   return Image.new("RGB", (40, 31), "red")
 
 
@@ -184,6 +184,10 @@ def _without(name):
         | {"<|visual token 000000|>": 9}
       },
       r"'<\|visual token 000000\|>' is 8 in the tokenizer and 9 in",
+    ),
+    (
+      {"vq_config": {"codebook_size": 36}},
+      "vocabulary_map has tokens of 37 codes; vq_config has 36",
     ),
     ({"vq_config": {"double_latent": True}}, "double_latent is True"),
     ({"vq_config": {"attn_resolutions": [2]}}, r"attn_resolutions is \(2,\)"),

@@ -11,7 +11,7 @@ from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
 from genrec_jax.core import sharding, tree
 from genrec_jax.hf import movqgan as hf_movqgan
 from genrec_jax.hf import rules
-from genrec_jax.models import movqgan
+from genrec_jax.models import movqgan, movqgan_layers
 from tests.hf import random_emu3
 from tests.hf.tiny_janus import values
 
@@ -134,6 +134,27 @@ def test_gradients_reach_the_vectors(pair):
     vectors
   )
   assert np.all(np.abs(slope).max(-1) > 0)
+
+
+def test_a_batch_norm_is_torch_s_where_little_varies():
+  """Variances like the constant that is added to them, which others hide."""
+  theirs = torch.nn.BatchNorm2d(3).eval()
+  with torch.no_grad():
+    theirs.running_var.copy_(torch.tensor([1e-6, 1e-5, 1e-4]))
+  params = {
+    "scale": theirs.weight,
+    "bias": theirs.bias,
+    "mean": theirs.running_mean,
+    "var": theirs.running_var,
+  }
+  params = {name: value.detach().numpy() for name, value in params.items()}
+  x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+  found = movqgan_layers.BatchNorm("float32").apply({"params": params}, x)
+  with torch.no_grad():
+    expected = theirs(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
+  np.testing.assert_allclose(
+    found, expected.transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5
+  )
 
 
 def test_every_parameter_has_one_layout(pair):
