@@ -14,7 +14,7 @@ from genrec_jax import sampling
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf import load, safetensors_io
 from genrec_jax.hf.export import export_generator
-from genrec_jax.sampling import Sampling
+from tests.greedy import greedy_codes
 from tests.hf import random_janus, tiny_janus
 from tests.hf.sharded_read_test import GB, available_memory
 from tests.logits import code_logits
@@ -114,15 +114,6 @@ def test_greedy_codes_are_those_of_transformers(tmp_path, sizes, least):
   tiny_janus.save(source, theirs)
   del theirs
   ours = ship(source, out, "float32")
-  draw = jax.jit(
-    lambda params, prompt: sampling.sample_images(
-      ours.model,
-      params,
-      prompt,
-      jax.random.key(0),
-      Sampling(num_samples=1, guidance=5.0, greedy=True),
-    ).codes[0]
-  )
   model, processor = hf_inference.load(out)
   theirs, drawn = torch_prompts(processor), set()
   for kind, (ids, seen) in prompts(ours.processor).items():
@@ -131,7 +122,7 @@ def test_greedy_codes_are_those_of_transformers(tmp_path, sizes, least):
     expected = hf_inference.sample_codes(
       model, prompt["input_ids"], prompt.get("pixel_values"), num=1, greedy=True
     )
-    found = draw(ours.params, as_prompt(ids, seen))
+    found = greedy_codes(ours.model, ours.params, as_prompt(ids, seen))
     np.testing.assert_array_equal(found, expected, err_msg=kind)
     drawn.update(np.asarray(found).flat)
   assert len(drawn) > 5  # else it would mean little

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_jax import sampling
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import Prompt
 from genrec_jax.models import emu3, emu3_preset
-from genrec_jax.sampling import Sampling
+from tests.greedy import greedy_codes
 from tests.hf import tiny_emu3
 
 GUIDANCE = 3.0
@@ -59,16 +58,8 @@ def our_logits(model, params, prompt):
 
 
 def greedy(model, params, prompt):
-  rollout = jax.jit(
-    lambda params, prompt: sampling.sample_images(
-      model,
-      params,
-      prompt,
-      jax.random.key(0),
-      Sampling(num_samples=1, guidance=GUIDANCE, greedy=True),
-    )
-  )(params, prompt)
-  return np.asarray(rollout.codes[0, 0])
+  """Returns the codes [I] of the one prompt."""
+  return greedy_codes(model, params, prompt, GUIDANCE)[0]
 
 
 def tokens_of(model, codes):

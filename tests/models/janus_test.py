@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_jax import sampling
 from genrec_jax.core import sharding, tree
 from genrec_jax.core.types import Prompt
 from genrec_jax.models import janus, janus_presets
-from genrec_jax.sampling import Sampling
 from tests import rounding
+from tests.greedy import greedy_codes
 from tests.hf import tiny_janus
 from tests.logits import code_logits
 from tools import hf_inference
@@ -54,19 +53,6 @@ def torch_greedy(model, ids, mask, images):
   return np.stack(found)
 
 
-def greedy(model, params, prompt, guidance=GUIDANCE):
-  rollout = jax.jit(
-    lambda params, prompt: sampling.sample_images(
-      model,
-      params,
-      prompt,
-      jax.random.key(0),
-      Sampling(num_samples=1, guidance=guidance, greedy=True),
-    )
-  )(params, prompt)
-  return np.asarray(rollout.codes[:, 0])
-
-
 def test_greedy_text_prompts_match_generate_token_for_token(pair):
   theirs, ours, params = pair
   ids, mask, images = tiny_janus.prompts(with_images=False)
@@ -79,7 +65,7 @@ def test_greedy_text_prompts_match_generate_token_for_token(pair):
     guidance_scale=GUIDANCE,
     do_sample=False,
   ).numpy()
-  found = greedy(ours, params, prompt_of(ids, mask, images[:, :0]))
+  found = greedy_codes(ours, params, prompt_of(ids, mask, images[:, :0]))
   np.testing.assert_array_equal(found, expected)
   assert len(np.unique(found)) > 5  # else agreement would mean little
 
@@ -88,9 +74,9 @@ def test_greedy_prompts_with_history_images_match_the_torch_tool(pair):
   theirs, ours, params = pair
   ids, mask, images = tiny_janus.prompts(with_images=True)
   expected = torch_greedy(theirs, ids, mask, images)
-  found = greedy(ours, params, prompt_of(ids, mask, images))
+  found = greedy_codes(ours, params, prompt_of(ids, mask, images))
   np.testing.assert_array_equal(found, expected)
-  other = greedy(ours, params, prompt_of(ids, mask, 255 - images))
+  other = greedy_codes(ours, params, prompt_of(ids, mask, 255 - images))
   assert (found[:2] != other[:2]).any(-1).all()  # rows with images
   np.testing.assert_array_equal(found[2], other[2])  # and the one without
 

@@ -1,10 +1,8 @@
 """Prompts of the torch tool are ours, whatever a tokenizer adds."""
 
-import functools
 import json
 import shutil
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -16,8 +14,8 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Prompt
 from genrec_jax.hf.janus_processor import CHAT, JanusProcessor
 from genrec_jax.hf.load import load_generator
-from genrec_jax.sampling import Sampling
 from genrec_jax.testing import BOI, BOS, EOS, SPECIAL_TOKENS
+from tests.greedy import greedy_codes
 from tests.hf import tiny_janus
 from tools import hf_inference
 
@@ -65,20 +63,6 @@ def change_tokenizer(folder, template, settings):
   tiny_janus.edit(folder / "tokenizer_config.json", **settings)
 
 
-@functools.cache
-def our_greedy_codes(model):
-  """Returns a function of parameters and a prompt; codes [P, I]."""
-  return jax.jit(
-    lambda params, prompt: sampling.sample_images(
-      model,
-      params,
-      prompt,
-      jax.random.key(0),
-      Sampling(num_samples=1, guidance=5.0, greedy=True),
-    ).codes[:, 0]
-  )
-
-
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_ids_pixels_and_greedy_codes_are_ours(
   folder, tmp_path, image_files, kind
@@ -122,7 +106,7 @@ def test_ids_pixels_and_greedy_codes_are_ours(
     ),
     images=np.stack([images, np.zeros_like(images)]),
   )
-  expected = our_greedy_codes(ours.model)(ours.params, prompt)
+  expected = greedy_codes(ours.model, ours.params, prompt)
   found = [
     hf_inference.sample_codes(
       model,
