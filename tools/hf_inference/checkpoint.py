@@ -1,6 +1,7 @@
 """Checkpoint of a model: found, compared with its config, and loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -48,17 +49,12 @@ def load(
       " 'emu3'"
     )
   check_tensors(folder, config, "JanusForConditionalGeneration")
-  try:
+  with reading_processor("Janus"):
     # By Pillow, as in training: torchvision resamples a little differently.
     processor = transformers.AutoProcessor.from_pretrained(
       folder, backend="pil"
     )
     ids = special_ids(folder, config, processor)
-  except Exception as error:  # these files can be wrong in very many ways
-    raise ValueError(
-      f"tokenizer*.json or preprocessor_config.json: {error}; take these files"
-      " of the same Janus checkpoint"
-    ) from None
   model = transformers.JanusForConditionalGeneration.from_pretrained(
     folder, dtype=dtype, use_safetensors=True
   )
@@ -80,18 +76,25 @@ def load_emu3(
 ) -> tuple[transformers.PreTrainedModel, emu3_prompts.Processor]:
   """Loads an Emu3 and its processor; see `load`."""
   check_tensors(folder, config, emu3_prompts.MODEL, emu3_prompts.RENAMED)
-  try:
+  with reading_processor("Emu3"):
     processor = emu3_prompts.load_processor(folder, config)
-  except Exception as error:  # these files can be wrong in very many ways
-    raise ValueError(
-      f"tokenizer*.json or preprocessor_config.json: {error}; take these files"
-      " of the same Emu3 checkpoint"
-    ) from None
   model = transformers.Emu3ForConditionalGeneration.from_pretrained(
     folder, dtype=dtype, use_safetensors=True
   )
   model.model.vqmodel.float()  # its codes are those of float32
   return model.eval().to(device), processor
+
+
+@contextlib.contextmanager
+def reading_processor(family: str) -> Iterator[None]:
+  """Raises what fails as a ValueError that names the files to look at."""
+  try:
+    yield
+  except Exception as error:  # these files can be wrong in very many ways
+    raise ValueError(
+      f"tokenizer*.json or preprocessor_config.json: {error}; take these files"
+      f" of the same {family} checkpoint"
+    ) from None
 
 
 def kind(name: str | os.PathLike[str]) -> str:

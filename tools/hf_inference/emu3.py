@@ -14,15 +14,17 @@ from .emu3_prompts import Processor
 from .sampling import Sampling, new_cache, to_uint8
 
 
+def normalisation(processor: Processor) -> list[torch.Tensor]:
+  """Returns mean and deviation of pixels, [1, 3, 1, 1] each."""
+  both = processor.mean, processor.std
+  return [torch.tensor(values).reshape(1, 3, 1, 1) for values in both]
+
+
 def seen_by_model(
   model: Any, processor: Processor, pixel_values: torch.Tensor
 ) -> dict[str, torch.Tensor]:
   """Returns pixels in [-1, 1] as arguments of transformers' model."""
-  # [1, 3, 1, 1] each, for every pixel.
-  mean, std = (
-    torch.tensor(values).reshape(1, 3, 1, 1)
-    for values in (processor.mean, processor.std)
-  )
+  mean, std = normalisation(processor)
   # From [-1, 1] to [0, 1], and from there to the model's own.
   pixels = (pixel_values / 2 + 0.5 - mean) / std
   sizes = torch.tensor([pixels.shape[2:]] * len(pixels))
@@ -133,10 +135,7 @@ def decode_images(
 ) -> np.ndarray:
   """Decodes codes [num, I] to images, uint8 [num, S, S, 3]."""
   side = processor.image_size // processor.side
-  mean, std = (
-    torch.tensor(values).reshape(1, 3, 1, 1)
-    for values in (processor.mean, processor.std)
-  )
+  mean, std = normalisation(processor)
   pixels = torch.cat(
     [
       model.model.vqmodel.decode(one.reshape(1, side, side)).cpu().float()
