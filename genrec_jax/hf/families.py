@@ -22,10 +22,10 @@ class Family(Protocol):
 
   # Layout of parameters on a mesh; every one matches exactly one rule.
   SHARDING: sharding.Rules
-  IGNORED: Sequence[
-    str
-  ]  # HF tensors that hold no parameter; whole-name regexes
-  CARRIED: Sequence[str]  # of those, what exports bring along as it is
+  # HF tensors that hold no parameter: regexes of whole names.
+  IGNORED: Sequence[str]
+  # Of those, what exports bring along as it is.
+  CARRIED: Sequence[str]
   # Older names of HF tensors: (regex, what takes its place).
   RENAMED: Sequence[tuple[str, str]]
   # Published sizes by config variant: what runs of it without a checkpoint are.

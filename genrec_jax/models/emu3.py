@@ -106,8 +106,10 @@ class Emu3(LlamaGenerator):
   def init(self, key: jax.Array) -> PyTree:
     """Returns random float32 parameters."""
     one, two = jax.random.split(key)
-    parts = self.language.init(one), self.tokenizer.init(two)
-    return dict(zip(("language", "tokenizer"), parts, strict=True))
+    return {
+      "language": self.language.init(one),
+      "tokenizer": self.tokenizer.init(two),
+    }
 
   def unconditional(self, prompt: Prompt) -> Prompt:
     """Leaves BOS and the begin of an image; see `emu3_tokens.without_text`."""

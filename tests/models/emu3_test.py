@@ -241,11 +241,11 @@ def test_decoding_reads_the_rows_of_codes_alone(pair):
     "codes/end": (width,),
   }
   assert laid_out["language"].keys() == {"layers", "norm"}
-  for embed in (ours.image_vocabulary.embed,):
-    numbers = np.arange(codes)
-    np.testing.assert_array_equal(
-      embed(laid_out, numbers), embed(params, numbers)
-    )
+  embed = ours.image_vocabulary.embed
+  numbers = np.arange(codes)
+  np.testing.assert_array_equal(
+    embed(laid_out, numbers), embed(params, numbers)
+  )
 
 
 def test_a_tied_head_is_the_table():

@@ -115,9 +115,8 @@ def test_frames_that_are_equal_are_convolved_once(pair):
   blocks = 2 * ours.num_res_blocks
   levels = len(ours.channel_multiplier)
   flat = 2 + 2 * 2 + levels * blocks + levels - 1  # ends, middle, halvings
-  frames = {0: 0, 2: 4, 3: 8}[
-    halvings
-  ]  # of two different ones, see `_convolve`
+  # Of two different ones each, see `_convolve`.
+  frames = {0: 0, 2: 4, 3: 8}[halvings]
   assert found <= flat + frames + blocks + 1
 
 
