@@ -1,5 +1,6 @@
 """Emu3's files: names old and new, config, vocabulary, and back again."""
 
+import dataclasses
 import json
 
 import jax
@@ -213,6 +214,16 @@ def test_two_codes_of_one_token_are_refused():
   vocabulary = {"<|visual token 000000|>": 4, "<|visual token 000001|>": 4}
   _, problems = emu3_vocabulary.code_ids(vocabulary, 2)
   assert problems == ["vocabulary_map gives one token to several codes"]
+
+
+def test_a_token_that_ends_texts_is_never_silenced():
+  """Some tokenizers pad with what ends a text."""
+  theirs, ours, _, processor = tiny_emu3.pair()
+  assert processor.pad_id in ours.silent_ids
+  config = json.loads(theirs.config.to_json_string(use_diff=False))
+  ends = dataclasses.replace(processor, end_ids=(processor.pad_id,))
+  model = hf_emu3.model_from_hf(config, ends, {})
+  assert set(ours.silent_ids) - set(model.silent_ids) == {processor.pad_id}
 
 
 def test_a_tensor_that_lacks_is_named(folder, tmp_path):
