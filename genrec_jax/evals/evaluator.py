@@ -83,10 +83,12 @@ class Comparison(NamedTuple):
     ranks: np.ndarray | None = None,
   ) -> None:
     """Scores a row; see `Scorer.score`."""
-    self.scores[row] = scorer.score(shown, ranks)
-    # The real next items have no distance from themselves.
-    if row != "real_next_item":
-      self.sets[row] = scorer.sets(shown)
+    # Of many users and items each sum takes a while.
+    with progress.waiting(f"scoring {row}", progress.COUNTED):
+      self.scores[row] = scorer.score(shown, ranks)
+      # The real next items have no distance from themselves.
+      if row != "real_next_item":
+        self.sets[row] = scorer.sets(shown)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,7 +308,8 @@ class Evaluator:
     """Returns how much of real titles a model reads: {metric: [U]}, or {}."""
     if self.captions is None:
       return {}
-    return {"caption_accuracy": self.captions.accuracy(params, batches)}
+    with progress.waiting("captioning real items", progress.COUNTED):
+      return {"caption_accuracy": self.captions.accuracy(params, batches)}
 
   def _add_baselines(
     self, found: Comparison, scorer: Scorer, params: PyTree

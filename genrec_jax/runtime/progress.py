@@ -14,9 +14,9 @@ import time
 
 from genrec_jax.runtime.distributed import first_only
 
-# Seconds of `waiting` for one of many that `Progress` or `Tally` counts: twice
-# theirs, so that their line, which has an ETA, comes first where it can.
-COUNTED = 20.0
+# Seconds of `waiting` for one of many that `Progress` or `Tally` counts: more
+# than theirs, so that their line, which has an ETA, comes first where it can.
+COUNTED = 15.0
 
 
 class _Last:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import threading
 
 import jax
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from genrec_jax.evals import metrics as metrics_lib
 from genrec_jax.evals.held_out import join, prepare
 from genrec_jax.evals.scoring import Scorer
+from genrec_jax.runtime import progress
 from tests import rounding
 
 MIDRUN = {
@@ -47,6 +49,25 @@ def test_samples_of_the_first_users_are_kept(evaluator):
   assert {x.shape[:2] for x in shown.embeds.values()} == {(10, 4)}
   found = evaluator.panel.embed_images(samples)
   np.testing.assert_allclose(shown.embeds["eye"][:6], found["eye"], rtol=1e-5)
+
+
+def test_scoring_says_so_where_it_takes_long(evaluator, monkeypatch):
+  """A score that waits until it was heard: silence would never end."""
+  heard = threading.Event()
+  score = Scorer.score
+
+  def slow(*args):
+    assert heard.wait(60)
+    return score(*args)
+
+  def say(line, text):
+    if text.startswith("scoring sft,"):
+      heard.set()
+
+  monkeypatch.setattr(Scorer, "score", slow)
+  monkeypatch.setattr(progress._Line, "rewrite", say)
+  monkeypatch.setattr(progress, "COUNTED", 0.01)
+  evaluator.compare([("sft", 1.0)])
 
 
 def test_the_truth_is_used_only_where_it_is_known(evaluator, batches, panel):
