@@ -70,6 +70,26 @@ def test_both_generate_the_same_after_a_history(place):
       assert min(sheet.size) >= 48
 
 
+def test_both_write_the_same_titles_and_generate_the_same_after_them(place):
+  more = ("--mode=item", "--num=1", "--max_tokens=12")
+  command.main(arguments(place, "torch_item", *more))
+  status, _, error = run_tool(
+    "generate.py", *arguments(place, "jax_item", *more)
+  )
+  assert status == 0, error
+  theirs, ours = arrays(place / "torch_item"), arrays(place / "jax_item")
+  assert theirs.keys() == ours.keys()
+  assert ours["title_ids"].shape == (1, 12)
+  np.testing.assert_array_equal(theirs["title_ids"], ours["title_ids"])
+  np.testing.assert_array_equal(theirs["codes"], ours["codes"])
+  for out in ("torch_item", "jax_item"):
+    (line,) = (place / out / "titles.txt").read_text().splitlines()
+    assert line
+  # The image is generated after the title, and so is another one.
+  without = arrays(place / "torch")["codes"][:1]
+  assert (without != ours["codes"]).any()
+
+
 def test_both_answer_a_question_alike(place):
   more = ("--mode=text", "--prompt=what is this", "--max_tokens=6")
   command.main(arguments(place, "torch_text", *more))
@@ -108,15 +128,3 @@ def test_both_say_what_a_context_too_short_is_filled_with(place):
   )
   assert status == 1
   assert "2 images of 13) and an answer of up to 20 do not fit the 40" in error
-
-
-def test_titles_are_refused_before_a_weight_is_read(tmp_path):
-  (tmp_path / "config.json").write_text('{"model_type": "emu3"}')  # alone
-  with pytest.raises(SystemExit, match="--mode=item of an Emu3: expected"):
-    command.main(
-      [
-        *(f"--model={tmp_path}", f"--out={tmp_path / 'out'}"),
-        *("--mode=item", "--prompt=a red cross"),
-      ]
-    )
-  assert not (tmp_path / "out").exists()

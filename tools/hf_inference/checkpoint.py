@@ -97,11 +97,6 @@ def reading_processor(family: str) -> Iterator[None]:
     ) from None
 
 
-def kind(name: str | os.PathLike[str]) -> str:
-  """Returns the model_type of a model; of the hub's, by config.json alone."""
-  return str(transformers.AutoConfig.from_pretrained(name).model_type)
-
-
 def local_folder(name: str | os.PathLike[str]) -> Path:
   """Returns the folder of a model: `name` itself, or what the hub has by it."""
   if Path(name).is_dir():

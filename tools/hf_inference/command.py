@@ -40,7 +40,6 @@ def run(args: argparse.Namespace) -> None:
     ValueError: says what does not fit; nothing has been written.
     OSError: the same, for files.
   """
-  check_mode(args)
   history = images.open_images(args.history)
   model, processor, options = load(args)
   of_image = args.mode != "text"
@@ -74,25 +73,6 @@ def run(args: argparse.Namespace) -> None:
     f"{args.model}, {args.dtype}: {how}\n"
     f"written: {', '.join(out)} in {args.out}"
   )
-
-
-def check_mode(args: argparse.Namespace) -> None:
-  """Refuses titles of an Emu3, before a weight is fetched or read.
-
-  Raises:
-    ValueError: says what writes them.
-  """
-  if args.mode != "item":
-    return
-  try:
-    kind = checkpoint.kind(args.model)
-  except Exception:  # `load` says what is wrong with the model
-    return
-  if kind == "emu3":
-    raise ValueError(
-      "--mode=item of an Emu3: expected --mode=image here; the tool of JAX,"
-      " tools/generate.py, writes titles, too"
-    )
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
@@ -178,17 +158,19 @@ def generate(
   ids = prompt["input_ids"]
   how = {"num": args.num, "seed": args.seed, "greedy": args.greedy} | options
   titles = None  # [num] lists of token ids
+  own: dict[str, Any] = {}
   if isinstance(processor, emu3.Processor):
-    codes = emu3.sample_codes(model, ids, pixels, processor=processor, **how)
-    generated = emu3.decode_images(model, codes, processor)
-  elif args.mode == "item":
-    titles, codes = items.sample_items(
-      model, ids, pixels, max_tokens=args.max_tokens, **how
+    own = {"processor": processor}
+  if args.mode == "item":
+    write = emu3.sample_items if own else items.sample_items
+    titles, codes = write(
+      model, ids, pixels, max_tokens=args.max_tokens, **own, **how
     )
-    generated = sampling.decode_images(model, codes)
   else:
-    codes = sampling.sample_codes(model, ids, pixels, **how)  # [num, I]
-    generated = sampling.decode_images(model, codes)
+    draw = emu3.sample_codes if own else sampling.sample_codes
+    codes = draw(model, ids, pixels, **own, **how)  # [num, I]
+  show = emu3.decode_images if own else sampling.decode_images
+  generated = show(model, codes, **own)
   out = {f"{i}.png": image for i, image in enumerate(generated)}
   rows = []
   if pixels is not None:

@@ -5,12 +5,14 @@ and leaves what an image is made of to a function that counts from the first
 image of the prompt.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from .emu3_prompts import Processor
+from .items import Writer, write_items
 from .sampling import Sampling, new_cache, to_uint8
 
 
@@ -46,28 +48,107 @@ def sample_codes(
 ) -> torch.Tensor:
   """Samples images of one prompt; as `sampling.sample_codes`."""
   options = Sampling(**how)
-  ids, embed = input_ids.to(model.device), model.get_input_embeddings()
+  prompts = [embedded(model, processor, input_ids, pixel_values)]
+  if options.guidance != 1:  # the same begin behind nothing
+    begin = processor.begin(processor.image_size)
+    nothing = [[processor.tokenizer.bos_token_id, *begin]]
+    prompts.append(embedded(model, processor, torch.tensor(nothing)))
+  generator = options.generator(model)
+  return decode_codes(model, processor, prompts, num, options, generator)
+
+
+@torch.no_grad()
+def sample_items(
+  model: Any,
+  input_ids: torch.Tensor,
+  pixel_values: torch.Tensor | None = None,
+  *,
+  processor: Processor,
+  max_tokens: int = 32,
+  num: int = 4,
+  **how: Any,
+) -> tuple[list[list[int]], torch.Tensor]:
+  """Samples titles with images of one prompt; as `items.sample_items`."""
+  options = Sampling(**how)
+  begin = torch.tensor([processor.begin(processor.image_size)])  # [1, n]
+  begin = begin.to(model.device)
+  bos = begin.new_tensor([[processor.tokenizer.bos_token_id]])
+  # The begin comes after the title, and is none of the prompt.
+  ids = input_ids[:, : input_ids.shape[1] - begin.shape[1]]
+  silent = torch.tensor(never(model, processor), device=model.device)
+  writer = Writer(
+    language=model.model.text_model,
+    embed=model.get_input_embeddings(),
+    logits=lambda hidden: (
+      model.lm_head(hidden).float().index_fill(-1, silent, -torch.inf)
+    ),
+    ends=frozenset({processor.ids["boi"], *ends(model)}),
+    codes=lambda prompts, options, generator: decode_codes(
+      model, processor, prompts, 1, options, generator
+    ),
+  )
+  return write_items(
+    writer,
+    embedded(model, processor, ids, pixel_values),
+    begin,
+    torch.cat([bos, begin], 1),
+    max_tokens=max_tokens,
+    num=num,
+    options=options,
+    generator=options.generator(model),
+  )
+
+
+def embedded(
+  model: Any,
+  processor: Processor,
+  input_ids: torch.Tensor,
+  pixel_values: torch.Tensor | None = None,
+) -> torch.Tensor:
+  """Returns the embeddings [1, T, D] of a prompt, its images as their codes."""
+  ids = input_ids.to(model.device)
   if pixel_values is not None:
     seen = seen_by_model(model, processor, pixel_values)
     # Codes as tokens, with the ends of rows: [all of them].
     tokens = model.model.get_image_tokens(**seen).to(ids.device, ids.dtype)
     ids = ids.masked_scatter(ids == processor.ids["image"], tokens)
-  prompts = [ids]
-  if options.guidance != 1:  # the same begin behind nothing
-    begin = processor.begin(processor.image_size)
-    nothing = [processor.tokenizer.bos_token_id, *begin]
-    prompts.append(torch.tensor([nothing], device=ids.device))
+  return model.get_input_embeddings()(ids)
+
+
+def decode_codes(
+  model: Any,
+  processor: Processor,
+  prompts: Sequence[torch.Tensor],
+  num: int,
+  options: Sampling,
+  generator: torch.Generator,
+) -> torch.Tensor:
+  """Samples the codes of images of one prompt.
+
+  Args:
+    model: from `load`.
+    processor: the same.
+    prompts: embeddings [1, T, D] that end with the begin of an image: the
+      prompt and, where guided, the unconditional one.
+    num: how many images.
+    options: how to sample.
+    generator: see `Sampling.choose`.
+
+  Returns:
+    Codes [num, I].
+  """
   # Branches differ in length: each has a cache, which its samples go on from.
   language, caches = model.model.text_model, []
   hidden = []
   for prompt in prompts:
     cached = new_cache(language)
-    out = language(inputs_embeds=embed(prompt), use_cache=True, **cached)
+    out = language(inputs_embeds=prompt, use_cache=True, **cached)
     # The prompt is run once, and its keys are repeated for samples.
     for cache in cached.values():
       cache.batch_repeat_interleave(num)
     caches.append(cached)
     hidden.append(out.last_hidden_state[:, -1].repeat_interleave(num, 0))
+  embed = model.get_input_embeddings()
 
   def append(tokens: torch.Tensor) -> list[torch.Tensor]:
     """Reads tokens [num]; returns the states of each branch."""
@@ -81,8 +162,7 @@ def sample_codes(
   # [C], not always one after another in the vocabulary.
   code_ids = code_tokens(model)
   side = processor.image_size // processor.side
-  row_end = torch.full((num,), processor.ids["row_end"], device=ids.device)
-  generator = options.generator(model)
+  row_end = code_ids.new_full((num,), processor.ids["row_end"])
   codes: list[torch.Tensor] = []
   while True:
     # Codes alone can follow: [num, C] of each branch.
@@ -104,6 +184,23 @@ def code_tokens(model: Any) -> torch.Tensor:
   return torch.tensor(tokens, device=model.device)
 
 
+def ends(model: Any) -> list[int]:
+  """Returns the tokens that end an answer in words."""
+  found = model.generation_config.eos_token_id
+  return found if isinstance(found, list) else [found]
+
+
+def never(model: Any, processor: Processor) -> list[int]:
+  """Returns the tokens that no text holds.
+
+  Of special ones it may hold its end, and the begin of an image.
+  """
+  own = [token for name, token in processor.ids.items() if name != "boi"]
+  own += [processor.tokenizer.bos_token_id, processor.tokenizer.pad_token_id]
+  own = [token for token in own if token not in ends(model)]
+  return [*code_tokens(model).tolist(), *own]
+
+
 def answer(
   model: Any, inputs: Any, processor: Processor, **options: Any
 ) -> torch.Tensor:
@@ -112,15 +209,11 @@ def answer(
   seen = {}
   if "pixel_values" in inputs:
     seen = seen_by_model(model, processor, inputs["pixel_values"])
-  # Of special tokens a text may hold its end, and the begin of an image.
-  own = [token for name, token in processor.ids.items() if name != "boi"]
-  never = [*code_tokens(model).tolist(), *own]
-  never += [processor.tokenizer.bos_token_id, processor.tokenizer.pad_token_id]
   # Words need no loop of ours: images in a prompt are read by it.
   found = model.generate(
     input_ids=ids,
     attention_mask=torch.ones_like(ids),
-    suppress_tokens=never,
+    suppress_tokens=never(model, processor),
     guidance_scale=None,  # the checkpoint's is of images
     **seen,
     **options,
