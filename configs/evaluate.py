@@ -6,6 +6,8 @@ data is what a workdir was trained on, else the synthetic world:
     python main.py --config=configs/evaluate.py \
         --config.model.checkpoint=runs/rl
 
+Without a checkpoint it is the bundled tiny_sft, with `:emu3_tiny` tiny_emu3.
+
 A real model (or janus_pro_7b, or emu3) on prepared data, on accelerators:
 
     python main.py --config=configs/evaluate.py:janus_pro_1b \

@@ -6,6 +6,9 @@ same in a few steps, to see that all parts work:
     python main.py --config=configs/sft.py
     python main.py --config=configs/sft.py:debug
 
+`configs/sft.py:emu3_tiny` goes on from the bundled tiny Emu3, which has seen
+histories already.
+
 A real model (or janus_pro_7b, or emu3) on prepared data, on accelerators:
 
     python main.py --config=configs/sft.py:janus_pro_1b \
@@ -25,12 +28,12 @@ def get_config(variant: str = "") -> ConfigDict:
   # The vision tower and the VQ tokenizer stay frozen: the first would forget,
   # the second defines what the codes mean.
   config.model.trainable = common.trainable(variant)
-  if variant != "emu3":  # which reads images as it writes them
+  if not common.is_emu3(variant):  # which reads images as it writes them
     config.model.trainable += ("^aligner/",)
 
   config.sft = ConfigDict()
   config.sft.condition_dropout = 0.1  # trains guidance's unconditional branch
-  if variant == "emu3":
+  if common.is_emu3(variant):
     config.sft.condition_dropout = 0.05  # its authors' own
   # Of answers with a title: the mean loss of an image's codes, and of a title's
   # tokens, which are fewer and far easier.
@@ -48,7 +51,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.eval_every = 500  # ten points on the curve
     config.train.checkpoint_every = 500  # a tenth of the run at risk
     return config
-  config.model.checkpoint = "tiny_base"
+  if variant != "emu3_tiny":
+    config.model.checkpoint = "tiny_base"
   config.optim.lr = 1.5e-3  # usual for models of some million parameters
   config.optim.warmup_steps = 20  # until Adam's moments mean something
   config.optim.decay_steps = 1500  # as train.steps: ends quiet, not noisy
@@ -57,4 +61,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.log_every = 5  # rows enough for a smooth curve
     config.train.eval_every = 300  # six points on the held-out curve
     config.train.checkpoint_every = 100  # what a kill may cost, half a minute
+  if variant == "emu3_tiny":
+    # It reads the codes that it generates: a fifth of the windows teaches it.
+    config.data.batch_size = 8
+    config.optim.decay_steps = 1000
+    config.train.steps = 1000
+    config.train.eval_every = 250  # four
   return config

@@ -26,6 +26,7 @@ def size(folder):
 def test_they_are_at_most_10_mib_in_all():
   assert size(ASSETS) <= 10 * 2**20
   assert size(ASSETS / "tiny_judge") <= 0.6 * 2**20
+  assert size(ASSETS / "tiny_emu3") <= 2 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,7 @@ def test_they_are_at_most_10_mib_in_all():
   [
     ("tiny_base", transformers.JanusForConditionalGeneration),
     ("tiny_sft", transformers.JanusForConditionalGeneration),
+    ("tiny_emu3", transformers.Emu3ForConditionalGeneration),
     ("tiny_clip", transformers.CLIPModel),
     ("tiny_judge", transformers.Dinov2Model),
   ],
@@ -44,23 +46,25 @@ def test_transformers_loads_all_of_it(name, kind):
   assert not info["missing_keys"]
   assert not info["unexpected_keys"]
   assert not info["mismatched_keys"]
-  if kind is transformers.JanusForConditionalGeneration:
+  if kind not in (transformers.CLIPModel, transformers.Dinov2Model):
     load_generator(ASSETS / name, dtype="float32")
   else:
     open_encoder(ASSETS / name, dtype="float32").read()
   assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["tiny_sft", "tiny_emu3"])
 @pytest.mark.parametrize("model", [1, 2])
-def test_small_meshes_divide_it(model):
-  loaded = load_generator("tiny_sft", dtype="float32")
+def test_small_meshes_divide_it(model, name):
+  loaded = load_generator(name, dtype="float32")
   mesh = mesh_lib.make_mesh(model=model)
   specs = sharding.specs(loaded.rules, loaded.params)
   sharding.shard_params(mesh, specs, loaded.params)
 
 
-def test_the_tokenizer_of_images_redraws_every_attribute():
-  loaded = load_generator("tiny_base", dtype="float32")
+@pytest.mark.parametrize("name", ["tiny_base", "tiny_emu3"])
+def test_the_tokenizer_of_images_redraws_every_attribute(name):
+  loaded = load_generator(name, dtype="float32")
   truth = world.attributes(np.arange(0, world.NUM_ITEMS, 24))
   pixels = world.render(truth).astype(np.float32) / 255
   codes = loaded.model.encode_pixels(loaded.params, pixels)
@@ -69,9 +73,10 @@ def test_the_tokenizer_of_images_redraws_every_attribute():
   assert np.mean(shown == truth) >= 0.98
 
 
+@pytest.mark.parametrize("name", ["tiny_base", "tiny_emu3"])
 @pytest.mark.parametrize("column", range(len(world.COUNTS)))
-def test_a_code_of_an_image_tells_one_attribute(column):
-  loaded = load_generator("tiny_base", dtype="float32")
+def test_a_code_of_an_image_tells_one_attribute(column, name):
+  loaded = load_generator(name, dtype="float32")
   attrs = world.attributes(np.arange(7, world.NUM_ITEMS, 97))
   other = attrs.copy()
   other[:, column] = (other[:, column] + 1) % world.COUNTS[column]
@@ -135,8 +140,9 @@ def test_the_base_draws_from_a_title_and_reads_an_image():
   assert np.mean(words[:, -length - 1 : -1] == np.asarray(answers)) >= 0.95
 
 
-def test_the_fine_tuned_model_draws_what_this_user_wants_now():
-  loaded = load_generator("tiny_sft", dtype="float32")
+@pytest.mark.parametrize("name", ["tiny_sft", "tiny_emu3"])
+def test_the_fine_tuned_model_draws_what_this_user_wants_now(name):
+  loaded = load_generator(name, dtype="float32")
   users = 96
   events = world_users.simulate(users, 13, seed=99)
   attrs = world.attributes(events.items[:, 7:12])

@@ -33,7 +33,7 @@ def main(*args, cwd=ROOT, program="main.py", **environment):
     (
       ["--config=configs/rl.py:big"],
       "unknown variant 'big' of configs/rl.py: expected none or one of debug,"
-      " janus_pro_1b, janus_pro_7b, emu3",
+      " emu3_tiny, janus_pro_1b, janus_pro_7b, emu3",
     ),
     (
       ["--config=configs/sft.py", "--config.train.stepz=3"],

@@ -14,7 +14,7 @@ from genrec_jax.runtime import distributed
 from genrec_jax.runtime import workdir as workdir_lib
 
 # Rows of the table that a bundled checkpoint is by itself.
-_BUNDLED = {"tiny_base": "base", "tiny_sft": "sft"}
+_BUNDLED = {"tiny_base": "base", "tiny_sft": "sft", "tiny_emu3": "sft"}
 
 
 def lineage(checkpoint: str) -> list[tuple[str, str]]:

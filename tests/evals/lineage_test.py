@@ -33,6 +33,7 @@ def test_bundled_models_are_warned_of_where_they_meet_photos(
 def test_lineage(tmp_path, workdir_of):
   assert lineage.lineage("tiny_base") == [("base", "tiny_base")]
   assert lineage.lineage("tiny_sft") == [("sft", "tiny_sft")]
+  assert lineage.lineage("tiny_emu3") == [("sft", "tiny_emu3")]
   folder = workdir_of(tmp_path / "hf", model_type="janus")
   assert lineage.lineage(folder) == [("model", folder)]
   gone = workdir_of(tmp_path / "sft", task="sft", model={"checkpoint": "gone"})

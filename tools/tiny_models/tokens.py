@@ -1,5 +1,7 @@
 """Tokenizers: special tokens and byte pairs of the world's titles."""
 
+from collections.abc import Mapping, Sequence
+
 import tokenizers
 import transformers
 
@@ -24,10 +26,25 @@ JANUS_TOKENS = {
   "user_token": "<|User|>",
   "assistant_token": "<|Assistant|>",
 }
+EMU3_TOKENS = {
+  "bos_token": "<|extra_203|>",
+  "eos_token": "<|extra_204|>",
+  "pad_token": "<|endoftext|>",
+  "image_token": "<image>",
+  "boi_token": "<|image start|>",
+  "eoi_token": "<|image end|>",
+  "image_wrapper_token": "<|image token|>",
+  "eof_token": "<|extra_201|>",
+}
 
 
 def train_tokenizer(
-  special: dict[str, str], suffix: str, max_length: int
+  special: Mapping[str, str],
+  suffix: str,
+  max_length: int,
+  *,
+  more: Sequence[str] = (),
+  texts: Sequence[str] = INSTRUCTIONS,
 ) -> transformers.PreTrainedTokenizerFast:
   """Trains a byte-level BPE on the world's titles; any text can be encoded.
 
@@ -35,6 +52,8 @@ def train_tokenizer(
     special: names (as transformers has them, 'bos_token' ...) to tokens.
     suffix: 'eos_token' or '', what to append to each text besides BOS first.
     max_length: tokens of the longest text.
+    more: tokens without a name.
+    texts: what prompts have besides titles.
   """
   model = tokenizers.Tokenizer(tokenizers.models.BPE())
   model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
@@ -42,14 +61,14 @@ def train_tokenizer(
   )
   model.decoder = tokenizers.decoders.ByteLevel()
   trainer = tokenizers.trainers.BpeTrainer(
-    vocab_size=512,
-    special_tokens=list(special.values()),
+    vocab_size=512,  # at most
+    special_tokens=[*special.values(), *more],
     # Every byte, or other texts could not be written.
     initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     show_progress=False,
   )
-  # Repeated, for the instructions to be few tokens next to 2,880 titles.
-  model.train_from_iterator([*titles(), *INSTRUCTIONS * 100], trainer)
+  # Repeated, for the texts to be few tokens next to 2,880 titles.
+  model.train_from_iterator([*titles(), *texts * 100], trainer)
   ends = ["bos_token", "$A", *([suffix] if suffix else [])]
   model.post_processor = tokenizers.processors.TemplateProcessing(
     single=" ".join(special.get(end, end) for end in ends),

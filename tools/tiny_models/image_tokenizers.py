@@ -1,4 +1,4 @@
-"""Image tokenizer of 32-pixel images: 16 codes, each of one attribute.
+"""Image tokenizers of 32-pixel images: 16 codes, each of one attribute.
 
 Code number i of an image tells its attribute number i mod 5, in the order of
 the world's, so that no code holds at once what a history tells apart. (Codes
@@ -13,13 +13,16 @@ import optax
 
 from genrec_jax.core.types import PyTree
 from genrec_jax.data import world
+from genrec_jax.models.image_tokenizer import ImageTokenizer
+from genrec_jax.models.movqgan import MoVQGAN
 from genrec_jax.models.vqgan import VQGAN
 
 from .training import epochs, fit, renders
 
-VQ = VQGAN(
+_CODES = 32  # the attributes have 26 values
+JANUS = VQGAN(
   embed_dim=8,
-  num_embeddings=32,  # the attributes have 26 values
+  num_embeddings=_CODES,
   latent_channels=32,
   # 32 norm groups are fixed by the format: with 32 channels each would be
   # normalised by itself, and plain colours lost. No block beside the
@@ -28,7 +31,17 @@ VQ = VQGAN(
   channel_multiplier=(1, 1, 1, 1),
   num_res_blocks=0,
 )
-_SIDE = world.IMAGE_SIZE // VQ.downsampling
+EMU3 = MoVQGAN(
+  codebook_size=_CODES,
+  embed_dim=16,
+  latent_channels=16,
+  # Norms are of single channels, but those of the decoder are steered by the
+  # codes, with colours. Half a megabyte; twice as wide would be two.
+  base_channels=32,
+  channel_multiplier=(1, 1, 1, 1),
+  num_res_blocks=0,
+)
+_SIDE = world.IMAGE_SIZE // JANUS.downsampling
 
 
 def item_codes() -> np.ndarray:
@@ -39,46 +52,54 @@ def item_codes() -> np.ndarray:
   return (attrs + first)[:, told].astype(np.int32)
 
 
-def train(seed: int, steps: int, batch: int = 32) -> PyTree:
+def train(
+  tokenizer: ImageTokenizer, seed: int, steps: int, batch: int = 32
+) -> PyTree:
   """Trains the encoder to tell the codes and the decoder to draw them."""
   key = jax.random.key(seed)
+  every = jnp.arange(tokenizer.codebook_size)
 
   def loss_fn(params, rows, key):
     del key
     images, codes = rows
     pixels = images.astype(jnp.float32) / 127.5 - 1
-    z = VQ.latents(params, pixels)  # [B, h', w', E]
-    z *= jax.lax.rsqrt(jnp.sum(z**2, -1, keepdims=True) + 1e-12)
-    entries = VQ.lookup(params, jnp.arange(VQ.num_embeddings))
-    cosines = jnp.einsum("bhwe,ce->bhwc", z, entries)
+    z = unit(tokenizer.latents(params, pixels))  # [B, h', w', E]
+    cosines = jnp.einsum("bhwe,ce->bhwc", z, tokenizer.lookup(params, every))
     cross = optax.softmax_cross_entropy_with_integer_labels
     told = cross(cosines / 0.1, codes).mean()
-    decoded = VQ.decode(params, codes)
+    decoded = tokenizer.decode(params, codes)
     error = jnp.abs(decoded - pixels).mean()
     return error + 0.1 * told, {"error": error, "told": told}
 
   def project(params):
-    codes = jnp.arange(VQ.num_embeddings)
-    return params | {"quantizer": {"embedding": VQ.lookup(params, codes)}}
+    # Of one length, the nearest code is that of the largest cosine, whether a
+    # tokenizer normalises latents or not.
+    book = unit(params["quantizer"]["embedding"])
+    return params | {"quantizer": {"embedding": book}}
 
   return fit(
     loss_fn,
-    VQ.init(key),
+    project(tokenizer.init(key)),
     epochs((renders(), item_codes()), batch, seed),
     steps,
     lr=2e-3,
     key=key,
-    name="vq",
+    name="image tokenizer",
     project=project,
   )
 
 
-def share_read_right(params: PyTree) -> np.ndarray:
+def unit(x: jax.Array) -> jax.Array:
+  """Returns vectors [..., E] of length 1."""
+  return x * jax.lax.rsqrt(jnp.sum(x**2, -1, keepdims=True) + 1e-12)
+
+
+def share_read_right(tokenizer: ImageTokenizer, params: PyTree) -> np.ndarray:
   """Returns the share of items read right of reconstructions, by attribute."""
   images = renders()
   reconstruct = jax.jit(
-    lambda x: VQ.decode(
-      params, VQ.encode(params, x.astype(jnp.float32) / 127.5 - 1)
+    lambda x: tokenizer.decode(
+      params, tokenizer.encode(params, x.astype(jnp.float32) / 127.5 - 1)
     )
   )
   pixels = np.concatenate([reconstruct(x) for x in np.split(images, 10)])
