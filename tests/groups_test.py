@@ -30,3 +30,10 @@ def test_narrow_types_are_widened_and_wide_ones_kept(narrow):
   assert groups.at_least_float32(values).dtype == jnp.float32
   assert groups.at_least_float32(jnp.ones(2)).dtype == jnp.float32
   assert groups.deviation(values).dtype == jnp.float32
+
+
+def test_a_mean_of_tokens_is_of_each_sample_s_own():
+  values = jnp.asarray([[[1.0, 3.0, 5.0], [8.0, 9.0, 9.0]]])
+  mask = jnp.asarray([[[True, True, False], [True, False, False]]])
+  assert groups.mean_of_tokens(values, mask) == 5  # of 2 and 8
+  assert groups.mean_of_tokens(values) == 35 / 6

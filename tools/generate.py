@@ -300,11 +300,12 @@ def generate(
   In the mode of items, titles, too: their words' ids [num, W] int32.
   """
   import jax
-  import jax.numpy as jnp
   import numpy as np
 
   from genrec_jax import sampling
+  from genrec_jax.data import titles as titles_lib
   from genrec_jax.html.item_files import item_files
+  from genrec_jax.models.pixels import to_uint8
 
   model, processor = handle.model, handle.processor
   options = sampling.Sampling(
@@ -320,24 +321,18 @@ def generate(
     rollout = sampling.sample_items(model, params, prompt, key, options, wanted)
     pixels = sampling.decode_images(model, params, rollout.codes)
     # On the device: four times fewer bytes come to the host.
-    images = jnp.round(255 * pixels[0]).astype(jnp.uint8)
-    if rollout.title is None:
-      return rollout.codes[0], images
-    title = rollout.title
-    words = jnp.where(title.words, title.tokens, -1)
-    return rollout.codes[0], images, words[0]
+    return rollout.codes[0], to_uint8(pixels[0]), rollout.title
 
-  codes, images, *more = map(np.asarray, compiled(params, prompt, key))
+  codes, images, title = jax.device_get(compiled(params, prompt, key))
   written: list[str] | None = None
   arrays = {"codes": codes, "images": images}
-  if more:
-    arrays["title_ids"] = more[0]  # [num, W]
-    written = [
-      processor.tokenizer.decode(
-        row[row >= 0].tolist(), skip_special_tokens=True
-      ).strip()
-      for row in more[0]
-    ]
+  if title is not None:
+    tokens, words = title.tokens[0], title.words[0]  # [num, W] both
+    arrays["title_ids"] = np.where(words, tokens, -1)
+    decode = functools.partial(
+      processor.tokenizer.decode, skip_special_tokens=True
+    )
+    written = titles_lib.texts(tokens, words, decode)
   names = "0.png" + (f" to {len(images) - 1}.png" if len(images) > 1 else "")
   return Result(
     item_files(text, titles, np.asarray(prompt.images[0]), images, written),

@@ -233,12 +233,9 @@ class Examples:
     if not length:
       return None
     words = self._processor.title_ids(self._windows.index.title(row))
-    tokens = [*words, self._processor.image_begin[0]][:length]  # with its end
-    fill = [0] * (length - len(tokens))
-    # Any: numpy here, arrays of JAX in a step.
-    ids: Any = np.asarray([[*tokens, *fill]], np.int32)
-    real: Any = np.arange(length)[None] < len(words)
-    return Title(tokens=ids, words=real)
+    end_id = self._processor.image_begin[0]
+    title = titles.as_answer(words, end_id, length)  # [W]
+    return jax.tree.map(lambda x: x[None], title)
 
   def _further_titles(self, row: int) -> dict[str, tuple[Any, Any]]:
     """Returns an item's title for encoders besides CLIP: (ids, mask) [W]."""

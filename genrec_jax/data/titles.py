@@ -1,11 +1,15 @@
-"""Titles of items: the longest of a data set, and cut to a number of tokens."""
+"""Titles of items: the longest, cut to a number of tokens, and as answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from genrec_jax.core.types import Title
 from genrec_jax.data.index import Index
+
+# The tokens of a title to its text.
+Decode = Callable[[Sequence[int]], str]
 
 # Tokens of a title in the prompt, at most: enough to name an item, and one
 # page-long title cannot make every prompt of the data set long.
@@ -62,3 +66,36 @@ def shorten(
     for title, pairs in zip(titles, offsets, strict=True)
   ]
   return short, [len(pairs) for pairs in offsets]
+
+
+def as_answer(words: Sequence[int], end_id: int, length: int) -> Title:
+  """Returns a title as an answer writes it, [W] of numpy.
+
+  Args:
+    words: its tokens.
+    end_id: what ends it.
+    length: W; a title of W words or more is cut off and has no end.
+  """
+  tokens = [*words, end_id][:length]
+  return Title(
+    tokens=np.asarray(tokens + [0] * (length - len(tokens)), np.int32),
+    words=np.arange(length) < len(words),
+  )
+
+
+def texts(tokens: np.ndarray, words: np.ndarray, decode: Decode) -> list[str]:
+  """Returns the texts of titles, one after another.
+
+  Args:
+    tokens: [..., W] int.
+    words: [..., W] bool, True = a word; ends are none.
+    decode: of the tokenizer that they are written in.
+  """
+  return [
+    decode(row[real].tolist()).strip()
+    for row, real in zip(
+      tokens.reshape(-1, tokens.shape[-1]),
+      words.reshape(-1, words.shape[-1]),
+      strict=True,
+    )
+  ]

@@ -14,10 +14,12 @@ from jax.sharding import Mesh
 import numpy as np
 
 from genrec_jax import sampling
-from genrec_jax.core.types import Prompt, PyTree, Title
+from genrec_jax.core.types import PyTree, Title
+from genrec_jax.data import titles
 from genrec_jax.evals.compiled import compile_rows
 from genrec_jax.evals.held_out import HeldOutBatch, fill
 from genrec_jax.models.api import Generator
+from genrec_jax.rewards import Question
 from genrec_jax.runtime.distributed import to_host
 
 QUESTION = "Describe the image."
@@ -55,13 +57,14 @@ class Captions:
     return np.concatenate(found).astype(np.float64)
 
   def _title(self, held: HeldOutBatch) -> Title:
-    tokens = np.zeros((held.count, 1, self.length), np.int32)
-    words = np.zeros(tokens.shape, bool)
-    for row, title in enumerate(held.titles):
-      ids = [*self.title_ids(title), self.end_id][: self.length]
-      tokens[row, 0, : len(ids)] = ids
-      words[row, 0, : len(ids)] = np.asarray(ids) != self.end_id
-    return Title(tokens=fill(tokens, held.size), words=fill(words, held.size))
+    rows = [
+      titles.as_answer(self.title_ids(title), self.end_id, self.length)
+      for title in held.titles
+    ]
+    # To [P, 1, W].
+    return jax.tree.map(
+      lambda *each: fill(np.stack(each)[:, None], held.size), *rows
+    )
 
 
 def make(
@@ -78,18 +81,15 @@ def make(
     batches: all that will be read.
     mesh: the rows of a batch are split over it.
   """
-  titles = [title for held in batches for title in held.titles]
-  if not titles or not processor.answers:
+  all_titles = {title for held in batches for title in held.titles}
+  if not all_titles or not processor.answers:
     return None
-  longest = max(len(processor.title_ids(title)) for title in set(titles))
-  question = np.asarray([processor.question_ids([""], QUESTION)], np.int32)
+  longest = max(len(processor.title_ids(title)) for title in all_titles)
+  question = Question.asked(processor, QUESTION)
 
   def read(params, rows):
     images, title = rows
-    ids = jnp.broadcast_to(question, (len(images), question.shape[1]))
-    prompt = Prompt(
-      ids=ids, mask=jnp.ones(ids.shape, bool), images=images[:, None]
-    )
+    prompt = question.prompt(images)
     embeds = model.embed(params, prompt)
     hidden = model.teacher_forced_hidden(
       params, embeds, prompt.mask, None, title
@@ -108,6 +108,6 @@ def make(
   return Captions(
     read=compile_rows(read, mesh),
     title_ids=processor.title_ids,
-    end_id=processor.end_ids[0],
+    end_id=question.end_id,
     length=min(longest + 1, _MAX_TOKENS),
   )

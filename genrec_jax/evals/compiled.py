@@ -16,6 +16,7 @@ import numpy as np
 from genrec_jax.core import sharding
 from genrec_jax.core.types import PyTree, Title
 from genrec_jax.models.api import Generator
+from genrec_jax.models.pixels import to_uint8
 from genrec_jax.runtime import compiler, distributed
 from genrec_jax.sampling import (
   Sampling,
@@ -69,11 +70,12 @@ def make_generate(
     if titles is None:
       # [P, G, h, w, 3] float32
       pixels = generate_images(model, params, prompt, key, sampled)
-      return _to_uint8(pixels)
+      # CLIP sees the rounded ones: what a reader of the results sees.
+      return to_uint8(pixels)
     rollout = sample_items(model, params, prompt, key, sampled, titles)
     assert rollout.title is not None
     pixels = decode_images(model, params, rollout.codes)
-    return Titled(_to_uint8(pixels), rollout.title)
+    return Titled(to_uint8(pixels), rollout.title)
 
   compiled = compile_rows(generate, mesh)
 
@@ -93,7 +95,7 @@ def make_reconstruct(model: Generator, *, mesh: Mesh) -> Reconstruct:
     codes = model.encode_pixels(params, images.astype(jnp.float32) / 255)
     codes = codes[:, None]  # [P, 1, I], one sample of each
     pixels = decode_images(model, params, codes)[:, 0]
-    return _to_uint8(pixels)  # [P, h, w, 3]
+    return to_uint8(pixels)  # [P, h, w, 3]
 
   return compile_rows(reconstruct, mesh)
 
@@ -129,11 +131,3 @@ def compile_rows(function: Callable, mesh: Mesh) -> Callable:
     return compiled(params, jax.tree.map(put, rows), *rest)
 
   return call
-
-
-def _to_uint8(pixels: jax.Array) -> jax.Array:
-  """Rounds pixels in [0, 1], which a decoder may leave, to uint8.
-
-  CLIP sees the rounded ones: the images that a reader of the results sees.
-  """
-  return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from genrec_jax.core.types import PyTree, Title
+from genrec_jax.data import titles
 from genrec_jax.evals import (
   baselines,
   catalogue,
@@ -141,7 +142,7 @@ class Evaluator:
   temperature: float = 1.0
   temperatures: tuple[float, ...] = ()
   reward: Callable[[np.ndarray, Targets], Any] | None = None
-  decode: written.Decode | None = None
+  decode: titles.Decode | None = None
   captions: Captions | None = None
 
   def sample(

@@ -3,18 +3,15 @@
 Letters: U users, G samples, W tokens of a title, E the width of an encoder.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from genrec_jax.core.types import Title
-from genrec_jax.data import world
+from genrec_jax.data import titles, world
 from genrec_jax.runtime.distributed import to_host
 from genrec_jax.targets import Targets
-
-# The tokens of a title to its text.
-Decode = Callable[[Sequence[int]], str]
 
 
 class Written(NamedTuple):
@@ -36,7 +33,9 @@ class Written(NamedTuple):
     )
 
 
-def read(title: Title, decode: Decode, clip: Any, *, known: bool) -> Written:
+def read(
+  title: Title, decode: titles.Decode, clip: Any, *, known: bool
+) -> Written:
   """Returns what titles [P, G, W] of a rollout say.
 
   Args:
@@ -47,14 +46,7 @@ def read(title: Title, decode: Decode, clip: Any, *, known: bool) -> Written:
   """
   tokens, words = to_host(title.tokens), to_host(title.words)
   shape = tokens.shape[:2]
-  texts = [
-    decode(row[real].tolist()).strip()
-    for row, real in zip(
-      tokens.reshape(-1, tokens.shape[-1]),
-      words.reshape(-1, words.shape[-1]),
-      strict=True,
-    )
-  ]
+  texts = titles.texts(tokens, words, decode)
   embeds = to_host(clip.embed_texts(texts)).astype(np.float32)
   attributes = None
   if known:

@@ -13,6 +13,11 @@ import jax.numpy as jnp
 RESAMPLE = {2: "linear", 3: "cubic"}
 
 
+def to_uint8(pixels: jax.Array) -> jax.Array:
+  """Rounds pixels in [0, 1], which a decoder may leave, to uint8."""
+  return jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
   """What an image processor of transformers does to pixels.

@@ -7,6 +7,7 @@ question, h w pixels.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,19 @@ class Question:
 
   ids: tuple[int, ...]
   end_id: int
+
+  @classmethod
+  def asked(cls, processor: Any, text: str) -> "Question":
+    """Returns a question in the tokens of a generator's processor."""
+    return cls(tuple(processor.question_ids([""], text)), processor.end_ids[0])
+
+  def prompt(self, images: jax.Array) -> Prompt:
+    """Returns the prompts that ask it of images uint8 [P, h, w, 3]."""
+    ids = np.asarray([self.ids], np.int32)  # [1, T]
+    rows = jnp.broadcast_to(ids, (len(images), ids.shape[1]))
+    return Prompt(
+      ids=rows, mask=jnp.ones(rows.shape, bool), images=images[:, None]
+    )
 
 
 def read_titles(
@@ -53,15 +67,11 @@ def read_titles(
   # An answer in words has another end than a title before an image.
   tokens = jnp.where(title.words, title.tokens, question.end_id)
   answer = dataclasses.replace(title, tokens=tokens)
-  ids = np.asarray([question.ids], np.int32)  # [1, T]
 
   def read(one: tuple[jax.Array, Title]) -> jax.Array:
     images, answer = one  # [P, h, w, 3], [P, W]
-    rows = jnp.broadcast_to(ids, (len(images), ids.shape[1]))
-    prompt = Prompt(
-      ids=rows, mask=jnp.ones(rows.shape, bool), images=images[:, None]
-    )
     alone = jax.tree.map(lambda x: x[:, None], answer)  # a group of one
+    prompt = question.prompt(images)
     return sampling.score_titles(model, params, prompt, alone)[:, 0]
 
   # Over G, not P: prompts are split over devices, samples are not.

@@ -9,9 +9,9 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from genrec_jax.core.types import Batch, PyTree
+from genrec_jax.models.pixels import to_uint8
 from genrec_jax.targets import Targets, embed_targets, of_quality
 
 # By what the samples are seen: `config.clip`, the encoder of the reward
@@ -58,8 +58,7 @@ def look(
     if name in names
   }
   if HOST in names:
-    rounded = jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
-    found[HOST] = View(rounded, batch.numbers)
+    found[HOST] = View(to_uint8(pixels), batch.numbers)
   return found
 
 

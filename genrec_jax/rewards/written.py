@@ -16,6 +16,7 @@ import numpy as np
 
 from genrec_jax.core import sharding
 from genrec_jax.core.types import PyTree, Title
+from genrec_jax.data import titles
 from genrec_jax.models.encoders import ImageEncoder
 from genrec_jax.rewards import cosines
 from genrec_jax.targets import Targets
@@ -37,24 +38,15 @@ class Translator:
     encode: texts to ids and mask, [B, S] both, as long for any texts.
   """
 
-  decode: Callable[[Sequence[int]], str]
+  decode: titles.Decode
   encode: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
-
-  def texts(self, tokens: np.ndarray, words: np.ndarray) -> list[str]:
-    """Returns the texts of titles [..., W], in order."""
-    flat = tokens.reshape(-1, tokens.shape[-1])
-    real = words.reshape(flat.shape)
-    return [
-      self.decode(row[seen].tolist()).strip()
-      for row, seen in zip(flat, real, strict=True)
-    ]
 
   def translate(
     self, tokens: np.ndarray, words: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids [..., S] int32 and mask [..., S] of titles [..., W]."""
     tokens, words = np.asarray(tokens), np.asarray(words)
-    ids, mask = self.encode(self.texts(tokens, words))
+    ids, mask = self.encode(titles.texts(tokens, words, self.decode))
     shape = (*tokens.shape[:-1], ids.shape[-1])
     return ids.astype(np.int32).reshape(shape), mask.reshape(shape)
 
@@ -93,23 +85,23 @@ def embed_titles(
   return encoder.embed_texts(params, *flat).reshape(*ids.shape[:-1], -1)
 
 
-def consistency(titles: jax.Array, beside: Beside) -> jax.Array:
+def consistency(embeds: jax.Array, beside: Beside) -> jax.Array:
   """Returns each title's cosine with the image of the same answer: [P, G].
 
   Args:
-    titles: [P, G, E] unit embeddings of the written titles.
+    embeds: [P, G, E] unit vectors of the written titles.
     beside: the images.
   """
-  rows = titles.reshape(-1, 1, titles.shape[-1])  # [P G, 1, E]
+  rows = embeds.reshape(-1, 1, embeds.shape[-1])  # [P G, 1, E]
   items = beside.images.reshape(rows.shape)
-  return cosines.compare(rows, items).reshape(titles.shape[:-1])
+  return cosines.compare(rows, items).reshape(embeds.shape[:-1])
 
 
-def title(titles: jax.Array, beside: Beside) -> jax.Array:
+def title(embeds: jax.Array, beside: Beside) -> jax.Array:
   """Returns each title's cosine with the real next item's title: [P, G].
 
   Args:
-    titles: [P, G, E] unit embeddings of the written titles.
+    embeds: [P, G, E] unit vectors of the written titles.
     beside: the targets.
   """
-  return cosines.text(titles, beside.targets)
+  return cosines.text(embeds, beside.targets)

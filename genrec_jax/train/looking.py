@@ -5,13 +5,13 @@ encoder's space.
 """
 
 import jax
-import jax.numpy as jnp
 
 from genrec_jax import rewards
 from genrec_jax.core.types import Batch, PyTree, Title
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
 from genrec_jax.models.encoders import ImageEncoder
+from genrec_jax.models.pixels import to_uint8
 from genrec_jax.train.rl_options import RLOptions
 
 
@@ -75,9 +75,8 @@ def look_at_titles(
     )
   if rewards.EYES in options.looking:
     assert options.reading is not None
-    images = jnp.round(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8)
     logprobs = rewards.read_titles(
-      model, params, options.reading.question, images, title
+      model, params, options.reading.question, to_uint8(pixels), title
     )  # [P, G, W]
     found[rewards.EYES] = rewards.View(
       rewards.mean_reading(logprobs, title), None

@@ -107,9 +107,7 @@ def open_reading(
   encode = functools.partial(
     tokenize, clip.tokenizer, reads_padding=clip.model.reads_padding
   )
-  # One image, which is the generated one.
-  question = processor.question_ids([""], sections["eyes"]["question"])
   return Reading(
     rewards.Translator(decode, encode),
-    rewards.Question(tuple(question), processor.end_ids[0]),
+    rewards.Question.asked(processor, sections["eyes"]["question"]),
   )

@@ -85,9 +85,6 @@ def train_step(
   with jax.named_scope("targets"):
     codes = model.encode_pixels(rest, pixels)  # [P, I]
 
-  # What a prompt's title counts: 1 on average, of hidden ones nothing.
-  counts = ~dropped * (len(dropped) / jnp.maximum(jnp.sum(~dropped), 1))  # [P]
-
   @jax.named_scope("policy")
   def loss_fn(trainable, prompt, dropped, codes, title, counts):
     params = tree.merge(trainable, rest)
@@ -115,7 +112,7 @@ def train_step(
     dropped,
     codes,
     batch.title,
-    counts,
+    title_counts(dropped),
   )
   metrics = {name: values.mean() for name, values in metrics.items()}
   with jax.named_scope("update"):
@@ -140,6 +137,12 @@ def embed_with_dropout(
     model.embed(params, prompt),
   )
   return embeds, jnp.where(dropped[:, None], other.mask, prompt.mask)
+
+
+def title_counts(dropped: jax.Array) -> jax.Array:
+  """Returns what each prompt's title counts [P]: 1 on average, 0 if hidden."""
+  shown = ~dropped
+  return shown * (len(shown) / jnp.maximum(jnp.sum(shown), 1))
 
 
 def item_loss(

@@ -47,3 +47,26 @@ def test_the_longest_titles_come_first_and_are_cut(tokenizer):
   most, longest = titles.longest(some, tokenizer, 2, most=2)
   assert most == 2
   assert longest == ["red blue", "red blue"]
+
+
+def test_a_title_as_an_answer_has_its_end_or_is_cut_off():
+  for words, length, tokens, real in (
+    ([7, 8], 4, [7, 8, 9, 0], [1, 1, 0, 0]),
+    ([7, 8], 3, [7, 8, 9], [1, 1, 0]),
+    ([7, 8], 2, [7, 8], [1, 1]),
+    ([7, 8, 6], 2, [7, 8], [1, 1]),
+    ([], 2, [9, 0], [0, 0]),
+    ([9, 7], 4, [9, 7, 9, 0], [1, 1, 0, 0]),  # one that begins with its end
+  ):
+    title = titles.as_answer(words, 9, length)
+    assert title.tokens.tolist() == tokens
+    assert title.words.tolist() == [bool(x) for x in real]
+    assert title.tokens.dtype == np.int32
+
+
+def test_texts_are_of_words_alone(tokenizer):
+  ids = tokenizer(["red blue", "circle"])["input_ids"]
+  tokens = np.asarray([[[*ids[0], 3], [*ids[1], 3, 3]]])  # [1, 2, 3]
+  words = np.arange(3) < np.asarray([2, 1])[:, None]
+  found = titles.texts(tokens, words[None], tokenizer.decode)
+  assert found == ["red blue", "circle"]

@@ -454,3 +454,38 @@ def test_all_wrong_shapes_are_listed():
       OLD_LOGPROBS[..., :1],
       jnp.ones((1, 2, 1)),
     )
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_masked_samples_are_those_of_their_own_lengths(ratio, aggregation):
+  """The loss of samples of unequal lengths is the mean of each one's alone."""
+  options = Objective(
+    **PLAIN | {"ratio": ratio, "aggregation": aggregation, "kl_weight": 0.3}
+  )
+  lengths, advantages = [[3, 1], [4, 2]], jnp.asarray([[1.0, -2.0], [0.5, 3.0]])
+  mask = jnp.asarray(np.arange(4) < np.asarray(lengths)[..., None])  # [P, G, W]
+  keys = jax.random.split(jax.random.key(0), 4)
+  logprobs, old, ref, weights = (
+    jnp.where(mask, jax.random.uniform(key, mask.shape), 0.0) for key in keys
+  )
+  found, metrics = policy.policy_loss(
+    options, logprobs, old, ref, advantages, weights=weights, mask=mask
+  )
+  alone = []
+  for place in np.ndindex(2, 2):
+    length = int(mask[place].sum())
+    rows = (x[place][None, None, :length] for x in (logprobs, old, ref))
+    alone.append(
+      policy.policy_loss(
+        options,
+        *rows,
+        advantages[place][None, None],
+        weights=weights[place][None, None, :length],
+      )
+    )
+  expected, parts = jax.tree.map(lambda *x: np.mean(x), *alone)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  for name in ("kl", "ratio_mean", "clip_fraction", "policy_loss"):
+    np.testing.assert_allclose(metrics[name], parts[name], rtol=1e-5)
+  assert 0 < metrics["clip_fraction"] < 1

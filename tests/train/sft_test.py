@@ -1,5 +1,6 @@
 """The SFT step: its loss by another way, dropout, and any mesh."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from genrec_jax import sampling
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding, tree
-from genrec_jax.core.types import TrainState
+from genrec_jax.core.types import Title, TrainState
 from genrec_jax.sampling import Sampling
 from genrec_jax.testing import ANSWERS, FAMILIES, random_batch, tiny_params
 from genrec_jax.train import sft
@@ -169,6 +170,57 @@ def test_eight_devices_equal_one(family, params, batch, alone, shape):
     if i == 0:
       assert_same_gradient(gradient(state), alone[2])
   assert_same_params(state, alone[0])
+
+
+def test_hidden_titles_are_not_learned_and_the_others_count_for_them():
+  dropped = jnp.asarray([False, True, False, False])
+  found = sft.title_counts(dropped)
+  np.testing.assert_allclose(found, [4 / 3, 0, 4 / 3, 4 / 3])
+  np.testing.assert_array_equal(sft.title_counts(jnp.ones(2, bool)), [0, 0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer(Bandit):
+  """Writes words by the same table as codes."""
+
+  @property
+  def text_vocabulary(self):
+    return self.image_vocabulary
+
+
+def test_the_loss_of_titles_and_codes_by_hand():
+  model = Writer(image_tokens=2, codebook_size=3)
+  # Two prompts, of three tokens of a title and two codes: [P, 1, 5, 3].
+  hidden = jax.random.normal(jax.random.key(0), (2, 1, 5, 3))
+  tokens = jnp.asarray([[[1, 2, 0]], [[2, 0, 1]]])
+  codes = jnp.asarray([[2, 0], [2, 0]])
+  # The first ends after its word, the second is cut off.
+  words = jnp.asarray([[[True, False, False]], [[True, True, True]]])
+  title = Title(tokens=tokens, words=words)
+  options = sft.SFTOptions(
+    seed=0,
+    microbatches=1,
+    condition_dropout=0.0,
+    image_weight=0.7,
+    title_weight=0.2,
+  )
+  counts = jnp.asarray([0.5, 1.5])
+  loss, metrics = sft.item_loss(
+    model, {}, hidden, codes, title, counts, options
+  )
+  losses = -jax.nn.log_softmax(hidden)[:, 0]  # [P, 5, 3]
+  of_title = (
+    0.5 * (losses[0, 0, 1] + losses[0, 1, 2]) / 2
+    + 1.5 * (losses[1, 0, 2] + losses[1, 1, 0] + losses[1, 2, 1]) / 3
+  ) / 2
+  of_image = (losses[:, 3, 2] + losses[:, 4, 0]).mean() / 2
+  right = jnp.argmax(hidden, -1)[:, 0, :3] == tokens[:, 0]  # [P, 3]
+  accuracy = (0.5 * right[0, :2].mean() + 1.5 * right[1].mean()) / 2
+  np.testing.assert_allclose(loss, 0.7 * of_image + 0.2 * of_title, rtol=1e-6)
+  np.testing.assert_allclose(metrics["image_loss"], of_image, rtol=1e-6)
+  np.testing.assert_allclose(metrics["title_loss"], of_title, rtol=1e-6)
+  np.testing.assert_allclose(metrics["title_accuracy"], accuracy, rtol=1e-6)
+  assert metrics["title_cut"] == 0.5
 
 
 def test_the_loss_of_codes_by_hand():
