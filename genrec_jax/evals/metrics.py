@@ -239,16 +239,12 @@ _DETAILS = (
 )
 
 
-# The title of their table.
-WRITTEN_TITLE = "Titles and captions"
-
-
 class Table(NamedTuple):
   """Metrics that stand side by side."""
 
-  # Whose they are; '': the reward's CLIP's, and the truth's; or WRITTEN_TITLE.
-  title: str
+  title: str  # '': of the reward's CLIP's metrics and the truth's
   names: list[str]
+  judged: bool = False  # the title names a judge
 
 
 @functools.cache
@@ -329,7 +325,7 @@ def tables(names: Iterable[str]) -> list[Table]:
       ("ranking and sets", _RANKING),
     ):
       own = [t.format(judge) for t in templates if t.format(judge) in known]
-      found.append(Table(f"{judge}: {kind}", own))
+      found.append(Table(f"{judge}: {kind}", own, judged=True))
   return [table for table in found if table.names]
 
 
@@ -346,6 +342,7 @@ def brief(names: Iterable[str]) -> list[Table]:
         if metric_of(name).judge == judge
         and name not in [detail.format(judge) for detail in _DETAILS]
       ],
+      judged=True,
     )
     for judge in judges(known)
   ]
@@ -357,7 +354,9 @@ def _by_no_judge(known: Sequence[str], *, details: bool) -> list[Table]:
   own = [n for n in known if not metric_of(n).judge and n not in WRITTEN]
   if not details:
     own = [n for n in own if n not in _DETAILS]
-  return [
-    Table("", own),
-    Table(WRITTEN_TITLE, [n for n in known if n in WRITTEN]),
-  ]
+  written = [n for n in known if n in WRITTEN]
+  kinds = dict.fromkeys(  # what a table of captions alone has is no titles
+    "captions" if n == "caption_accuracy" else "titles" for n in written
+  )
+  title = " and ".join(kinds).capitalize()
+  return [Table("", own), Table(title, written)]

@@ -47,6 +47,11 @@ class Table(NamedTuple):
   metrics: list[Metric]
   groups: list[tuple[str, list[Row]]]
 
+  @property
+  def shuffled(self) -> bool:
+    """Whether there are rows of shuffled histories, which need a word."""
+    return any(group == "shuffled" for group, _ in self.groups)
+
 
 def colours(summary: Summary) -> dict[str, str]:
   """Returns a CSS colour per model, in the order of the table."""
@@ -60,9 +65,7 @@ def tables(summary: Summary) -> list[Table]:
   """Returns the tables of the page: the main one, and two of each judge."""
   return [
     Table(
-      table.title
-      if table.title in ("", metrics_lib.WRITTEN_TITLE)
-      else f"By {table.title}",
+      f"By {table.title}" if table.judged else table.title,
       [metric_of(name) for name in table.names],
       groups(summary, table.names),
     )

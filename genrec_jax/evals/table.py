@@ -5,7 +5,7 @@ import textwrap
 
 from genrec_jax.evals import page_differences, page_frontier
 from genrec_jax.evals.intervals import Interval
-from genrec_jax.evals.metrics import WRITTEN_TITLE, brief, metric_of
+from genrec_jax.evals.metrics import brief, metric_of
 from genrec_jax.evals.summary import (
   SHUFFLED,
   Summary,
@@ -18,6 +18,7 @@ from genrec_jax.rows import title
 _NAME, _CELL = 15, 12  # characters; seven metrics fit in a hundred
 _NARROW = 10  # of a column without intervals; eight fit
 _WORDS = 100  # characters of a line in words
+_SHUFFLED = " shuffled: images made from another user's history."
 
 
 def table(summary: Summary) -> str:
@@ -25,7 +26,7 @@ def table(summary: Summary) -> str:
 
   The main one has intervals under its means.
   """
-  main, *judged = brief(columns(summary))
+  main, *others = brief(columns(summary))
   users = f"{summary['users']} users"
   lines = _block(summary, main.names, users, _CELL)
   population = summary.get("population", "users")
@@ -34,15 +35,15 @@ def table(summary: Summary) -> str:
     " interval over users."
   )
   lines.append(
-    "* better than every other model, by the paired differences. shuffled:"
-    " images made from another user's history."
+    "* better than every other model, by the paired differences."
+    + _SHUFFLED * bool(summary.get("shuffled"))
   )
-  for judge in judged:
-    head = f"By {judge.title}, which rewards nothing; more in the report:"
-    if judge.title == WRITTEN_TITLE:
-      head = f"{WRITTEN_TITLE}:"
+  for other in others:
+    head = f"{other.title}:"
+    if other.judged:
+      head = f"By {other.title}, which rewards nothing; more in the report:"
     lines += ["", head]
-    lines += _block(summary, judge.names, users, _NARROW, spans=False)
+    lines += _block(summary, other.names, users, _NARROW, spans=False)
   words = page_differences.lines(summary) + page_frontier.lines(summary)
   if words:
     lines.append("Differences user by user; p corrected for their number:")

@@ -65,16 +65,16 @@ def test_every_metric_has_an_end_that_is_better_or_none():
 def test_tables_are_of_one_encoder_each():
   names = ["kid_b", "future_a_mean", "text_clip", "unknown", "future_b_next"]
   assert metrics.tables(names) == [
-    ("", ["text_clip"]),
-    ("b: likeness", ["future_b_next"]),
-    ("b: ranking and sets", ["kid_b"]),
-    ("a: likeness", ["future_a_mean"]),
+    ("", ["text_clip"], False),
+    ("b: likeness", ["future_b_next"], True),
+    ("b: ranking and sets", ["kid_b"], True),
+    ("a: likeness", ["future_a_mean"], True),
   ]
   # Details are left to the page.
   assert metrics.brief(names) == [
-    ("", ["text_clip"]),
-    ("b", ["kid_b"]),
-    ("a", ["future_a_mean"]),
+    ("", ["text_clip"], False),
+    ("b", ["kid_b"], True),
+    ("a", ["future_a_mean"], True),
   ]
   assert metrics.tables([]) == metrics.brief([]) == []
 
@@ -82,7 +82,14 @@ def test_tables_are_of_one_encoder_each():
 def test_titles_and_captions_have_a_table_of_their_own():
   names = ["caption_accuracy", "kid_b", "text_clip", "title_cut"]
   expected = [
-    ("", ["text_clip"]),
-    ("Titles and captions", ["title_cut", "caption_accuracy"]),
+    ("", ["text_clip"], False),
+    ("Titles and captions", ["title_cut", "caption_accuracy"], False),
   ]
   assert metrics.tables(names)[:2] == metrics.brief(names)[:2] == expected
+
+
+@pytest.mark.parametrize(
+  ("name", "title"), [("caption_accuracy", "Captions"), ("title_cut", "Titles")]
+)
+def test_their_table_is_called_by_what_is_in_it(name, title):
+  assert metrics.tables([name]) == [(title, [name], False)]

@@ -51,3 +51,7 @@ def test_a_judge_has_two_tables_and_sets_are_in_the_second():
   assert frechet.bar["low"] == frechet.bar["mean"] == frechet.bar["high"]
   shuffled = dict(ranking.groups)["shuffled"][0]
   assert shuffled.cells[1].interval["mean"] == 0.5
+
+
+def test_shuffled_rows_are_explained_where_a_table_has_some():
+  assert [t.shuffled for t in page_table.tables(JUDGED)] == [True, False, True]

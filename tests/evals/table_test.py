@@ -98,6 +98,13 @@ def test_a_judge_has_a_table_of_its_own():
   assert "HR@10" not in "".join(lines[:start])
 
 
+def test_shuffled_rows_are_explained_where_there_are_some():
+  assert "shuffled: images made" in table_lib.table(SUMMARY)
+  assert "shuffled" not in table_lib.table(
+    SUMMARY | {"shuffled": {}, "differences": {}}
+  )
+
+
 def test_tables_fit_in_a_hundred_characters():
   templates = [*metrics._LIKENESS, *metrics._RANKING]
   judge = [template.format("eye") for template in templates]
