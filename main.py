@@ -48,6 +48,7 @@ def main(_: list[str]) -> None:
   ):
     compiler.keep_compiled()
     cli.require_device()
+    complete.inherit_answer(config, flag.given_keys())
     check(config)
     # Processes of different configs would wait for each other for ever.
     distributed.assert_same_everywhere(

@@ -86,6 +86,16 @@ def main() -> None:
     _sweep(runs)
 
 
+def _as_run(config: Any, given: set[str]) -> Any:
+  """Returns a config with the answers that its runs will take over."""
+  from genrec_jax.runtime.inheritance import inherited_answer
+
+  own = config.copy_and_resolve_references()
+  taken, _ = inherited_answer(config.to_dict(), given, config.workdir)
+  own.model.update(taken)
+  return own
+
+
 def _runs() -> list[Run]:
   """Returns all runs, checked before any begins.
 
@@ -107,7 +117,7 @@ def _runs() -> list[Run]:
       problems.append(str(error))
       continue
     try:
-      check(config)
+      check(_as_run(config, set(one.overrides)))
     except UserError as error:
       invalid = " ".join(str(error).split())
     for seed in range(_SEEDS.value):

@@ -5,6 +5,7 @@ records what the folders that it starts from hold now, so that a resumed run
 notices when they hold something else.
 """
 
+from collections.abc import Mapping
 import os
 from typing import Any
 
@@ -13,8 +14,25 @@ from genrec_jax.core.tree import flatten
 from genrec_jax.runtime import distributed, inheritance, run_config, workdir
 
 
+def inherit_answer(config: Any, given: set[str]) -> None:
+  """Takes over the answers of a checkpoint's training, before `check`.
+
+  Rewards of titles are allowed where answers have some. What is taken over is
+  printed.
+
+  Args:
+    config: of the run; changed in place.
+    given: the keys that the command line sets; see `inheritance`.
+  """
+  taken, source = inheritance.inherited_answer(
+    config.to_dict(), given, config.workdir
+  )
+  config.model.update(taken)
+  _say_taken(source, "model", taken)
+
+
 def inherit_data(config: Any, given: set[str]) -> None:
-  """Takes over the data set, prompts and answers of a checkpoint's training.
+  """Takes over the data set and the prompts of a checkpoint's training.
 
   What is taken over is printed, and so are prompts of another form that the
   command line asks for, which an evaluation refuses.
@@ -27,18 +45,10 @@ def inherit_data(config: Any, given: set[str]) -> None:
     config.to_dict(), given, config.workdir
   )
   config.data.update(taken)
-  answer, _ = inheritance.inherited_answer(
-    config.to_dict(), given, config.workdir
-  )
-  config.model.update(answer)
   if not source:
     return
+  _say_taken(source, "data", taken)
   theirs = workdir.read_config(source)["data"]
-  # Printed: a command that says nothing of data must not hide where it is from.
-  values = [f"data.{key}={value!r}" for key, value in taken.items()]
-  values += [f"model.{key}={value!r}" for key, value in answer.items()]
-  if values:
-    distributed.say(f"as {source} was trained: {', '.join(values)}")
   others = [
     f"data.{key} was {theirs[key]!r}, is {config.data[key]!r}"
     for key in inheritance.PROMPT_KEYS
@@ -49,6 +59,14 @@ def inherit_data(config: Any, given: set[str]) -> None:
       f"prompts differ from those that {source} was trained on:"
       f" {'; '.join(others)}"
     )
+
+
+def _say_taken(source: str, section: str, taken: Mapping[str, Any]) -> None:
+  # Printed: a command that says nothing of them must not hide where they are
+  # from.
+  if taken:
+    values = [f"{section}.{key}={value!r}" for key, value in taken.items()]
+    distributed.say(f"as {source} was trained: {', '.join(values)}")
 
 
 def make_absolute(config: Any) -> None:

@@ -88,7 +88,7 @@ def inherited_answer(
 def _source(config: dict[str, Any], workdir: str) -> str:
   """Returns the workdir whose run this one goes on from; '' for none."""
   checkpoint = config["model"]["checkpoint"]
-  if not os.path.exists(os.path.join(checkpoint, CONFIG)):
+  if not checkpoint or not os.path.exists(os.path.join(checkpoint, CONFIG)):
     return ""
   # A resumed run goes on as it began, whatever its checkpoint says now.
   return checkpoint if newest_step(workdir) is None else workdir

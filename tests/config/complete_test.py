@@ -2,15 +2,20 @@
 
 import json
 
+import pytest
+
 from configs import evaluate as evaluate_config
+from configs import rl as rl_config
 from configs import sft as sft_config
-from genrec_jax.config import complete
+from genrec_jax.config import checks, complete
+from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import workdir as workdir_lib
 
 
-def trained(folder, **data):
-  """Makes a workdir whose run was of other data settings."""
+def trained(folder, model=None, **data):
+  """Makes a workdir whose run was of other settings of its model or data."""
   config = sft_config.get_config("debug")
+  config.model.update(model or {})
   config.data.update(data)
   folder.mkdir()
   (folder / workdir_lib.CONFIG).write_text(config.to_json())
@@ -25,6 +30,19 @@ def test_a_run_takes_over_the_data_of_its_checkpoint(tmp_path, capsys):
   assert config.data.instruction == "Next, please."
   assert config.data.num_users == 7
   assert f"as {source} was trained: " in capsys.readouterr().out
+
+
+def test_rewards_of_titles_fit_a_checkpoint_that_writes_them(tmp_path, capsys):
+  source = trained(tmp_path / "sft", {"answer": "title_image"})
+  config = rl_config.get_config("debug")
+  config.model.checkpoint, config.workdir = source, str(tmp_path / "new")
+  config.rewards.consistency.weight = 0.5
+  with pytest.raises(UserError, match="expected 0, as answers have no title"):
+    checks.check(config)
+  complete.inherit_answer(config, set())
+  checks.check(config)
+  said = f"as {source} was trained: model.answer='title_image'"
+  assert said in capsys.readouterr().out
 
 
 def test_prompts_that_the_command_line_changes_are_printed(tmp_path, capsys):

@@ -466,8 +466,10 @@ def test_masked_samples_are_those_of_their_own_lengths(ratio, aggregation):
   lengths, advantages = [[3, 1], [4, 2]], jnp.asarray([[1.0, -2.0], [0.5, 3.0]])
   mask = jnp.asarray(np.arange(4) < np.asarray(lengths)[..., None])  # [P, G, W]
   keys = jax.random.split(jax.random.key(0), 4)
+  # Far enough apart for ratios of whole samples to be clipped, too.
   logprobs, old, ref, weights = (
-    jnp.where(mask, jax.random.uniform(key, mask.shape), 0.0) for key in keys
+    jnp.where(mask, 2 * jax.random.uniform(key, mask.shape), 0.0)
+    for key in keys
   )
   found, metrics = policy.policy_loss(
     options, logprobs, old, ref, advantages, weights=weights, mask=mask
