@@ -74,6 +74,7 @@ def make() -> None:
   from genrec_jax.study import make as make_lib
   from genrec_jax.study import planning, texts
 
+  # Any other value is the address that a page sends its votes to.
   collect = {"server": make_lib.OWN_SERVER, "file": ""}
   wording = texts.Texts(contact=_CONTACT.value, code=_CODE.value)
   if _TITLE.value:
@@ -144,6 +145,7 @@ def simulate() -> None:
   )
   out = Path(_OUT.value)
   out.mkdir(parents=True, exist_ok=True)
+  # In the form of real ones, so that `analyse` reads both alike.
   text = "".join(json.dumps(vote) + "\n" for vote in found)
   files.write(out / folder.VOTES, text)
   files.write(out / "truth.json", json.dumps(truth, indent=2) + "\n")

@@ -157,6 +157,7 @@ def check(config: Any) -> None:
     UserError: lists them.
   """
   values = flatten(config.to_dict(), sep=".")
+  # All of them at once: each start of a run costs its user a minute.
   problems = [
     f"{key} is not set: give an HF-format folder with --config.{key}=DIR"
     for key in ("model.checkpoint", "clip.checkpoint")
@@ -206,6 +207,7 @@ def _temperature_problems(values: Mapping[str, Any]) -> list[str]:
       f"eval.temperatures is {given!r}: expected numbers of at least 0.01, as"
       " in --config.eval.temperatures='(0.5,1.5)'"
     ]
+  # A task without a number of its own evaluates as many as it samples.
   if given and values.get("eval.samples", values["sample.num_samples"]) < 2:
     return [
       "eval.temperatures needs two samples a user or more: one has no diversity"
@@ -237,6 +239,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
   Most of them would leave nothing to be learned.
   """
   problems = []
+  # A task that trains nothing has no such key.
   if "model.trainable" in values and not values["model.trainable"]:
     problems.append(
       "model.trainable is empty: expected patterns of parameters, such as"
@@ -269,7 +272,7 @@ def _title_contradictions(values: Mapping[str, Any]) -> list[str]:
       " prompt is the title itself"
     )
   for section in ("sft", "objective"):
-    image = values.get(f"{section}.image_weight")
+    image = values.get(f"{section}.image_weight")  # None in another task
     if image == 0 and values[f"{section}.title_weight"] == 0:
       problems.append(
         f"{section}.image_weight and {section}.title_weight are both 0:"
@@ -293,7 +296,7 @@ def _rl_contradictions(values: Mapping[str, Any]) -> list[str]:
       " objective.kl_weight=0: there is no reference to reset; expected 0, or a"
       " KL weight above 0"
     )
-  if values["sample.top_k"] == 1:
+  if values["sample.top_k"] == 1:  # fine where nothing is trained
     problems.append(
       "sample.top_k is 1: all samples of a prompt would be one image, without"
       " anything to learn from; expected 0, all codes, or more than 1"

@@ -22,7 +22,7 @@ def problems(
     clip: `clip.checkpoint`, which rewards.
     rewarding: other encoders that reward, {folder: its key in the config}.
   """
-  if not is_paths(paths):
+  if not is_paths(paths):  # nothing else could be said of it
     return [
       f"eval.judges is {paths!r}: expected a tuple of folders in HF format,"
       " such as ('DIR',), or () for none"
@@ -35,6 +35,7 @@ def problems(
     for other, key in (rewarding or {}).items()
     if same_folder(path, other)
   ]
+  # A folder's own name is in the names of its columns.
   names = Counter(map(name_of, paths))
   found += [
     f"eval.judges: {names[name]} judges are called {name!r}, and their metrics"
@@ -68,7 +69,7 @@ def absent(key: str, *paths: str) -> list[str]:
   """Returns which folders of a key are not there, a line each."""
   found = []
   for path in paths:
-    try:
+    try:  # a name on the hub is no folder, and may still be one
       if not locate.is_name(path) or Path(path).exists():
         locate.resolve(path)
     except UserError as error:

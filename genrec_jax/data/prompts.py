@@ -63,6 +63,7 @@ class PromptDataset(Dataset):
     """Titles of the prompts, and the item of each user: its own."""
     titles = [line.title.encode() for line in self.lines]
     count = len(titles)
+    # No user has a window but those trained on, whose one event is a target.
     cuts = np.zeros((count, len(Splits._fields)), np.int32)
     cuts[self.splits["train"], Splits._fields.index("train_end")] = 1
     return Index(
@@ -104,7 +105,7 @@ class _Users(Sequence[dict[str, Any]]):
     return self.number
 
   def __getitem__(self, row: Any) -> Any:
-    if not 0 <= row < self.number:
+    if not 0 <= row < self.number:  # what ends a loop over a sequence
       raise IndexError(row)
     return {
       "id": f"prompt {row}".encode(),
@@ -136,6 +137,7 @@ def load(path: str | os.PathLike, *, held_out: int, seed: int) -> PromptDataset:
     UserError: the file cannot be read, or lists what is wrong in it.
   """
   lines = _read(Path(path).expanduser())
+  # In the file's order, so that the seed alone decides what is held out.
   different = list(dict.fromkeys(line.title for line in lines))
   if len(different) < _LEAST:
     raise UserError(
@@ -146,6 +148,7 @@ def load(path: str | os.PathLike, *, held_out: int, seed: int) -> PromptDataset:
   held = min(max(len(different) // _HELD_OUT, 2), max(held_out, 2))
   watched = max(held // _VALIDATION, 1)
   names = np.full(len(different), SPLITS.index("train"))
+  # The first are watched during training, the other held out ones at its end.
   names[order[:held]] = SPLITS.index("test")
   names[order[:watched]] = SPLITS.index("validation")
   place = {title: i for i, title in enumerate(different)}
@@ -167,6 +170,7 @@ def fingerprint(path: str | os.PathLike) -> str:
   file = Path(path).expanduser()
   digest = hashlib.sha256()
   for line in _read(file):
+    # An image's size, not its bytes, which may be gigabytes.
     size = line.image.stat().st_size if line.image else 0
     digest.update(f"{json.dumps(dict(line.metadata))} {size}\n".encode())
   return digest.hexdigest()[:16]

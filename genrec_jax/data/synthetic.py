@@ -49,7 +49,7 @@ class Synthetic(tfds_writer.Prepared, tfds.core.GeneratorBasedBuilder):
 
   def _item(self, index: int) -> dict[str, Any]:
     attributes = world.attributes(index)  # [5]
-    png = io.BytesIO()
+    png = io.BytesIO()  # as real images are: encoded, and without loss
     Image.fromarray(world.render(attributes)).save(png, "PNG")
     return {
       "id": _item_id(index),
@@ -76,7 +76,7 @@ class Synthetic(tfds_writer.Prepared, tfds.core.GeneratorBasedBuilder):
   def _wants(self, history: histories.History) -> np.ndarray:
     """Returns the user's wants at each event of a history: [L, 3] int64."""
     _, events = self._simulated
-    row = int(history.user[1:])
+    row = int(history.user[1:])  # of 'u000012'
     # By item, as histories order events with equal timestamps anew.
     wants = dict(
       zip(events.items[row].tolist(), events.wants[row], strict=True)
@@ -87,6 +87,7 @@ class Synthetic(tfds_writer.Prepared, tfds.core.GeneratorBasedBuilder):
   def _simulated(self) -> tuple[list[str], world_users.Events]:
     """Ids of the users, [U], and their events."""
     settings = self.settings
+    # In one simulation: those held out are users like all others.
     number = settings["num_users"] + settings["held_out"]
     events = world_users.simulate(
       number, settings["num_events"], settings["seed"]
@@ -146,6 +147,7 @@ def open_or_build(
   """
   if path:
     return dataset_lib.load(path)
+  # Other settings are another folder, so nothing stale is found.
   name = "_".join(f"{key}{value}" for key, value in sorted(settings.items()))
   folder = pathlib.Path(cache) / f"synthetic{world.VERSION}_{name}"
   if distributed.is_first():

@@ -74,6 +74,7 @@ class Panel:
       if encoder.tokenizer is not None
     }
 
+  # An argument of what is compiled: constants are copied into each program.
   @property
   def _params(self):
     return {encoder.name: encoder.params for encoder in self.encoders}

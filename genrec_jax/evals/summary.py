@@ -54,6 +54,7 @@ def summarise(
     warnings: lines for the reader.
     sets: {row: see `Scorer.sets`}, of rows of `per_user`.
   """
+  # All in one call: rows of the same users share their resamples.
   cells = intervals.bootstrap(
     {
       (n, m): values for n, row in per_user.items() for m, values in row.items()
@@ -97,6 +98,7 @@ def rows(summary: Summary) -> list[tuple[str, str, Mapping[str, Interval]]]:
   sets are among the intervals; those without one are as wide as their mean.
   """
   models = summary["models"]
+  # The table from top to bottom.
   found = (
     [("model", n, m) for n, m in models.items() if n not in rows_lib.ROWS]
     + [("shuffled", n, m) for n, m in summary.get("shuffled", {}).items()]
@@ -194,6 +196,7 @@ def headline(summary: Summary) -> str:
   """
   found = columns(summary)
   future = [m for m in found if re.fullmatch(r"future_\w+_mean", m)]
+  # CLIP rewards; a judge that did not says more.
   judged = [m for m in future if m != "future_clip_mean"]
   candidates = [m for m in found if m == "preference_match"] + judged + future
   return candidates[0] if candidates else ""
@@ -210,6 +213,7 @@ def best_recommender(summary: Summary) -> str | None:
     for group, name, cells in rows(summary)
     if group == "recommender" and metric in cells
   }
+  # The first of equals, in the order of the table.
   return max(means, key=lambda name: means[name]) if means else None
 
 

@@ -24,6 +24,7 @@ def config_from_hf(config: Mapping[str, Any], **overrides: Any) -> VQGAN:
   Raises:
     UserError: a size that the architecture does not allow.
   """
+  # Named alike there and here.
   names = (
     "embed_dim",
     "num_embeddings",
@@ -77,7 +78,7 @@ def encoder(
   widths = _widths(tokenizer)
   last = len(widths) - 1
   table = [*conv("encoder.conv_in", "encoder/conv_in")]
-  before = tokenizer.base_channels
+  before = tokenizer.base_channels  # what a level reads
   for i, width in enumerate(widths):
     level = (f"{hf}.{i}", f"encoder/down_{i}")
     own = attention if i == last else None  # and no halving behind it
@@ -109,7 +110,7 @@ def decoder(
   for i, width in enumerate(widths):
     level = (hf[i], f"decoder/up_{i}")
     own = attention if i == 0 else None
-    count = tokenizer.num_res_blocks + 1
+    count = tokenizer.num_res_blocks + 1  # a decoder has one more a level
     table += blocks(*level, before, width, count, own, norm)
     if i != last:
       table += conv(level[0] + ".upsample.conv", level[1] + "/upsample")
@@ -183,7 +184,7 @@ def resnet(
 ) -> list[Rule]:
   """Returns the table of a residual block; see `blocks`."""
   table: list[Rule] = []
-  for i in (1, 2):
+  for i in (1, 2):  # theirs count from 1, and so do ours
     table += norm(f"{hf}.norm{i}", f"{ours}/norm{i}")
     table += conv(f"{hf}.conv{i}", f"{ours}/conv{i}")
   if shortcut:

@@ -60,7 +60,7 @@ def image_sizes(folder: Path) -> dict[str, int]:
 def check_base(folder: Path) -> None:
   """Refuses a workdir whose base has other weights than it was trained from."""
   config = tree.flatten(workdir.read_config(str(folder)), sep=".")
-  then = config.get(run_config.FINGERPRINT)
+  then = config.get(run_config.FINGERPRINT)  # None: a run of an older version
   now = then and fingerprint(base_of(folder))
   if then != now:
     raise UserError(
@@ -94,6 +94,7 @@ def sampling_settings(
     given = config.get("sample") or {}
     instruction = (config.get("data") or {}).get("instruction")
   else:
+    # A folder without it has the defaults of whoever asks.
     given = dict(safetensors_io.read_json(file)) if file.exists() else {}
     given["guidance"] = given.get("guidance_scale")  # transformers' name
   return {k: given[k] for k in names if given.get(k) is not None}, instruction

@@ -45,6 +45,7 @@ class VQGAN(ImageTokenizer):
     """Returns random float32 parameters."""
     keys = jax.random.split(key, 5)
     pixels, latents, codes = self._inputs()
+    # [C, E]
     codebook = jax.random.normal(keys[4], (self.num_embeddings, self.embed_dim))
     codebook /= jnp.linalg.norm(codebook, axis=-1, keepdims=True)
     return {
@@ -65,7 +66,7 @@ class VQGAN(ImageTokenizer):
     Without it they are compared as they are, as in transformers: the same codes
     only if all codebook vectors have one length.
     """
-    book = self._book(params)
+    book = self._book(params)  # [C, E]
     z = latents.astype(jnp.float32)
     if self.l2_norm:
       book, z = _unit(book), _unit(z)
@@ -79,10 +80,12 @@ class VQGAN(ImageTokenizer):
     return _unit(super().lookup(params, codes))
 
   def _encode(self, params: PyTree, pixels: jax.Array) -> jax.Array:
+    # [B, h, w, 3] to [B, h', w', latent channels], and to [B, h', w', E].
     h = layers.apply(Encoder(self), params["encoder"], pixels)
     return layers.apply(self._quant_conv(), params["quant_conv"], h)
 
   def _decode(self, params: PyTree, latents: jax.Array) -> jax.Array:
+    # [B, h', w', E] to [B, h', w', latent channels], and to [B, h, w, 3].
     h = layers.apply(self._post_conv(), params["post_quant_conv"], latents)
     return layers.apply(Decoder(self), params["decoder"], h)
 

@@ -43,14 +43,14 @@ def problems(schedule: Any, sections: Mapping[str, Any]) -> list[str]:
     f"schedule is {schedule!r}: expected (reward, step, factor) for each knot,"
     " such as (('copy', 0, 0.0), ('copy', 40, 1.0)), or () for none"
   )
-  if not isinstance(schedule, tuple):
+  if not isinstance(schedule, tuple):  # of a list, too: a config is frozen
     return [form]
   found = []
   for knot in schedule:
     if not isinstance(knot, tuple) or [*map(type, knot)] not in (
       [str, int, float],
       [str, int, int],
-    ):
+    ):  # of the types themselves, as True is an int
       return [form]
     name, step, number = knot
     if not sections.get(name, {}).get("weight"):
@@ -75,4 +75,4 @@ def problems(schedule: Any, sections: Mapping[str, Any]) -> list[str]:
         f"schedule of {name!r} is 0 at all steps: expected a factor above 0;"
         f" --config.rewards.{name}.weight=0 leaves the reward out"
       )
-  return list(dict.fromkeys(found))
+  return list(dict.fromkeys(found))  # a reward of many knots is named once

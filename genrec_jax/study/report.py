@@ -26,8 +26,10 @@ def write(out: str, found: Mapping[str, Any], answers: Answers) -> None:
   """
   folder = Path(out)
   folder.mkdir(parents=True, exist_ok=True)
+  # A browser, too, reads it, and NaN is no JSON.
   text = json.dumps(_without_nan(found), indent=2, allow_nan=False)
   files.write(folder / "analysis.json", text + "\n")
+  # The best first, which is how a page is read.
   ranked = {
     question: sorted(fitted["rows"].items(), key=lambda cell: -cell[1]["score"])
     for question, fitted in found["scores"].items()
@@ -101,6 +103,7 @@ def _votes(answers: Answers, excluded: Mapping[str, Sequence[str]]) -> list:
   lines = []
   for v in range(len(answers.rater)):
     rater, kind = answers.raters[answers.rater[v]], str(answers.kind[v])
+    # A check shows one row twice: of the user, and made for another.
     names = {"check": ("own image", "other's image")}.get(kind) or (
       answers.rows[answers.first[v]],
       answers.rows[answers.second[v]],
@@ -135,7 +138,7 @@ def _raters(answers: Answers, excluded: Mapping[str, Sequence[str]]) -> list:
   lines = []
   for number, rater in enumerate(answers.raters):
     own = answers.take(answers.rater == number)
-    decided = own.side != 0
+    decided = own.side != 0  # a tie has no side
     lines.append(
       {
         "rater": _number(answers, rater),

@@ -73,18 +73,19 @@ def remembering(
     memory: what is kept; of none the step itself is returned.
     cast: see `begin`.
   """
-  if not memory.kept:
+  if not memory.kept:  # the compiled step has no trace of it
     return step
 
   def train_step(
     state: TrainState, frozen: PyTree, batch: PyTree
   ) -> tuple[TrainState, dict[str, jax.Array]]:
-    if state.reference is not None:
+    if state.reference is not None:  # in place of the one training began with
       frozen = frozen | {"reference": state.reference}
     bare = dataclasses.replace(state, ema=None, reference=None)
     new, metrics = step(bare, frozen, batch)
     ema = reference = None
     if state.ema is not None:
+      # In this form a decay near 1 rounds the change, not the average.
       ema = jax.tree.map(
         lambda old, now: old + (1 - memory.ema_decay) * (now - old),
         state.ema,
@@ -92,6 +93,7 @@ def remembering(
       )
     if state.reference is not None:
       due = new.step % memory.reset_reference_every == 0
+      # Both are there on every step: one program, whatever the step's number.
       reference = jax.tree.map(
         lambda old, now: jnp.where(due, now, old),
         state.reference,

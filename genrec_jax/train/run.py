@@ -38,6 +38,7 @@ def train(
   def whole(state: TrainState, frozen: PyTree) -> PyTree:
     return tree.merge(state.shown, frozen["generator_rest"])
 
+  # Its first evaluation is in the workdir, where a resumed run finds it.
   watch = alarm.Watch(workdir, seed=evaluator.seed)
 
   def evaluate(
@@ -57,6 +58,7 @@ def train(
     ]
     for array in jax.tree.leaves(only_training):
       array.delete()
+    # Last in the table, whose order is that of training.
     trained = (config.task, whole(state, frozen))
     comparison = evaluator.compare([*parts.models, trained])
     results.write(workdir, evaluator, comparison)

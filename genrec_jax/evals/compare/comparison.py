@@ -59,6 +59,7 @@ def compare(
     [_without(run.own, dropped) for run in group.runs] for group in groups
   ]
   alone = [group.name for group in groups if len(group.runs) == 1]
+  # Where all have one seed, the page says so of all.
   if 0 < len(alone) < len(groups):
     notes.append(
       f"one seed only of {', '.join(alone)}: its intervals are over users alone"
@@ -94,6 +95,7 @@ def _difference(
   """Returns ours - theirs, over seeds where there are several."""
   if len(ours) > 1 or len(theirs) > 1:
     return differences.between_seeds(ours, theirs, seed=seed)
+  # Of one seed each: by users alone, as in a run's own table.
   pair = {"a": ours[0], "b": theirs[0]}
   return differences.paired(pair, [("a", "b")], seed=seed)["a - b"]
 
@@ -105,6 +107,7 @@ def _references(runs: Sequence[Run], dropped: str) -> dict[str, Any]:
   began from, unless that was varied.
   """
   compared = {run.row for run in runs}
+  # What no run was scored by has no column.
   known = {metric for run in runs for metric in run.own}
   return {
     name: {
