@@ -24,6 +24,7 @@ class Truth(NamedTuple):
 
   wants: np.ndarray  # [P, 3] int, what the user wants at the target
   history: np.ndarray  # [P, N, 5] int, attributes of the history images
+  future: np.ndarray  # [P, F, 5] int, of the real next ones
 
 
 class Rows(NamedTuple):
@@ -88,7 +89,11 @@ def prepare(
     batch = jax.tree.map(lambda values: fill_up(np.asarray(values)), batch)
     truth = None
     if "wants" in info:
-      truth = Truth(fill_up(np.asarray(info["wants"])), _read(batch.history))
+      truth = Truth(
+        wants=fill_up(np.asarray(info["wants"])),
+        history=_read(batch.history),
+        future=_read(batch.future),
+      )
     prepared.append(
       HeldOutBatch(
         batch=batch,

@@ -59,6 +59,13 @@ METRICS: dict[str, Metric] = {
     "image shows, by the exact attribute reader. Known only in the synthetic "
     "world; the random item is at chance.",
   ),
+  "future_match": Metric(
+    "future match",
+    1,
+    "Share of the five attributes of the items the user really went on to that "
+    "the image shows, by the exact attribute reader. Known only in the "
+    "synthetic world.",
+  ),
   "copy_rate": Metric(
     "copy rate",
     -1,
@@ -226,6 +233,7 @@ _REPEATS = {"lift_{}": "hit_rate_{}"}
 # Left out of the terminal, which is narrow.
 _DETAILS = (
   "future_clip_next",
+  "future_match",
   "catalogue_copy_clip",
   "history_{}_max",
   "future_{}_next",

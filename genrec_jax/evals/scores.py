@@ -11,6 +11,7 @@ encoder.
 import numpy as np
 
 from genrec_jax.data import world
+from genrec_jax.evals.held_out import Truth
 from genrec_jax.hf.encoders import CLIP_NAME
 from genrec_jax.targets import Targets
 
@@ -71,29 +72,30 @@ def of_encoder(encoder: str) -> str:
 
 def truth_scores(
   shown: np.ndarray,
-  history: np.ndarray,
+  truth: Truth,
   history_mask: np.ndarray,
-  wants: np.ndarray,
+  future_mask: np.ndarray,
 ) -> dict[str, np.ndarray]:
   """Scores samples by the attributes that they truly show.
 
   Args:
     shown: [P, G, 5] int, attributes read from the samples.
-    history: [P, N, 5] int, attributes of the user's own history.
+    truth: of the P users.
     history_mask: [P, N] bool, True = a real item.
-    wants: [P, 3] int, what the user wants now.
+    future_mask: [P, F] bool, the same.
 
   Returns:
     {metric: [P] float64}, means over a user's samples.
   """
-  equal = np.all(shown[:, :, None] == history[:, None], axis=-1)  # [P, G, N]
-  copies = np.any(equal & history_mask[:, None], axis=-1)  # [P, G]
-  match = world.preference_match(
-    shown, np.broadcast_to(wants[:, None], (*shown.shape[:2], wants.shape[-1]))
-  )
+  equal = shown[:, :, None] == truth.history[:, None]  # [P, G, N, 5]
+  copies = np.any(equal.all(-1) & history_mask[:, None], axis=-1)  # [P, G]
+  wants = np.broadcast_to(truth.wants[:, None], (*shown.shape[:2], 3))
+  match = world.preference_match(shown, wants)  # [P, G]
+  ahead = (shown[:, :, None] == truth.future[:, None]).mean(-1)  # [P, G, F]
   return {
     "preference_match": match.astype(np.float64).mean(-1),
     "copy_rate": copies.astype(np.float64).mean(-1),
+    "future_match": _masked_mean(ahead, future_mask).mean(-1),
   }
 
 

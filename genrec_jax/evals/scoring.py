@@ -109,9 +109,9 @@ class Scorer:
       # Its copy rate takes the place of CLIP's: the truth needs no threshold.
       found |= scores.truth_scores(
         shown.attributes,
-        self.users.truth.history,
+        self.users.truth,
         np.asarray(self.users.targets[CLIP_NAME].history_mask),
-        self.users.truth.wants,
+        np.asarray(self.users.targets[CLIP_NAME].future_mask),
       )
     if shown.written is not None:
       found |= written.scores(

@@ -74,7 +74,7 @@ def test_the_truth_is_used_only_where_it_is_known(evaluator, batches, panel):
   test = prepare(batches(known=False), panel, 4)
   known = _evaluate(evaluator, 1.0)
   found = _evaluate(evaluator, 1.0, test)
-  assert known.keys() - found.keys() == {"preference_match"}
+  assert known.keys() - found.keys() == {"preference_match", "future_match"}
 
 
 def test_users_do_not_depend_on_the_rows_they_share_a_batch_with(

@@ -1,6 +1,7 @@
 import numpy as np
 
 from genrec_jax.evals import scores
+from genrec_jax.evals.held_out import Truth
 from genrec_jax.targets import Targets
 
 
@@ -53,11 +54,16 @@ def test_truth_scores_by_hand():
   wants = np.asarray([[1, 2, 3]])
   shown = np.asarray([[[1, 2, 0, 5, 1], [1, 2, 3, 0, 0]]])
   history = np.asarray([[[1, 2, 3, 0, 0], [1, 2, 0, 5, 1]]])
+  future = np.asarray([[[1, 2, 3, 5, 1], [9, 9, 0, 9, 9], [1, 2, 3, 0, 0]]])
   mask = np.asarray([[True, False]])  # the second is padding
-  found = scores.truth_scores(shown, history, mask, wants)
+  ahead = np.asarray([[True, True, False]])
+  truth = Truth(wants, history, future)
+  found = scores.truth_scores(shown, truth, mask, ahead)
   expected = [(2 / 3 + 1) / 2]
   np.testing.assert_allclose(found["preference_match"], expected, atol=1e-6)
   np.testing.assert_allclose(found["copy_rate"], [0.5])
+  # Of the first 4 and 1 of five attributes, of the second 3 and 0.
+  np.testing.assert_allclose(found["future_match"], [(4 + 1 + 3 + 0) / 20])
 
 
 def test_diversity_and_spread_equal_the_loop_over_pairs():
