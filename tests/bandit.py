@@ -51,7 +51,7 @@ class Bandit:
     logits = self._logits(embeds)
     return Prefix(keys=logits, values=(), mask=mask, hidden=logits[:, 0])
 
-  def decode_prefix(self, prefix):
+  def decode_prefix(self, prefix, *, guided=False):
     return prefix
 
   def cache_tokens(self, codes):

@@ -79,7 +79,7 @@ class Toy:
     state = self._state(embeds, mask)
     return Prefix(keys=state, values=(), mask=mask, hidden=state)
 
-  def decode_prefix(self, prefix):
+  def decode_prefix(self, prefix, *, guided=False):
     return prefix
 
   def init_cache(self, prefix, num_samples, length):

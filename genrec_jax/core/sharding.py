@@ -181,6 +181,12 @@ def constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec)
 
 
+def batch_shards() -> int:
+  """Returns the parts that `BATCH` splits a batch in where code is traced."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return math.prod(mesh.shape.get(name, 1) for name in BATCH[0])
+
+
 def put_batch(mesh: Mesh, batch: PyTree) -> PyTree:
   """Returns global arrays, split by `BATCH`, of this process's rows.
 

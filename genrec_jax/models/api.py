@@ -8,7 +8,7 @@ D width, V vocabulary, L layers, W tokens of a title, H of an image's begin.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
@@ -105,7 +105,9 @@ class Generator(Protocol):
     """Returns the prompt of the guidance's second branch; N = 0 images.
 
     As long, its mask may be another. It ends as the prompt does: with the begin
-    of an image, or, where a title comes first, without.
+    of an image, or, where a title comes first, without. It tells nothing of the
+    prompt but its length: without the last token, each is the beginning of any
+    that is longer.
     """
 
   def embed(self, params: PyTree, prompt: Prompt) -> jax.Array:
@@ -132,12 +134,19 @@ class Generator(Protocol):
     Of any part of the parameters; the rest is left out.
     """
 
-  def decode_prefix(self, prefix: Prefix) -> Prefix:
-    """Lays a prefix out for `decode_step`; call once per rollout."""
+  def decode_prefix(self, prefix: Prefix, *, guided: bool = False) -> Any:
+    """Lays a prefix out for `decode_step`; call once per rollout.
 
-  def init_cache(
-    self, prefix: Prefix, num_samples: int, length: int
-  ) -> KVCache:
+    Args:
+      prefix: of prompts, or of both branches of each, interleaved.
+      guided: whether of both; what the unconditional ones have in common may
+        then be kept once.
+
+    Returns:
+      What `decode_step` and `init_cache` take; `hidden` is the prefix's.
+    """
+
+  def init_cache(self, prefix: Any, num_samples: int, length: int) -> KVCache:
     """Returns an empty cache for G answers of up to `length` tokens.
 
     It has room for all that stands between codes of an image, too.
@@ -150,7 +159,7 @@ class Generator(Protocol):
     self,
     vocabulary: Vocabulary,
     decode_params: PyTree,
-    prefix: Prefix,
+    prefix: Any,
     cache: KVCache,
     tokens: jax.Array,
     index: jax.Array,

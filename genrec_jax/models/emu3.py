@@ -19,6 +19,7 @@ from genrec_jax.models import emu3_tokens, llama, movqgan
 from genrec_jax.models.api import Vocabulary
 from genrec_jax.models.emu3_tokens import CodeIds, RowVocabulary
 from genrec_jax.models.llama_generator import LlamaGenerator, Step, placed
+from genrec_jax.models.llama_prefix import Guided
 from genrec_jax.models.pixels import Preprocessing
 
 # Of a vocabulary of 184,622 tokens no mesh takes even parts: table and head are
@@ -157,7 +158,7 @@ class Emu3(LlamaGenerator):
     return self.cast_params(params)
 
   def init_cache(
-    self, prefix: Prefix, num_samples: int, length: int
+    self, prefix: Prefix | Guided, num_samples: int, length: int
   ) -> KVCache:
     """Returns an empty cache for G answers of up to `length` tokens."""
     ends = self._side(self.image_size)  # of rows

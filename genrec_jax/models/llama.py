@@ -16,7 +16,9 @@ from jax.sharding import PartitionSpec as P
 
 from genrec_jax.core import sharding
 from genrec_jax.core.types import KVCache, Prefix, PyTree
+from genrec_jax.models import llama_prefix
 from genrec_jax.models.llama_layers import Attend, Block, Rope, rotary
+from genrec_jax.models.llama_prefix import Guided
 from genrec_jax.nn import attention, layers
 
 # Tensor parallel over 'model' (heads and MLP width), the other axis over 'data'
@@ -31,10 +33,6 @@ RULES = (
   (r"layers/(input|post_attention)_layernorm/scale", P()),
   (r"norm/scale", P()),
 )
-# Tokens of a tile of keys and values, and from how many on a prefix is whole
-# tiles: of a short one that would be much more to read.
-_TILE = 128
-_LONG = 1024
 # Kernels that may have LoRA adapters next to them; see `nn.lora`.
 ADAPTABLE = r"layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)/kernel"
 
@@ -200,24 +198,40 @@ class Llama:
     return ends | self.decode_params(params)
 
   def init_cache(
-    self, prefix: Prefix, num_samples: int, length: int
+    self, prefix: Prefix | Guided, num_samples: int, length: int
   ) -> KVCache:
-    """Returns zeros for G answers of `length` tokens to each prompt."""
-    rows = (prefix.mask.shape[0], self.num_kv_heads, num_samples)  # P, K, G
-    # With axes of length 1 XLA's CPU compiler copies the cache at each token,
-    # four times.
-    shape = (*(n for n in rows if n > 1), length, self.head_width)
-    # One array each: buffers updated in place must not be shared.
-    empty = [jnp.zeros(shape, self.dtype) for _ in range(2 * self.num_layers)]
+    """Returns zeros for G answers of `length` tokens to each prompt.
+
+    Before them, where the prefix leaves it out, comes the prompt's last token.
+    """
+    last = getattr(prefix, "last", None)
+
+    def empty(kept: tuple[jax.Array, ...] | None) -> tuple[jax.Array, ...]:
+      # One array each: buffers updated in place must not be shared.
+      found = []
+      for i in range(self.num_layers):
+        parts = kept and llama_prefix.parted(prefix, kept[i])
+        for b, one in enumerate(llama_prefix.branches(prefix)):
+          answers = llama_prefix.samples(one, num_samples)
+          rows = (one.mask.shape[0], self.num_kv_heads, answers)  # P, K, G
+          room = length + bool(parts)
+          # With axes of length 1 XLA's CPU compiler copies the cache at each
+          # token, four times.
+          shape = (*(n for n in rows if n > 1), room, self.head_width)
+          cache = jnp.zeros(shape, self.dtype)
+          if parts:  # [P, K, 1, 1, H], of n prompts [D, K, n, 1, H]
+            cache = _append(cache, jnp.repeat(parts[b], num_samples, 2), 0)
+          found.append(cache)
+      return tuple(found)
+
     return KVCache(
-      keys=tuple(empty[: self.num_layers]),
-      values=tuple(empty[self.num_layers :]),
+      keys=empty(last and last.keys), values=empty(last and last.values)
     )
 
   def decode_step(
     self,
     decode_params: PyTree,
-    prefix: Prefix,
+    prefix: Prefix | Guided,
     cache: KVCache,
     embeds: jax.Array,
     index: jax.Array,
@@ -227,7 +241,7 @@ class Llama:
 
     Args:
       decode_params: as from `decode_params`.
-      prefix: of P prompts, as from `split_prefix`.
+      prefix: of P prompts, as from `llama_prefix.laid_out`.
       cache: of G answers, B + `index` tokens filled.
       embeds: [P, G, D], embeddings of token number `index`.
       index: [] int32.
@@ -237,14 +251,14 @@ class Llama:
     Returns:
       [P, G, D] hidden states after the final norm, and the new cache.
     """
-    start = jnp.sum(prefix.mask, -1, dtype=jnp.int32)  # [P]
+    start = llama_prefix.starts(prefix)  # [P]
+    before = llama_prefix.before(prefix, before, embeds.shape[:2])
     # The cache has its full length from the start; what is empty is masked.
     length = cache.keys[0].shape[-2]
     if before is None:
       slot = index
       rope = self._rope((start + index)[:, None])
-      mask = jnp.arange(length) <= index
-      mask = mask.reshape(1, 1, 1, 1, 1, -1)  # [P, K, G, R, T, S]
+      seen = (jnp.arange(length) <= index).reshape(1, 1, -1)
     else:
       slot = before.shape[-1] + index
       # Answers that hold less begin sooner: [P, G], as G rows of one token.
@@ -255,26 +269,38 @@ class Llama:
         [(0, 0), (0, 0), (0, length - before.shape[-1])],
         constant_values=True,
       ) & (jnp.arange(length) <= slot).reshape(1, 1, -1)
-      mask = seen[:, None, :, None, None]  # [P, K, G, R, T, S]
+    mask = seen[:, None, :, None, None]  # [P, K, G, R, T, S]
+    branches = llama_prefix.branches(prefix)
+    masks = llama_prefix.parted(prefix, mask)
+    prompts = [llama_prefix.seen(one, embeds.shape[1]) for one in branches]
     x = sharding.constrain_batch(embeds.astype(self.dtype)[:, :, None])
     keys, values = [], []
     # Unrolled: a scan over layers would copy its slice of the stack at each.
     for i, layer in enumerate(decode_params["layers"]):
 
       def attend(q, k, v, i=i):
-        k = _append(cache.keys[i], k, slot)
-        v = _append(cache.values[i], v, slot)
-        full = (*q.shape[:3], -1, self.head_width)  # [P, K, G, I, H]
-        shared = prefix.keys[i], prefix.values[i], prefix.mask
-        out = attention.attend(
-          q, k.reshape(full), v.reshape(full), mask, shared
+        out, kept = [], []
+        parts = zip(
+          *(llama_prefix.parted(prefix, x) for x in (q, k, v)), strict=True
         )
-        return out, (k, v)
+        for b, (q, k, v) in enumerate(parts):
+          place = i * len(branches) + b
+          k = _append(cache.keys[place], k, slot)
+          v = _append(cache.values[place], v, slot)
+          kept.append((k, v))
+          full = (*q.shape[:3], -1, self.head_width)  # [P, K, G, I, H]
+          prompt = branches[b].keys[i], branches[b].values[i], prompts[b]
+          out.append(
+            attention.attend(
+              q, k.reshape(full), v.reshape(full), masks[b], prompt
+            )
+          )
+        return llama_prefix.joined(prefix, out), kept
 
-      x, (k, v) = layers.apply(Block(self), layer, x, rope, attend)
+      x, kept = layers.apply(Block(self), layer, x, rope, attend)
       x = sharding.constrain_batch(x)
-      keys.append(k)
-      values.append(v)
+      keys += [k for k, _ in kept]
+      values += [v for _, v in kept]
     return (
       self._norm(decode_params, x[:, :, 0]),
       KVCache(keys=tuple(keys), values=tuple(values)),
@@ -342,27 +368,3 @@ def _positions(mask: jax.Array) -> jax.Array:
 def unstack(tree: PyTree, length: int) -> tuple[PyTree, ...]:
   """Splits the leading axis [L] of every array into a tuple of L trees."""
   return tuple(jax.tree.map(lambda x, i=i: x[i], tree) for i in range(length))
-
-
-def split_prefix(prefix: Prefix) -> Prefix:
-  """Lays a prefix out for decoding; see `Prefix`.
-
-  A long one is filled up, behind its end, with keys that no answer sees.
-  Inside a decode loop a slice of the stack, or a transposed product, would be a
-  copy at every token.
-  """
-  keys, values, mask = prefix.keys, prefix.values, prefix.mask
-  if mask.shape[-1] >= _LONG:
-    # Else GPUs copy all values at every code, to products of whole tiles.
-    fill = -mask.shape[-1] % _TILE
-    mask = jnp.pad(mask, ((0, 0), (0, fill)))
-    keys, values = (
-      jnp.pad(x, [(0, 0)] * 3 + [(0, fill), (0, 0)]) for x in (keys, values)
-    )
-  # [L, P, K, T, H] to L x [P, K, H, T] and L x [P, K, T, H].
-  return dataclasses.replace(
-    prefix,
-    keys=tuple(keys.swapaxes(-1, -2)),
-    values=tuple(values),
-    mask=mask,
-  )

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from genrec_jax.core.types import KVCache, Prefix, PyTree
-from genrec_jax.models import llama
+from genrec_jax.models import llama, llama_prefix
 from genrec_jax.models.api import Vocabulary
 from genrec_jax.models.image_tokenizer import ImageTokenizer
+from genrec_jax.models.llama_prefix import Guided
 
 # Runs a token at a place of a cache; returns states and the new cache.
 Step = Callable[[KVCache, jax.Array, jax.Array], tuple[jax.Array, KVCache]]
@@ -118,12 +119,14 @@ class LlamaGenerator(abc.ABC):
       {name: params[name] for name in self.cast if name in params},
     )
 
-  def decode_prefix(self, prefix: Prefix) -> Prefix:
-    """Lays a prefix out for `decode_step`; call once per rollout."""
-    return llama.split_prefix(prefix)
+  def decode_prefix(
+    self, prefix: Prefix, *, guided: bool = False
+  ) -> Prefix | Guided:
+    """Lays a prefix out for `decode_step`; see `api`."""
+    return llama_prefix.laid_out(prefix, guided=guided)
 
   def init_cache(
-    self, prefix: Prefix, num_samples: int, length: int
+    self, prefix: Prefix | Guided, num_samples: int, length: int
   ) -> KVCache:
     """Returns an empty cache for G answers of up to `length` tokens."""
     return self.language.init_cache(prefix, num_samples, length)
@@ -136,7 +139,7 @@ class LlamaGenerator(abc.ABC):
     self,
     vocabulary: Vocabulary,
     decode_params: PyTree,
-    prefix: Prefix,
+    prefix: Prefix | Guided,
     cache: KVCache,
     tokens: jax.Array,
     index: jax.Array,

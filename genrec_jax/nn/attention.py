@@ -28,7 +28,8 @@ _BLOCK = 256
 # 5/8 of all pairs. More would make larger programs.
 _SEGMENTS = 4
 
-# Keys [P, K, H, S'] or [P, K, S', H], values [P, K, S', H] and mask [P, S'].
+# Keys [P, K, H, S'] or [P, K, S', H], values [P, K, S', H] and mask [P, S'], or
+# [P, G, S'] where samples see parts of their own.
 SharedPrefix = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -74,7 +75,7 @@ def attend(
     mask: bool, True = may attend; broadcastable to [P, K, G, R, T, S], where
       causal to [P, K, G, R, 1, S].
     prefix: keys [P, K, H, S'], transposed, as a decode loop's few queries read
-      them faster on CPU; values [P, K, S', H] and mask [P, S'].
+      them faster on CPU; values [P, K, S', H] and mask [P, S'] or [P, G, S'].
     causal: query t may attend to own keys up to t only; S = T.
 
   Returns:
@@ -270,8 +271,12 @@ def _attend(
     keys, values, seen = prefix
     # So are the queries of all samples, as they have the prefix in common.
     prefix_scores = _scores(q.reshape(p, kv, g * r * t, h), keys, "hs")
-    prefix_scores = jnp.where(seen[:, None, None, :], prefix_scores, _MASKED)
+    if seen.ndim == 2:
+      prefix_scores = jnp.where(seen[:, None, None, :], prefix_scores, _MASKED)
     prefix_scores = prefix_scores.reshape(p, kv, g, r, t, -1)  # [..., T, S']
+    if seen.ndim == 3:
+      own = seen[:, None, :, None, None]  # [P, K, G, R, T, S']
+      prefix_scores = jnp.where(own, prefix_scores, _MASKED)
     peak = jnp.maximum(peak, jnp.max(prefix_scores, -1, keepdims=True))
   # It cancels in the quotient: its gradient is zero, and rounding is not.
   peak = jax.lax.stop_gradient(peak)

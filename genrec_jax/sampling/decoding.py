@@ -6,11 +6,12 @@ prompt where guided.
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree
+from genrec_jax.core.types import KVCache, Prompt, PyTree
 from genrec_jax.models.api import Generator, Vocabulary
 from genrec_jax.sampling import guidance
 from genrec_jax.sampling.distribution import Sampling
@@ -26,13 +27,14 @@ class Decoder:
   Attributes:
     model: the generator.
     params: of the model.
-    prefix: of P' rows, laid out for decoding.
+    prefix: of P' rows, laid out for decoding; what else than `hidden` it has
+      is the model's own.
     sampling: guidance, and how many samples.
   """
 
   model: Generator
   params: PyTree
-  prefix: Prefix
+  prefix: Any
   sampling: Sampling
 
   def first_logits(
@@ -103,14 +105,12 @@ class Decoder:
     return guidance.guide(*both, self.sampling.guidance) if guided else both[0]
 
 
-def resized(cache: KVCache, length: int) -> KVCache:
-  """Returns a cache cut, or filled up with zeros, to `length` tokens."""
+def resized(cache: KVCache, by: int) -> KVCache:
+  """Returns a cache filled up with zeros, or cut, by so many tokens."""
 
   def resize(x: jax.Array) -> jax.Array:
-    fill = max(length - x.shape[-2], 0)
-    return jnp.pad(
-      x[..., :length, :], [(0, 0)] * (x.ndim - 2) + [(0, fill), (0, 0)]
-    )
+    kept = x[..., : x.shape[-2] + min(by, 0), :]
+    return jnp.pad(kept, [(0, 0)] * (x.ndim - 2) + [(0, max(by, 0)), (0, 0)])
 
   return jax.tree.map(resize, cache)
 
@@ -131,5 +131,7 @@ def start(
     embeds, mask = guidance.embed_both(model, params, prompt)  # [P', T, D]
   else:
     embeds, mask = model.embed(params, prompt), prompt.mask
-  prefix = model.decode_prefix(model.prefill(params, embeds, mask))
+  prefix = model.decode_prefix(
+    model.prefill(params, embeds, mask), guided=sampling.guided
+  )
   return Decoder(model, params, prefix, sampling)

@@ -123,11 +123,12 @@ def sample_codes(
 
   first = draw(logits, jnp.int32(0))  # [P, G]
   carry, parts = (cache, first[0]), [jax.tree.map(lambda x: x[None], first)]
-  before = begun + (0 if words is None else words.shape[-1])  # in the cache
+  room = model.cache_tokens(model.image_tokens)  # for codes, in the cache
   with jax.named_scope("decode"):
     for begin, end in _stages(model.image_tokens):
-      length = before + model.cache_tokens(end)
-      cache = decoding.resized(carry[0], length)
+      needed = model.cache_tokens(end)
+      cache = decoding.resized(carry[0], needed - room)
+      room = needed
       # The last code is read by no one.
       indices = jnp.arange(begin, min(end, model.image_tokens - 1))
       carry, rest = jax.lax.scan(body, (cache, carry[1]), indices)

@@ -11,7 +11,7 @@ import torch
 from transformers.models.llama import modeling_llama
 
 from genrec_jax.core import tree
-from genrec_jax.models import llama, llama_layers
+from genrec_jax.models import llama_layers, llama_prefix
 from genrec_jax.nn import attention
 from tests import rounding
 from tests.hf import tiny_janus
@@ -152,16 +152,16 @@ def test_a_long_prefix_is_filled_up_and_nothing_changes(pair, monkeypatch):
   answers = draw(2, P, G, LENGTH, ours.width)
   _, expected = decode(ours, params, prefix, answers)
   tile = mask.shape[-1] - 1
-  monkeypatch.setattr(llama, "_TILE", tile)
-  monkeypatch.setattr(llama, "_LONG", 1)
-  assert llama.split_prefix(prefix).mask.shape[-1] == 2 * tile
+  monkeypatch.setattr(llama_prefix, "_TILE", tile)
+  monkeypatch.setattr(llama_prefix, "_LONG", 1)
+  assert llama_prefix.laid_out(prefix, guided=False).mask.shape[-1] == 2 * tile
   _, found = decode(ours, params, prefix, answers)
   rounding.assert_close(found, expected, terms=tiny_janus.LANGUAGE_TERMS)
 
 
 def decode(model, params, prefix, answers):
   decode_params = model.decode_params(params)
-  prefix = llama.split_prefix(prefix)
+  prefix = llama_prefix.laid_out(prefix, guided=False)
 
   def body(cache, step):
     index, embeds = step

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from genrec_jax import sampling
-from genrec_jax.analysis import hlo, hlo_walk
+from genrec_jax.analysis import hlo, hlo_collectives, hlo_walk
+from genrec_jax.core import mesh as mesh_lib
+from genrec_jax.core import sharding
+from genrec_jax.models import llama_prefix
 from genrec_jax.models.janus import Janus
 from genrec_jax.sampling import Sampling, images
 from genrec_jax.testing import tiny_janus
@@ -97,6 +100,46 @@ def test_a_cache_that_grows_changes_no_code(
 def test_stages_are_of_many_codes():
   assert images._stages(144) == [(0, 144)]
   assert images._stages(576) == [(0, 144), (144, 288), (288, 432), (432, 576)]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_shared_unconditional_prefix_changes_no_code(
+  model, params, asked, titles, monkeypatch, shards
+):
+  """Two prompts of unequal length, or two of each on either device."""
+  options = Sampling(num_samples=3, guidance=2.0)
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:shards])
+  # Neighbours differ in length, and the longest comes first and last.
+  order = [0, 1, 1, 0][: 2 * shards]
+  rows = jax.tree.map(lambda x: x[np.asarray(order)], asked)
+  batch = jax.device_put(rows, jax.NamedSharding(mesh, sharding.BATCH))
+
+  def sample(prompt):
+    key = jax.random.key(1)
+    return sampling.sample_items(model, params, prompt, key, options, titles)
+
+  def compiled():
+    traced = sharding.trace_with_mesh(mesh, sample)
+    return jax.jit(traced).lower(batch).compile()
+
+  apart = compiled()(batch)
+  monkeypatch.setattr(llama_prefix, "_LONG", 1)
+  monkeypatch.setattr(llama_prefix, "_TILE", 4)
+  shared = compiled()
+  found = shared(batch)
+  np.testing.assert_array_equal(found.codes, apart.codes)
+  bound = score_bound(apart.logprobs, options.guidance)
+  np.testing.assert_allclose(found.logprobs, apart.logprobs, rtol=0, atol=bound)
+  # Keys of one unconditional prefix, which no device sends to another.
+  language = model.language
+  width, heads = language.head_width, language.num_kv_heads
+  program = hlo.parse(shared.as_text())
+  read = {x.shape for loop in hlo_walk.loops(program) for x in loop.carried}
+  length = -(-rows.ids.shape[1] // 4) * 4
+  one = (1, heads, width, length)
+  assert {one, one[1:]} & read
+  moved = [x for c in hlo_collectives.find(program) for x in c.arrays]
+  assert all(x.size < heads * width * length for x in moved)
 
 
 def test_guidance_of_one_is_the_formula_of_two_branches_at_one(
