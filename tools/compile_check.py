@@ -6,6 +6,10 @@
 Prints, per chip, what memory the step takes and whether it fits, its FLOPs and
 bytes, what travels between chips, in the decode loop or elsewhere, and the
 least seconds of each phase: by FLOPs, bytes and links at the chip's peaks.
+With --peers the step is written as others do, a prompt repeated for each of its
+samples. With --layers=4,8 the language model is compiled with 4 and 8 layers,
+and the figures go on in a straight line to its own number: minutes, not half an
+hour.
 Nothing is loaded or run: without config.model.checkpoint the variant's
 published sizes are taken. Several slices: --config.mesh.slices=2, each of this
 topology. Needs libtpu, no TPU. The exit status is 0 if the step fits, 1 if not.
@@ -41,6 +45,13 @@ _TITLE_TOKENS = flags.DEFINE_integer(
   lower_bound=0,
 )
 
+_PEERS = flags.DEFINE_bool(
+  "peers", False, "Repeat each prompt for its samples, as others do."
+)
+_LAYERS = flags.DEFINE_list(
+  "layers", [], "Two depths to compile, from which all layers' is computed."
+)
+
 # GiB of a chip's 16, 32 and 96 that libtpu leaves to programs.
 HBM = {"v5e": 15.75, "v6e": 31.25, "v5p": 95.74}
 # So that libtpu neither asks the cloud for a machine nor locks one.
@@ -71,23 +82,57 @@ def main(_: list[str]) -> None:
       filled[section].checkpoint = config[section].checkpoint or "its preset"
     check(filled)
     devices = describe(topology, config.mesh.slices)
-    from genrec_jax.analysis import abstract_step, step_report
-    from genrec_jax.core import chips
+    from genrec_jax.analysis import step_report
 
-    plan = abstract_step.open_plan(config, flag.variant(), devices)
-    kind = topology.split(":")[0]
-    hbm = int(HBM[kind] * step_report.GIB)
-    report = step_report.report(
-      config, plan, _TITLE_TOKENS.value, hbm, chips.CHIPS[kind]
-    )
+    report = _report(config, devices, topology.split(":")[0])
     versions = _versions()
     print(f"{topology}, {versions}: compiled, not run")
     print(step_report.text(report))
     if _JSON.value:
       record = {"topology": topology, "versions": versions, "fits": report.fits}
+      record |= {"layers": _LAYERS.value, "peers": _PEERS.value}
       record |= dataclasses.asdict(report)
       Path(_JSON.value).write_text(json.dumps(record, indent=2) + "\n")
   sys.exit(0 if report.fits else 1)
+
+
+def _report(config: Any, devices: list[Any], kind: str) -> Any:
+  """Compiles the step, or two of fewer layers, and returns the report.
+
+  Raises:
+    UserError: the flags ask for what the config has not.
+  """
+  from genrec_jax.analysis import abstract_step, depth, peers, step_report
+  from genrec_jax.core import chips
+
+  if _PEERS.value and config.task != "rl":
+    raise UserError("--peers is of --config=configs/rl.py, which samples")
+  try:
+    layers = tuple(map(int, _LAYERS.value))
+  except ValueError:
+    layers = (0,)
+  if layers and not (len(layers) == 2 and 0 < layers[0] < layers[1]):
+    raise UserError(
+      f"--layers={','.join(_LAYERS.value)}: expected two depths, such as 4,8"
+    )
+
+  def report(layers: int = 0) -> Any:
+    plan = abstract_step.open_plan(
+      config, flag.variant(), devices, layers=layers
+    )
+    if _PEERS.value:
+      model = peers.Repeated(plan.model, config.sample.num_samples)
+      plan = plan._replace(model=model)
+    hbm = int(HBM[kind] * step_report.GIB)
+    return step_report.report(
+      config, plan, _TITLE_TOKENS.value, hbm, chips.CHIPS[kind]
+    )
+
+  if not layers:
+    return report()
+  own = abstract_step.open_plan(config, flag.variant(), devices).model
+  both = report(layers[0]), report(layers[1])
+  return depth.extrapolate(both, layers, own.language.num_layers)
 
 
 def describe(topology: str, slices: int) -> list[Any]:

@@ -5,6 +5,7 @@ What is compiled is what a run compiles: models, layout and step come from
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import math
 from typing import Any
 
@@ -32,7 +33,13 @@ _FRAME = 32
 _ITEM = 2
 
 
-def open_plan(config: Any, variant: str, devices: Sequence[Any] | None) -> Plan:
+def open_plan(
+  config: Any,
+  variant: str,
+  devices: Sequence[Any] | None,
+  *,
+  layers: int = 0,
+) -> Plan:
   """Lays out the models of a config on devices, real or only described.
 
   Args:
@@ -40,6 +47,8 @@ def open_plan(config: Any, variant: str, devices: Sequence[Any] | None) -> Plan:
     variant: of the config; its preset stands in for a model.checkpoint that is
       '', and CLIP ViT-L/14 for a clip.checkpoint that is ''.
     devices: of the mesh; None means all real ones.
+    layers: of the language model, of which the checkpoint or preset may have
+      another number; 0: its own.
 
   Raises:
     UserError: a checkpoint, batch or mesh that does not fit.
@@ -60,6 +69,9 @@ def open_plan(config: Any, variant: str, devices: Sequence[Any] | None) -> Plan:
       f"{variant!r}, is no model of known sizes: give one of"
       f" {', '.join(families.presets())}, or --config.model.checkpoint=DIR"
     )
+  if layers:
+    language = dataclasses.replace(model.language, num_layers=layers)
+    model = dataclasses.replace(model, language=language)
   dtype = config.clip.dtype
   clip = (
     load.open_clip(config.clip.checkpoint, dtype=dtype).model
@@ -184,20 +196,24 @@ def _reading(plan: Plan) -> Reading:
 def kv_shapes(config: Any, plan: Plan, args: tuple) -> list[Any]:
   """Returns the whole arrays of keys and values that a rollout holds."""
   model, sample = plan.model, config.sample
+  # Guidance decodes two rows per prompt: with and without its condition.
+  guided = sample.guidance != 1
 
   def hold(params, prompt):
     embeds = model.embed(params, prompt)
-    prefix = model.decode_prefix(model.prefill(params, embeds, prompt.mask))
+    prefix = model.prefill(params, embeds, prompt.mask)
+    prefix = model.decode_prefix(prefix, guided=guided)
     cache = model.init_cache(prefix, sample.num_samples, plan.answer_tokens)
-    return prefix.keys, prefix.values, cache.keys, cache.values
+    # Of the prefix all but its mask and its last state.
+    return [x for x in jax.tree.leaves(prefix) if x.ndim > 3], cache
 
-  # Guidance decodes two rows per prompt: with and without its condition.
-  rows = 1 if sample.guidance == 1 else 2
+  rows = 2 if guided else 1
   prompt = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((rows * x.shape[0], *x.shape[1:]), x.dtype),
     args[2].prompt,
   )
   params = jax.eval_shape(model.init, jax.random.key(0))
+  hold = sharding.trace_with_mesh(plan.mesh, hold)
   return jax.tree.leaves(jax.eval_shape(hold, params, prompt))
 
 

@@ -75,13 +75,14 @@ def phases(program: Program, chip: Chip) -> list[Phase]:
   order = [scope + way for scope in SCOPES for way in ("", BACKWARD)]
   rates = np.asarray([chip.flops, chip.hbm_rate, chip.link_rate])
   return [
-    _phase(name, *(counts[name] / rates).tolist())
+    phase(name, *(counts[name] / rates).tolist())
     for name in [*order, OTHER]
     if name in counts
   ]
 
 
-def _phase(name: str, flop: float, byte: float, link: float) -> Phase:
+def phase(name: str, flop: float, byte: float, link: float) -> Phase:
+  """Returns a phase of so many seconds by FLOPs, bytes and links."""
   times = {"FLOPs": flop, "bytes": byte, "links": link}
   return Phase(name, flop, byte, link, max(times, key=lambda n: times[n]))
 

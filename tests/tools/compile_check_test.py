@@ -208,8 +208,11 @@ def test_shapes_of_published_sizes():
   tokens = args[2].prompt.ids.shape[1]
   assert tokens == 5 * (576 + 32 + 3) + 32
   kv = sum(x.size for x in abstract_step.kv_shapes(config, plan, args))
-  # Keys and values; both branches of guidance. A long prefix is whole tiles.
-  assert kv == 2 * 30 * 16 * 32 * 128 * (25 * 128 + 8 * 576)
+  # Keys and values; both branches of guidance. A long prefix is whole tiles,
+  # and of the unconditional ones each of two data shards has one. Before every
+  # answer comes its prompt's last token, which is kept for all of them, too.
+  rows = (8 + 2) * 25 * 128 + 16 * 8 * (1 + 576) + 16
+  assert kv == 2 * 30 * 32 * 128 * rows
   # In bfloat16, of float32 masters.
   assert 2 * abstract_step.nbytes(args[1]["reference"]) == abstract_step.nbytes(
     args[0].params
