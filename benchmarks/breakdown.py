@@ -19,8 +19,8 @@ import tempfile
 
 from absl import flags
 
-from benchmarks import sides, tracing, workload
-from genrec_jax.analysis import hlo, hlo_walk
+from benchmarks import sides, workload
+from genrec_jax.analysis import hlo, hlo_walk, tracing
 from genrec_jax.runtime import cli
 
 GROUPS = ("sampling", "only forward", "forward", "backward", "elsewhere")

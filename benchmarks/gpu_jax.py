@@ -13,7 +13,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from benchmarks import counts, jax_loop, tracing, workload
+from benchmarks import counts, jax_loop, workload
+from genrec_jax.analysis import tracing
 from genrec_jax.core import tree
 from genrec_jax.hf import clip as hf_clip
 from genrec_jax.hf import janus_config

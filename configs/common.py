@@ -195,6 +195,8 @@ def training(task: str, variant: str) -> ConfigDict:
 
   config.train = ConfigDict()
   config.train.keep = 2  # the newest, and one before in case
+  # Step to trace, into WORKDIR/profile; tools/step_phases.py reads it; 0: none.
+  config.train.profile = 0
 
   config.eval.users_during = 64  # in mid-run evaluations, to be quick
 

@@ -15,12 +15,11 @@ from benchmarks import (
   sides,
   torch_decode,
   torch_loop,
-  tracing,
   versus_torch,
   workload,
 )
 from genrec_jax import sampling
-from genrec_jax.analysis import hlo, hlo_cost
+from genrec_jax.analysis import hlo, hlo_cost, tracing
 from genrec_jax.core.errors import UserError
 from genrec_jax.sampling import Sampling
 

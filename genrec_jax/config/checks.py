@@ -138,6 +138,7 @@ NUMBERS: Mapping[str, Numbers] = {
   "train.eval_every": _at_least(0),
   "train.checkpoint_every": _at_least(0),
   "train.keep": _at_least(1),
+  "train.profile": _at_least(0),
   "eval.users": _at_least(1),
   "eval.users_during": _at_least(1),
   "eval.keep_images": _at_least(0),

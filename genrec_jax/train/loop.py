@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import math
 import os
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -24,6 +25,7 @@ from genrec_jax.core.types import PyTree, TrainState
 from genrec_jax.runtime import checkpoint, distributed, launch, metric_writer
 from genrec_jax.runtime import progress as progress_lib
 from genrec_jax.runtime import workdir as workdir_lib
+from genrec_jax.train import profile
 from genrec_jax.train.throughput import Clock
 
 Metrics = dict[str, Any]
@@ -71,6 +73,7 @@ class Schedule:
       training, the last at the end.
     checkpoint_every: steps between checkpoints; 0 for one at the end only.
     keep: newest checkpoints kept.
+    profile: step that is traced; 0 for none.
   """
 
   steps: int
@@ -78,6 +81,7 @@ class Schedule:
   eval_every: int
   checkpoint_every: int
   keep: int
+  profile: int = 0
 
   def logs(self, step: int) -> bool:
     """True where metrics.jsonl gets a row: also of the first and the last."""
@@ -170,7 +174,7 @@ class _Loop:
           _waiting(step, first=step == start + 1),
           jax.transfer_guard("disallow"),
         ):
-          state, values = self.inputs.step(state, self.inputs.frozen, batch)
+          state, values = self.take(step, state, batch)
         if step == start + 1:  # before it compiled there was nothing to save
           stack.enter_context(launch.deferring_sigterm())
         self.write_pending()  # of the step before, while this one runs
@@ -191,6 +195,22 @@ class _Loop:
     if self.inputs.clock and (line := self.inputs.clock.line()):
       self.progress.say(line)
     return state
+
+  def take(
+    self, step: int, state: TrainState, batch: PyTree
+  ) -> tuple[TrainState, Metrics]:
+    """Takes a step, and traces it where that is asked for."""
+    args = state, self.inputs.frozen, batch
+    if step != self.schedule.profile:
+      return self.inputs.step(*args)
+    self.write_pending()  # of the step before: this one is waited for
+    folder = Path(self.writer.workdir, profile.FOLDER, f"step_{step}")
+    taken = profile.take(self.inputs.step, args, folder)
+    self.pause_clock()
+    self.progress.say(
+      f"step {step} is traced: python tools/step_phases.py --trace={folder}"
+    )
+    return taken
 
   def next_batch(self, step: int) -> PyTree:
     """Returns the next batch, on the devices."""

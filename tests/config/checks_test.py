@@ -50,6 +50,7 @@ ZERO_IS_MEANT = {
   "rl.reset_reference_every",
   "train.eval_every",
   "train.checkpoint_every",
+  "train.profile",
   "eval.copy_threshold",
   "eval.keep_images",
 }

@@ -20,7 +20,7 @@ from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core.errors import UserError
 from genrec_jax.runtime import launch, metric_writer
 from genrec_jax.runtime import workdir as workdir_lib
-from genrec_jax.train import loop
+from genrec_jax.train import loop, profile
 from tests.hf import tiny_janus
 from tests.train import toy
 
@@ -85,6 +85,15 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, whole, step):
     toy.run(tmp_path, stopping_at(step))
   assert_same_state(toy.run(tmp_path), whole[1])
   assert contents(tmp_path) == contents(whole[0])
+
+
+def test_a_step_is_traced_and_changes_nothing(tmp_path, whole):
+  assert_same_state(toy.run(tmp_path, profile=5), whole[1])
+  assert contents(tmp_path) == contents(whole[0])
+  [folder] = (tmp_path / profile.FOLDER).iterdir()
+  assert folder.name == "step_5"
+  assert list(folder.rglob("*.xplane.pb"))
+  assert (folder / profile.PROGRAM).read_text().startswith("HloModule")
 
 
 def test_stopping_thrice_changes_nothing(tmp_path, whole):
