@@ -60,6 +60,18 @@ class Report:
     """True if the step can run on the chip."""
     return not self.problem and self.total <= self.hbm
 
+  @property
+  def more_prompts(self) -> int:
+    """Prompts of each data shard that keys and values leave room for, about.
+
+    Where microbatches keep a step's other memory as it is.
+    """
+    kv = self.memory.get("kv", 0)
+    if not self.fits or not kv:
+      return 0
+    shards = self.mesh["data"] * self.mesh.get("slice", 1)
+    return (self.hbm - self.total) // (kv * shards // self.settings["prompts"])
+
 
 def report(
   config: Any, plan: Plan, title_tokens: int, hbm: int, chip: Chip
@@ -220,6 +232,11 @@ def text(figures: Report) -> str:
     f"  {'total':<26}{figures.total / GIB:>8.2f} of {figures.hbm / GIB:.2f}:"
     f" {'fits' if figures.fits else 'DOES NOT FIT'}",
   ]
+  if figures.more_prompts:
+    lines.append(
+      f"  room for about {figures.more_prompts} more prompts in each data"
+      " shard, in as many more microbatches"
+    )
   if not figures.fits:
     # Where it did not compile, what comes and goes is all the rest.
     memory = {

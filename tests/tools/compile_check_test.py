@@ -1,5 +1,6 @@
 """Compiling ahead: what is counted, for which chips, and what is refused."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -193,7 +194,14 @@ def test_a_report_of_one_device_of_eight():
   written = step_report.text(found)
   assert "of 16.00: fits" in written
   assert "seconds at least, per step" in written
+  # Eight prompts on eight shards, each of them with the keys of one.
+  found.mesh, found.settings["prompts"] = {"data": 8, "slice": 1}, 8
+  found.memory["kv"] = 1000
+  assert dataclasses.replace(found, hbm=found.total + 2500).more_prompts == 2
+  found.hbm = found.total + 2500
+  assert "about 2 more prompts" in step_report.text(found)
   found.hbm = found.total - 1
+  assert not found.more_prompts
   written = step_report.text(found)
   assert "DOES NOT FIT" in written
   assert "data.microbatches" in written
