@@ -120,7 +120,7 @@ def _report(config: Any, devices: list[Any], kind: str) -> Any:
     plan = abstract_step.open_plan(
       config, flag.variant(), devices, layers=layers
     )
-    if _PEERS.value:
+    if _PEERS.value:  # state and layout are the same
       model = peers.Repeated(plan.model, config.sample.num_samples)
       plan = plan._replace(model=model)
     hbm = int(HBM[kind] * step_report.GIB)

@@ -34,6 +34,7 @@ def extrapolate(
   def whole(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
     return {k: round(line(first.get(k, 0), v)) for k, v in second.items()}
 
+  # The largest transfer is one of a layer, and stays.
   def moved(kinds: dict[str, object]) -> dict[str, object]:
     same = [
       x
@@ -44,6 +45,7 @@ def extrapolate(
     first = {name: sum(x[name] for x in same) for name in names}
     return kinds | whole(first, {name: kinds[name] for name in names})
 
+  # A phase that only the deeper one has grows from nothing.
   before = {phase.name: phase for phase in few.phases}
   phases = []
   for phase in more.phases:

@@ -42,6 +42,7 @@ class Repeated:
     self, params: PyTree, embeds: jax.Array, mask: jax.Array
   ) -> Prefix:
     """Runs G copies of each prompt; `hidden` is [P', D] nevertheless."""
+    # All copies' last states are equal: sampling wants one of each prompt.
     prefix = self.model.prefill(params, self._each(embeds), self._each(mask))
     return prefix.replace(hidden=prefix.hidden[:: self.num_samples])
 
@@ -51,6 +52,7 @@ class Repeated:
 
   def init_cache(self, prefix: Any, num_samples: int, length: int) -> KVCache:
     """Returns the cache of one answer to each copy."""
+    # The prefix has a row for each of the G copies already.
     return self.model.init_cache(prefix, 1, length)
 
   def decode_step(

@@ -41,6 +41,7 @@ def phases(folder: Path) -> dict[str, float]:
   }
   found = re.match(r"HloModule ([^\s,]+)", text)
   assert found is not None  # all HLO begins so
+  # What else ran meanwhile, of other programs, has other names.
   spans = tracing.spans(str(folder), found[1])
   spans = [(a, b, known[name]) for a, b, name in spans if name in known]
   if not spans:

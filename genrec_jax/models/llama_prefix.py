@@ -61,6 +61,7 @@ def _shared(prefix: Prefix, groups: int) -> Guided:
     """Splits the rows of an axis: [D, n, 2]."""
     return x.reshape(*x.shape[:axis], groups, -1, 2, *x.shape[axis + 1 :])
 
+  # A group is what one device holds, so nothing travels.
   mask = pairs(prefix.mask, 0)  # [D, n, 2, T]
   counts = jnp.sum(mask[:, :, 1], -1, dtype=jnp.int32)  # [D, n]
   longest = jnp.argmax(counts, 1)  # [D]
@@ -75,6 +76,7 @@ def _shared(prefix: Prefix, groups: int) -> Guided:
 
   def shared(x: jax.Array) -> jax.Array:
     """Takes [L, D, K, T, H] of the same."""
+    # Mapped over the groups, for which an index of both axes would gather.
     pick = jax.vmap(lambda rows, i: rows[:, i], (1, 0), 1)
     return pick(pairs(x, 1)[:, :, :, 1], longest)
 
@@ -127,6 +129,7 @@ def branches(prefix: Prefix | Guided) -> tuple[Prefix, ...]:
 def starts(prefix: Prefix | Guided) -> jax.Array:
   """Returns the number of the prefix's real tokens of each row, [P']."""
   counts = [
+    # Of a shared prefix each of the n prompts has its own part: [D, n].
     jnp.sum(one.mask, -1, dtype=jnp.int32).reshape(-1)
     for one in branches(prefix)
   ]
@@ -156,6 +159,7 @@ def parted(prefix: Prefix | Guided, x: jax.Array) -> list[jax.Array]:
   """
   if not isinstance(prefix, Guided):
     return [x]
+  # Of a token's queries, keys and values; copies of caches would be long.
   pairs = x.reshape(*prefix.shared.mask.shape[:2], 2, *x.shape[1:])
   other = pairs[:, :, 1].swapaxes(1, 2)  # [D, K, n, G, ...]
   return [
@@ -190,5 +194,6 @@ def before(
   """
   if not isinstance(prefix, Guided):
     return words
+  # It is a real one of every prompt, and seen by all answers to it.
   last = jnp.ones((*shape, 1), bool)
   return last if words is None else jnp.concatenate([last, words], -1)

@@ -34,6 +34,7 @@ def test_phases_add_up_to_the_step(tmp_path):
 def test_another_folder_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"config\.train\.profile=20"):
     traced.phases(tmp_path)
-  (tmp_path / profile.PROGRAM).write_text("HloModule jit_step\n")
+  compiled = jax.jit(step).lower(jnp.ones((3, 3))).compile()
+  (tmp_path / profile.PROGRAM).write_text(compiled.as_text())
   with pytest.raises(UserError, match="without instructions"):
     traced.phases(tmp_path)
