@@ -7,7 +7,7 @@ prompts, P' rows, two per prompt where guided, D groups of n prompts, T prompt
 tokens, G samples, L layers, K kv heads, H head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 
 from flax import struct
@@ -57,12 +57,12 @@ def _shared(prefix: Prefix, groups: int) -> Guided:
   """Keeps of D groups' unconditional rows the longest; see `Guided`."""
   length = prefix.mask.shape[-1]
 
-  def pairs(x: jax.Array, axis: int) -> jax.Array:
-    """Splits the rows of an axis: [D, n, 2]."""
-    return x.reshape(*x.shape[:axis], groups, -1, 2, *x.shape[axis + 1 :])
+  def pairs(x: jax.Array) -> jax.Array:
+    """Splits rows [P', ...]: [D, n, 2, ...]."""
+    # A group is what one device holds, so nothing travels.
+    return x.reshape(groups, -1, 2, *x.shape[1:])
 
-  # A group is what one device holds, so nothing travels.
-  mask = pairs(prefix.mask, 0)  # [D, n, 2, T]
+  mask = pairs(prefix.mask)  # [D, n, 2, T]
   counts = jnp.sum(mask[:, :, 1], -1, dtype=jnp.int32)  # [D, n]
   longest = jnp.argmax(counts, 1)  # [D]
   # Rows are left-padded: where a token of the longest stands in it, [D, 1, T].
@@ -71,26 +71,24 @@ def _shared(prefix: Prefix, groups: int) -> Guided:
   seen = (places >= 0) & (places < counts[..., None] - 1)  # [D, n, T]
 
   def conditional(x: jax.Array) -> jax.Array:
-    """Takes [L, P, K, T, H] of [L, P', K, T, H]."""
-    return pairs(x, 1)[:, :, :, 0].reshape(len(x), -1, *x.shape[2:])
+    """Takes [P, K, T, H] of a layer's [P', K, T, H]."""
+    return pairs(x)[:, :, 0].reshape(-1, *x.shape[1:])
 
   def shared(x: jax.Array) -> jax.Array:
-    """Takes [L, D, K, T, H] of the same."""
+    """Takes [D, K, T, H] of the same."""
     # Mapped over the groups, for which an index of both axes would gather.
-    pick = jax.vmap(lambda rows, i: rows[:, i], (1, 0), 1)
-    return pick(pairs(x, 1)[:, :, :, 1], longest)
+    return jax.vmap(lambda rows, i: rows[i])(pairs(x)[:, :, 1], longest)
 
-  def last(x: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(x[:, :, :, None, -1:])  # L x [P', K, 1, 1, H]
+  def each(take: Callable[[jax.Array], jax.Array]) -> KVCache:
+    keys, values = (tuple(map(take, x)) for x in (prefix.keys, prefix.values))
+    return KVCache(keys, values)
 
   own = mask[:, :, 0].reshape(-1, length).at[:, -1].set(False)  # [P, T]
-  keys, values = prefix.keys, prefix.values
+  kept, common = each(conditional), each(shared)
   return Guided(
-    conditional=_split(
-      Prefix(conditional(keys), conditional(values), own, prefix.hidden[::2])
-    ),
-    shared=_split(Prefix(shared(keys), shared(values), seen, prefix.hidden)),
-    last=KVCache(last(keys), last(values)),
+    conditional=_split(Prefix(kept.keys, kept.values, own, prefix.hidden[::2])),
+    shared=_split(Prefix(common.keys, common.values, seen, prefix.hidden)),
+    last=each(lambda x: x[:, :, None, -1:]),  # [P', K, 1, 1, H]
     hidden=prefix.hidden,
   )
 
@@ -102,19 +100,22 @@ def _split(prefix: Prefix) -> Prefix:
   Inside a decode loop a slice of the stack, or a transposed product, would be a
   copy at every token.
   """
-  keys, values, mask = prefix.keys, prefix.values, prefix.mask
+  mask, fill = prefix.mask, 0
   if mask.shape[-1] >= _LONG:
     # Else GPUs copy all values at every code, to products of whole tiles.
     fill = -mask.shape[-1] % _TILE
     mask = jnp.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(0, fill)])
-    keys, values = (
-      jnp.pad(x, [(0, 0)] * 3 + [(0, fill), (0, 0)]) for x in (keys, values)
-    )
-  # [L, P, K, T, H] to L x [P, K, H, T] and L x [P, K, T, H].
+
+  # A layer at a time: of all layers' at once, each way of writing them would
+  # be as large as all that the loop holds.
+  def filled(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, [(0, 0)] * 2 + [(0, fill), (0, 0)]) if fill else x
+
+  # L x [P, K, T, H] to L x [P, K, H, T] and L x [P, K, T, H].
   return dataclasses.replace(
     prefix,
-    keys=tuple(keys.swapaxes(-1, -2)),
-    values=tuple(values),
+    keys=tuple(filled(x).swapaxes(-1, -2) for x in prefix.keys),
+    values=tuple(filled(x) for x in prefix.values),
     mask=mask,
   )
 
