@@ -70,8 +70,7 @@ def open_plan(
       f" {', '.join(families.presets())}, or --config.model.checkpoint=DIR"
     )
   if layers:
-    language = dataclasses.replace(model.language, num_layers=layers)
-    model = dataclasses.replace(model, language=language)
+    model = _of_depth(model, layers)
   dtype = config.clip.dtype
   clip = (
     load.open_clip(config.clip.checkpoint, dtype=dtype).model
@@ -89,6 +88,12 @@ def open_plan(
     encoders={name: one.model for name, one in encoders.items()},
     devices=devices,
   )
+
+
+def _of_depth(model: Any, layers: int) -> Any:
+  """Returns a generator with another number of layers in its language model."""
+  language = dataclasses.replace(model.language, num_layers=layers)
+  return dataclasses.replace(model, language=language)
 
 
 def _sized(

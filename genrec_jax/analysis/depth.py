@@ -7,6 +7,7 @@ least what this says.
 """
 
 import dataclasses
+from typing import Any
 
 from genrec_jax.analysis import roofline
 from genrec_jax.analysis.step_report import Report
@@ -35,7 +36,7 @@ def extrapolate(
     return {k: round(line(first.get(k, 0), v)) for k, v in second.items()}
 
   # The largest transfer is one of a layer, and stays.
-  def moved(kinds: dict[str, object]) -> dict[str, object]:
+  def moved(kinds: dict[str, Any]) -> dict[str, Any]:
     same = [
       x
       for x in few.collectives

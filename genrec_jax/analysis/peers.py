@@ -44,7 +44,8 @@ class Repeated:
     """Runs G copies of each prompt; `hidden` is [P', D] nevertheless."""
     # All copies' last states are equal: sampling wants one of each prompt.
     prefix = self.model.prefill(params, self._each(embeds), self._each(mask))
-    return prefix.replace(hidden=prefix.hidden[:: self.num_samples])
+    hidden = prefix.hidden[:: self.num_samples]
+    return dataclasses.replace(prefix, hidden=hidden)
 
   def decode_prefix(self, prefix: Prefix, *, guided: bool = False) -> Any:
     """Lays prefixes out, and finds nothing that they have in common."""

@@ -2,11 +2,12 @@
 
 import collections
 import pathlib
+from typing import Any
 
 from jax.profiler import ProfileData
 
 
-def spans(folder, module):
+def spans(folder: str, module: str) -> list[tuple[float, float, str]]:
   """Returns (start, end, name) of each run of an instruction, in nanoseconds.
 
   On CPUs a thread may only launch an instruction, which others then compute:
@@ -18,7 +19,8 @@ def spans(folder, module):
   """
   # XLA links a launch to the end of its work by an id: `_p`, the producer's, is
   # the `_c` of the event that consumes it.
-  starts, ends = {}, {}
+  starts: dict[Any, tuple[float, float, str]] = {}
+  ends: dict[Any, float] = {}
   for file in pathlib.Path(folder).glob("**/*.xplane.pb"):
     for plane in ProfileData.from_file(str(file)).planes:
       for event in (event for line in plane.lines for event in line.events):
@@ -36,7 +38,9 @@ def spans(folder, module):
   ]
 
 
-def kernels(folder):
+def kernels(
+  folder: str,
+) -> tuple[dict[str, tuple[float, int]], float]:
   """Returns the seconds of each kernel on a GPU, and those of all.
 
   Args:
@@ -55,21 +59,23 @@ def kernels(folder):
     if line.name.startswith("Stream")
     for event in line.events
   ]
-  found = collections.defaultdict(lambda: [0.0, 0])
+  seconds: dict[str, float] = collections.defaultdict(float)
+  launches: collections.Counter[str] = collections.Counter()
   for event in events:
-    entry = found[event.name.rstrip("_.0123456789")]
-    entry[0] += event.duration_ns / 1e9
-    entry[1] += 1
+    name = event.name.rstrip("_.0123456789")
+    seconds[name] += event.duration_ns / 1e9
+    launches[name] += 1
   if not events:
     return {}, 0.0
   start = min(event.start_ns for event in events)
   end = max(event.start_ns + event.duration_ns for event in events)
-  return {name: tuple(entry) for name, entry in found.items()}, (
-    end - start
-  ) / 1e9
+  found = {name: (seconds[name], launches[name]) for name in seconds}
+  return found, (end - start) / 1e9
 
 
-def shares(found, idle):
+def shares(
+  found: list[tuple[float, float, Any]], idle: Any
+) -> dict[Any, float]:
   """Returns the seconds of each part, which add up to those of all.
 
   Parts under way at the same time share it equally.
@@ -81,7 +87,8 @@ def shares(found, idle):
   turns = [(start, 1, part) for start, _, part in found]
   # At equal times -1 sorts first: one that ends gives way to one that starts.
   turns = sorted(turns + [(end, -1, part) for _, end, part in found])
-  seconds, active = collections.Counter(), collections.Counter()
+  seconds: dict[Any, float] = collections.defaultdict(float)
+  active: collections.Counter[Any] = collections.Counter()
   # Swept once in the order of time; between two turns nothing changes.
   before = turns[0][0]
   for now, change, part in turns:
