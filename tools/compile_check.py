@@ -130,9 +130,10 @@ def _report(config: Any, devices: list[Any], kind: str) -> Any:
 
   if not layers:
     return report()
-  own = abstract_step.open_plan(config, flag.variant(), devices).model
-  both = report(layers[0]), report(layers[1])
-  return depth.extrapolate(both, layers, own.language.num_layers)
+  own: Any = abstract_step.open_plan(config, flag.variant(), devices).model
+  few, more = layers
+  both = report(few), report(more)
+  return depth.extrapolate(both, (few, more), own.language.num_layers)
 
 
 def describe(topology: str, slices: int) -> list[Any]:
