@@ -62,9 +62,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.eval_every = 300  # six points on the held-out curve
     config.train.checkpoint_every = 100  # what a kill may cost, half a minute
   if variant == "emu3_tiny":
-    # It reads the codes that it generates: a fifth of the windows teaches it.
+    # It reads the codes that it generates: a sixth of the windows teaches it.
     config.data.batch_size = 8
     config.optim.decay_steps = 1000
     config.train.steps = 1000
-    config.train.eval_every = 250  # four
+    config.train.eval_every = 250  # five points on the held-out curve
   return config
