@@ -53,7 +53,7 @@ def item_codes() -> np.ndarray:
 
 
 def train(
-  tokenizer: ImageTokenizer, seed: int, steps: int, batch: int = 32
+  tokenizer: VQGAN | MoVQGAN, seed: int, steps: int, batch: int = 32
 ) -> PyTree:
   """Trains the encoder to tell the codes and the decoder to draw them."""
   key = jax.random.key(seed)

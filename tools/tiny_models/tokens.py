@@ -44,7 +44,7 @@ def train_tokenizer(
   max_length: int,
   *,
   more: Sequence[str] = (),
-  texts: Sequence[str] = INSTRUCTIONS,
+  texts: tuple[str, ...] = INSTRUCTIONS,
 ) -> transformers.PreTrainedTokenizerFast:
   """Trains a byte-level BPE on the world's titles; any text can be encoded.
 
