@@ -19,6 +19,7 @@ class Bandit:
   """A generator: prompts are one token, row 0 of the table is unconditional."""
 
   image_tokens: int = 3
+  image_size: int = 1
   codebook_size: int = 8
 
   @property
@@ -51,7 +52,10 @@ class Bandit:
     logits = self._logits(embeds)
     return Prefix(keys=logits, values=(), mask=mask, hidden=logits[:, 0])
 
-  def decode_prefix(self, prefix, *, guided=False):
+  def shares_unconditional(self, prompts, length):
+    return False
+
+  def decode_prefix(self, prefix, unconditional=None):
     return prefix
 
   def cache_tokens(self, codes):

@@ -79,7 +79,10 @@ class Toy:
     state = self._state(embeds, mask)
     return Prefix(keys=state, values=(), mask=mask, hidden=state)
 
-  def decode_prefix(self, prefix, *, guided=False):
+  def shares_unconditional(self, prompts, length):
+    return False
+
+  def decode_prefix(self, prefix, unconditional=None):
     return prefix
 
   def init_cache(self, prefix, num_samples, length):

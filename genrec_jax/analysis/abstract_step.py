@@ -21,6 +21,7 @@ from genrec_jax.hf import families, load
 from genrec_jax.models import clip as clips
 from genrec_jax.models.api import Generator
 from genrec_jax.models.clip import Clip
+from genrec_jax.sampling import decoding
 from genrec_jax.train import reward_encoders, rl, sft
 from genrec_jax.train.plan import Plan, make_plan
 from genrec_jax.train.rl_options import Reading
@@ -200,26 +201,17 @@ def _reading(plan: Plan) -> Reading:
 
 def kv_shapes(config: Any, plan: Plan, args: tuple) -> list[Any]:
   """Returns the whole arrays of keys and values that a rollout holds."""
-  model, sample = plan.model, config.sample
-  # Guidance decodes two rows per prompt: with and without its condition.
-  guided = sample.guidance != 1
+  model, sample = plan.model, sampling.Sampling(**config.sample)
 
   def hold(params, prompt):
-    embeds = model.embed(params, prompt)
-    prefix = model.prefill(params, embeds, prompt.mask)
-    prefix = model.decode_prefix(prefix, guided=guided)
-    cache = model.init_cache(prefix, sample.num_samples, plan.answer_tokens)
+    decoder = decoding.start(model, params, prompt, sample)
     # Of the prefix all but its mask and its last state.
-    return [x for x in jax.tree.leaves(prefix) if x.ndim > 3], cache
+    prefix = [x for x in jax.tree.leaves(decoder.prefix) if x.ndim > 3]
+    return prefix, decoder.empty_cache(plan.answer_tokens)
 
-  rows = 2 if guided else 1
-  prompt = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((rows * x.shape[0], *x.shape[1:]), x.dtype),
-    args[2].prompt,
-  )
   params = jax.eval_shape(model.init, jax.random.key(0))
   hold = sharding.trace_with_mesh(plan.mesh, hold)
-  return jax.tree.leaves(jax.eval_shape(hold, params, prompt))
+  return jax.tree.leaves(jax.eval_shape(hold, params, args[2].prompt))
 
 
 def nbytes(tree: PyTree) -> int:

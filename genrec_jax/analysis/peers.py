@@ -47,9 +47,9 @@ class Repeated:
     hidden = prefix.hidden[:: self.num_samples]
     return dataclasses.replace(prefix, hidden=hidden)
 
-  def decode_prefix(self, prefix: Prefix, *, guided: bool = False) -> Any:
-    """Lays prefixes out, and finds nothing that they have in common."""
-    return self.model.decode_prefix(prefix)
+  def shares_unconditional(self, prompts: int, length: int) -> bool:
+    """Finds nothing that prompts have in common."""
+    return False
 
   def init_cache(self, prefix: Any, num_samples: int, length: int) -> KVCache:
     """Returns the cache of one answer to each copy."""

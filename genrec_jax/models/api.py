@@ -134,16 +134,29 @@ class Generator(Protocol):
     Of any part of the parameters; the rest is left out.
     """
 
-  def decode_prefix(self, prefix: Prefix, *, guided: bool = False) -> Any:
+  def shares_unconditional(self, prompts: int, length: int) -> bool:
+    """Returns whether `decode_prefix` keeps guidance's second branch once.
+
+    Then it is prefilled apart from the first, and not as rows between.
+
+    Args:
+      prompts: P.
+      length: T.
+    """
+
+  def decode_prefix(
+    self, prefix: Prefix, unconditional: Prefix | None = None
+  ) -> Any:
     """Lays a prefix out for `decode_step`; call once per rollout.
 
     Args:
-      prefix: of prompts, or of both branches of each, interleaved.
-      guided: whether of both; what the unconditional ones have in common may
-        then be kept once.
+      prefix: of all rows, or, with the other, of P prompts.
+      unconditional: of the unconditional prompts to them, of which only what
+        they have in common is kept.
 
     Returns:
-      What `decode_step` and `init_cache` take; `hidden` is the prefix's.
+      What `decode_step` and `init_cache` take; `hidden` is that of all rows,
+      the branches interleaved.
     """
 
   def init_cache(self, prefix: Any, num_samples: int, length: int) -> KVCache:

@@ -119,11 +119,15 @@ class LlamaGenerator(abc.ABC):
       {name: params[name] for name in self.cast if name in params},
     )
 
+  def shares_unconditional(self, prompts: int, length: int) -> bool:
+    """Whether unconditional prefixes are kept once; see `api`."""
+    return llama_prefix.worth_sharing(prompts, length)
+
   def decode_prefix(
-    self, prefix: Prefix, *, guided: bool = False
+    self, prefix: Prefix, unconditional: Prefix | None = None
   ) -> Prefix | Guided:
     """Lays a prefix out for `decode_step`; see `api`."""
-    return llama_prefix.laid_out(prefix, guided=guided)
+    return llama_prefix.laid_out(prefix, unconditional)
 
   def init_cache(
     self, prefix: Prefix | Guided, num_samples: int, length: int

@@ -7,7 +7,7 @@ prompts, P' rows, two per prompt where guided, D groups of n prompts, T prompt
 tokens, G samples, L layers, K kv heads, H head width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 
 from flax import struct
@@ -37,59 +37,61 @@ class Guided:
   hidden: jax.Array  # [P', D], as a prefix's
 
 
-def laid_out(prefix: Prefix, *, guided: bool) -> Prefix | Guided:
+def worth_sharing(prompts: int, length: int) -> bool:
+  """Returns whether unconditional prefixes of a batch are kept once."""
+  groups = sharding.batch_shards()
+  # With one prompt of its own a device has nothing to share.
+  return length >= _LONG and prompts % groups == 0 and prompts > groups
+
+
+def laid_out(prefix: Prefix, other: Prefix | None = None) -> Prefix | Guided:
   """Lays a prefix out for decoding, once per rollout.
 
   Args:
-    prefix: of P' rows, as from `Llama.prefill`.
-    guided: rows are both branches of prompts, as `guidance.interleave` has
-      them.
+    prefix: as from `Llama.prefill`, of all rows, or of P prompts.
+    other: of the unconditional prompts to these, to be shared.
   """
-  rows, length = prefix.mask.shape
-  groups = sharding.batch_shards()
-  # With one prompt of its own a device has nothing to share.
-  if not guided or length < _LONG or rows % (2 * groups) or rows == 2 * groups:
-    return _split(prefix)
-  return _shared(prefix, groups)
+  return _split(prefix) if other is None else _shared(prefix, other)
 
 
-def _shared(prefix: Prefix, groups: int) -> Guided:
+def _shared(conditional: Prefix, other: Prefix) -> Guided:
   """Keeps of D groups' unconditional rows the longest; see `Guided`."""
-  length = prefix.mask.shape[-1]
-
-  def pairs(x: jax.Array) -> jax.Array:
-    """Splits rows [P', ...]: [D, n, 2, ...]."""
-    # A group is what one device holds, so nothing travels.
-    return x.reshape(groups, -1, 2, *x.shape[1:])
-
-  mask = pairs(prefix.mask)  # [D, n, 2, T]
-  counts = jnp.sum(mask[:, :, 1], -1, dtype=jnp.int32)  # [D, n]
+  length = other.mask.shape[-1]
+  # A group is what one device holds, so nothing travels.
+  mask = other.mask.reshape(sharding.batch_shards(), -1, length)  # [D, n, T]
+  counts = jnp.sum(mask, -1, dtype=jnp.int32)  # [D, n]
   longest = jnp.argmax(counts, 1)  # [D]
   # Rows are left-padded: where a token of the longest stands in it, [D, 1, T].
   begins = length - jnp.max(counts, 1).reshape(-1, 1, 1)  # [D, 1, 1]
   places = jnp.arange(length).reshape(1, 1, -1) - begins
   seen = (places >= 0) & (places < counts[..., None] - 1)  # [D, n, T]
 
-  def conditional(x: jax.Array) -> jax.Array:
-    """Takes [P, K, T, H] of a layer's [P', K, T, H]."""
-    return pairs(x)[:, :, 0].reshape(-1, *x.shape[1:])
-
   def shared(x: jax.Array) -> jax.Array:
-    """Takes [D, K, T, H] of the same."""
+    """Takes [L, D, K, T, H] of [L, P, K, T, H]."""
+    rows = x.reshape(len(x), *counts.shape, *x.shape[2:])  # [L, D, n, ...]
     # Mapped over the groups, for which an index of both axes would gather.
-    return jax.vmap(lambda rows, i: rows[i])(pairs(x)[:, :, 1], longest)
+    return jax.vmap(lambda x, i: x[:, i], (1, 0), 1)(rows, longest)
 
-  def each(take: Callable[[jax.Array], jax.Array]) -> KVCache:
-    keys, values = (tuple(map(take, x)) for x in (prefix.keys, prefix.values))
-    return KVCache(keys, values)
+  def both(one: jax.Array, two: jax.Array, axis: int) -> jax.Array:
+    """Interleaves rows [P, ...] along an axis: [P', ...]."""
+    x = jnp.stack([one, two], axis + 1)
+    return x.reshape(*one.shape[:axis], -1, *one.shape[axis + 1 :])
 
-  own = mask[:, :, 0].reshape(-1, length).at[:, -1].set(False)  # [P, T]
-  kept, common = each(conditional), each(shared)
+  def last(one: jax.Array, two: jax.Array) -> tuple[jax.Array, ...]:
+    ends = both(one[..., None, -1:, :], two[..., None, -1:, :], 1)
+    return tuple(ends)  # L x [P', K, 1, 1, H]
+
+  own = conditional.mask.at[:, -1].set(False)  # [P, T]
   return Guided(
-    conditional=_split(Prefix(kept.keys, kept.values, own, prefix.hidden[::2])),
-    shared=_split(Prefix(common.keys, common.values, seen, prefix.hidden)),
-    last=each(lambda x: x[:, :, None, -1:]),  # [P', K, 1, 1, H]
-    hidden=prefix.hidden,
+    conditional=_split(dataclasses.replace(conditional, mask=own)),
+    shared=_split(
+      Prefix(shared(other.keys), shared(other.values), seen, other.hidden)
+    ),
+    last=KVCache(
+      last(conditional.keys, other.keys),
+      last(conditional.values, other.values),
+    ),
+    hidden=both(conditional.hidden, other.hidden, 0),
   )
 
 
@@ -100,22 +102,19 @@ def _split(prefix: Prefix) -> Prefix:
   Inside a decode loop a slice of the stack, or a transposed product, would be a
   copy at every token.
   """
-  mask, fill = prefix.mask, 0
+  keys, values, mask = prefix.keys, prefix.values, prefix.mask
   if mask.shape[-1] >= _LONG:
     # Else GPUs copy all values at every code, to products of whole tiles.
     fill = -mask.shape[-1] % _TILE
     mask = jnp.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(0, fill)])
-
-  # A layer at a time: of all layers' at once, each way of writing them would
-  # be as large as all that the loop holds.
-  def filled(x: jax.Array) -> jax.Array:
-    return jnp.pad(x, [(0, 0)] * 2 + [(0, fill), (0, 0)]) if fill else x
-
-  # L x [P, K, T, H] to L x [P, K, H, T] and L x [P, K, T, H].
+    keys, values = (
+      jnp.pad(x, [(0, 0)] * 3 + [(0, fill), (0, 0)]) for x in (keys, values)
+    )
+  # [L, P, K, T, H] to L x [P, K, H, T] and L x [P, K, T, H].
   return dataclasses.replace(
     prefix,
-    keys=tuple(filled(x).swapaxes(-1, -2) for x in prefix.keys),
-    values=tuple(filled(x) for x in prefix.values),
+    keys=tuple(keys.swapaxes(-1, -2)),
+    values=tuple(values),
     mask=mask,
   )
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genrec_jax.core.types import KVCache, Prompt, PyTree
+from genrec_jax.core.types import KVCache, Prefix, Prompt, PyTree
 from genrec_jax.models.api import Generator, Vocabulary
 from genrec_jax.sampling import guidance
 from genrec_jax.sampling.distribution import Sampling
@@ -127,11 +127,16 @@ def start(
     prompt: P prompts.
     sampling: guidance, and how many samples.
   """
-  if sampling.guided:
-    embeds, mask = guidance.embed_both(model, params, prompt)  # [P', T, D]
+
+  def prefill(prompt: Prompt) -> Prefix:
+    return model.prefill(params, model.embed(params, prompt), prompt.mask)
+
+  if not sampling.guided:
+    prefix = model.decode_prefix(prefill(prompt))
+  elif model.shares_unconditional(*prompt.ids.shape):
+    other = prefill(model.unconditional(prompt))
+    prefix = model.decode_prefix(prefill(prompt), other)
   else:
-    embeds, mask = model.embed(params, prompt), prompt.mask
-  prefix = model.decode_prefix(
-    model.prefill(params, embeds, mask), guided=sampling.guided
-  )
+    embeds, mask = guidance.embed_both(model, params, prompt)  # [P', T, D]
+    prefix = model.decode_prefix(model.prefill(params, embeds, mask))
   return Decoder(model, params, prefix, sampling)

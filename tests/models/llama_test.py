@@ -154,14 +154,14 @@ def test_a_long_prefix_is_filled_up_and_nothing_changes(pair, monkeypatch):
   tile = mask.shape[-1] - 1
   monkeypatch.setattr(llama_prefix, "_TILE", tile)
   monkeypatch.setattr(llama_prefix, "_LONG", 1)
-  assert llama_prefix.laid_out(prefix, guided=False).mask.shape[-1] == 2 * tile
+  assert llama_prefix.laid_out(prefix).mask.shape[-1] == 2 * tile
   _, found = decode(ours, params, prefix, answers)
   rounding.assert_close(found, expected, terms=tiny_janus.LANGUAGE_TERMS)
 
 
 def decode(model, params, prefix, answers):
   decode_params = model.decode_params(params)
-  prefix = llama_prefix.laid_out(prefix, guided=False)
+  prefix = llama_prefix.laid_out(prefix)
 
   def body(cache, step):
     index, embeds = step

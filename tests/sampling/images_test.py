@@ -234,7 +234,9 @@ def test_the_cache_is_written_in_place(
 
 
 @pytest.mark.optimised
-def test_images_are_decoded_each_on_its_own(model, params):
+@pytest.mark.parametrize("large", [16, 17])
+def test_images_are_decoded_each_on_its_own(model, params, monkeypatch, large):
+  monkeypatch.setattr(images, "_LARGE", large)  # of 16 pixels a side
   codes = np.arange(24, dtype=np.int32).reshape(2, 3, 4) % model.codebook_size
   pixels = sampling.decode_images(model, params, codes)
   assert pixels.shape == (2, 3, 16, 16, 3)
