@@ -5,12 +5,14 @@ import json
 import numpy as np
 from PIL import Image
 import pytest
+import torch
 
 from genrec_jax.hf import load
 from genrec_jax.hf.export import export_checkpoint
 from tests.hf import tiny_emu3
 from tests.tools.process import run_tool
-from tools.hf_inference import command
+from tools import hf_inference
+from tools.hf_inference import command, emu3, emu3_prompts
 
 TITLES = "--titles=a red <image> cross|"
 
@@ -88,6 +90,23 @@ def test_both_write_the_same_titles_and_generate_the_same_after_them(place):
   # The image is generated after the title, and so is another one.
   without = arrays(place / "torch")["codes"][:1]
   assert (without != ours["codes"]).any()
+
+
+def test_titles_hold_no_codes_however_likely_these_are(place):
+  model, processor = hf_inference.load(place / "export")
+  prompt = emu3_prompts.image_prompt(processor, [], [], "draw what comes next")
+  with torch.no_grad():
+    model.lm_head.weight[emu3.code_tokens(model)] *= 100
+  (words,), _ = emu3.sample_items(
+    model,
+    prompt["input_ids"],
+    processor=processor,
+    max_tokens=5,
+    num=1,
+    greedy=True,
+  )
+  assert words
+  assert not {*words} & {*emu3.never(model, processor)}
 
 
 def test_both_answer_a_question_alike(place):
