@@ -37,7 +37,9 @@ RULES = (
 ADAPTABLE = r"layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)/kernel"
 
 
-def _append(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
+def _append(
+  cache: jax.Array, new: jax.Array, index: jax.Array | int
+) -> jax.Array:
   """Writes keys or values [P, K, G, T, H] into a cache from `index` on."""
   # A cache leaves out those of P, K and G that are 1; see `Llama.init_cache`.
   new = new.reshape(*cache.shape[:-2], *new.shape[-2:])
@@ -252,7 +254,8 @@ class Llama:
       [P, G, D] hidden states after the final norm, and the new cache.
     """
     start = llama_prefix.starts(prefix)  # [P]
-    before = llama_prefix.before(prefix, before, embeds.shape[:2])
+    rows = embeds.shape[0], embeds.shape[1]  # P, G
+    before = llama_prefix.before(prefix, before, rows)
     # The cache has its full length from the start; what is empty is masked.
     length = cache.keys[0].shape[-2]
     if before is None:
