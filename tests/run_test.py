@@ -29,6 +29,7 @@ METRICS = {
   "catalogue_copy_clip",
   "text_clip",
   "preference_match",
+  "future_match",
   "copy_rate",
   "diversity",
 }
