@@ -60,11 +60,11 @@ def test_a_gradient_is_a_phase_of_its_own():
 
 
 def test_the_longest_of_three_bounds_a_phase():
-  slow = roofline._phase("decode", 1.0, 2.0, 0.5)
-  sent = roofline._phase("policy", 0.0, 1.0, 3.0)
+  slow = roofline.phase("decode", 1.0, 2.0, 0.5)
+  sent = roofline.phase("policy", 0.0, 1.0, 3.0)
   assert (slow.bound, slow.seconds) == ("bytes", 2)
   assert (sent.bound, sent.seconds) == ("links", 3)
-  assert roofline._phase("update", 4.0, 1.0, 0.0).bound == "FLOPs"
+  assert roofline.phase("update", 4.0, 1.0, 0.0).bound == "FLOPs"
   assert roofline.seconds([slow, sent]) == 5
 
 
