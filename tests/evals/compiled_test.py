@@ -126,6 +126,8 @@ def test_a_temperature_is_an_argument_of_the_graph(monkeypatch, caplog):
 class _Coarse:
   """An image tokenizer of three codes an image: its mean colour, in tenths."""
 
+  image_size = 32
+
   def encode_pixels(self, params, pixels):
     assert pixels.dtype == jnp.float32
     return jnp.round(params["levels"] * pixels.mean((-3, -2))).astype(jnp.int32)
