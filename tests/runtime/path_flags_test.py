@@ -114,6 +114,7 @@ for name in names - {"infer_hf"}:  # which has none of these flags
     ),
     "make_tiny": {"out": place},
     "compile_check": {"json": place},
+    "step_phases": {"trace": place},
   }
   assert sorted(run(code, tmp_path)) == sorted(
     f"{tool} {flag} {value}"
