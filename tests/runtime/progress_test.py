@@ -138,8 +138,10 @@ def test_relay_shows_the_newest_line_now_and_then(capsys, clock):
 
 def test_relay_stays_on_one_line_of_a_terminal(capsys, monkeypatch):
   _on_a_terminal(monkeypatch)
+  # pytest itself asks for the size, with arguments.
+  size = os.terminal_size((20, 5))
   monkeypatch.setattr(
-    progress_lib.shutil, "get_terminal_size", lambda: os.terminal_size((20, 5))
+    progress_lib.shutil, "get_terminal_size", lambda *_, **__: size
   )
   relay = progress_lib.Relay()
   relay.show("run", "x" * 100)
