@@ -4,7 +4,7 @@ Without its last token, an unconditional prompt is the beginning of any longer
 one of its batch; see `api`. So the longest serves all prompts of a device, as a
 prompt serves its samples: it is kept once and read once a token. Letters: P
 prompts, P' rows, two per prompt where guided, D groups of n prompts, T prompt
-tokens, G samples, L layers, K kv heads, H head width.
+tokens, G samples, L layers, K kv heads, H head width, W model width.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Guided:
   conditional: Prefix  # of P prompts
   shared: Prefix  # of D groups; its mask is [D, n, T]
   last: KVCache  # of the last token, L x [P', K, 1, 1, H]
-  hidden: jax.Array  # [P', D], as a prefix's
+  hidden: jax.Array  # [P', W], as a prefix's
 
 
 def worth_sharing(prompts: int, length: int) -> bool:

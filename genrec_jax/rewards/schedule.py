@@ -43,7 +43,7 @@ def problems(schedule: Any, sections: Mapping[str, Any]) -> list[str]:
     f"schedule is {schedule!r}: expected (reward, step, factor) for each knot,"
     " such as (('copy', 0, 0.0), ('copy', 40, 1.0)), or () for none"
   )
-  if not isinstance(schedule, tuple):  # of a list, too: a config is frozen
+  if not isinstance(schedule, tuple):
     return [form]
   found = []
   for knot in schedule:

@@ -47,15 +47,20 @@ def arrays(folder):
   return {path.stem: np.load(path) for path in folder.glob("*.npy")}
 
 
-def test_both_generate_the_same_after_a_history(place):
-  command.main(arguments(place, "torch", "--num=2"))
+def by_both(place, name, *more):
+  """Runs both tools; returns their arrays, and what generate.py says."""
+  command.main(arguments(place, f"torch{name}", *more))
   status, said, error = run_tool(
-    "generate.py", *arguments(place, "jax", "--num=2")
+    "generate.py", *arguments(place, f"jax{name}", *more)
   )
   assert status == 0, error
+  return arrays(place / f"torch{name}"), arrays(place / f"jax{name}"), said
+
+
+def test_both_generate_the_same_after_a_history(place):
+  theirs, ours, said = by_both(place, "", "--num=2")
   assert "2 images of 9 codes" in said
   assert "guidance 3" in said
-  theirs, ours = arrays(place / "torch"), arrays(place / "jax")
   assert theirs.keys() == ours.keys()
   np.testing.assert_array_equal(theirs["prompt_ids"], ours["prompt_ids"])
   np.testing.assert_array_equal(theirs["codes"], ours["codes"])
@@ -74,12 +79,7 @@ def test_both_generate_the_same_after_a_history(place):
 
 def test_both_write_the_same_titles_and_generate_the_same_after_them(place):
   more = ("--mode=item", "--num=1", "--max_tokens=12")
-  command.main(arguments(place, "torch_item", *more))
-  status, _, error = run_tool(
-    "generate.py", *arguments(place, "jax_item", *more)
-  )
-  assert status == 0, error
-  theirs, ours = arrays(place / "torch_item"), arrays(place / "jax_item")
+  theirs, ours, _ = by_both(place, "_item", *more)
   assert theirs.keys() == ours.keys()
   assert ours["title_ids"].shape == (1, 12)
   np.testing.assert_array_equal(theirs["title_ids"], ours["title_ids"])
@@ -111,12 +111,7 @@ def test_titles_hold_no_codes_however_likely_these_are(place):
 
 def test_both_answer_a_question_alike(place):
   more = ("--mode=text", "--prompt=what is this", "--max_tokens=6")
-  command.main(arguments(place, "torch_text", *more))
-  status, _, error = run_tool(
-    "generate.py", *arguments(place, "jax_text", *more)
-  )
-  assert status == 0, error
-  theirs, ours = arrays(place / "torch_text"), arrays(place / "jax_text")
+  theirs, ours, _ = by_both(place, "_text", *more)
   np.testing.assert_array_equal(theirs["prompt_ids"], ours["prompt_ids"])
   np.testing.assert_array_equal(theirs["answer_ids"], ours["answer_ids"])
 
