@@ -6,6 +6,7 @@ that are learned without names become hashes of whole images: two of them tell
 most items apart, and none tells the colour.)
 """
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +56,7 @@ def item_codes() -> np.ndarray:
 def train(
   tokenizer: VQGAN | MoVQGAN, seed: int, steps: int, batch: int = 32
 ) -> PyTree:
-  """Trains the encoder to tell the codes and the decoder to draw them."""
+  """Trains the encoder to tell the codes and the decoder to show them."""
   key = jax.random.key(seed)
   every = jnp.arange(tokenizer.codebook_size)
 
@@ -77,7 +78,7 @@ def train(
     book = unit(params["quantizer"]["embedding"])
     return params | {"quantizer": {"embedding": book}}
 
-  return fit(
+  params = fit(
     loss_fn,
     project(tokenizer.init(key)),
     epochs((renders(), item_codes()), batch, seed),
@@ -87,6 +88,9 @@ def train(
     name="image tokenizer",
     project=project,
   )
+  share = share_read_right(tokenizer, params)
+  logging.info("attributes read right of reconstructions: %s", share)
+  return params
 
 
 def unit(x: jax.Array) -> jax.Array:

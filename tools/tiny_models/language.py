@@ -54,9 +54,9 @@ def train(
   def loss_fn(params, rows, key):
     generated, read = rows
     params = params | tokenizer
-    draw_loss = generation_loss(model, params, key, *generated)
-    read_loss = reading_loss(model, params, *read)
-    return draw_loss + 0.5 * read_loss, {"draw": draw_loss, "read": read_loss}
+    written = generation_loss(model, params, key, *generated)
+    said = reading_loss(model, params, *read)
+    return written + 0.5 * said, {"generate": written, "read": said}
 
   params = fit(
     loss_fn,
