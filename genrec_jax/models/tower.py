@@ -146,7 +146,7 @@ def embed_images(
   # 4e-3 by which bfloat16's or TF32's products move them. In full, ViT-L/14
   # takes a TPU .5e12 multiplications an image; sampling one from the 1B 2e12.
   with layers.exactly(dtype):
-    h = unit(states(flat))  # [B, E]
+    h = layers.unit(states(flat))  # [B, E]
   return h.reshape(*pixels.shape[:-3], h.shape[-1])
 
 
@@ -181,13 +181,5 @@ def embed_texts(
     )
   ids, mask = jnp.asarray(ids), jnp.asarray(mask, bool)
   with layers.exactly(dtype):  # see `embed_images`
-    h = unit(states(ids.reshape(-1, length), mask.reshape(-1, length)))
+    h = layers.unit(states(ids.reshape(-1, length), mask.reshape(-1, length)))
   return h.reshape(*ids.shape[:-1], h.shape[-1])
-
-
-def unit(x: jax.Array) -> jax.Array:
-  """Scales states [..., E] to unit vectors, float32."""
-  x = x.astype(jnp.float32)
-  # A vector of zeros stays one, as by torch's `normalize` with eps 1e-12.
-  squares = jnp.sum(x**2, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

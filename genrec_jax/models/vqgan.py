@@ -69,7 +69,7 @@ class VQGAN(ImageTokenizer):
     book = self._book(params)  # [C, E]
     z = latents.astype(jnp.float32)
     if self.l2_norm:
-      book, z = _unit(book), _unit(z)
+      book, z = layers.unit(book), layers.unit(z)
     return nearest(z, book)
 
   def lookup(self, params: PyTree, codes: jax.Array) -> jax.Array:
@@ -77,7 +77,7 @@ class VQGAN(ImageTokenizer):
 
     Normalised as `JanusVQVAEVectorQuantizer.get_codebook_entry` does.
     """
-    return _unit(super().lookup(params, codes))
+    return layers.unit(super().lookup(params, codes))
 
   def _encode(self, params: PyTree, pixels: jax.Array) -> jax.Array:
     # [B, h, w, 3] to [B, h', w', latent channels], and to [B, h', w', E].
@@ -94,9 +94,3 @@ class VQGAN(ImageTokenizer):
 
   def _post_conv(self) -> nn.Module:
     return Conv1x1(self.latent_channels, self.dtype)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-  """Returns vectors [..., E] of length 1; torch's `normalize`, eps 1e-12."""
-  squares = jnp.sum(x**2, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

@@ -182,3 +182,11 @@ def scan_stack(
       constrained, policy=REMAT_POLICIES[remat], prevent_cse=False
     )
   return jax.lax.scan(constrained, sharding.constrain_batch(x), layers)
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Scales states [..., E] to unit vectors, float32."""
+  x = x.astype(jnp.float32)
+  # A vector of zeros stays one, as by torch's `normalize` with eps 1e-12.
+  squares = jnp.sum(x**2, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

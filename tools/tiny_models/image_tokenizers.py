@@ -17,6 +17,7 @@ from genrec_jax.data import world
 from genrec_jax.models.image_tokenizer import ImageTokenizer
 from genrec_jax.models.movqgan import MoVQGAN
 from genrec_jax.models.vqgan import VQGAN
+from genrec_jax.nn import layers
 
 from .training import epochs, fit, renders
 
@@ -64,7 +65,7 @@ def train(
     del key
     images, codes = rows
     pixels = images.astype(jnp.float32) / 127.5 - 1
-    z = unit(tokenizer.latents(params, pixels))  # [B, h', w', E]
+    z = layers.unit(tokenizer.latents(params, pixels))  # [B, h', w', E]
     cosines = jnp.einsum("bhwe,ce->bhwc", z, tokenizer.lookup(params, every))
     cross = optax.softmax_cross_entropy_with_integer_labels
     told = cross(cosines / 0.1, codes).mean()
@@ -75,7 +76,7 @@ def train(
   def project(params):
     # Of one length, the nearest code is that of the largest cosine, whether a
     # tokenizer normalises latents or not.
-    book = unit(params["quantizer"]["embedding"])
+    book = layers.unit(params["quantizer"]["embedding"])
     return params | {"quantizer": {"embedding": book}}
 
   params = fit(
@@ -91,11 +92,6 @@ def train(
   share = share_read_right(tokenizer, params)
   logging.info("attributes read right of reconstructions: %s", share)
   return params
-
-
-def unit(x: jax.Array) -> jax.Array:
-  """Returns vectors [..., E] of length 1."""
-  return x * jax.lax.rsqrt(jnp.sum(x**2, -1, keepdims=True) + 1e-12)
 
 
 def share_read_right(tokenizer: ImageTokenizer, params: PyTree) -> np.ndarray:

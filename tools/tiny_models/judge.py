@@ -19,7 +19,8 @@ from genrec_jax.hf import write_model
 from genrec_jax.hf.rules import to_hf
 from genrec_jax.models.dinov2 import Dinov2
 from genrec_jax.models.pixels import Preprocessing
-from genrec_jax.models.tower import Tower, unit
+from genrec_jax.models.tower import Tower
+from genrec_jax.nn import layers
 
 from .training import epochs, fit, renders, write_json
 
@@ -57,7 +58,7 @@ def train(seed: int, steps: int, batch: int = 192) -> PyTree:
     images, attributes = batch
     pixels = damaged(images.astype(jnp.float32) / 255, key)
     embeds = JUDGE.embed_images(params["judge"], pixels)
-    logits = _SCALE * embeds @ unit(params["directions"]).T
+    logits = _SCALE * embeds @ layers.unit(params["directions"]).T
     cross = optax.softmax_cross_entropy_with_integer_labels
     splits = np.cumsum(world.COUNTS)[:-1]
     parts = list(enumerate(jnp.split(logits, splits, axis=-1)))
