@@ -21,6 +21,7 @@ class Bandit:
   image_tokens: int = 3
   image_size: int = 1
   codebook_size: int = 8
+  reader: str = "nothing"
 
   @property
   def image_vocabulary(self):
@@ -38,6 +39,9 @@ class Bandit:
   def unconditional(self, prompt):
     ids = jnp.zeros_like(prompt.ids)
     return prompt.replace(ids=ids, images=prompt.images[:, :0])
+
+  def read_images(self, params, images):
+    return images
 
   def embed(self, params, prompt):
     return params["table"]["embedding"][prompt.ids]  # [P, 1, I C]
@@ -65,7 +69,7 @@ class Bandit:
     return ()
 
   def decode_step(
-    self, vocabulary, params, prefix, cache, codes, index, before=None
+    self, vocabulary, params, prefix, cache, codes, index, before=None, **_
   ):
     logits = prefix.keys[:, index + 1][:, None]
     return jnp.broadcast_to(logits, (*codes.shape, logits.shape[-1])), cache

@@ -32,7 +32,7 @@ class Toy:
   image_size = read_size = SIDE
   prompt_tokens = 4
   image_begin = TinyProcessor.image_begin
-  adaptable = "nothing"
+  adaptable = reader = "nothing"
 
   @property
   def image_vocabulary(self):
@@ -65,11 +65,16 @@ class Toy:
     ids = jnp.zeros_like(prompt.ids)
     return prompt.replace(ids=ids, images=prompt.images[:, :0])
 
+  def read_images(self, params, images):
+    return images.mean((2, 3, 4)) / 255  # [P, N]
+
   def embed(self, params, prompt):
     embeds = params["words"]["embedding"][prompt.ids]  # [P, T, D]
     if prompt.images.shape[1]:
-      light = prompt.images.mean((1, 2, 3, 4)) / 255  # [P]
-      embeds += light[:, None, None]
+      light = prompt.images
+      if light.dtype == jnp.uint8:
+        light = self.read_images(params, light)
+      embeds += light.mean(1)[:, None, None]
     return embeds
 
   def _state(self, embeds, mask):
@@ -98,7 +103,7 @@ class Toy:
     return params
 
   def decode_step(
-    self, vocabulary, params, prefix, cache, tokens, index, before=None
+    self, vocabulary, params, prefix, cache, tokens, index, before=None, **_
   ):
     hidden = prefix.keys[:, None] + vocabulary.embed(params, tokens)
     return vocabulary.logits(params, hidden), cache

@@ -65,6 +65,8 @@ class Repeated:
     tokens: jax.Array,
     index: jax.Array,
     before: jax.Array | None = None,
+    *,
+    unread: int = 0,
   ) -> tuple[jax.Array, KVCache]:
     """Appends tokens [P', G]: one to the answer of each copy."""
     logits, cache = self.model.decode_step(
@@ -75,6 +77,7 @@ class Repeated:
       _apart(tokens),
       index,
       None if before is None else _apart(before),
+      unread=unread,
     )
     return logits.reshape(*tokens.shape, -1), cache
 

@@ -22,7 +22,8 @@ class Prompt:
 
   ids: Array  # [P, T] int32
   mask: Array  # [P, T] bool, True = a real token
-  images: Array  # [P, N, h, w, 3] uint8, squares
+  # [P, N, h, w, 3] uint8, squares; or what a generator has read of them.
+  images: Array
 
 
 @struct.dataclass

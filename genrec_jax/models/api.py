@@ -93,6 +93,10 @@ class Generator(Protocol):
       words: whether answers have words; else only codes' logits count.
     """
 
+  @property
+  def reader(self) -> str:
+    """Regular expression of the whole paths of what `read_images` reads by."""
+
   def with_compute(self, *, dtype: str, remat: str = "none") -> "Generator":
     """Returns the same model with another compute type and remat policy."""
 
@@ -108,6 +112,18 @@ class Generator(Protocol):
     of an image, or, where a title comes first, without. It tells nothing of the
     prompt but its length: without the last token, each is the beginning of any
     that is longer.
+    """
+
+  def read_images(self, params: PyTree, images: jax.Array) -> jax.Array:
+    """Reads the images of prompts, as `embed` does.
+
+    Args:
+      params: of the model; only what `reader` names is looked at.
+      images: [P, N, h, w, 3] uint8.
+
+    Returns:
+      [P, N, ...], not uint8: `embed` takes it in the place of the images, so
+      that a step whose `reader` is frozen reads them once.
     """
 
   def embed(self, params: PyTree, prompt: Prompt) -> jax.Array:
@@ -177,6 +193,8 @@ class Generator(Protocol):
     tokens: jax.Array,
     index: jax.Array,
     before: jax.Array | None = None,
+    *,
+    unread: int = 0,
   ) -> tuple[jax.Array, KVCache]:
     """Appends token number `index` to each answer.
 
@@ -189,6 +207,8 @@ class Generator(Protocol):
       index: [] int32.
       before: [P, G, B] bool, of what an answer's cache holds before the tokens
         that `index` counts, True = attended to; None: B = 0.
+      unread: tokens at the end of the cache which are empty still, and not
+        looked at.
 
     Returns:
       The next logits [P, G, C] or [P, G, V], and the new cache.

@@ -100,6 +100,11 @@ class Emu3(LlamaGenerator):
       lambda params: params["codes"]["end"],
     )
 
+  @property
+  def reader(self) -> str:
+    """The VQ tokenizer."""
+    return "tokenizer/.*"
+
   def without_gradient(self, *, words: bool = False) -> str:
     """The VQ tokenizer: the head is that of words and codes, and whole."""
     return "tokenizer/.*"
@@ -146,7 +151,9 @@ class Emu3(LlamaGenerator):
     """
     ids = jnp.asarray(prompt.ids)
     if prompt.images.shape[1]:  # static: else the tokenizer is not compiled
-      tokens = self.read_images(params, prompt.images)  # [P, N, M]
+      tokens = prompt.images  # [P, N, M], or of pixels
+      if tokens.dtype == jnp.uint8:
+        tokens = self.read_images(params, tokens)
       tokens = tokens.reshape(tokens.shape[0], -1)
       slots = ids == self.image_id  # [P, T]
       ids = jnp.where(slots, placed(slots, tokens), ids)

@@ -3,7 +3,8 @@
 Same function as `JanusForConditionalGeneration` of transformers 5.23; prompts
 may hold images also when one is generated, which transformers leaves out.
 Letters: P prompts, T prompt tokens, N images, G samples, I codes per image,
-C codebook, D width, E width of a codebook vector, W tokens of a title.
+C codebook, D width, F the tower's, E width of a codebook vector, W tokens of a
+title.
 """
 
 import dataclasses
@@ -108,6 +109,11 @@ class Janus(LlamaGenerator):
       self._image_decode_params,
     )
 
+  @property
+  def reader(self) -> str:
+    """The SigLIP tower; the aligner behind it is most often trained."""
+    return "vision/.*"
+
   def without_gradient(self, *, words: bool = False) -> str:
     """The VQ tokenizer, and text's head where answers are images alone."""
     return "tokenizer/.*" if words else "(language/lm_head|tokenizer)/.*"
@@ -157,13 +163,18 @@ class Janus(LlamaGenerator):
       images=prompt.images[:, :0],
     )
 
-  def image_features(self, params: PyTree, images: jax.Array) -> jax.Array:
-    """Reads uint8 images [..., h, w, 3]: [..., I, D]."""
+  def read_images(self, params: PyTree, images: jax.Array) -> jax.Array:
+    """Reads uint8 images [..., h, w, 3]: the tower's [..., I, F]; see `api`."""
     shape = images.shape[:-3]
     pixels = images.reshape(-1, *images.shape[-3:]).astype(jnp.float32)
     features = self.vision.features(params["vision"], pixels / 127.5 - 1)
-    features = layers.apply(self._aligner(), params["aligner"], features)
     return features.reshape(*shape, *features.shape[1:])
+
+  def image_features(self, params: PyTree, images: jax.Array) -> jax.Array:
+    """Aligns uint8 images, or what `read_images` gives: [..., I, D]."""
+    if images.dtype == jnp.uint8:
+      images = self.read_images(params, images)  # [..., I, F]
+    return layers.apply(self._aligner(), params["aligner"], images)
 
   def embed(self, params: PyTree, prompt: Prompt) -> jax.Array:
     """Returns [P, T, D]: the k-th placeholder of a row takes its k-th feature.

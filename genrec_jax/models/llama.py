@@ -238,6 +238,8 @@ class Llama:
     embeds: jax.Array,
     index: jax.Array,
     before: jax.Array | None = None,
+    *,
+    unread: int = 0,
   ) -> tuple[jax.Array, KVCache]:
     """Appends one token to each answer.
 
@@ -249,6 +251,8 @@ class Llama:
       index: [] int32.
       before: [P, G, B] bool, True = a real one of the B tokens that an answer
         holds before those that `index` counts; None: B = 0.
+      unread: tokens at the end of the cache which are empty still, and not
+        looked at.
 
     Returns:
       [P, G, D] hidden states after the final norm, and the new cache.
@@ -256,8 +260,10 @@ class Llama:
     start = llama_prefix.starts(prefix)  # [P]
     rows = embeds.shape[0], embeds.shape[1]  # P, G
     before = llama_prefix.before(prefix, before, rows)
-    # The cache has its full length from the start; what is empty is masked.
+    # What is empty of the rest is masked.
     length = cache.keys[0].shape[-2]
+    if attention.reads_parts():
+      length -= unread
     if before is None:
       slot = index
       rope = self._rope((start + index)[:, None])
@@ -292,12 +298,9 @@ class Llama:
           v = _append(cache.values[place], v, slot)
           kept.append((k, v))
           full = (*q.shape[:3], -1, self.head_width)  # [P, K, G, I, H]
+          own = (x[..., :length, :].reshape(full) for x in (k, v))
           prompt = branches[b].keys[i], branches[b].values[i], prompts[b]
-          out.append(
-            attention.attend(
-              q, k.reshape(full), v.reshape(full), masks[b], prompt
-            )
-          )
+          out.append(attention.attend(q, *own, masks[b], prompt))
         return llama_prefix.joined(prefix, out), kept
 
       x, kept = layers.apply(Block(self), layer, x, rope, attend)

@@ -148,6 +148,8 @@ class LlamaGenerator(abc.ABC):
     tokens: jax.Array,
     index: jax.Array,
     before: jax.Array | None = None,
+    *,
+    unread: int = 0,
   ) -> tuple[jax.Array, KVCache]:
     """Appends token number `index` [P, G] to each answer; see `api`."""
     run = functools.partial(
@@ -155,6 +157,7 @@ class LlamaGenerator(abc.ABC):
       decode_params["language"],
       prefix,
       before=before,
+      unread=unread,
     )
     hidden, cache = self._append(
       vocabulary, decode_params, run, cache, tokens, index

@@ -152,6 +152,14 @@ def attend_shared(
   )(q, k, v, real)
 
 
+def reads_parts() -> bool:
+  """Returns whether products with a part of a cache read that part alone.
+
+  XLA's CPU compiler copies a part of an array before it multiplies it.
+  """
+  return _platform(jax.sharding.get_abstract_mesh()) != "cpu"
+
+
 def _kernel(platform: str, q: jax.Array) -> Callable[..., jax.Array] | None:
   """Returns what attends to queries [..., H] as fast as the device can."""
   # Imported here, not at the top: Pallas takes a second, and most need none.

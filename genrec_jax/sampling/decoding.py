@@ -4,9 +4,8 @@ Letters: P prompts, G samples, C values a token can take; P' rows, two per
 prompt where guided.
 """
 
-from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,19 @@ from genrec_jax.models.api import Generator, Vocabulary
 from genrec_jax.sampling import guidance
 from genrec_jax.sampling.distribution import Sampling
 
-# Maps (cache, tokens [P, G], their index []) to (next logits [P, G, C], cache).
-Step = Callable[[KVCache, jax.Array, jax.Array], tuple[jax.Array, KVCache]]
+
+class Step(Protocol):
+  """Appends a token to each sample; see `Generator.decode_step`."""
+
+  def __call__(
+    self,
+    cache: KVCache,
+    tokens: jax.Array,
+    index: jax.Array,
+    *,
+    unread: int = 0,
+  ) -> tuple[jax.Array, KVCache]:
+    """Maps tokens [P, G] to the next logits [P, G, C], and the cache."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +86,7 @@ class Decoder:
       wider = [(0, 0), (0, 0), (0, begun)]
       before = jnp.pad(rows, wider, constant_values=True)
 
-    def step(cache, tokens, index):
+    def step(cache, tokens, index, *, unread=0):
       # Both branches read the one token that was sampled from their mixture.
       logits, cache = self.model.decode_step(
         vocabulary,
@@ -86,6 +96,7 @@ class Decoder:
         self._rows(tokens, tokens),
         index,
         before,
+        unread=unread,
       )
       return self._combine(logits, guided), cache
 
@@ -103,16 +114,6 @@ class Decoder:
       return logits
     both = guidance.separate(logits)
     return guidance.guide(*both, self.sampling.guidance) if guided else both[0]
-
-
-def resized(cache: KVCache, by: int) -> KVCache:
-  """Returns a cache filled up with zeros, or cut, by so many tokens."""
-
-  def resize(x: jax.Array) -> jax.Array:
-    kept = x[..., : x.shape[-2] + min(by, 0), :]
-    return jnp.pad(kept, [(0, 0)] * (x.ndim - 2) + [(0, max(by, 0)), (0, 0)])
-
-  return jax.tree.map(resize, cache)
 
 
 @jax.named_scope("prefill")
@@ -135,8 +136,12 @@ def start(
     prefix = model.decode_prefix(prefill(prompt))
   elif model.shares_unconditional(*prompt.ids.shape):
     other = prefill(model.unconditional(prompt))
+    # One after the other, or a device would hold what both take.
+    other, prompt = jax.lax.optimization_barrier((other, prompt))
     prefix = model.decode_prefix(prefill(prompt), other)
   else:
     embeds, mask = guidance.embed_both(model, params, prompt)  # [P', T, D]
     prefix = model.decode_prefix(model.prefill(params, embeds, mask))
+  # So are parameters and caches of the decode loop made after the prefixes.
+  prefix, params = jax.lax.optimization_barrier((prefix, params))
   return Decoder(model, params, prefix, sampling)

@@ -9,6 +9,7 @@ P' rows, two per prompt where guided.
 """
 
 from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from genrec_jax.core import chunks, sharding, tree
 from genrec_jax.core.types import KVCache, Prompt, PyTree, Rollout
 from genrec_jax.models.api import Generator
+from genrec_jax.nn import attention
 from genrec_jax.sampling import decoding
 from genrec_jax.sampling.decoding import Decoder
 from genrec_jax.sampling.distribution import Sampling
@@ -117,9 +119,9 @@ def sample_codes(
   def draw(logits, index):
     return sampling.draw(logits, jax.random.fold_in(key, index))
 
-  def body(carry, index):
+  def body(carry, index, *, unread):
     cache, codes = carry
-    logits, cache = step(cache, codes, index)
+    logits, cache = step(cache, codes, index, unread=unread)
     codes, logprobs = draw(logits, index + 1)  # [P, G]
     return (cache, codes), (codes, logprobs)
 
@@ -128,12 +130,12 @@ def sample_codes(
   room = model.cache_tokens(model.image_tokens)  # for codes, in the cache
   with jax.named_scope("decode"):
     for begin, end in _stages(model.image_tokens):
-      needed = model.cache_tokens(end)
-      cache = decoding.resized(carry[0], needed - room)
-      room = needed
       # The last code is read by no one.
       indices = jnp.arange(begin, min(end, model.image_tokens - 1))
-      carry, rest = jax.lax.scan(body, (cache, carry[1]), indices)
+      unread = room - model.cache_tokens(end)
+      carry, rest = jax.lax.scan(
+        functools.partial(body, unread=unread), carry, indices
+      )
       parts.append(rest)  # [n, P, G]
   codes, logprobs = (
     jnp.concatenate(each).transpose(1, 2, 0)  # [P, G, I]
@@ -145,10 +147,12 @@ def sample_codes(
 def _stages(codes: int) -> list[tuple[int, int]]:
   """Returns the first and the last + 1 of the codes of each loop.
 
-  The cache of a loop has room for its last code: a code reads what is there of
-  it, filled or not, which of one cache for all would be twice what is filled.
+  A loop reads the cache up to its last code, filled or not, which of the whole
+  would be twice what is filled. The cache itself does not grow: while it did,
+  it would be there twice.
   """
-  count = max(min(codes // _STAGE, _MOST_STAGES), 1)
+  most = _MOST_STAGES if attention.reads_parts() else 1
+  count = max(min(codes // _STAGE, most), 1)
   ends = [codes * (n + 1) // count for n in range(count)]
   return list(zip([0, *ends[:-1]], ends, strict=True))
 

@@ -100,6 +100,7 @@ def sample_items(
     jax.random.fold_in(key, _TITLES),
     end_ids=titles.end_ids,
     max_tokens=titles.max_tokens,
+    unread=begun + model.cache_tokens(model.image_tokens),
   )
   words = answers.mask & ~_among(answers.tokens, titles.end_ids)
   logits, cache = _begin_image(decoder, cache, words)
@@ -127,13 +128,16 @@ def _begin_image(
   Returns:
     Logits [P, G, C] of the first code, and the cache with W + H tokens.
   """
-  vocabulary, rows = decoder.model.begin_vocabulary, words.shape[:2]
+  model, rows = decoder.model, words.shape[:2]
+  vocabulary = model.begin_vocabulary
+  codes = model.cache_tokens(model.image_tokens)  # that come after it
   step = decoder.step(vocabulary, words=words)
-  begin = jnp.asarray(decoder.model.image_begin, jnp.int32)  # [H]
+  begin = jnp.asarray(model.image_begin, jnp.int32)  # [H]
 
   def append(index, carry):
     cache, _ = carry
-    logits, cache = step(cache, jnp.broadcast_to(begin[index], rows), index)
+    token = jnp.broadcast_to(begin[index], rows)
+    logits, cache = step(cache, token, index, unread=codes)
     return cache, logits
 
   # In a loop, so that a step of it is compiled once, however long it is.

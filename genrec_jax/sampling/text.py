@@ -73,6 +73,7 @@ def write(
   *,
   end_ids: Sequence[int],
   max_tokens: int,
+  unread: int = 0,
 ) -> tuple[Answers, KVCache]:
   """Writes words from where prompts end, until all samples have ended.
 
@@ -81,10 +82,11 @@ def write(
 
   Args:
     decoder: of P prompts.
-    cache: empty, of `max_tokens` or more.
+    cache: empty, of `max_tokens` and those that come after words.
     key: see `answer`.
     end_ids: see `answer`.
     max_tokens: see `answer`.
+    unread: tokens of the cache that come after words.
 
   Returns:
     The answers, and the cache with their tokens, and anything after their end.
@@ -114,7 +116,7 @@ def write(
       ),
     )
     going &= jnp.all(ids[..., None] != ends, -1)
-    logits, cache = step(cache, ids, index)  # [P, G, V]
+    logits, cache = step(cache, ids, index, unread=unread)  # [P, G, V]
     return index + 1, cache, logits, going, answers
 
   rows = logits.shape[:2]  # P, G

@@ -79,13 +79,18 @@ def train_step(
   # No key is saved: a resumed run folds in the same step.
   key = jax.random.fold_in(jax.random.key(options.seed), state.step)
   params = tree.merge(state.params, frozen["generator_rest"])
+  prompt = batch.prompt
+  if prompt.images.shape[1] and trainable.reads_as_frozen(model, state.params):
+    with jax.named_scope("prefill"):
+      # Once, for the rollout, the policy and its reference.
+      prompt = prompt.replace(images=model.read_images(params, prompt.images))
   rollout = sampling.sample_items(
     model,
     # Gathered once, not in every iteration of the decode loop.
     sampling.rollout_params(
       model, params, to_rollout_layout, words=options.titles is not None
     ),
-    batch.prompt,
+    prompt,
     key,
     options.sample,
     options.titles,
@@ -117,7 +122,7 @@ def train_step(
     state,
     frozen,
     policy_update.Experience(
-      batch.prompt,
+      prompt,
       rollout.codes,
       rollout.logprobs,
       values,

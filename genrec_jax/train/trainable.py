@@ -116,6 +116,11 @@ def split(
   )
 
 
+def reads_as_frozen(model: Generator, trained: PyTree) -> bool:
+  """Returns whether training leaves alone what reads the images of prompts."""
+  return not any(re.fullmatch(model.reader, x) for x in tree.flatten(trained))
+
+
 def cast_frozen(model: Generator, params: PyTree) -> PyTree:
   """Casts frozen parameters to the type that every use of them casts to.
 

@@ -11,6 +11,7 @@ from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.models import llama_prefix
 from genrec_jax.models.janus import Janus
+from genrec_jax.nn import attention
 from genrec_jax.sampling import Sampling, images
 from genrec_jax.testing import tiny_janus
 from tests import rounding
@@ -77,7 +78,7 @@ def test_scores_are_the_log_probabilities_sampled_with(
       )
 
 
-def test_a_cache_that_grows_changes_no_code(
+def test_a_cache_that_is_read_in_parts_changes_no_code(
   model, params, asked, titles, monkeypatch
 ):
   options = Sampling(num_samples=3, guidance=2.0)
@@ -89,15 +90,18 @@ def test_a_cache_that_grows_changes_no_code(
     )()
 
   whole = sample()
+  monkeypatch.setattr(attention, "reads_parts", lambda: True)
   monkeypatch.setattr(images, "_STAGE", 1)
   monkeypatch.setattr(images, "_MOST_STAGES", 3)
   assert images._stages(4) == [(0, 1), (1, 2), (2, 4)]
-  grown = sample()
-  np.testing.assert_array_equal(grown.codes, whole.codes)
-  np.testing.assert_allclose(grown.logprobs, whole.logprobs, atol=1e-5)
+  parts = sample()
+  np.testing.assert_array_equal(parts.codes, whole.codes)
+  np.testing.assert_allclose(parts.logprobs, whole.logprobs, atol=1e-5)
 
 
-def test_stages_are_of_many_codes():
+def test_stages_are_of_many_codes(monkeypatch):
+  assert images._stages(576) == [(0, 576)]  # a CPU would copy parts
+  monkeypatch.setattr(attention, "reads_parts", lambda: True)
   assert images._stages(144) == [(0, 144)]
   assert images._stages(576) == [(0, 144), (144, 288), (288, 432), (432, 576)]
 
