@@ -1,10 +1,14 @@
 """What generators of a Llama share: values put at their placeholders."""
 
+import re
+
+import jax
 import numpy as np
 import pytest
 
+from genrec_jax.core import tree
 from genrec_jax.models.llama_generator import placed
-from genrec_jax.testing import FAMILIES
+from genrec_jax.testing import FAMILIES, random_batch, tiny_params
 
 
 @pytest.mark.parametrize("shape", [(), (2,)], ids=["tokens", "features"])
@@ -26,3 +30,32 @@ def test_another_compute_type_leaves_the_image_tokenizer_as_it_is(name):
   assert (half.language.dtype, half.language.remat) == ("bfloat16", "dots")
   back = half.with_compute(dtype="float32")
   assert back == model
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_read_of_images_stands_in_for_them(name):
+  model = FAMILIES[name].model
+  params, prompt = tiny_params(model), random_batch(2, 0, None, model).prompt
+  read = jax.jit(model.read_images)(params, prompt.images)
+  assert read.shape[:2] == prompt.images.shape[:2]
+  embed = jax.jit(model.embed)
+  expected = embed(params, prompt)
+  # To the bit, but for how XLA joins what it computes.
+  np.testing.assert_allclose(
+    embed(params, prompt.replace(images=read)), expected, atol=1e-6
+  )
+  other = prompt.replace(images=255 - prompt.images)
+  assert np.max(np.abs(embed(params, other) - expected)) > 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_reader_is_all_that_images_are_read_by(name):
+  model = FAMILIES[name].model
+  params, prompt = tiny_params(model), random_batch(2, 0, None, model).prompt
+  flat = tree.flatten(params)
+  own = {k: v for k, v in flat.items() if re.fullmatch(model.reader, k)}
+  assert own.keys() < flat.keys()
+  read = model.read_images(tree.unflatten(own), prompt.images)
+  np.testing.assert_allclose(
+    read, model.read_images(params, prompt.images), atol=1e-6
+  )

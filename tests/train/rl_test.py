@@ -417,3 +417,24 @@ def test_bfloat16_computes_and_float32_is_kept(
   np.testing.assert_allclose(
     metrics["loss"], -parts * metrics["reward"], atol=1e-3
   )
+
+
+def test_images_are_read_once_where_their_reader_is_frozen(
+  family, params, clip_params, monkeypatch
+):
+  count = []
+  kind, read = type(family.model), type(family.model).read_images
+
+  def counted(self, params, images):
+    count.append(images.shape)
+    return read(self, params, images)
+
+  monkeypatch.setattr(kind, "read_images", counted)
+  _, once = run(family, params, clip_params, 1)
+  assert len(count) == 1
+  # A new function, traced anew: as if the reader were trained.
+  monkeypatch.setattr(rl.trainable, "reads_as_frozen", lambda *_: False)
+  count.clear()
+  _, each = run(family, params, clip_params, 1)
+  assert len(count) > 1
+  assert_same_gradient(once[0]["gradient"], each[0]["gradient"])

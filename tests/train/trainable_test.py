@@ -50,3 +50,11 @@ def test_with_adapters_every_parameter_rests():
 def test_a_pattern_without_a_gradient_is_refused():
   with pytest.raises(UserError, match=r"no gradient.*\n  lm_head"):
     partition(("^image_head/", "lm_head"))
+
+
+def test_a_step_knows_whether_what_reads_images_is_trained():
+  for pattern in ("^image_head/", "^aligner/"):
+    assert trainable.reads_as_frozen(MODEL, partition((pattern,)).trained)
+  assert not trainable.reads_as_frozen(MODEL, partition(("^vision/",)).trained)
+  adapters = partition(("^language/",), lora_rank=2).trained
+  assert trainable.reads_as_frozen(MODEL, adapters)
