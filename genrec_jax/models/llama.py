@@ -298,9 +298,9 @@ class Llama:
           v = _append(cache.values[place], v, slot)
           kept.append((k, v))
           full = (*q.shape[:3], -1, self.head_width)  # [P, K, G, I, H]
-          own = (x[..., :length, :].reshape(full) for x in (k, v))
+          k, v = (x[..., :length, :].reshape(full) for x in (k, v))
           prompt = branches[b].keys[i], branches[b].values[i], prompts[b]
-          out.append(attention.attend(q, *own, masks[b], prompt))
+          out.append(attention.attend(q, k, v, masks[b], prompt))
         return llama_prefix.joined(prefix, out), kept
 
       x, kept = layers.apply(Block(self), layer, x, rope, attend)

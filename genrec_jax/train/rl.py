@@ -83,7 +83,8 @@ def train_step(
   if prompt.images.shape[1] and trainable.reads_as_frozen(model, state.params):
     with jax.named_scope("prefill"):
       # Once, for the rollout, the policy and its reference.
-      prompt = prompt.replace(images=model.read_images(params, prompt.images))
+      read = model.read_images(params, prompt.images)  # [P, N, ...]
+      prompt = dataclasses.replace(prompt, images=read)
   rollout = sampling.sample_items(
     model,
     # Gathered once, not in every iteration of the decode loop.
