@@ -13,6 +13,7 @@ from genrec_jax.data import titles
 from genrec_jax.evals import (
   baselines,
   catalogue,
+  frontier,
   held_out,
   item_rows,
   kept_images,
@@ -293,7 +294,7 @@ class Evaluator:
             params,
             self.test,
             temperature=other,
-            done=functools.partial(tally.add, f"{name} at temperature {other}"),
+            done=functools.partial(tally.add, frontier.row_name(name, other)),
           )
           curve[other] = scorer.score(shown)
         found.curves[name] = curve

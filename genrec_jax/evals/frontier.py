@@ -44,6 +44,11 @@ class Frontier(TypedDict):
   differences: dict[str, list[Gap]]  # 'rl - sft'; empty: no equal diversity
 
 
+def row_name(model: str, temperature: float) -> str:
+  """Returns what a model's scores at another temperature are called."""
+  return f"{model} at temperature {temperature}"
+
+
 def frontier(
   scores: Scores,
   alignment: str,

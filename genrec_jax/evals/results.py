@@ -66,10 +66,20 @@ def write(
 
 
 def _per_user(comparison: Comparison) -> dict[str, dict[str, np.ndarray]]:
-  """Returns all rows' scores, and their parts in distances of sets."""
+  """Returns all rows' scores, and their parts in distances of sets.
+
+  And models at other temperatures, which `compare` draws curves of.
+  """
   # The real next items are the set that the others are compared with.
   sets = comparison.sets
-  return {
+  rows = {
     row: scores | (sets[row].parts if row in sets else {})
     for row, scores in comparison.scores.items()
   }
+  colder = {
+    frontier.row_name(model, temperature): scores
+    for model, curve in comparison.curves.items()
+    for temperature, scores in curve.items()
+    if scores is not comparison.scores[model]  # the table's own
+  }
+  return rows | colder

@@ -79,6 +79,14 @@ def test_a_frontier_is_in_all_files(evaluator, tmp_path, capsys):
     "diversity_eye",
   )
   assert found["differences"].keys() == {"rl - sft"}
+  # By user, for those who compare with other runs; the table's own once.
+  _, scores = per_user.read(str(tmp_path))
+  colder = [name for name in scores if "at temperature" in name]
+  assert colder == ["sft at temperature 1.5", "rl at temperature 1.5"]
+  (point,) = [p for p in found["curves"]["rl"] if p["temperature"] == 1.5]
+  assert scores[colder[1]]["diversity_eye"].mean() == pytest.approx(
+    point["diversity"]["mean"]
+  )
   assert "At equal diversity" in (tmp_path / "report.html").read_text()
   assert "rl - sft at equal diversity: preference match" in " ".join(
     capsys.readouterr().out.split()
