@@ -108,6 +108,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config.objective.clip_high = 0.28  # DAPO's: lets rare codes grow
   config.objective.kl = "k3"  # k2 | k3 | k3_straight_through
   config.objective.kl_weight = 0.05  # weaker ones let samples grow alike
+  # Its weight over steps: (step, factor of it), ..., such as
+  # ((0, 1.0), (100, 0.1)), straight lines between.
+  config.objective.kl_schedule = ()
   config.objective.aggregation = "token"  # token | sequence; lengths are equal
   # A bonus for prompts whose codes have less entropy than the target, in nats.
   config.objective.entropy_weight = 0.0  # off: the KL holds it, if loosely

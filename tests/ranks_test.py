@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A package imports from lower floors only, and nothing else of its own floor.
 FLOORS = (
   {"core"},
-  {"runtime", "html", "nn", "groups", "rows"},
+  {"runtime", "html", "nn", "groups", "knots", "rows"},
   {"models", "data", "objectives"},
   {"hf", "ingest", "sampling", "targets"},
   {"rewards"},

@@ -43,6 +43,7 @@ ON = [
   "--config.eval.judges=()",  # which may not be an encoder that rewards
   "--config.rewards.encoders=('tiny_judge',)",
   "--config.rewards.schedule=(('copy', 0, 0.0), ('copy', 4, 1.0))",
+  "--config.objective.kl_schedule=((0, 1.0), (4, 0.0))",
   "--config.rewards.diversity.weight=0.3",
   "--config.rewards.quality.weight=0.2",
   "--config.rewards.quality.checkpoint=pickscore",
@@ -129,6 +130,9 @@ def test_all_on_resumes_bit_for_bit(folder):
   assert "throughput of 1 x cpu: " in printed
   found = rows(folder, "whole")
   assert [row["reward/copy_weight"] for row in found] == [0, 0.25, 0.5, 0.75]
+  np.testing.assert_allclose(
+    [row["kl_weight"] for row in found], [0.05, 0.0375, 0.025, 0.0125]
+  )
   for row in found:
     ours = [k.removeprefix("reward/") for k in row if k.startswith("reward/")]
     names = {k.removesuffix("_mean") for k in ours if k.endswith("_mean")}

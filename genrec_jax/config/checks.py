@@ -179,6 +179,13 @@ def check(config: Any) -> None:
   ]
   problems += _temperature_problems(values)
   problems += _recommender_problems(values)
+  if "objective.kl_schedule" in values:
+    problems += [
+      f"objective.{problem}"
+      for problem in policy.schedule_problems(
+        values["objective.kl_schedule"], values["objective.kl_weight"]
+      )
+    ]
   rewards_section = config.to_dict().get("rewards", {})
   problems += rewarding.problems(rewards_section, values["clip.checkpoint"])
   if "eval.judges" in values:

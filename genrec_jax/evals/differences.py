@@ -158,12 +158,12 @@ def between_seeds(
     {metric: difference} of the metrics that all of them have; users who lack
     one of the scores are left out of it.
   """
-  names, tables = _stack_seeds([*a, *b])  # [S_a + S_b, U, M]
+  names, tables = stack_seeds([*a, *b])  # [S_a + S_b, U, M]
   if not names:
     return {}
   # Their seeds are resampled apart, their users together.
   ours, theirs = (
-    _seed_means(half, seed=seed, seeds_seed=[seed, i], resamples=resamples)
+    seed_means(half, seed=seed, seeds_seed=[seed, i], resamples=resamples)
     for i, half in enumerate((tables[: len(a)], tables[len(a) :]))
   )  # [1 + R, M] each
   means = ours - theirs
@@ -182,15 +182,15 @@ def over_seeds(
   rows: Sequence[Row], *, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
   """Returns the means of a configuration; arguments as of `between_seeds`."""
-  names, tables = _stack_seeds(rows)
+  names, tables = stack_seeds(rows)
   if not names:
     return {}
-  means = _seed_means(tables, seed=seed, seeds_seed=[seed], resamples=resamples)
+  means = seed_means(tables, seed=seed, seeds_seed=[seed], resamples=resamples)
   cells = intervals.as_intervals(means[0], means[1:])
   return dict(zip(names, cells, strict=True))
 
 
-def _stack_seeds(rows: Sequence[Row]) -> tuple[list[str], np.ndarray]:
+def stack_seeds(rows: Sequence[Row]) -> tuple[list[str], np.ndarray]:
   """Returns the metrics that all rows have, and their table [S, U, M]."""
   shared = [m for m in rows[0] if all(m in row for row in rows)]
   if not shared:
@@ -203,12 +203,18 @@ def _stack_seeds(rows: Sequence[Row]) -> tuple[list[str], np.ndarray]:
   return names, table[..., kept]
 
 
-def _seed_means(
+def seed_means(
   tables: np.ndarray, *, seed: int, seeds_seed: Sequence[int], resamples: int
 ) -> np.ndarray:
   """Returns means over seeds and users, and resamples: [S, U, M] -> [1 + R, M].
 
-  What was observed comes first.
+  What was observed comes first; see `between_seeds`.
+
+  Args:
+    tables: [S, U, M], NaN where a user has none.
+    seed: of the users that are resampled.
+    seeds_seed: of the seeds that are.
+    resamples: R.
   """
   size = len(tables)
   own = np.nanmean(tables, 1, keepdims=True)  # [S, 1, M]

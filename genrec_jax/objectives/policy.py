@@ -1,6 +1,7 @@
 """Policy loss: ratio, clip and aggregation, each choice named by a function.
 
-    loss = -aggregate(clipped_surrogate(ratio, advantages)) + kl_weight * kl
+    loss = -aggregate(clipped_surrogate(ratio, advantages))
+           + kl_weight * kl_factor * kl
 
 Images have a fixed number of codes and need no mask; titles have one, of what
 was written, their end included. Everything is computed in float32 or wider,
@@ -10,10 +11,12 @@ or tokens of a title, B branches.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from genrec_jax import knots
 from genrec_jax.core.errors import UserError, lookup
 from genrec_jax.groups import at_least_float32, mean_of_tokens
 from genrec_jax.objectives import kl as kl_lib
@@ -59,6 +62,31 @@ def contradictions(
   return problems
 
 
+def schedule_problems(schedule: Any, kl_weight: float) -> list[str]:
+  """Returns what is wrong with `Objective.kl_schedule`, a line each.
+
+  Args:
+    schedule: (step, factor of `kl_weight`), ...; () for none.
+    kl_weight: what it multiplies.
+  """
+  name = "kl_schedule"
+  if not isinstance(schedule, tuple) or not all(map(knots.is_knot, schedule)):
+    return [
+      f"{name} is {schedule!r}: expected (step, factor) for each knot, such as"
+      " ((0, 1.0), (100, 0.1)), or () for none"
+    ]
+  if not schedule:
+    return []
+  if not kl_weight:
+    return [
+      f"{name} is {schedule!r} with kl_weight=0: expected a KL weight above 0,"
+      " which the factor multiplies, or () for none"
+    ]
+  return knots.problems(
+    schedule, name, "--config.objective.kl_weight=0 leaves the KL out"
+  )
+
+
 # [P, G, I] bool, True = a token of the sample; None: all are.
 Mask = jax.Array | None
 
@@ -100,6 +128,8 @@ class Objective:
     clip_high: see `clipped_surrogate`.
     kl: see `kl.estimate`.
     kl_weight: of the KL in the loss, >= 0; 0: no reference is needed.
+    kl_schedule: (step, factor of kl_weight), ...; none: it stays.
+    kl_factor: of kl_weight at the step that is taken; see `at`.
     aggregation: see `aggregate`; of surrogate and KL alike.
     entropy_weight: of `entropy.shortfall` in the loss, >= 0; 0: no bonus.
     entropy_target: nats per code below which the bonus acts.
@@ -118,6 +148,15 @@ class Objective:
   entropy_target: float = 0.0
   image_weight: float = 1.0
   title_weight: float = 1.0
+  kl_schedule: knots.Knots = ()
+  kl_factor: float | jax.Array = 1.0
+
+  def at(self, step: jax.Array) -> "Objective":
+    """Returns the objective of a step [], with the KL's weight there."""
+    if not self.kl_schedule:
+      return self
+    factor = knots.factor(self.kl_schedule, step)
+    return dataclasses.replace(self, kl_factor=factor)
 
 
 def log_ratio(
@@ -287,7 +326,8 @@ def policy_loss(
       else:
         # [P, G, I, B] to [P, G, I]: neither branch may drift.
         penalty = estimator(kl_lib.difference(*branches)).sum(-1)
-      loss += kl_weight * aggregate(objective.aggregation, penalty, mask)
+      weight = kl_weight * objective.kl_factor
+      loss += weight * aggregate(objective.aggregation, penalty, mask)
   return loss, jax.lax.stop_gradient(metrics)
 
 

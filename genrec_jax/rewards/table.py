@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from genrec_jax import groups
+from genrec_jax import knots as knots_lib
 from genrec_jax.core.errors import UserError, listed
 from genrec_jax.groups import at_least_float32
 from genrec_jax.rewards import cosines, external, eyes, written
@@ -66,7 +67,7 @@ class Reward(NamedTuple):
   weight: float
   score: Callable[[jax.Array, Targets], jax.Array]  # [P, G, E] -> [P, G]
   encoder: str = CLIP
-  knots: schedules.Knots = ()  # of the weight; none: it stays
+  knots: knots_lib.Knots = ()  # of the weight; none: it stays
 
 
 def sections_of(
@@ -173,7 +174,7 @@ def weights_at(
 ) -> dict[str, float | jax.Array]:
   """Returns the rewards' weights at a step: numbers where they stay."""
   return {
-    name: reward.weight * schedules.factor(reward.knots, step)
+    name: reward.weight * knots_lib.factor(reward.knots, step)
     if reward.knots
     else reward.weight
     for name, reward in rewards.items()

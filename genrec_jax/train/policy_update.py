@@ -6,6 +6,7 @@ B branches of guidance, W tokens of a title (0 without).
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -71,6 +72,9 @@ def update_policy(
   Returns:
     The next state, and metrics [] float32: means over epochs and microbatches.
   """
+  # Of this step: the KL's weight may change.
+  objective = options.objective.at(state.step)
+  options = dataclasses.replace(options, objective=objective)
   score = make_score(model, frozen["generator_rest"], options)
   ref = None
   if options.objective.kl_weight:
@@ -106,6 +110,8 @@ def update_policy(
   for name in ("ratio_max_deviation", "title_ratio_max_deviation"):
     if name in epochs:
       metrics[name] = epochs[name].max()
+  if objective.kl_schedule:
+    metrics["kl_weight"] = objective.kl_weight * objective.kl_factor
   of_title, of_image = _parted(old_logprobs, experience)
   # Conditional scores are of another distribution than was sampled from.
   if options.scoring == "guided":

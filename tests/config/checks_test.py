@@ -307,6 +307,26 @@ def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
       " reference to reset; expected 0, or a KL weight above 0",
     ),
     (
+      {"objective.kl_schedule": "x"},
+      "objective.kl_schedule is 'x': expected (step, factor) for each knot,"
+      " such as ((0, 1.0), (100, 0.1)), or () for none",
+    ),
+    (
+      {"objective.kl_schedule": (0, 1.0)},
+      "objective.kl_schedule is (0, 1.0): expected (step, factor) for each"
+      " knot, such as ((0, 1.0), (100, 0.1)), or () for none",
+    ),
+    (
+      {"objective.kl_schedule": ((5, 0.0),)},
+      "objective.kl_schedule is 0 at all steps: expected a factor above 0;"
+      " --config.objective.kl_weight=0 leaves the KL out",
+    ),
+    (
+      {"objective.kl_schedule": ((0, 1.0),), "objective.kl_weight": 0.0},
+      "objective.kl_schedule is ((0, 1.0),) with kl_weight=0: expected a KL"
+      " weight above 0, which the factor multiplies, or () for none",
+    ),
+    (
       {"model.trainable": ()},
       "model.trainable is empty: expected patterns of parameters, such as"
       " '^language/'",
@@ -315,6 +335,11 @@ def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
 )
 def test_what_does_not_go_together_is_refused(values, message):
   assert said(get_config(values)) == message
+
+
+def test_a_kl_weight_may_change():
+  falling = {"objective.kl_schedule": ((0, 1.0), (40, 0))}
+  assert not said(get_config(falling))
 
 
 def test_what_evaluates_needs_no_group():

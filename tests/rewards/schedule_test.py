@@ -1,4 +1,4 @@
-"""Weights that change over steps."""
+"""Weights of rewards that change over steps."""
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,10 @@ SECTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-  ("step", "expected"), [(0, 0), (10, 0), (15, 0.5), (30, 2), (99, 2)]
-)
-def test_straight_lines_between_knots_and_still_outside(step, expected):
-  knots = schedule.knots_of(KNOTS, "copy")
-  assert knots == ((10, 0.0), (30, 2.0))
-  got = schedule.factor(knots, jnp.int32(step))
-  np.testing.assert_allclose(got, expected)
+def test_each_reward_has_its_own_knots():
+  assert schedule.knots_of(KNOTS, "copy") == ((10, 0.0), (30, 2.0))
+  assert schedule.knots_of(KNOTS, "text") == ((0, 1.0),)
+  assert schedule.knots_of(KNOTS, "future") == ()
 
 
 def test_weights_at_a_step_are_numbers_where_they_stay():
@@ -74,7 +70,9 @@ def test_a_weight_that_changes_is_a_weight(normalise):
     ((("copy", 0.5, 1.0),), "expected (reward, step, factor)"),
     ((("nothing", 0, 1.0),), "schedule names 'nothing': expected a reward"),
     ((("quality", 0, 1.0),), "schedule names 'quality': expected a reward"),
-    ((("copy", -1, 1.0),), "schedule holds ('copy', -1, 1.0): expected"),
+    (((),), "expected (reward, step, factor)"),
+    (((3, 0, 1.0),), "expected (reward, step, factor)"),
+    ((("copy", -1, 1.0),), "schedule of 'copy' holds (-1, 1.0): expected a"),
     ((("copy", 0, float("nan")),), "expected a step and a factor"),
     ((("copy", 0, float("inf")),), "expected a step and a factor"),
     ((("copy", 0, -1.0),), "expected a step and a factor"),

@@ -233,6 +233,42 @@ def test_a_scheduled_weight_is_that_of_the_state_s_step(params):
   np.testing.assert_allclose(later["reward"], expected["reward"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_scheduled_kl_is_that_of_the_state_s_step(params, epochs):
+  before = drifted(params, jax.random.normal(jax.random.key(8), (3 * 8,)))
+
+  def after(step, kl_weight, *knots):
+    objective = dataclasses.replace(
+      OPTIONS.objective, kl_weight=kl_weight, kl_schedule=knots
+    )
+    state, metrics = run(
+      params,
+      step=step,
+      reference=before,
+      objective=objective,
+      scoring="conditional",
+      inner_epochs=epochs,
+      optimizer=optax.sgd(1.0),
+    )
+    return state.params["table"]["embedding"], metrics
+
+  falling = (2, 1.0), (10, 0.0)
+  found, metrics = after(8, 0.8, *falling)  # three quarters of the way to 0
+  expected, plain = after(8, 0.2)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-5)
+  assert metrics["kl_weight"] == pytest.approx(0.2)
+  assert "kl_weight" not in plain
+  assert np.abs(found - after(8, 0.8)[0]).max() > 1e-3
+  # At a weight of 0 it is no longer in the loss, and still watched.
+  found, metrics = after(10, 0.8, *falling)
+  expected, plain = after(10, 0.0)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+  assert metrics["kl_weight"] == 0
+  assert metrics["kl"] > 0
+  assert "kl" not in plain  # which has no reference
+
+
 def drifted(params, drift):
   """Moves both branches so that guidance by 2 is left as it was."""
   table = params["table"]["embedding"]
