@@ -9,6 +9,7 @@ Letters: R resamples, T temperatures, K places on a curve.
 
 from collections.abc import Mapping, Sequence
 import itertools
+import re
 from typing import TypedDict
 
 import numpy as np
@@ -35,6 +36,13 @@ class Gap(Interval):
   diversity: float
 
 
+class MeanGap(Interval):
+  """The mean of that difference over the diversities that both curves reach."""
+
+  least: float  # of these diversities
+  most: float
+
+
 class Frontier(TypedDict):
   """Curves by model, and differences of each to the one before it."""
 
@@ -44,8 +52,13 @@ class Frontier(TypedDict):
   differences: dict[str, list[Gap]]  # 'rl - sft'; empty: no equal diversity
 
 
-def row_name(model: str, temperature: float) -> str:
-  """Returns what a model's scores at another temperature are called."""
+def row_name(model: str, temperature: float | str) -> str:
+  """Returns what a model's scores at another temperature are called.
+
+  Args:
+    model: a row of the table.
+    temperature: another; '' for what all such names begin with.
+  """
   return f"{model} at temperature {temperature}"
 
 
@@ -108,17 +121,28 @@ def frontier(
   }
 
 
-def of_summary(scores: Scores, summary: Summary, seed: int) -> Frontier | None:
-  """Returns the frontier of the headline against diversity; None without any.
+def axes(summary: Summary) -> list[tuple[str, str]]:
+  """Returns (alignment, diversity) that curves are drawn of, if any.
 
-  Diversity is a judge's, if there is one.
+  The headline first, then what comes next by each judge. Diversity is a
+  judge's, if there is one.
   """
   found = columns(summary)
-  judged = [m for m in found if m.startswith("diversity_")]
-  alignment, diversity = headline(summary), [*judged, "diversity"][0]
-  if not scores or not {alignment, diversity} <= set(found):
+  diversity = [m for m in found if m.startswith("diversity_")] or ["diversity"]
+  judged = [m for m in found if re.fullmatch(r"future_(?!clip_)\w+_mean", m)]
+  return [
+    (alignment, diversity[0])
+    for alignment in dict.fromkeys([headline(summary), *judged])
+    if {alignment, diversity[0]} <= set(found)
+  ]
+
+
+def of_summary(scores: Scores, summary: Summary, seed: int) -> Frontier | None:
+  """Returns the frontier of the headline; None without one."""
+  found = axes(summary)
+  if not scores or not found:
     return None
-  return frontier(scores, alignment, diversity, seed=seed)
+  return frontier(scores, *found[0], seed=seed)
 
 
 def _gaps(ours: np.ndarray, theirs: np.ndarray) -> list[Gap]:
@@ -128,9 +152,7 @@ def _gaps(ours: np.ndarray, theirs: np.ndarray) -> list[Gap]:
   measured points of either curve, the difference is a line: it is largest and
   smallest at one of them.
   """
-  x, y = ours[0, :, 0], theirs[0, :, 0]
-  low, high = max(x.min(), y.min()), min(x.max(), y.max())
-  corners = np.unique([d for d in (*x, *y) if low <= d <= high])  # [K]
+  corners = _shared(ours[0, :, 0], theirs[0, :, 0])  # [K]
   if not len(corners):
     return []
   gaps = interpolate(ours, corners) - interpolate(theirs, corners)  # [1 + R, K]
@@ -139,6 +161,35 @@ def _gaps(ours: np.ndarray, theirs: np.ndarray) -> list[Gap]:
     {"diversity": float(d), **cell}
     for d, cell in zip(corners, cells, strict=True)
   ]
+
+
+def mean_gap(ours: np.ndarray, theirs: np.ndarray) -> MeanGap | None:
+  """Returns our alignment less theirs, in the mean over equal diversities.
+
+  Args:
+    ours: [1 + R, T, 2], diversity and alignment, as observed and resampled.
+    theirs: the same, of as many resamples and any T.
+
+  Returns:
+    The difference; None where no diversity is on both curves.
+  """
+  corners = _shared(ours[0, :, 0], theirs[0, :, 0])  # [K]
+  if not len(corners):
+    return None
+  gaps = interpolate(ours, corners) - interpolate(theirs, corners)  # [1 + R, K]
+  # Between corners it is a line, so that trapezoids are exact.
+  least, most = float(corners[0]), float(corners[-1])
+  means = gaps[:, 0]
+  if most > least:
+    means = np.trapezoid(gaps, corners, axis=1) / (most - least)
+  (cell,) = intervals.as_intervals(means[:1], means[1:, None])
+  return {**cell, "least": least, "most": most}
+
+
+def _shared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Returns the diversities [K] of points of two curves that both reach."""
+  low, high = max(x.min(), y.min()), min(x.max(), y.max())
+  return np.unique([d for d in (*x, *y) if low <= d <= high])
 
 
 def interpolate(

@@ -59,6 +59,43 @@ def test_curves_are_compared_where_both_have_a_diversity():
   assert found["differences"] == {"rl - sft": []}
 
 
+def test_the_mean_gap_by_hand():
+  theirs = np.asarray([[(0.25, 0.9), (0.5, 0.4)]])  # [1, T, 2]
+  ours = np.asarray([[(0.125, 0.9), (0.375, 0.8), (0.5, 0.4)]])
+  # -.05 at .25, .15 at .375, 0 at .5: means of .05 and .075 in equal parts.
+  curves = [
+    np.repeat(x, 2, 0) for x in (ours, theirs)
+  ]  # one resample, the same
+  found = frontier.mean_gap(*curves)
+  assert found == pytest.approx(
+    {"mean": 0.0625, "low": 0.0625, "high": 0.0625, "least": 0.25, "most": 0.5}
+  )
+  back = frontier.mean_gap(*curves[::-1])
+  assert back["mean"] == pytest.approx(-0.0625)
+  # One diversity alone is shared.
+  end = np.asarray([[(0.5, 0.3), (0.9, 0.0)]] * 2)
+  found = frontier.mean_gap(end, curves[1])
+  assert (found["least"], found["most"]) == (0.5, 0.5)
+  assert found["mean"] == pytest.approx(-0.1)
+  assert frontier.mean_gap(end + np.asarray([0.1, 0.0]), curves[1]) is None
+
+
+def test_what_curves_are_drawn_of():
+  def axes(*metrics):
+    return frontier.axes({"models": {"rl": dict.fromkeys(metrics)}})
+
+  told = "preference_match", "future_clip_mean", "diversity"
+  assert axes(*told) == [("preference_match", "diversity")]
+  assert axes(*told, "future_eye_mean", "diversity_eye") == [
+    ("preference_match", "diversity_eye"),
+    ("future_eye_mean", "diversity_eye"),
+  ]
+  assert axes("future_clip_mean", "diversity") == [
+    ("future_clip_mean", "diversity")
+  ]
+  assert axes("future_clip_mean") == axes("diversity") == []
+
+
 def test_intervals_at_equal_diversity_hold_the_truth():
   """Of a difference of .05; by temperature alone they differ by more."""
   rng = np.random.default_rng(0)

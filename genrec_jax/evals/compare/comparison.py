@@ -7,9 +7,14 @@
      "references": {row: {metric: {"mean", "low", "high"}}},
      "differences": {"advantage=rloo - advantage=grpo":
                        {metric: {"mean", "low", "high", "p", "p_holm"}}},
+     "at_equal_diversity": {"advantage=rloo - advantage=grpo":
+                              {metric: {"mean", "low", "high", "least",
+                                        "most"}}},
      "failed": [{"name", "values", "seed", "reason"}]}
 
-The first group is what the others are compared with.
+The first group is what the others are compared with. At equal diversity are
+runs that were sampled at several temperatures: the mean over the diversities,
+from the least to the most, that both reach.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +24,13 @@ from typing import Any
 import numpy as np
 
 from genrec_jax import rows as rows_lib
-from genrec_jax.evals import differences
+from genrec_jax.evals import differences, frontier
+from genrec_jax.evals.compare import equal_diversity
 from genrec_jax.evals.compare import groups as groups_lib
 from genrec_jax.evals.compare.groups import Group
 from genrec_jax.evals.compare.runs import Run
 from genrec_jax.evals.differences import Difference, Row
+from genrec_jax.evals.frontier import MeanGap
 from genrec_jax.evals.summary import rows
 
 Comparison = Mapping[str, Any]  # as it is written, so a plain mapping
@@ -85,6 +92,7 @@ def compare(
       f"{group.name} - {groups[0].name}": _difference(own, rows[0], seed)
       for group, own in zip(groups[1:], rows[1:], strict=True)
     },
+    "at_equal_diversity": _at_equal_diversity(groups, dropped, seed),
     "failed": [dict(one) for one in failed],
   }
 
@@ -98,6 +106,23 @@ def _difference(
   # Of one seed each: by users alone, as in a run's own table.
   pair = {"a": ours[0], "b": theirs[0]}
   return differences.paired(pair, [("a", "b")], seed=seed)["a - b"]
+
+
+def _at_equal_diversity(
+  groups: Sequence[Group], dropped: str, seed: int
+) -> dict[str, dict[str, MeanGap]]:
+  """Returns each group less the first, by each alignment that has a curve."""
+  known = _without(groups[0].runs[0].own, dropped)
+  axes = frontier.axes({"models": {"": known}})
+  found = {}
+  for group in groups[1:]:
+    gaps = {
+      one[0]: equal_diversity.between(group, groups[0], axes=one, seed=seed)
+      for one in axes
+    }
+    if cells := {name: gap for name, gap in gaps.items() if gap}:
+      found[f"{group.name} - {groups[0].name}"] = cells
+  return found
 
 
 def _references(runs: Sequence[Run], dropped: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from genrec_jax.core.errors import UserError
 from genrec_jax.evals import kept_images, page_differences
-from genrec_jax.evals.compare import overlay
+from genrec_jax.evals.compare import overlay, words
 from genrec_jax.evals.compare.comparison import Comparison
 from genrec_jax.evals.compare.groups import FIRST, Group
 from genrec_jax.evals.examples import ShownImage
@@ -71,6 +71,7 @@ def page(comparison: Comparison, groups: Sequence[Group], *, stamp: str) -> str:
     groups=[(group, colours[group.name]) for group in groups],
     tables=tables(comparison, colours),
     metrics=[metric_of(name) for name in _metrics(comparison)],
+    equal=words.equal_diversity(comparison),
     charts=overlay.overlays(groups, colours),
     examples=_users(groups, colours),
   )

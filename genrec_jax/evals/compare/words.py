@@ -40,9 +40,25 @@ def words(comparison: Comparison) -> str:
         initial_indent="  ",
         subsequent_indent="    ",
       )
+  lines += equal_diversity(comparison)
   lines += [f"note: {line}" for line in comparison["notes"]]
   lines += [
     f"failed: {run['name']}, seed {run['seed']}: {run['reason']}"
     for run in comparison["failed"]
   ]
   return "\n".join(lines)
+
+
+def equal_diversity(comparison: Comparison) -> list[str]:
+  """Returns what is said of groups at equal diversity, a line for each.
+
+  'rloo - grpo at equal diversity (0.43 to 0.57): preference match +0.012
+  (+0.001 to +0.022)'; () without other temperatures.
+  """
+  return [
+    f"{name} at equal diversity ({cell['least']:.2f} to {cell['most']:.2f}):"
+    f" {metric_of(metric).title} {cell['mean']:+.3f} ({cell['low']:+.3f} to"
+    f" {cell['high']:+.3f})"
+    for name, cells in comparison["at_equal_diversity"].items()
+    for metric, cell in cells.items()
+  ]
