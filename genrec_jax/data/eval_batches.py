@@ -62,9 +62,9 @@ def eval_batches(
       " data.short_histories=pad."
     )
   examples = Examples(dataset, windows, processor, clip_tokenizer)
-  users = min(num_users or len(examples), len(examples))
   # A split of evaluation has one window a user.
-  chosen = np.arange(users) * len(examples) // users  # [users]
+  chosen = evenly(len(examples), num_users)  # [users]
+  users = len(chosen)
 
   def batch_of(numbers: list[int]) -> EvalBatch:
     return EvalBatch(
@@ -77,6 +77,12 @@ def eval_batches(
     for start in range(0, users, batch_size)
   ]
   return grain.MapDataset.source(numbers).map(batch_of)
+
+
+def evenly(total: int, number: int | None) -> np.ndarray:
+  """Returns at most `number` of 0 to total - 1, spread evenly; None: all."""
+  number = min(number or total, total)
+  return np.arange(number) * total // number
 
 
 def _window_info(

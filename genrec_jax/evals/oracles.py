@@ -33,8 +33,6 @@ def predictive(
 ) -> list[np.ndarray]:
   """Returns how likely the next item has each value of each wanted attribute.
 
-  The forward algorithm (Rabiner, 1989), and from the last item one step on.
-
   Args:
     history: attributes of the items shown, [P, N, 5] int, oldest first.
     mask: [P, N] bool, True = a real item.
@@ -44,6 +42,24 @@ def predictive(
   Returns:
     Of each attribute in `world.PREFERRED` [P, C] float64, rows sum to 1. The
     likeliest value is also the likeliest want.
+  """
+  return [
+    _spread(wants, fidelity)
+    for wants in wanted(history, mask, fidelity=fidelity, drift=drift)
+  ]
+
+
+def wanted(
+  history: np.ndarray,
+  mask: np.ndarray,
+  *,
+  fidelity: float = FIDELITY,
+  drift: float = DRIFT,
+) -> list[np.ndarray]:
+  """Returns how likely each value is what the user wants at the next item.
+
+  The forward algorithm (Rabiner, 1989), and from the last item one step on.
+  Arguments and shapes are those of `predictive`.
   """
   found = []
   for attribute in world.WANTED:
@@ -55,8 +71,17 @@ def predictive(
       likely = _spread(np.eye(size)[shown[:, attribute]], fidelity)  # [P, C]
       wants *= np.where(real[:, None], likely, 1)
       wants /= wants.sum(-1, keepdims=True)
-    found.append(_spread(_spread(wants, 1 - drift), fidelity))
+    found.append(_spread(wants, 1 - drift))
   return found
+
+
+def sharpened(probabilities: np.ndarray, power: float) -> np.ndarray:
+  """Returns probabilities [..., C] to a power, again with a sum of 1.
+
+  What guidance over temperature makes of a model that knows them.
+  """
+  raised = probabilities**power
+  return raised / raised.sum(-1, keepdims=True)
 
 
 def best_guess(
@@ -78,26 +103,32 @@ def ideal_samples(
   mask: np.ndarray,
   num_samples: int,
   rng: np.random.Generator,
+  *,
+  power: float = 1.0,
+  repeats: bool = False,
 ) -> np.ndarray:
   """Returns items sampled from the posterior predictive: [P, G, 5] int.
 
-  What a perfect model of the data samples, at temperature 1 and without
-  guidance.
+  What a perfect model of the data samples, by default at temperature 1 and
+  without guidance.
 
   Args:
     history: [P, N, 5] int, attributes of the items shown.
     mask: [P, N] bool, True = a real item.
     num_samples: G, each independent of the others.
     rng: of the samples.
+    power: see `sharpened`.
+    repeats: of a model that knows all but that no item comes twice.
   """
   shape = (len(history), num_samples)
   columns = []
   for probabilities in predictive(history, mask):
     # The inverse of the distribution function.
-    ends = probabilities.cumsum(-1)[:, None]  # [P, 1, C]
+    ends = sharpened(probabilities, power).cumsum(-1)[:, None]  # [P, 1, C]
     below = rng.random(shape)[..., None] > ends[..., :-1]  # [P, G, C - 1]
     columns.append(below.sum(-1))  # [P, G]
-  return _unseen(np.stack(columns, -1), history, mask, rng)
+  refused = mask & (not repeats)
+  return _unseen(np.stack(columns, -1), history, refused, rng)
 
 
 def _unseen(
