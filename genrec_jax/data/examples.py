@@ -120,7 +120,9 @@ class Examples:
         len(processor.prompt_ids([], title)) for title in longest
       )
     else:
-      self._prompt_tokens = _prompt_tokens(processor, windows.spec, longest)
+      self._prompt_tokens = _prompt_tokens(
+        processor, windows.spec, longest, self._title_tokens
+      )
     # Cuts what the next line asks for.
     self._clip_tokens = self._clip_tokenizer.model_max_length
     self._clip_tokens = max(map(len, self._clip_ids(candidates)))  # W
@@ -281,9 +283,15 @@ def stack(examples: Sequence[Batch]) -> Batch:
 
 
 def _prompt_tokens(
-  processor: Processor, spec: WindowSpec, longest: Sequence[str]
+  processor: Processor, spec: WindowSpec, longest: Sequence[str], most: int
 ) -> int:
   """Returns T, the tokens of the longest prompt.
+
+  Args:
+    processor: of the generator.
+    spec: of the windows.
+    longest: titles.
+    most: tokens of each of them, at most.
 
   Raises:
     UserError: it and the answer are longer than the model was made for.
@@ -298,13 +306,16 @@ def _prompt_tokens(
   # A title goes before the begin of the image, which is in the prompt here.
   total = tokens + spec.title_tokens + answer
   if total > processor.max_positions:
-    read = length * processor.prompt_tokens
+    # All parts, so that they add up, and of each what makes it smaller.
+    words = f", {spec.title_tokens} of its title" if spec.title_tokens else ""
+    fewer = " a smaller model.title_tokens," if spec.title_tokens else ""
     raise UserError(
       f"data.history_length={length} makes prompts and answers of up to {total}"
-      f" tokens ({length} images of {processor.prompt_tokens}, {tokens - read}"
-      f" of text, {answer} of the image that is generated): expected at most"
-      f" {processor.max_positions}, which this model was made for; give a"
-      " smaller one, or, where the model leaves a choice, a smaller"
-      " model.read_size or model.image_size"
+      f" tokens ({length} images of {processor.prompt_tokens},"
+      f" {tokens - length * processor.prompt_tokens} of text with titles of up"
+      f" to {most}, {answer} of the image that is generated{words}): expected at"
+      f" most {processor.max_positions}, which this model was made for; give a"
+      f" smaller one,{fewer} shorter titles in the data set, or, where the model"
+      " leaves a choice, a smaller model.read_size or model.image_size"
     )
   return tokens - (len(processor.image_begin) if spec.title_tokens else 0)

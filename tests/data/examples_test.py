@@ -1,5 +1,7 @@
 import dataclasses
 import io
+import json
+import re
 
 import numpy as np
 from PIL import Image
@@ -11,6 +13,7 @@ from genrec_jax.data import histories, images, world
 from genrec_jax.data import stream as stream_lib
 from genrec_jax.data import titles as titles_lib
 from genrec_jax.data.eval_batches import eval_batches
+from genrec_jax.hf.emu3_processor import Emu3Processor
 from genrec_jax.hf.janus_processor import JanusProcessor
 from genrec_jax.hf.locate import ASSETS
 from genrec_jax.testing import (
@@ -115,9 +118,51 @@ def test_short_histories_are_padded_and_masked(stream):
 def test_histories_of_twenty_items(stream):
   batch = next(iter(stream(history_length=20)))
   assert batch.prompt.images.shape[1] == 20
-  message = r"history_length=100.*100 images of 6, \d+ of text, 4 of .* 1000"
-  with pytest.raises(UserError, match=message):
-    stream(history_length=100)
+
+
+@pytest.mark.parametrize("title_tokens", [0, 8])
+@pytest.mark.parametrize("family", ["janus", "emu3"])
+def test_a_context_that_is_too_long_says_what_each_part_takes(
+  dataset, processor, clip_tokenizer, family, title_tokens
+):
+  fits, image, answer = 1000, IMAGE_TOKENS + 2, IMAGE_TOKENS
+  if family == "emu3":
+    folder = ASSETS / "tiny_emu3"
+    config = json.loads((folder / "config.json").read_text())
+    processor = Emu3Processor.from_pretrained(folder, config | {"read_size": 8})
+    # A begin of five tokens, "1*1" among them, one code, three ends; four rows
+    # of four codes and an end.
+    fits, image, answer = 1024, 5 + 1 + 3, 4 * (4 + 1)
+  with pytest.raises(UserError) as caught:
+    stream_lib.train_batches(
+      dataset,
+      processor,
+      clip_tokenizer,
+      dataclasses.replace(
+        SPEC, history_length=100, title_tokens=title_tokens
+      ),
+      batch_size=1,
+      seed=0,
+    )
+  parts = (
+    r"data.history_length=100 makes prompts and answers of up to (\d+) tokens"
+    r" \((\d+) images of (\d+), (\d+) of text with titles of up to 6, (\d+) of"
+    r" the image that is generated(?:, (\d+) of its title)?\): expected at most"
+    r" (\d+), which this model was made for; give a smaller one,( a smaller"
+    r" model.title_tokens,)? shorter titles in the data set, or, where the model"
+    r" leaves a choice, a smaller model.read_size or model.image_size"
+  )
+  found = re.fullmatch(parts, str(caught.value))
+  assert found, caught.value
+  assert (found[8] is not None) == (found[6] is not None) == (title_tokens > 0)
+  total, count, each, text, codes, words, most = (
+    int(number or 0) for number in found.groups()[:7]
+  )
+  assert (count, each, codes, words) == (100, image, answer, title_tokens)
+  assert total == count * each + text + codes + words
+  assert most == fits
+  # A title, and what stands around an item, a hundred times.
+  assert text > 100 * 6
 
 
 def test_a_prompt_that_is_too_long_loses_its_oldest_item(
