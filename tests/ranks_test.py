@@ -3,9 +3,11 @@
 import ast
 import io
 import pathlib
+import re
 import statistics
 import tokenize
 
+from genrec_jax.hf.families import FAMILIES
 from tests.fast import FAST
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -62,6 +64,45 @@ def test_imports_point_only_down():
       if RANKS[rest[0]] >= RANKS[package(path)]:
         wrong.append(f"{path} imports {name}, which is not below it")
   assert not wrong, "\n".join(wrong)
+
+
+# What is one family's alone: itself, and the parts that it is built of.
+OF_FAMILIES = re.compile(
+  rf"genrec_jax\.(models|hf)\.({'|'.join(FAMILIES)}|llama|siglip|\w*vqgan)"
+)
+# Those who build one, or name it; everything else takes a `Generator`.
+KNOW_FAMILIES = {"models", "hf", "testing"}
+
+
+def of_families(names):
+  return [name for name in names if OF_FAMILIES.match(name)]
+
+
+def test_families_are_known_to_models_and_checkpoints_only():
+  """Nothing that samples, rewards, trains or evaluates imports one."""
+  wrong = [
+    f"{path} imports {name}"
+    for path in sources()
+    if package(path) not in KNOW_FAMILIES
+    for name in of_families(imported(path))
+  ]
+  assert not wrong, "\n".join(wrong)
+
+
+def test_a_family_is_seen_however_it_is_written(tmp_path):
+  file = tmp_path / "file.py"
+  for text in (
+    "import genrec_jax.models.emu3_tokens",
+    "from genrec_jax.hf.janus_processor import JanusProcessor",
+    "from genrec_jax.models import clip, janus",
+    "def f():\n  from genrec_jax.models import movqgan",
+  ):
+    file.write_text(text)
+    assert of_families(imported(file)), text
+  file.write_text(
+    "from genrec_jax.hf import load\nimport genrec_jax.models.api"
+  )
+  assert not of_families(imported(file))
 
 
 def test_the_library_imports_neither_torch_nor_tensorflow():

@@ -313,9 +313,9 @@ def _prompt_tokens(
       f"data.history_length={length} makes prompts and answers of up to {total}"
       f" tokens ({length} images of {processor.prompt_tokens},"
       f" {tokens - length * processor.prompt_tokens} of text with titles of up"
-      f" to {most}, {answer} of the image that is generated{words}): expected at"
-      f" most {processor.max_positions}, which this model was made for; give a"
-      f" smaller one,{fewer} shorter titles in the data set, or, where the model"
-      " leaves a choice, a smaller model.read_size or model.image_size"
+      f" to {most}, {answer} of the image that is generated{words}): expected"
+      f" at most {processor.max_positions}, which this model was made for; give"
+      f" a smaller one,{fewer} shorter titles in the data set, or, where the"
+      " model leaves a choice, a smaller model.read_size or model.image_size"
     )
   return tokens - (len(processor.image_begin) if spec.title_tokens else 0)

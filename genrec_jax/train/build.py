@@ -58,6 +58,9 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
     config.to_dict().get("rewards"), dtype=config.clip.dtype
   )
   generator = inputs.generator
+  reading = reward_encoders.open_reading(
+    config.to_dict().get("rewards"), generator.processor, inputs.clip
+  )
   plan = make_plan(
     config,
     model=generator.model,
@@ -121,9 +124,7 @@ def build(config: Any, *, sample: Sampling, copy_threshold: float) -> RunParts:
         inputs.dataset, "train", opening.window_spec(config)
       ),
     ),
-    reading=reward_encoders.open_reading(
-      config.to_dict().get("rewards"), generator.processor, inputs.clip
-    ),
+    reading=reading,
   )
 
 

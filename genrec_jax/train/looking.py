@@ -75,6 +75,7 @@ def look_at_titles(
     )
   if rewards.EYES in options.looking:
     assert options.reading is not None
+    assert options.reading.question is not None
     logprobs = rewards.read_titles(
       model, params, options.reading.question, to_uint8(pixels), title
     )  # [P, G, W]

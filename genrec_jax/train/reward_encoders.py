@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 from genrec_jax import rewards
+from genrec_jax.core.errors import UserError
 from genrec_jax.data.examples import ReadTitles
 from genrec_jax.evals.encoders import tokenize
 from genrec_jax.hf.encoders import EncoderHandle, name_of, open_encoder
@@ -93,6 +94,9 @@ def open_reading(
     config_rewards: a config's `rewards`; None: a run without any.
     processor: of the generator, which writes them.
     clip: reads them.
+
+  Raises:
+    UserError: the model's own eyes are asked, and it does not answer.
   """
   sections = rewards.sections_of(config_rewards or {})
   # A run without such rewards calls no host function.
@@ -109,5 +113,25 @@ def open_reading(
   )
   return Reading(
     rewards.Translator(decode, encode),
-    rewards.Question.asked(processor, sections["eyes"]["question"]),
+    _question(sections.get("eyes", {}), processor),
   )
+
+
+def _question(
+  eyes: Mapping[str, Any], processor: Processor
+) -> rewards.Question | None:
+  """Returns what the model's own eyes are asked; None: nothing.
+
+  Raises:
+    UserError: it was not made to answer.
+  """
+  # Not asked of a model that may have no answer, but writes titles.
+  if not eyes.get("weight"):
+    return None
+  try:
+    return rewards.Question.asked(processor, eyes["question"])
+  except UserError as error:
+    raise UserError(
+      f"rewards.eyes.weight={eyes['weight']} asks the generator about its"
+      f" images, but {error}; or give --config.rewards.eyes.weight=0"
+    ) from None

@@ -15,7 +15,7 @@ class Reading:
   """How written titles are read: by CLIP, and by the model's own eyes."""
 
   translator: Translator
-  question: Question
+  question: Question | None  # None: its eyes are not asked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -138,9 +138,7 @@ def test_a_context_that_is_too_long_says_what_each_part_takes(
       dataset,
       processor,
       clip_tokenizer,
-      dataclasses.replace(
-        SPEC, history_length=100, title_tokens=title_tokens
-      ),
+      dataclasses.replace(SPEC, history_length=100, title_tokens=title_tokens),
       batch_size=1,
       seed=0,
     )
@@ -149,8 +147,8 @@ def test_a_context_that_is_too_long_says_what_each_part_takes(
     r" \((\d+) images of (\d+), (\d+) of text with titles of up to 6, (\d+) of"
     r" the image that is generated(?:, (\d+) of its title)?\): expected at most"
     r" (\d+), which this model was made for; give a smaller one,( a smaller"
-    r" model.title_tokens,)? shorter titles in the data set, or, where the model"
-    r" leaves a choice, a smaller model.read_size or model.image_size"
+    r" model.title_tokens,)? shorter titles in the data set, or, where the"
+    r" model leaves a choice, a smaller model.read_size or model.image_size"
   )
   found = re.fullmatch(parts, str(caught.value))
   assert found, caught.value

@@ -1,5 +1,6 @@
 """Memory that importing a large checkpoint takes, beyond what it becomes."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
+from genrec_jax.hf import emu3 as hf_emu3
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import janus_config, rules, write_model
 from genrec_jax.models import llama, siglip, vqgan
 from genrec_jax.models.janus import Janus
-from tests.hf import tiny_janus
+from tests.hf import tiny_emu3, tiny_janus
 
 ROOT = pathlib.Path(__file__).parents[2]
 ALLOWED = 1.5e9  # bytes beside the device arrays
@@ -86,18 +88,23 @@ def measure(model, dtype, data, model_axis):
   return found["size"], beside
 
 
-def big_janus():
-  """Returns a Janus of 1.2e9 parameters, most of them in a few tensors."""
-  return Janus(
-    language=llama.Llama(
-      vocab_size=49152,
-      width=2048,
-      mlp_width=6144,
-      num_layers=18,
-      num_heads=16,
-      num_kv_heads=16,
-      head_width=128,
-    ),
+def big_language(**sizes):
+  """Returns a language model of 1.1e9 parameters, most in a few tensors."""
+  return llama.Llama(
+    vocab_size=49152,
+    width=2048,
+    mlp_width=6144,
+    num_layers=18,
+    num_heads=16,
+    head_width=128,
+    **sizes,
+  )
+
+
+def big_janus(source):
+  """Returns a Janus, and its config.json; writes its settings."""
+  model = Janus(
+    language=big_language(num_kv_heads=16),
     vision=siglip.Siglip(),
     tokenizer=vqgan.VQGAN(),
     bos_id=tiny_janus.BOS,
@@ -105,6 +112,35 @@ def big_janus():
     boi_id=tiny_janus.BOI,
     image_id=tiny_janus.IMAGE,
   )
+  config, generation = janus_config.config_to_hf(
+    model, eos_id=1, max_positions=8
+  )
+  tiny_janus.save_settings(source, side=model.image_size)
+  (source / "generation_config.json").write_text(json.dumps(generation))
+  return model, config
+
+
+def big_emu3(source):
+  """Returns an Emu3, and its config.json; writes its settings."""
+  small = tiny_emu3.pair()[1]
+  language = big_language(
+    num_kv_heads=8, rope_base=1e6, norm_epsilon=small.language.norm_epsilon
+  )
+  model = dataclasses.replace(small, language=language)
+  theirs = tiny_emu3.pair()[0].config
+  config = json.loads(theirs.to_json_string(use_diff=False))
+  config["text_config"] |= {
+    "vocab_size": language.vocab_size,
+    "hidden_size": language.width,
+    "intermediate_size": language.mlp_width,
+    "num_hidden_layers": language.num_layers,
+    "num_attention_heads": language.num_heads,
+    "num_key_value_heads": language.num_kv_heads,
+    "head_dim": language.head_width,
+  }
+  tiny_emu3.processor().save_pretrained(source)
+  sizes = {"image_size": tiny_emu3.SIZE, "read_size": tiny_emu3.READ}
+  return model, config | sizes
 
 
 class Random:
@@ -132,8 +168,15 @@ def available_memory():
   return int(values["MemAvailable"].split()[0]) * 1024
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+# How a big one is made, and its names in HF format.
+BIG = {
+  "janus": (big_janus, hf_janus.rules),
+  "emu3": (big_emu3, hf_emu3.rules),
+}
+
+
+@pytest.fixture(scope="module", params=BIG)
+def checkpoint(request, tmp_path_factory):
   """Returns a folder of a random model in bfloat16, > 2 GB in five shards."""
   root = tmp_path_factory.mktemp("big")
   free = shutil.disk_usage(root).free
@@ -142,14 +185,12 @@ def checkpoint(tmp_path_factory):
   memory = available_memory()
   if memory < 14 * GB:
     pytest.skip(f"needs 14 GB of memory, {memory / GB:.1f} are free")
-  model, source = big_janus(), root / "source"
-  config, generation = janus_config.config_to_hf(
-    model, eos_id=1, max_positions=8
-  )
-  tiny_janus.save_settings(source, side=model.image_size)
-  (source / "generation_config.json").write_text(json.dumps(generation))
+  make, rules_of = BIG[request.param]
+  source = root / "source"
+  source.mkdir()
+  model, config = make(source)
   names = rules.to_hf(
-    hf_janus.rules(model), jax.eval_shape(model.init, jax.random.key(0))
+    rules_of(model), jax.eval_shape(model.init, jax.random.key(0))
   )
   tensors = {name: Random(tensor.shape) for name, tensor in names.items()}
   write_model.write(

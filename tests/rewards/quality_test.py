@@ -16,10 +16,15 @@ from genrec_jax.rewards import cosines
 from genrec_jax.targets import Targets, of_quality
 from tests.hf import random_encoders
 
-TITLES = ["large red solid circle", "small blue dotted cross on mist"]
+# Of different lengths, both with the token that ends them, and before it one of
+# a higher id; what pads them has a lower one.
+END, HIGHEST = (
+  testing.word_tokenizer().get_vocab()[x] for x in ("comes", "next")
+)
+TITLES = ["large next red circle comes", "small blue cross on next mist comes"]
 
 
-def checkpoint(folder, dtype):
+def checkpoint(folder, dtype, eos_token_id):
   """Writes a folder of PickScore_v1's layout; returns the torch model.
 
   That is OpenCLIP's ViT-H/14 in HF format: gelu, patches of 14 pixels, towers
@@ -42,7 +47,7 @@ def checkpoint(folder, dtype):
         "num_attention_heads": 3,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 16,
-        "eos_token_id": tokenizer.get_vocab()["circle"],
+        "eos_token_id": eos_token_id,
       },
       vision_config=tower
       | {
@@ -61,9 +66,12 @@ def checkpoint(folder, dtype):
   return model.float()
 
 
+# A text's states are those of this token; where a config says 2, as all did
+# before transformers' PR 24773, they are those of the one with the highest id.
+@pytest.mark.parametrize("eos_token_id", [END, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_as_its_authors_compute_it(tmp_path, dtype):
-  theirs = checkpoint(tmp_path, dtype)
+def test_as_its_authors_compute_it(tmp_path, dtype, eos_token_id):
+  theirs = checkpoint(tmp_path, dtype, eos_token_id)
   handle = encoders.open_encoder(tmp_path, dtype="float32", kind="clip")
   model, params = handle.model, handle.read()
   assert params["logit_scale"].dtype == jnp.float32
@@ -74,6 +82,10 @@ def test_as_its_authors_compute_it(tmp_path, dtype):
     TITLES, padding=True, padding_side="right", return_tensors="np"
   )
   ids, mask = tokens["input_ids"], tokens["attention_mask"]
+  assert np.argwhere(ids == END).tolist() == [[0, 4], [1, 6]]
+  assert ids.argmax(1).tolist() == [1, 4]
+  assert ids.max() == HIGHEST
+  assert ids[0, 5:].tolist() == [2, 2]  # padding: no state of a text either
   unread = np.zeros((2, 0, 20), np.float32)
   targets = Targets(
     text=model.embed_texts(params, ids, mask > 0),

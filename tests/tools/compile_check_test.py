@@ -232,6 +232,32 @@ def test_shapes_of_published_sizes():
     abstract_step.open_plan(config, "", jax.devices())
 
 
+def test_shapes_of_emu3_at_its_published_size():
+  """As above: 128-pixel histories, 256-pixel targets, by hand."""
+  config = rl_config.get_config("emu3")
+  config.data.batch_size = config.eval.batch_size = 8
+  assert config.sample.num_samples == 8
+  plan = abstract_step.open_plan(config, "emu3", jax.devices())
+  args = abstract_step.arguments(config, plan, 32)
+  prompt = args[2].prompt
+  assert prompt.images.shape == (8, 5, 128, 128, 3)
+  assert args[2].future.shape[2:] == (256, 256, 3)
+  # An image that is read: 16 rows of 16 codes and an end. What begins one that
+  # is generated: its begin, "32*32" a letter each, and a last one. The title's
+  # 32, the end of an image and a new line besides.
+  read, begin = 16 * (16 + 1), 1 + 5 + 1
+  length = 5 * (read + begin + 32 + 2) + 32
+  assert prompt.ids.shape == (8, length) == (8, 1597)
+  kv = sum(x.size for x in abstract_step.kv_shapes(config, plan, args))
+  # As above, prefixes in 13 tiles; a row of codes takes the room of its end,
+  # too. A quarter of the heads have keys.
+  rows = (8 + 2) * 13 * 128 + 16 * 8 * (1 + 32 * (32 + 1)) + 16
+  assert kv == 2 * 32 * 8 * 128 * rows
+  # Codes alone are scored: of a vocabulary of 184,622 the 32,768 of images.
+  assert plan.model.codebook_size == 32768
+  assert plan.model.image_tokens == 32 * 32
+
+
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
