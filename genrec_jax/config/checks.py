@@ -28,7 +28,7 @@ NAMES: Mapping[str, Collection[str]] = {
   "task": TASKS,
   "model.dtype": _DTYPES,
   "model.answer": ANSWERS,
-  "model.remat": ("none", *REMAT_POLICIES),
+  "model.remat": tuple(REMAT_POLICIES),
   "clip.dtype": _DTYPES,
   "data.short_histories": SHORT_HISTORIES,
   "rewards.history.pool": rewards.HISTORY_POOLS,

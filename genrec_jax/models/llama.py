@@ -33,6 +33,11 @@ RULES = (
   (r"layers/(input|post_attention)_layernorm/scale", P()),
   (r"norm/scale", P()),
 )
+_LAYERS = tuple(
+  (pattern.removeprefix("layers/"), spec)
+  for pattern, spec in RULES
+  if pattern.startswith("layers/")
+)
 # Kernels that may have LoRA adapters next to them; see `nn.lora`.
 ADAPTABLE = r"layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)/kernel"
 
@@ -335,8 +340,9 @@ class Llama:
     def step(x, layer):
       return layers.apply(Block(self), layer, x, rope, attend)
 
+    x = embeds.astype(self.dtype)[:, None]
     hidden, kept = layers.scan_stack(
-      step, embeds.astype(self.dtype)[:, None], params["layers"], self.remat
+      step, x, params["layers"], self.remat, _LAYERS
     )
     return hidden[:, 0], kept
 

@@ -20,8 +20,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "silu": nn.silu,
 }
 
+
+def _all_but_layouts(primitive: Any, *_: Any, **__: Any) -> bool:
+  """A policy of `jax.checkpoint`: keeps no gathered layer, which is a copy."""
+  return primitive.name != "sharding_constraint"
+
+
 # What a block keeps for its backward pass.
 REMAT_POLICIES = {
+  "none": _all_but_layouts,
   "full": jax.checkpoint_policies.nothing_saveable,
   "dots": jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -149,6 +156,7 @@ def scan_stack(
   x: jax.Array,
   layers: PyTree,
   remat: str,
+  rules: sharding.Rules = (),
 ) -> tuple[jax.Array, PyTree]:
   """Runs a stack of equal layers under `lax.scan`: one layer is compiled.
 
@@ -159,6 +167,7 @@ def scan_stack(
     remat: 'none' keeps all of a layer's intermediates for the backward pass,
       'full' none of them, 'dots' the results of its matrix products and of
         attention.
+    rules: of `layers`, of which each is gathered while it runs.
 
   Returns:
     The last x and the outputs, with a leading axis [L].
@@ -166,16 +175,17 @@ def scan_stack(
   Raises:
     ValueError: an unknown `remat`.
   """
-  if remat not in ("none", *REMAT_POLICIES):
-    names = ", ".join(["none", *REMAT_POLICIES])
+  if remat not in REMAT_POLICIES:
+    names = ", ".join(REMAT_POLICIES)
     raise ValueError(f"remat={remat!r}: expected one of {names}")
 
   # Left to choose, XLA may split the width and move all rows to all devices.
   def constrained(x, layer):
+    layer = sharding.gathered(rules, layer, x.dtype)
     x, out = step(sharding.constrain_batch(x), layer)
     return sharding.constrain_batch(x), out
 
-  if remat != "none":
+  if remat != "none" or sharding.batch_shards() > 1:
     # The scan already keeps the recomputation from being merged with the
     # forward pass.
     constrained = jax.checkpoint(

@@ -3,12 +3,16 @@
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 import torch
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from genrec_jax.analysis import hlo, hlo_collectives, hlo_walk
+from genrec_jax.core import mesh as mesh_lib
+from genrec_jax.core import sharding
 from genrec_jax.nn import attention, encoder, layers
 from tests import rounding
 
@@ -128,3 +132,42 @@ def test_dots_keeps_what_attention_returns(monkeypatch):
 def test_an_unknown_remat_is_refused():
   with pytest.raises(ValueError, match=r"'half'.*none, full, dots"):
     stack("half")
+
+
+@pytest.mark.parametrize("remat", layers.REMAT_POLICIES)
+def test_a_split_stack_is_gathered_layer_by_layer(remat):
+  depth, width, parts = 16, 64, 8
+  mesh = mesh_lib.make_mesh(data=parts, model=1)
+  spec = PartitionSpec(None, "data", "model")
+  rules = ((r"proj/kernel", spec),)
+  split = jax.NamedSharding(mesh, spec)
+  dense = layers.Linear(width, "float32", False)
+
+  def loss(stack, x, rules=rules):
+    def step(x, layer):
+      return jnp.tanh(layers.apply(dense, layer["proj"], x)), None
+
+    return jnp.sum(layers.scan_stack(step, x, stack, remat, rules)[0] ** 2)
+
+  rng = np.random.default_rng(0)
+  kernels = rng.normal(size=(depth, width, width)).astype("float32") / 8
+  stack, x = {"proj": {"kernel": kernels}}, np.ones((parts, width), "float32")
+  expected = jax.jit(jax.grad(loss))(stack, x)
+  on_mesh = jax.jit(
+    sharding.trace_with_mesh(mesh, jax.grad(loss)),
+    in_shardings=({"proj": {"kernel": split}}, None),
+    out_shardings={"proj": {"kernel": split}},
+  )
+  found = on_mesh(stack, x)
+  np.testing.assert_allclose(
+    found["proj"]["kernel"], expected["proj"]["kernel"], atol=1e-5
+  )
+  compiled = on_mesh.lower(stack, x).compile()
+  program = hlo.parse(compiled.as_text())
+  moved = [x for x in hlo_collectives.find(program) if x.kind == "all-gather"]
+  # Forwards and backwards each layer once, and never all of them at once.
+  assert {x.times for x in moved if x.nbytes == kernels[0].nbytes} == {depth}
+  assert all(x.nbytes <= kernels[0].nbytes for x in moved)
+  # Neither are they kept from the one for the other.
+  carried = [x for loop in hlo_walk.loops(program) for x in loop.carried]
+  assert max(x.nbytes for x in carried) < kernels.nbytes
