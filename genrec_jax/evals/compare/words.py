@@ -34,13 +34,10 @@ def words(comparison: Comparison) -> str:
     lines.append(f"differences to {first}, user by user:")
     for name, cells in comparison["differences"].items():
       text = page_differences.sentence(cells, main)
-      lines += textwrap.wrap(
-        f"{name.removesuffix(f' - {first}')}: {text}",
-        _WIDTH,
-        initial_indent="  ",
-        subsequent_indent="    ",
-      )
-  lines += equal_diversity(comparison)
+      lines += _wrapped(f"{name.removesuffix(f' - {first}')}: {text}")
+  if equal := equal_diversity(comparison):
+    lines.append(f"at equal diversity, less {groups[0]['name']}:")
+    lines += [line for text in equal for line in _wrapped(text)]
   lines += [f"note: {line}" for line in comparison["notes"]]
   lines += [
     f"failed: {run['name']}, seed {run['seed']}: {run['reason']}"
@@ -52,13 +49,26 @@ def words(comparison: Comparison) -> str:
 def equal_diversity(comparison: Comparison) -> list[str]:
   """Returns what is said of groups at equal diversity, a line for each.
 
-  'rloo - grpo at equal diversity (0.43 to 0.57): preference match +0.012
-  (+0.001 to +0.022)'; () without other temperatures.
+  'rloo: preference match +0.012 (+0.001 to +0.022), future mean by eye +0.003
+  (-0.004 to +0.010), in the mean of diversities from 0.43 to 0.57'.
   """
-  return [
-    f"{name} at equal diversity ({cell['least']:.2f} to {cell['most']:.2f}):"
-    f" {metric_of(metric).title} {cell['mean']:+.3f} ({cell['low']:+.3f} to"
-    f" {cell['high']:+.3f})"
-    for name, cells in comparison["at_equal_diversity"].items()
-    for metric, cell in cells.items()
-  ]
+  lines = []
+  first = comparison["groups"][0]["name"]
+  for name, cells in comparison["at_equal_diversity"].items():
+    told = [
+      f"{metric_of(metric).title} {cell['mean']:+.3f} ({cell['low']:+.3f} to"
+      f" {cell['high']:+.3f})"
+      for metric, cell in cells.items()
+    ]
+    reach = next(iter(cells.values()))  # the same of all: of diversity alone
+    lines.append(
+      f"{name.removesuffix(f' - {first}')}: {', '.join(told)}, in the mean of"
+      f" diversities from {reach['least']:.2f} to {reach['most']:.2f}"
+    )
+  return lines
+
+
+def _wrapped(text: str) -> list[str]:
+  return textwrap.wrap(
+    text, _WIDTH, initial_indent="  ", subsequent_indent="    "
+  )

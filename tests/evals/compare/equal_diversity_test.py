@@ -83,9 +83,11 @@ def test_it_is_said_in_words():
     _group("rloo", _run(0.1, 0.5, 0.4)),
   ]
   found = comparison._at_equal_diversity(groups, "", 0)
-  (line,) = words.equal_diversity({"at_equal_diversity": found})
+  (line,) = words.equal_diversity(
+    {"groups": [{"name": "grpo"}], "at_equal_diversity": found}
+  )
   assert line == (
-    "rloo - grpo at equal diversity (0.40 to 0.50): preference match +0.100"
-    " (+0.100 to +0.100)"
+    "rloo: preference match +0.100 (+0.100 to +0.100), in the mean of"
+    " diversities from 0.40 to 0.50"
   )
   assert comparison._at_equal_diversity(groups, "preference_match", 0) == {}
