@@ -142,6 +142,4 @@ def start(
   else:
     embeds, mask = guidance.embed_both(model, params, prompt)  # [P', T, D]
     prefix = model.decode_prefix(model.prefill(params, embeds, mask))
-  # So are parameters and caches of the decode loop made after the prefixes.
-  prefix, params = jax.lax.optimization_barrier((prefix, params))
   return Decoder(model, params, prefix, sampling)
