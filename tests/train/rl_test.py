@@ -29,6 +29,7 @@ from genrec_jax.train import rl
 from genrec_jax.train.rl_options import Reading
 from tests.logits import code_logits
 from tests.rounding import score_bound
+from tests.train import resume
 from tests.train.gradients import (
   BOUND,
   KEEP,
@@ -107,33 +108,75 @@ def of_kind(family, titles, **options):
   return dataclasses.replace(OPTIONS, **options)
 
 
-def run(
-  family, params, clip_params, steps, reference=1.0, titles=None, **options
-):
-  """Returns the last state and each step's metrics and gradient."""
+def jitted(family, titles=None, **options):
   made_of = STEP | {"model": family.model}
   made_of |= {key: options.pop(key) for key in made_of.keys() & options}
   step = functools.partial(
     rl.train_step, **made_of, options=of_kind(family, titles, **options)
   )
-  step = jax.jit(step, donate_argnums=0)
-  state, frozen = parts(
-    family, params, clip_params, reference, made_of["optimizer"]
+  return jax.jit(step, donate_argnums=0)
+
+
+def run(
+  family,
+  params,
+  clip_params,
+  steps,
+  reference=1.0,
+  titles=None,
+  step=None,
+  **options,
+):
+  """Returns the last state and each step's metrics and gradient."""
+  optimizer = options.get("optimizer", OPTIMIZER)
+  step = step or jitted(family, titles, **options)
+  state, frozen = on_one_device(
+    parts(family, params, clip_params, reference, optimizer)
   )
   found = []
   for i in range(steps):
     batch = jax.device_put(random_batch(8, i, titles, family.model))
-    frozen = jax.device_put(frozen)
-    with jax.transfer_guard("disallow"):
+    # Both as in a test: a step is compiled anew for other settings.
+    with (
+      jax.transfer_guard("disallow"),
+      jax.numpy_rank_promotion("raise"),
+    ):
       state, metrics = step(state, frozen, batch)
     found.append(jax.device_get(metrics) | {"gradient": gradient(state)})
   assert step._cache_size() == 1
   return state, found
 
 
+def on_one_device(tree):
+  """Returns arrays that are on the first device as restored ones are."""
+  return jax.device_put(tree, jax.devices()[0])
+
+
 @pytest.fixture(scope="module")
-def single(family, params, clip_params, titles):
-  return run(family, params, clip_params, 2, titles=titles)
+def step(family, titles):
+  return jitted(family, titles)
+
+
+@pytest.fixture(scope="module")
+def single(family, params, clip_params, titles, step):
+  return run(family, params, clip_params, 2, titles=titles, step=step)
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+  family, params, clip_params, titles, step, single, tmp_path
+):
+  state, rows = resume.stopped_after_a_step(
+    tmp_path,
+    step,
+    lambda: on_one_device(parts(family, params, clip_params)),
+    lambda i: random_batch(8, int(i), titles, family.model),
+  )
+  expected, metrics = single
+  jax.tree.map(np.testing.assert_array_equal, state, expected)
+  assert [row.pop("step") for row in rows] == [1, 2]
+  for row, values in zip(rows, metrics, strict=True):
+    assert row == {k: float(v) for k, v in values.items() if k != "gradient"}
+  assert step._cache_size() == 1
 
 
 def test_the_step_is_on_policy_and_moves_away_from_the_reference(

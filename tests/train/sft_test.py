@@ -19,6 +19,7 @@ from genrec_jax.train import sft
 from tests import rounding
 from tests.bandit import Bandit, bandit_batch
 from tests.rounding import TINY_JANUS_TERMS
+from tests.train import resume
 from tests.train.gradients import (
   KEEP,
   assert_float32,
@@ -71,10 +72,19 @@ def run(family, params, batch, dropout, steps=1, **options):
   """Returns the last state, all losses, and the first step's gradient."""
   step, state, frozen = make(family, params, dropout, **options)
   step = jax.jit(step, donate_argnums=0)
+  return take(step, state, frozen, batch, steps)
+
+
+def take(step, state, frozen, batch, steps):
+  """Returns what `run` returns, of a jitted step."""
   batch, frozen = jax.device_put((batch, frozen))
   losses, first = [], None
   for _ in range(steps):
-    with jax.transfer_guard("disallow"):
+    # Both as in a test: a step is compiled anew for other settings.
+    with (
+      jax.transfer_guard("disallow"),
+      jax.numpy_rank_promotion("raise"),
+    ):
       state, metrics = step(state, frozen, batch)
     losses.append(float(metrics["loss"]))
     first = gradient(state) if len(losses) == 1 else first
@@ -113,8 +123,31 @@ def test_it_learns_a_batch_by_heart(family, params, batch):
 
 
 @pytest.fixture(scope="module")
-def alone(family, params, batch):
-  return run(family, params, batch, 0.5, steps=2)
+def step(family, params, titles):
+  del titles  # a step of its own for answers of each kind
+  return jax.jit(make(family, params, 0.5)[0], donate_argnums=0)
+
+
+def start(family, params):
+  """Returns state and frozen, on the first device as restored ones are."""
+  return jax.device_put(make(family, params, 0.5)[1:], jax.devices()[0])
+
+
+@pytest.fixture(scope="module")
+def alone(family, params, batch, step):
+  return take(step, *start(family, params), batch, 2)
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+  family, params, batch, step, alone, tmp_path
+):
+  state, rows = resume.stopped_after_a_step(
+    tmp_path, step, lambda: start(family, params), lambda i: batch
+  )
+  expected, losses, _ = alone
+  jax.tree.map(np.testing.assert_array_equal, state, expected)
+  assert [row["loss"] for row in rows] == losses
+  assert step._cache_size() == 1
 
 
 def assert_same_params(state, expected):
