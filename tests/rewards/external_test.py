@@ -14,8 +14,10 @@ from genrec_jax.core import sharding
 from genrec_jax.core.errors import UserError
 from genrec_jax.objectives import advantages
 from genrec_jax.rewards import external as external_lib
+from genrec_jax.runtime import metric_writer
 from genrec_jax.train import rl
 from tests.rewards.cosines_test import IMAGES, TARGETS, at
+from tests.train import toy
 from tests.train.options import rl_options
 
 LET_GO = threading.Event()  # of those that hang, so that none is left
@@ -244,3 +246,56 @@ def test_where_all_fail_there_is_no_reward_and_not_one_of_0():
   np.testing.assert_array_equal(values, 0)
   assert np.isnan(metrics["reward"])
   assert metrics["reward/external_dropped"] == 1
+
+
+# --- in a run ---------------------------------------------------------------
+
+BACK = threading.Event()  # the service that went away is
+CALLS_LEFT = iter(())  # until it goes
+
+
+def goes_away(images, metadata):
+  if next(CALLS_LEFT, None) is None and not BACK.is_set():
+    raise ConnectionError("the service went away")
+  return brightness(images, metadata)
+
+
+def train_on_it(workdir, monkeypatch, calls=0):
+  """Trains a toy whose targets grow with what a function on the host says."""
+  monkeypatch.setitem(globals(), "CALLS_LEFT", iter(range(calls)))
+  options = rl_options(rewards={}, normalise="batch")
+
+  def step(state, frozen, batch):
+    light = jnp.stack([batch["x"], 2 * batch["x"]], 1)  # [P, G, 4]
+    images = jnp.clip(128 + 40 * light, 0, 255).astype(jnp.uint8)
+    images = jnp.broadcast_to(images[..., None, None], (8, 2, 4, 4, 3))
+    raw = {"external": score("goes_away", images, jnp.arange(8))}
+    values, metrics = rl.weigh_rewards(raw, {"external": 1.0}, options)
+    batch = batch | {"y": batch["y"] + values[:, :1]}
+    state, found = toy.train_step(state, frozen, batch)
+    return state, metrics | found
+
+  inputs = toy.make_inputs(step=jax.jit(step, donate_argnums=0))
+  return toy.run(workdir, inputs, eval_every=0)
+
+
+def test_a_service_that_goes_away_in_a_run_loses_nothing(tmp_path, monkeypatch):
+  BACK.set()
+  expected = train_on_it(tmp_path / "whole", monkeypatch)
+  BACK.clear()
+  with pytest.raises(UserError) as error:
+    # Seven steps of eight prompts; the checkpoint before is of the sixth.
+    train_on_it(tmp_path / "stopped", monkeypatch, calls=7 * 8)
+  assert "failed for every prompt of step 8: training stopped and" in str(
+    error.value
+  )
+  assert f"is {tmp_path}/stopped/checkpoints/6; put" in str(error.value)
+  BACK.set()
+  state = train_on_it(tmp_path / "stopped", monkeypatch)
+  jax.tree.map(np.testing.assert_array_equal, state, expected)
+  one, other = (
+    (tmp_path / name / metric_writer.FILE).read_bytes()
+    for name in ("whole", "stopped")
+  )
+  assert one == other
+  assert b"NaN" not in one
