@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers.models.llama import modeling_llama
 
-from genrec_jax.core import tree
+from genrec_jax.core import mesh as mesh_lib
+from genrec_jax.core import sharding, tree
 from genrec_jax.models import llama_layers, llama_prefix
 from genrec_jax.nn import attention
 from tests import rounding
@@ -226,3 +227,27 @@ def test_bfloat16_caches_are_bfloat16_and_scores_agree(pair):
 def test_init_matches_the_checkpoint_s_tree(pair):
   _, ours, params = pair
   assert not tree.diff(jax.eval_shape(ours.init, jax.random.key(0)), params)
+
+
+def test_on_a_mesh_each_kernel_of_a_layer_is_gathered(pair, monkeypatch):
+  _, ours, params = pair
+  mesh = mesh_lib.make_mesh(data=2, model=1, devices=jax.devices()[:2])
+  gathered, seen = sharding.gathered, []
+
+  def gather(rules, layer, dtype):
+    whole = gathered(rules, layer, dtype)
+    old, new = tree.flatten(layer), tree.flatten(whole)
+    seen.append({path for path in old if old[path] is not new[path]})
+    return whole
+
+  monkeypatch.setattr(sharding, "gathered", gather)
+  x, mask = left_padded()
+  run = jax.jit(sharding.trace_with_mesh(mesh, ours.hidden_states))
+  np.testing.assert_allclose(
+    run(params, x, mask), ours.hidden_states(params, x, mask), atol=1e-5
+  )
+  on_mesh, alone = seen
+  layer = tree.flatten(params["layers"])
+  assert on_mesh == {path for path in layer if path.endswith("/kernel")}
+  assert len(on_mesh) == 7
+  assert not alone
