@@ -30,7 +30,7 @@ SHOWN = 5  # items of a history
 FUTURE = 3  # items that are looked ahead to
 SEED = 99  # of users whom no training has seen
 POWERS = (1, 1.1, 1.25, 1.5, 2, 3)
-SAMPLES = 32  # of each user: shares of copies to +-.003
+SAMPLES = 128  # of each user: shares of copies to +-.002
 PARTS = 10  # of the catalogue; bounds memory
 COLUMNS = (
   "preference_match",
