@@ -13,7 +13,6 @@ points of a curve.
 """
 
 from collections.abc import Mapping, Sequence
-import itertools
 
 from absl import flags
 import numpy as np
@@ -30,6 +29,7 @@ POWERS = (1, 1.1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 12)
 # What a unit of diversity is worth in units of wants shown.
 WORTH = (0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 ENOUGH = 5e-5  # of wants shown, what is left to gain at most
+STEPS = 10_000  # some hundred are enough
 COMBINATIONS = np.stack(
   np.unravel_index(
     np.arange(np.prod([world.COUNTS[a] for a in world.WANTED])),
@@ -79,7 +79,7 @@ def best(
   apart = np.eye(len(similar)) - 1 / len(similar)
   bend = 2 * worth * np.linalg.eigvalsh(apart @ similar @ apart)[-1]
   q, ahead, pace = start, start, 1.0
-  for step in itertools.count(1):
+  for step in range(1, STEPS):
     moved = ahead + (hoped - 2 * worth * ahead @ similar) / bend
     new, faster = onto_simplex(moved), (1 + (1 + 4 * pace**2) ** 0.5) / 2
     ahead = new + (pace - 1) / faster * (new - q)
@@ -88,8 +88,8 @@ def best(
       slope = hoped - 2 * worth * q @ similar  # [U, K]
       # What a line upwards would gain, and so any concave function at most.
       if np.mean(slope.max(1) - (q * slope).sum(1)) < ENOUGH:
-        break
-  return q
+        return q
+  raise RuntimeError(f"no mixture within {ENOUGH} of the best in {STEPS} steps")
 
 
 def onto_simplex(values: np.ndarray) -> np.ndarray:
