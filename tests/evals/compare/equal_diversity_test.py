@@ -21,7 +21,7 @@ def _run(shift, *places, seed=0, noise=0.0, rows=("rl",)):
       own = rng.normal(0, noise, (2, len(LEVEL)))
       name = frontier.row_name(row, 1 - i / 10) if i else row
       scores[name] = {
-        "preference_match": 1 - place + shift + LEVEL + own[0],
+        "preference_match": 1 - place + shift + LEVEL + own[0] + (row != "rl"),
         "diversity": place + own[1],
       }
   users = [str(i) for i in range(len(LEVEL))]
@@ -59,7 +59,7 @@ def test_seeds_that_differ_widen_it():
 
 
 def test_other_rows_are_no_part_of_a_curve():
-  both = _run(0.0, 0.5, 0.3, rows=("sft", "rl"))
+  both = _run(0.0, 0.5, 0.3, rows=("sft", "rl", "rl shuffled"))
   plain = _run(0.0, 0.5, 0.3)
   one = equal_diversity.between(
     _group("b", both), _group("a", plain), axes=AXES, seed=0
