@@ -66,9 +66,10 @@ def check_decode_loop(config, plan):
   with_gradient = ("decode", "policy", "policy backward", "reference")
   assert all(found[name].flop_seconds > 0 for name in with_gradient)
   assert {"prefill", "vq_decode", "rewards", "update"} <= set(found)
-  # The gradient of a product is two; what remat computes again comes on top.
+  # The gradient of a product is two, but one where what it reads is frozen, of
+  # the aligner's first; what remat computes again comes on top.
   ratio = found["policy backward"].flop_seconds / found["policy"].flop_seconds
-  assert 2 <= ratio < 3.5
+  assert 1.99 < ratio < 3.5
   assert "rewards backward" not in found
 
 
