@@ -30,6 +30,24 @@ def from_config(text: Mapping[str, Any], *, tied: bool) -> Llama:
   )
 
 
+def to_config(language: Llama) -> dict[str, Any]:
+  """Returns the keys of a text section that `from_config` reads, but `tied`."""
+  return {
+    "vocab_size": language.vocab_size,
+    "hidden_size": language.width,
+    "intermediate_size": language.mlp_width,
+    "num_hidden_layers": language.num_layers,
+    "num_attention_heads": language.num_heads,
+    "num_key_value_heads": language.num_kv_heads,
+    "head_dim": language.head_width,
+    "rms_norm_eps": language.norm_epsilon,
+    "rope_parameters": {
+      "rope_type": "default",
+      "rope_theta": language.rope_base,
+    },
+  }
+
+
 def problems(section: str, text: Mapping[str, Any]) -> list[str]:
   """Returns what of a text section the model cannot reproduce.
 

@@ -151,9 +151,7 @@ class Emu3(LlamaGenerator):
     """
     ids = jnp.asarray(prompt.ids)
     if prompt.images.shape[1]:  # static: else the tokenizer is not compiled
-      tokens = prompt.images  # [P, N, M], or of pixels
-      if tokens.dtype == jnp.uint8:
-        tokens = self.read_images(params, tokens)
+      tokens = self._images_read(params, prompt.images)  # [P, N, M]
       tokens = tokens.reshape(tokens.shape[0], -1)
       slots = ids == self.image_id  # [P, T]
       ids = jnp.where(slots, placed(slots, tokens), ids)

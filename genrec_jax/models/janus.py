@@ -172,9 +172,8 @@ class Janus(LlamaGenerator):
 
   def image_features(self, params: PyTree, images: jax.Array) -> jax.Array:
     """Aligns uint8 images, or what `read_images` gives: [..., I, D]."""
-    if images.dtype == jnp.uint8:
-      images = self.read_images(params, images)  # [..., I, F]
-    return layers.apply(self._aligner(), params["aligner"], images)
+    features = self._images_read(params, images)  # [..., I, F]
+    return layers.apply(self._aligner(), params["aligner"], features)
 
   def embed(self, params: PyTree, prompt: Prompt) -> jax.Array:
     """Returns [P, T, D]: the k-th placeholder of a row takes its k-th feature.

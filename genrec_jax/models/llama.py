@@ -33,6 +33,7 @@ RULES = (
   (r"layers/(input|post_attention)_layernorm/scale", P()),
   (r"norm/scale", P()),
 )
+# Of a layer by itself, paths from there.
 _LAYERS = tuple(
   (pattern.removeprefix("layers/"), spec)
   for pattern, spec in RULES

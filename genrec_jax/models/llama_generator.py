@@ -97,6 +97,12 @@ class LlamaGenerator(abc.ABC):
     language = dataclasses.replace(self.language, dtype=dtype, remat=remat)
     return dataclasses.replace(self, language=language)
 
+  def _images_read(self, params: PyTree, images: jax.Array) -> jax.Array:
+    """Returns what `read_images` gives of images, or has given; see `api`."""
+    if images.dtype == jnp.uint8:
+      return self.read_images(params, images)
+    return images
+
   def hidden_states(
     self, params: PyTree, embeds: jax.Array, mask: jax.Array
   ) -> jax.Array:
@@ -206,6 +212,10 @@ class LlamaGenerator(abc.ABC):
     """Returns mean and deviation of pixels, [1, 1, 1, 3] both."""
     both = self.pixel_mean, self.pixel_std
     return tuple(jnp.asarray(x).reshape(1, 1, 1, 3) for x in both)
+
+  @abc.abstractmethod
+  def read_images(self, params: PyTree, images: jax.Array) -> jax.Array:
+    """Reads the images of prompts; see `api`."""
 
   @abc.abstractmethod
   def _code_logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import pytest
 from genrec_jax.hf import emu3 as hf_emu3
 from genrec_jax.hf import janus as hf_janus
 from genrec_jax.hf import janus_config, rules, write_model
+from genrec_jax.hf import llama as hf_llama
 from genrec_jax.models import llama, siglip, vqgan
 from genrec_jax.models.janus import Janus
 from tests.hf import tiny_emu3, tiny_janus
@@ -129,15 +130,7 @@ def big_emu3(source):
   model = dataclasses.replace(small, language=language)
   theirs = tiny_emu3.pair()[0].config
   config = json.loads(theirs.to_json_string(use_diff=False))
-  config["text_config"] |= {
-    "vocab_size": language.vocab_size,
-    "hidden_size": language.width,
-    "intermediate_size": language.mlp_width,
-    "num_hidden_layers": language.num_layers,
-    "num_attention_heads": language.num_heads,
-    "num_key_value_heads": language.num_kv_heads,
-    "head_dim": language.head_width,
-  }
+  config["text_config"] |= hf_llama.to_config(language)
   tiny_emu3.processor().save_pretrained(source)
   sizes = {"image_size": tiny_emu3.SIZE, "read_size": tiny_emu3.READ}
   return model, config | sizes

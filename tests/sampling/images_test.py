@@ -78,6 +78,14 @@ def test_scores_are_the_log_probabilities_sampled_with(
       )
 
 
+def in_parts(monkeypatch):
+  """Lets four codes be sampled in loops of one, one and two of them."""
+  monkeypatch.setattr(attention, "reads_parts", lambda: True)
+  monkeypatch.setattr(images, "_STAGE", 1)
+  monkeypatch.setattr(images, "_MOST_STAGES", 3)
+  assert images._stages(4) == [(0, 1), (1, 2), (2, 4)]
+
+
 def test_a_cache_that_is_read_in_parts_changes_no_code(
   model, params, asked, titles, monkeypatch
 ):
@@ -90,13 +98,36 @@ def test_a_cache_that_is_read_in_parts_changes_no_code(
     )()
 
   whole = sample()
-  monkeypatch.setattr(attention, "reads_parts", lambda: True)
-  monkeypatch.setattr(images, "_STAGE", 1)
-  monkeypatch.setattr(images, "_MOST_STAGES", 3)
-  assert images._stages(4) == [(0, 1), (1, 2), (2, 4)]
+  in_parts(monkeypatch)
   parts = sample()
   np.testing.assert_array_equal(parts.codes, whole.codes)
   np.testing.assert_allclose(parts.logprobs, whole.logprobs, atol=1e-5)
+
+
+def test_of_a_cache_no_more_is_read_than_is_filled(
+  model, params, asked, titles, monkeypatch
+):
+  attend, read = attention.attend, []
+
+  def attending(q, k, v, mask=None, prefix=None, **rest):
+    if prefix is not None:  # of the decode loops
+      read.append(k.shape[-2])
+    return attend(q, k, v, mask, prefix, **rest)
+
+  in_parts(monkeypatch)
+  monkeypatch.setattr(attention, "attend", attending)
+  options = Sampling(num_samples=3, guidance=2.0)
+  jax.eval_shape(
+    lambda key: sampling.sample_items(
+      model, params, asked, key, options, titles
+    ),
+    jax.random.key(1),
+  )
+  begun = titles.max_tokens + len(model.image_begin) if titles else 0
+  expected = [begun + model.cache_tokens(codes) for codes in (1, 2, 4)]
+  if titles:  # words, and the begin of the image
+    expected = [titles.max_tokens, begun, *expected]
+  assert list(dict.fromkeys(read)) == expected
 
 
 def test_stages_are_of_many_codes(monkeypatch):

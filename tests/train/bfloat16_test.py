@@ -16,8 +16,9 @@ from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import stream, synthetic
 from genrec_jax.data.windows import WindowSpec
 from genrec_jax.hf import load
+from genrec_jax.nn import attention
 from genrec_jax.objectives import Objective
-from genrec_jax.sampling import Sampling, Titles
+from genrec_jax.sampling import Sampling, Titles, images
 from genrec_jax.testing import tiny_clip
 from genrec_jax.train import rl
 from genrec_jax.train.rl_options import RLOptions
@@ -177,3 +178,21 @@ def test_the_gradient_is_that_of_float32(
     # What would not do as the old policy, and is reported instead.
     assert metrics[f"{part}sampler_mismatch_outside"] > 0
   assert metrics["sampler_mismatch_max"] > 0.1
+
+
+@pytest.mark.parametrize("titles", ["image", "title_image"], indirect=True)
+def test_a_cache_that_is_read_in_parts_changes_no_code(
+  loaded, batch, rollout, titles, monkeypatch
+):
+  codes = loaded.model.image_tokens
+  monkeypatch.setattr(attention, "reads_parts", lambda: True)
+  monkeypatch.setattr(images, "_STAGE", codes // 4)
+  assert len(images._stages(codes)) == 4
+  # A new function: a jitted one that was traced knows of no parts.
+  parts = jax.jit(
+    lambda params, prompt: sampling.sample_items(
+      loaded.model, params, prompt, jax.random.key(0), SAMPLE, titles
+    )
+  )(loaded.params, batch.prompt)
+  np.testing.assert_array_equal(parts.codes, rollout.codes)
+  np.testing.assert_allclose(parts.logprobs, rollout.logprobs, atol=1e-2)
