@@ -102,3 +102,36 @@ def test_batches_are_split_over_data():
   batch = sharding.put_batch(mesh, {"rows": rows})["rows"]
   assert batch.sharding.shard_shape(batch.shape) == (2, 2)
   np.testing.assert_array_equal(batch, rows)
+
+
+def test_a_layer_is_gathered_along_data_alone():
+  mesh = mesh_lib.make_mesh(data=4, model=2)
+  rules = ((r"proj/kernel", P(None, "data", "model")), (r"norm/scale", P()))
+  layer = {
+    "proj": {"kernel": np.ones((8, 4), np.float32)},
+    "norm": {"scale": np.ones(4, np.float32)},
+    "other": {"kernel": np.ones((8, 4), np.float32)},  # that no rule fits
+  }
+  split = jax.NamedSharding(mesh, P("data", "model"))
+  layer["proj"]["kernel"] = jax.device_put(layer["proj"]["kernel"], split)
+  gather = sharding.trace_with_mesh(
+    mesh, lambda layer: sharding.gathered(rules, layer, "bfloat16")
+  )
+  found = jax.jit(gather)(layer)
+  kernel = found["proj"]["kernel"]
+  assert kernel.dtype == "bfloat16"
+  assert kernel.sharding.is_equivalent_to(
+    jax.NamedSharding(mesh, P(None, "model")), 2
+  )
+  assert found["norm"]["scale"].dtype == "float32"
+  assert found["other"]["kernel"].dtype == "float32"
+
+  # Of the gradient each device has the part that it trains.
+  def loss(kernel):
+    whole = gather({"proj": {"kernel": kernel}})["proj"]["kernel"]
+    return (whole.astype("float32") ** 2).sum() / 2
+
+  slopes = sharding.trace_with_mesh(mesh, jax.grad(loss))
+  found = jax.jit(slopes)(layer["proj"]["kernel"])
+  assert found.sharding.is_equivalent_to(split, 2)
+  np.testing.assert_array_equal(found, layer["proj"]["kernel"])
