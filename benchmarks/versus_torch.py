@@ -109,9 +109,10 @@ def measure(task, size, folder, *, rows, remat, device, threads, repeats):
   torch, ours = found["torch"], found["jax"]
   if task == "sft":
     losses = torch["first"]["loss"], ours["first"]["loss"]
-    # Within rounding, of bfloat16 on GPUs. RL's losses cannot be compared, as
-    # each side samples its own codes.
-    if abs(losses[0] - losses[1]) > (1e-3 if device == "cpu" else 3e-2):
+    # Of some hundred codes to predict, each side's tokenizer may choose another
+    # of two as near, which by itself moves the loss by some thousandths. RL's
+    # losses cannot be compared, as each side samples its own codes.
+    if abs(losses[0] - losses[1]) > 3e-2:
       raise UserError(
         f"the supervised losses of torch and JAX are {losses}: expected equal"
         " ones, as the work is the same; nothing was compared"
