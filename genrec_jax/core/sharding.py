@@ -19,6 +19,8 @@ Rules = Sequence[tuple[str, PartitionSpec]]
 # are split over ('data', 'model').
 BATCH = PartitionSpec(("data", "slice"))
 REPLICATED = PartitionSpec()
+# Of NVIDIA, as `platform` names them.
+GPUS = ("gpu", "cuda")
 
 
 def specs(rules: Rules, tree: PyTree) -> PyTree:
@@ -215,6 +217,17 @@ _whole.defvjp(
   # A device needs the sum of its own part alone.
   lambda spec, _, gradient: (constrain(gradient, spec),),
 )
+
+
+def platform() -> str:
+  """Returns what is compiled for: 'cpu', 'gpu', 'cuda', 'tpu'.
+
+  The devices of the mesh, which need not be there; without one, those of this
+  process.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  device = None if mesh.empty else mesh.abstract_device
+  return jax.default_backend() if device is None else device.platform
 
 
 def batch_shards() -> int:

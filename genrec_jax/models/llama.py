@@ -19,7 +19,7 @@ from genrec_jax.core.types import KVCache, Prefix, PyTree
 from genrec_jax.models import llama_prefix
 from genrec_jax.models.llama_layers import Attend, Block, Rope, rotary
 from genrec_jax.models.llama_prefix import Guided
-from genrec_jax.nn import attention, layers
+from genrec_jax.nn import attention, layers, token_attention
 
 # Tensor parallel over 'model' (heads and MLP width), the other axis over 'data'
 # (FSDP). Of the vocabulary, whose size may be odd, only 'model' takes parts.
@@ -267,11 +267,9 @@ class Llama:
     rows = embeds.shape[0], embeds.shape[1]  # P, G
     before = llama_prefix.before(prefix, before, rows)
     # What is empty of the rest is masked.
-    length = cache.keys[0].shape[-2]
-    if attention.reads_parts():
-      length -= unread
+    length, filled = cache.keys[0].shape[-2], None
     if before is None:
-      slot = index
+      slot, filled = index, index + 1
       rope = self._rope((start + index)[:, None])
       seen = (jnp.arange(length) <= index).reshape(1, 1, -1)
     else:
@@ -304,9 +302,13 @@ class Llama:
           v = _append(cache.values[place], v, slot)
           kept.append((k, v))
           full = (*q.shape[:3], -1, self.head_width)  # [P, K, G, I, H]
-          k, v = (x[..., :length, :].reshape(full) for x in (k, v))
+          k, v = k.reshape(full), v.reshape(full)
           prompt = branches[b].keys[i], branches[b].values[i], prompts[b]
-          out.append(attention.attend(q, k, v, masks[b], prompt))
+          out.append(
+            token_attention.attend(
+              q, k, v, masks[b], prompt, filled=filled, unread=unread
+            )
+          )
         return llama_prefix.joined(prefix, out), kept
 
       x, kept = layers.apply(Block(self), layer, x, rope, attend)

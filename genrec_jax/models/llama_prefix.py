@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from genrec_jax.core import sharding
 from genrec_jax.core.types import KVCache, Prefix
+from genrec_jax.nn import token_attention
 
 # Tokens of a tile of keys and values, and from how many on a prefix is whole
 # tiles, and shared: of a short one that would be much more to read.
@@ -41,7 +42,8 @@ def worth_sharing(prompts: int, length: int) -> bool:
   """Returns whether unconditional prefixes of a batch are kept once."""
   groups = sharding.batch_shards()
   # With one prompt of its own a device has nothing to share.
-  return length >= _LONG and prompts % groups == 0 and prompts > groups
+  several = prompts % groups == 0 and prompts > groups
+  return length >= _LONG and several and token_attention.shares_branches()
 
 
 def laid_out(prefix: Prefix, other: Prefix | None = None) -> Prefix | Guided:

@@ -20,7 +20,7 @@ from genrec_jax.core.chunks import map_chunks
 # Name of attention's results in policies of `jax.checkpoint`.
 ATTENTION_OUTPUT = "attended"
 # Finite: a row with every key masked must not become NaN, even if unused.
-_MASKED = -1e30
+MASKED = -1e30
 # Queries per block, about: the scores of all 3,000 tokens of a prompt would
 # fill a device.
 _BLOCK = 256
@@ -33,18 +33,18 @@ _SEGMENTS = 4
 SharedPrefix = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def _scores(q: jax.Array, k: jax.Array, axes: str = "sh") -> jax.Array:
+def scores(q: jax.Array, k: jax.Array, axes: str = "sh") -> jax.Array:
   """Returns scaled products [..., M, S] of [..., M, H] and keys [..., `axes`].
 
   In float32 whatever the inputs: a softmax follows.
   """
-  scores = jnp.einsum(
+  products = jnp.einsum(
     f"...mh,...{axes}->...ms", q, k, preferred_element_type=jnp.float32
   )
-  return scores * q.shape[-1] ** -0.5
+  return products * q.shape[-1] ** -0.5
 
 
-def _mix(weights: jax.Array, v: jax.Array) -> jax.Array:
+def mix(weights: jax.Array, v: jax.Array) -> jax.Array:
   """Returns the products of [..., M, S] and [..., S, H]: [..., M, H]."""
   return jnp.einsum(
     "...ms,...sh->...mh",
@@ -117,7 +117,7 @@ def attend_shared(
       of its answers, one answer after another.
     k: [P, K, 1, N, H].
     v: [P, K, 1, N, H].
-    mask: bool [P, T], True = a real token of the prompt.
+    mask: bool [P, T], True = a real token of the prompt; left-padded.
     num_samples: G; 0: prompts alone, N = T.
     answer_mask: bool [P, G, I], True = a real token of an answer; None: all.
 
@@ -126,7 +126,7 @@ def attend_shared(
     NaN would reach losses and gradients, whatever masks come after.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  attend = _kernel(_platform(mesh), q)
+  attend = _kernel(sharding.platform(), q)
   # A kernel has whole heads; devices may be more than those of the keys.
   if attend is None or q.shape[1] % mesh.shape.get("model", 1):
     return _shared_in_blocks(q, k, v, mask, num_samples, answer_mask)
@@ -135,6 +135,9 @@ def attend_shared(
     real = jnp.pad(mask, ((0, 0), (0, n - t)), constant_values=True)
   else:
     real = jnp.concatenate([mask, answer_mask.reshape(p, -1)], 1)  # [P, N]
+  if num_samples == 1 and answer_mask is None:
+    # An answer by itself goes on where its prompt ends: as a longer prompt.
+    t, num_samples = n, 0
 
   def kernel(q, k, v, real):
     out = attend(q, k, v, real, t, num_samples)
@@ -152,14 +155,6 @@ def attend_shared(
   )(q, k, v, real)
 
 
-def reads_parts() -> bool:
-  """Returns whether products with a part of a cache read that part alone.
-
-  XLA's CPU compiler copies a part of an array before it multiplies it.
-  """
-  return _platform(jax.sharding.get_abstract_mesh()) != "cpu"
-
-
 def _kernel(platform: str, q: jax.Array) -> Callable[..., jax.Array] | None:
   """Returns what attends to queries [..., H] as fast as the device can."""
   # Imported here, not at the top: Pallas takes a second, and most need none.
@@ -168,20 +163,11 @@ def _kernel(platform: str, q: jax.Array) -> Callable[..., jax.Array] | None:
 
     return functools.partial(splash.attend_shared, name=ATTENTION_OUTPUT)
   narrow = q.dtype in (jnp.bfloat16, jnp.float16)
-  if platform in ("gpu", "cuda") and narrow and q.shape[-1] in (64, 128):
+  if platform in sharding.GPUS and narrow and q.shape[-1] in (64, 128):
     from genrec_jax.nn import cudnn
 
     return cudnn.attend_shared
   return None
-
-
-def _platform(mesh: jax.sharding.AbstractMesh) -> str:
-  """Returns what is compiled for: 'cpu', 'gpu', 'tpu'.
-
-  The mesh's devices need not be there; without one, those of this process.
-  """
-  device = None if mesh.empty else mesh.abstract_device
-  return jax.default_backend() if device is None else device.platform
 
 
 def _shared_in_blocks(
@@ -269,32 +255,32 @@ def _attend(
   """
   p, kv, g, r, t, h = q.shape
   # Query heads of one kv head are rows of one product.
-  own_scores = _scores(q.reshape(p, kv, g, r * t, h), k).reshape(
+  own_scores = scores(q.reshape(p, kv, g, r * t, h), k).reshape(
     p, kv, g, r, t, -1
   )  # [P, K, G, R, T, S]
   if mask is not None:
-    own_scores = jnp.where(mask, own_scores, _MASKED)
+    own_scores = jnp.where(mask, own_scores, MASKED)
   peak = jnp.max(own_scores, -1, keepdims=True)  # [P, K, G, R, T, 1]
   if prefix is not None:
     keys, values, seen = prefix
     # So are the queries of all samples, as they have the prefix in common.
-    prefix_scores = _scores(q.reshape(p, kv, g * r * t, h), keys, "hs")
+    prefix_scores = scores(q.reshape(p, kv, g * r * t, h), keys, "hs")
     if seen.ndim == 2:
-      prefix_scores = jnp.where(seen[:, None, None, :], prefix_scores, _MASKED)
+      prefix_scores = jnp.where(seen[:, None, None, :], prefix_scores, MASKED)
     prefix_scores = prefix_scores.reshape(p, kv, g, r, t, -1)  # [..., T, S']
     if seen.ndim == 3:
       own = seen[:, None, :, None, None]  # [P, K, G, R, T, S']
-      prefix_scores = jnp.where(own, prefix_scores, _MASKED)
+      prefix_scores = jnp.where(own, prefix_scores, MASKED)
     peak = jnp.maximum(peak, jnp.max(prefix_scores, -1, keepdims=True))
   # It cancels in the quotient: its gradient is zero, and rounding is not.
   peak = jax.lax.stop_gradient(peak)
   weights = jnp.exp(own_scores - peak)
   total = jnp.sum(weights, -1, keepdims=True)  # [P, K, G, R, T, 1]
-  out = _mix(weights.reshape(p, kv, g, r * t, -1), v).reshape(q.shape)
+  out = mix(weights.reshape(p, kv, g, r * t, -1), v).reshape(q.shape)
   if prefix is not None:
     weights = jnp.exp(prefix_scores - peak)
     total += jnp.sum(weights, -1, keepdims=True)
-    out += _mix(weights.reshape(p, kv, g * r * t, -1), values).reshape(q.shape)
+    out += mix(weights.reshape(p, kv, g * r * t, -1), values).reshape(q.shape)
   return (out / total).astype(q.dtype)
 
 

@@ -19,21 +19,24 @@ def attend_shared(
 
   Its arguments, but for `real`, bool [P, N], True = a real token, and T.
 
-  The prefix's keys are repeated for every sample, in one layer at a time: one
-  softmax over prefix and own keys, whose gradient cuDNN has. (Two calls joined
-  by their log-sum-exps would have a wrong one, as JAX differentiates no
-  log-sum-exp.)
+  A prompt's padding goes behind its end, where no real token sees it: without a
+  mask cuDNN skips the pairs that are not causal. The prefix's keys are repeated
+  for every sample, in one layer at a time: one softmax over prefix and own
+  keys, whose gradient cuDNN has. (Two calls joined by their log-sum-exps would
+  have a wrong one, as JAX differentiates no log-sum-exp.)
   """
   p, kv, _, r, n, h = q.shape
   t = prompt
   heads = q[:, :, 0].reshape(p, kv * r, n, h).swapaxes(1, 2)  # [P, N, K R, H]
   keys, values = (x[:, :, 0].swapaxes(1, 2) for x in (k, v))  # [P, N, K, H]
-  out = _attend(
-    heads[:, :t],
-    keys[:, :t],
-    values[:, :t],
-    _causal(t) & real[:, None, None, :t],  # [P, 1, T, T]
+  padding = jnp.argmax(real, 1)  # [P], before the first real token
+  prompts = (_even(x[:, :t]) for x in (heads, keys, values))
+  out = jax.nn.dot_product_attention(
+    *(_rolled(x, padding) for x in prompts),
+    is_causal=True,
+    implementation="cudnn",
   )
+  out = _rolled(out, -padding)[:, :t]
   if num_samples:
     length = (n - t) // num_samples  # I
     own = real[:, t:].reshape(p, num_samples, 1, length)
@@ -60,6 +63,21 @@ def attend_shared(
   return out.swapaxes(1, 2).reshape(q.shape)
 
 
+@jax.custom_vjp
+def _rolled(x: jax.Array, by: jax.Array) -> jax.Array:
+  """Moves the first `by` [P] tokens of each row of [P, T, N, H] to its end."""
+  length = x.shape[1]
+  places = (jnp.arange(length)[None] + by[:, None]) % length  # [P, T]
+  return jnp.take_along_axis(x, places[..., None, None], 1)
+
+
+# Rolling back: of a gather's own gradient, which adds up, XLA knows no such
+# thing.
+_rolled.defvjp(
+  lambda x, by: (_rolled(x, by), by), lambda by, g: (_rolled(g, -by), None)
+)
+
+
 def _causal(length: int) -> jax.Array:
   return jnp.tri(length, dtype=bool)[None, None]
 
@@ -69,12 +87,15 @@ def _attend(
 ) -> jax.Array:
   """Attends: [B, T, N, H] to [B, S, K, H], mask [B, 1, T, S]."""
   t, s = mask.shape[2:]
-  # With a mask cuDNN differentiates even lengths only: what is added is neither
-  # seen nor kept.
-  q, k, v = (
-    jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (q, k, v)
-  )
   mask = jnp.pad(mask, [(0, 0), (0, 0), (0, t % 2), (0, s % 2)])
   return jax.nn.dot_product_attention(
-    q, k, v, mask=mask, implementation="cudnn"
+    *(_even(x) for x in (q, k, v)), mask=mask, implementation="cudnn"
   )[:, :t]
+
+
+def _even(x: jax.Array) -> jax.Array:
+  """Adds a token to rows of odd length [P, T, N, H], neither seen nor kept.
+
+  cuDNN differentiates even lengths only.
+  """
+  return jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)])

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from genrec_jax.core import chunks, sharding, tree
 from genrec_jax.core.types import KVCache, Prompt, PyTree, Rollout
 from genrec_jax.models.api import Generator
-from genrec_jax.nn import attention
+from genrec_jax.nn import token_attention
 from genrec_jax.sampling import decoding
 from genrec_jax.sampling.decoding import Decoder
 from genrec_jax.sampling.distribution import Sampling
@@ -151,7 +151,7 @@ def _stages(codes: int) -> list[tuple[int, int]]:
   would be twice what is filled. The cache itself does not grow: while it did,
   it would be there twice.
   """
-  most = _MOST_STAGES if attention.reads_parts() else 1
+  most = _MOST_STAGES if token_attention.reads_parts() else 1
   count = max(min(codes // _STAGE, most), 1)
   ends = [codes * (n + 1) // count for n in range(count)]
   return list(zip([0, *ends[:-1]], ends, strict=True))

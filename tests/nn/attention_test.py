@@ -167,6 +167,27 @@ def test_a_kernel_is_taken_where_it_takes_such_heads(
   assert getattr(found, "func", found) is expected
 
 
+def test_an_answer_by_itself_is_a_longer_prompt(monkeypatch):
+  """To a kernel: as one prompt it skips what is not causal."""
+  q, k, v = draw(5, P, K, 1, R, S + T, H), *draw(6, 2, P, K, 1, S + T, H)
+  expected = attention.attend_shared(q, k, v, SEEN, 1)
+  given = []
+
+  def kernel(q, k, v, real, prompt, samples):
+    given.append((prompt, samples))
+    return attention._shared_in_blocks(q, k, v, real, samples)
+
+  monkeypatch.setattr(attention, "_kernel", lambda *_: kernel)
+  found = attention.attend_shared(q, k, v, SEEN, 1)
+  assert given == [(S + T, 0)]
+  shown = np.concatenate([SEEN, np.ones((P, T), bool)], 1)
+  rounding.assert_close(
+    np.moveaxis(found, 4, 1)[shown],
+    np.moveaxis(expected, 4, 1)[shown],
+    terms=TERMS,
+  )
+
+
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(
   ("model", "part"), [(1, None), (2, (1, 2)), (8, None)], ids=str

@@ -11,7 +11,7 @@ from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
 from genrec_jax.models import llama_prefix
 from genrec_jax.models.janus import Janus
-from genrec_jax.nn import attention
+from genrec_jax.nn import attention, token_attention
 from genrec_jax.sampling import Sampling, images
 from genrec_jax.testing import tiny_janus
 from tests import rounding
@@ -80,7 +80,7 @@ def test_scores_are_the_log_probabilities_sampled_with(
 
 def in_parts(monkeypatch):
   """Lets four codes be sampled in loops of one, one and two of them."""
-  monkeypatch.setattr(attention, "reads_parts", lambda: True)
+  monkeypatch.setattr(token_attention, "reads_parts", lambda: True)
   monkeypatch.setattr(images, "_STAGE", 1)
   monkeypatch.setattr(images, "_MOST_STAGES", 3)
   assert images._stages(4) == [(0, 1), (1, 2), (2, 4)]
@@ -132,7 +132,7 @@ def test_of_a_cache_no_more_is_read_than_is_filled(
 
 def test_stages_are_of_many_codes(monkeypatch):
   assert images._stages(576) == [(0, 576)]  # a CPU would copy parts
-  monkeypatch.setattr(attention, "reads_parts", lambda: True)
+  monkeypatch.setattr(token_attention, "reads_parts", lambda: True)
   assert images._stages(144) == [(0, 144)]
   assert images._stages(576) == [(0, 144), (144, 288), (288, 432), (432, 576)]
 

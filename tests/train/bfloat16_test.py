@@ -16,7 +16,7 @@ from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import stream, synthetic
 from genrec_jax.data.windows import WindowSpec
 from genrec_jax.hf import load
-from genrec_jax.nn import attention
+from genrec_jax.nn import token_attention
 from genrec_jax.objectives import Objective
 from genrec_jax.sampling import Sampling, Titles, images
 from genrec_jax.testing import tiny_clip
@@ -185,7 +185,7 @@ def test_a_cache_that_is_read_in_parts_changes_no_code(
   loaded, batch, rollout, titles, monkeypatch
 ):
   codes = loaded.model.image_tokens
-  monkeypatch.setattr(attention, "reads_parts", lambda: True)
+  monkeypatch.setattr(token_attention, "reads_parts", lambda: True)
   monkeypatch.setattr(images, "_STAGE", codes // 4)
   assert len(images._stages(codes)) == 4
   # A new function: a jitted one that was traced knows of no parts.
