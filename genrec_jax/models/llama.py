@@ -19,7 +19,7 @@ from genrec_jax.core.types import KVCache, Prefix, PyTree
 from genrec_jax.models import llama_prefix
 from genrec_jax.models.llama_layers import Attend, Block, Rope, rotary
 from genrec_jax.models.llama_prefix import Guided
-from genrec_jax.nn import attention, layers, token_attention
+from genrec_jax.nn import attention, int8, layers, token_attention
 
 # Tensor parallel over 'model' (heads and MLP width), the other axis over 'data'
 # (FSDP). Of the vocabulary, whose size may be odd, only 'model' takes parts.
@@ -191,9 +191,8 @@ class Llama:
 
     Slicing or casting a stack at every token would copy all of it each time.
     """
-    params = jax.tree.map(
-      lambda x: x.astype(self.dtype),
-      {name: params[name] for name in ("layers", "norm")},
+    params = int8.cast(
+      {name: params[name] for name in ("layers", "norm")}, self.dtype
     )
     return params | {"layers": unstack(params["layers"], self.num_layers)}
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from genrec_jax.core import sharding
 from genrec_jax.core.types import PyTree
-from genrec_jax.nn import attention, lora
+from genrec_jax.nn import attention, int8, lora
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu": functools.partial(nn.gelu, approximate=False),
@@ -60,7 +60,8 @@ def layer_norm(
 class Linear(nn.Module):
   """Linear layer on rows: what `nn.Dense` computes, on a flat matrix.
 
-  Adapters next to the kernel are added where there are any; see `lora`.
+  Adapters next to the kernel are added where there are any, see `lora`; scales
+  of an int8 kernel multiply its product, see `int8`.
   The backward pass of a product with more than one row axis ran 1.7x slower
   on CPU: XLA transposes the operands of the weight's gradient.
   """
@@ -76,6 +77,9 @@ class Linear(nn.Module):
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)  # [M, D]
     y = rows @ kernel.astype(self.dtype)  # [M, features]
+    if self.has_variable("params", int8.SCALE):
+      scale: jax.Array = self.get_variable("params", int8.SCALE)  # [features]
+      y = (y.astype(jnp.float32) * scale[None]).astype(self.dtype)
     if self.has_variable("params", lora.A):
       a: jax.Array = self.get_variable("params", lora.A)  # [D, R]
       b: jax.Array = self.get_variable("params", lora.B)  # [R, features]

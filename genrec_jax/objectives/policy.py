@@ -27,21 +27,30 @@ SCORINGS = ("guided", "conditional")
 # What the KL in the loss is of: the distribution that is scored, or each of the
 # branches that guidance is made of.
 KL_OF = ("scored", "branches")
+# What samples: the policy's own weights, or the same in eight bits.
+ROLLOUT_WEIGHTS = ("compute", "int8")
 
 
 def contradictions(
-  *, scoring: str, kl_of: str, sampler_weight_cap: float, guidance: float
+  *,
+  scoring: str,
+  kl_of: str,
+  sampler_weight_cap: float,
+  guidance: float,
+  rollout_weights: str,
 ) -> list[str]:
   """Returns what is wrong with a choice of what is scored, a line each.
 
   Refused are unknown names; weights of the sampler's distribution where another
-  is scored; and a KL of both branches where only one is.
+  is scored, and none where the sampler is another policy; and a KL of both
+  branches where only one is.
   """
   problems = [
     f"{key}={name!r}: expected one of {', '.join(names)}"
     for key, name, names in (
       ("scoring", scoring, SCORINGS),
       ("kl_of", kl_of, KL_OF),
+      ("rollout_weights", rollout_weights, ROLLOUT_WEIGHTS),
     )
     if name not in names
   ]
@@ -52,6 +61,12 @@ def contradictions(
     problems.append(
       f"sampler_weight_cap={sampler_weight_cap} with scoring='conditional':"
       " expected 0, the sampler's distribution is the guided one"
+    )
+  if rollout_weights == "int8" and not sampler_weight_cap:
+    problems.append(
+      "rollout_weights='int8' with sampler_weight_cap=0: expected a cap, 2 is"
+      " usual, as codes come from weights in eight bits and count by their"
+      " probability under those that are trained"
     )
   if kl_of == "branches" and (not guided or guidance == 1):
     problems.append(

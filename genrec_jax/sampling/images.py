@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from genrec_jax.core import chunks, sharding, tree
 from genrec_jax.core.types import KVCache, Prompt, PyTree, Rollout
 from genrec_jax.models.api import Generator
-from genrec_jax.nn import token_attention
+from genrec_jax.nn import int8, token_attention
 from genrec_jax.sampling import decoding
 from genrec_jax.sampling.decoding import Decoder
 from genrec_jax.sampling.distribution import Sampling
@@ -35,11 +35,13 @@ def rollout_params(
   to_rollout_layout: Callable[[PyTree], PyTree],
   *,
   words: bool = False,
+  weights: str = "compute",
 ) -> PyTree:
   """Lays out what the decode loop reads, once per rollout.
 
   Cast to the compute type and then gathered, so half the bytes travel in
-  bfloat16; nothing changes in value. What only reads prompts stays as it is.
+  bfloat16; nothing changes in value, unless rounded to eight bits. What only
+  reads prompts stays as it is.
 
   Args:
     model: the generator.
@@ -47,17 +49,22 @@ def rollout_params(
     to_rollout_layout: constrains a tree like `params` to the decode loop's
       layout.
     words: whether answers have words.
+    weights: 'compute', or 'int8' for kernels of the language model's layers;
+      see `int8`.
 
   Returns:
-    A tree like `params`, for `sample_images`.
+    A tree like `params`, for `sample_images`; with 'int8' scales besides.
   """
   read = model.decode_subtree(params, words=words)
   flat, loop = tree.flatten(params), tree.flatten(read)
   moved = tree.flatten(to_rollout_layout(tree.unflatten(flat | loop)))
   # The barrier keeps a training pass from reusing the gathered copy, which
   # would stay alive through the whole step.
-  held = jax.lax.optimization_barrier({path: moved[path] for path in loop})
-  return tree.unflatten(flat | held)
+  held = {path: moved[path] for path in loop}
+  if weights == "int8":
+    narrow = int8.narrowed(tree.unflatten(held), model.adaptable)
+    held = tree.flatten(narrow)
+  return tree.unflatten(flat | jax.lax.optimization_barrier(held))
 
 
 def sample_images(

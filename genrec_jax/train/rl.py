@@ -89,7 +89,11 @@ def train_step(
     model,
     # Gathered once, not in every iteration of the decode loop.
     sampling.rollout_params(
-      model, params, to_rollout_layout, words=options.titles is not None
+      model,
+      params,
+      to_rollout_layout,
+      words=options.titles is not None,
+      weights=options.rollout_weights,
     ),
     prompt,
     key,

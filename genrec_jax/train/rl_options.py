@@ -39,6 +39,8 @@ class RLOptions:
     inner_epochs: updates on one rollout, >= 1.
     sampler_weight_cap: see `mismatch.truncated_weights`; 0: no such weights.
       Only with guided scoring, that of the sampler.
+    rollout_weights: see `sampling.rollout_params`; with 'int8' the sampler is
+      another policy than is trained, and codes must be weighed.
     kl_of: 'scored', the distribution that is scored; 'branches', each of
       guidance's two by itself. The first has a null space: a drift of the
       unconditional branch u by d and of the conditional one c by
@@ -64,6 +66,7 @@ class RLOptions:
   inner_epochs: int
   sampler_weight_cap: float
   kl_of: str
+  rollout_weights: str = "compute"
   pathwise: Pathwise | None = None
   titles: Titles | None = None
   reading: Reading | None = None
@@ -75,6 +78,7 @@ class RLOptions:
       kl_of=self.kl_of,
       sampler_weight_cap=self.sampler_weight_cap,
       guidance=self.sample.guidance,
+      rollout_weights=self.rollout_weights,
     )
     if problems:
       raise ValueError("; ".join(problems))

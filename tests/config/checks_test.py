@@ -189,6 +189,7 @@ def test_names_are_those_of_the_functions_themselves():
     ("rl.normalise", advantages.NORMALISATIONS),
     ("rl.scoring", policy.SCORINGS),
     ("rl.kl_of", policy.KL_OF),
+    ("rl.rollout_weights", policy.ROLLOUT_WEIGHTS),
     ("objective.ratio", policy.RATIOS),
     ("objective.kl", kl.KLS),
     ("objective.aggregation", policy.AGGREGATIONS),
@@ -208,6 +209,8 @@ def test_an_unknown_name_is_refused_and_every_known_one_is_not(key):
       # Batch goes with every advantage, and grpo with every normalisation.
       other = {} if key == "rl.normalise" else {"rl.normalise": "batch"}
       other["sample.guidance"] = 2.0  # or there are no branches
+      if key == "rl.rollout_weights":
+        other["rl.sampler_weight_cap"] = 2.0  # which int8 needs
       assert not said(get_config(other | {key: name}))
 
 
@@ -289,6 +292,12 @@ def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
       "rl.estimator='pathwise' with weights of external, which have no"
       " gradient: nothing would learn from them; use 'both' or 'score', or"
       " weights of 0",
+    ),
+    (
+      {"rl.rollout_weights": "int8"},
+      "rl.rollout_weights='int8' with sampler_weight_cap=0: expected a cap, 2"
+      " is usual, as codes come from weights in eight bits and count by their"
+      " probability under those that are trained",
     ),
     (
       {"rl.kl_of": "branches", "sample.guidance": 1.0},

@@ -1,5 +1,7 @@
 """Sampling and scoring agree, share a prefix, and see what they should see."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,12 @@ import pytest
 from genrec_jax import sampling
 from genrec_jax.analysis import hlo, hlo_collectives, hlo_walk
 from genrec_jax.core import mesh as mesh_lib
-from genrec_jax.core import sharding
+from genrec_jax.core import sharding, tree
 from genrec_jax.models import llama_prefix
 from genrec_jax.models.janus import Janus
-from genrec_jax.nn import attention, token_attention
+from genrec_jax.nn import attention, int8, token_attention
 from genrec_jax.sampling import Sampling, images
-from genrec_jax.testing import tiny_janus
+from genrec_jax.testing import FAMILIES, tiny_janus
 from tests import rounding
 from tests.bandit import Bandit, bandit_batch
 from tests.logits import code_logits
@@ -362,3 +364,53 @@ def test_the_rollout_s_copy_is_fenced():
   assert marked.issuperset(fence.invars)
   # What the loop reads are the barrier's results, nothing before it.
   assert set(fence.outvars) <= set(jaxpr.jaxpr.outvars)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_kernels_in_eight_bits_sample_as_what_they_stand_for(
+  model, params, asked, titles, shards
+):
+  """On two devices of two halves each, too, in place of one."""
+  words = titles is not None
+  narrow = functools.partial(
+    sampling.rollout_params, model, words=words, weights="int8"
+  )
+  options = Sampling(num_samples=3, guidance=2.0)
+
+  def sample(params, prompt):
+    key = jax.random.key(1)
+    return sampling.sample_items(model, params, prompt, key, options, titles)
+
+  def whole(params):
+    """Multiplies the kernels by their scales: float32 again."""
+    flat = tree.flatten(narrow(params, lambda tree: tree))
+    for path in [path for path in flat if path.endswith(int8.SCALE)]:
+      place = path.replace(int8.SCALE, "kernel")
+      scale = flat.pop(path)[:, None]  # [L, 1, out]
+      assert flat[place].dtype == jnp.int8
+      flat[place] = flat[place] * scale
+    return tree.unflatten(flat)
+
+  expected = jax.jit(lambda p, x: sample(whole(p), x))(params, asked)
+  if shards == 1:
+    found = jax.jit(lambda p, x: sample(narrow(p, lambda tree: tree), x))(
+      params, asked
+    )
+  else:
+    mesh = mesh_lib.make_mesh(model=2, devices=jax.devices()[:shards])
+    (rules,) = (f.rules for f in FAMILIES.values() if f.model is model)
+    specs = sharding.specs(rules, params)
+    layout = sharding.shardings(mesh, sharding.drop_axis("data", specs))
+    traced = sharding.trace_with_mesh(
+      mesh,
+      lambda p, x: sample(
+        narrow(p, lambda p: jax.lax.with_sharding_constraint(p, layout)), x
+      ),
+    )
+    given = (
+      sharding.shard_params(mesh, specs, params),
+      jax.device_put(asked, jax.NamedSharding(mesh, sharding.BATCH)),
+    )
+    found = jax.jit(traced)(*given)
+  np.testing.assert_array_equal(found.codes, expected.codes)
+  np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-4)
