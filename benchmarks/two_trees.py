@@ -49,6 +49,7 @@ class Tree:
     """Starts it, and waits until it has compiled."""
     self.path = path
     self._process = subprocess.Popen(
+      # By its text: the other tree has no file of it.
       [sys.executable, "-c", _SERVE, task, folder, size],
       cwd=path,
       # Its own code, whatever is installed.
@@ -67,9 +68,10 @@ class Tree:
   def stop(self):
     """Ends it."""
     self._process.kill()
-    self._process.communicate()
+    self._process.wait()
 
   def _receive(self, expected):
+    # Ends with the process, if that ends.
     line = self._process.stdout.readline().strip()
     if not line.startswith(expected) or not line:
       self.stop()
@@ -106,6 +108,7 @@ def main():
   print("size  task              before       now    faster", flush=True)
   for size in options.size:
     with tempfile.TemporaryDirectory() as folder:
+      # In a process of its own, so that this one stays small.
       sides.apart(workload.save, folder, size)
       for task in options.task:
         was, now = compare(paths, task, folder, size, options.repeats)

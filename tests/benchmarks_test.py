@@ -1,5 +1,7 @@
 """Both sides of the comparison with torch do the same work."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from benchmarks import (
   sides,
   torch_decode,
   torch_loop,
+  two_trees,
   versus_torch,
   workload,
 )
@@ -171,6 +174,34 @@ def test_sides_take_turns_in_processes_of_their_own(folder, size):
     assert len(found[side]["seconds"]) == 2
     assert found[side]["bytes"] > 2**20
   assert found["faster"] > 0
+
+
+def test_two_trees_run_their_own_code(folder, tmp_path):
+  """One is this checkout, the other has a step that takes half a second."""
+  here = pathlib.Path(two_trees.__file__).parents[1]
+  other = tmp_path / "benchmarks"
+  other.mkdir()
+  (other / "workload.py").write_text(
+    "TASKS, SIZES = ('draw_1',), {'tiny': None}\n"
+  )
+  (other / "jax_loop.py").write_text(
+    "import time\n"
+    "class build:\n"
+    "  def __init__(self, task, folder, size, **_):\n"
+    "    assert task == 'draw_1'\n"
+    "  def draw(self):\n"
+    "    time.sleep(0.5)\n"
+  )
+  was, now = two_trees.compare(
+    (tmp_path, here), "sample_1", str(folder), "tiny", repeats=2
+  )
+  assert 0.5 < was < 5
+  assert 0 < now < 5
+
+
+def test_a_tree_whose_process_fails_is_named(tmp_path):
+  with pytest.raises(UserError, match=f"{tmp_path}: its process ended with"):
+    two_trees.compare((tmp_path,), "sample_1", "nowhere", "tiny", repeats=1)
 
 
 def test_a_side_that_fails_is_named(size):

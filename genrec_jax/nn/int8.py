@@ -23,6 +23,7 @@ def narrowed(params: Mapping[str, Any], pattern: str) -> tree.Tree:
   """Returns parameters whose kernels of matching whole paths are int8."""
   flat = tree.flatten(params)
   for path in [path for path in flat if re.fullmatch(pattern, path)]:
+    # Before all layers run: a loop would round them again at every token.
     flat[path], scale = rounded(flat[path])
     flat[f"{path.rpartition('/')[0]}/{SCALE}"] = scale
   return tree.unflatten(flat)
