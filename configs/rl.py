@@ -86,9 +86,9 @@ def get_config(variant: str = "") -> ConfigDict:
   # Truncated importance weights for the sampler's own rounding: codes count by
   # their probability in training over that in sampling, up to this; 2 is usual.
   config.rl.sampler_weight_cap = 0.0  # 0: off; the measured mismatch is small
-  # compute | int8: weights of the language model that sample; int8 halves what
-  # decoding reads of them and needs a cap above; docs/scaling.md.
-  config.rl.rollout_weights = "compute"
+  # compute | int8_weights | int8, which is of keys and values as well: what
+  # decoding reads; int8 is half of it, and needs a cap above; docs/scaling.md.
+  config.rl.rollout_type = "compute"
   # scored | branches; a drift of both branches can leave the guided KL at 0,
   # watch kl_conditional.
   config.rl.kl_of = "scored"

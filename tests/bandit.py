@@ -59,7 +59,7 @@ class Bandit:
   def shares_unconditional(self, prompts, length):
     return False
 
-  def decode_prefix(self, prefix, unconditional=None):
+  def decode_prefix(self, prefix, unconditional=None, *, narrow=False):
     return prefix
 
   def cache_tokens(self, codes):

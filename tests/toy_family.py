@@ -87,7 +87,7 @@ class Toy:
   def shares_unconditional(self, prompts, length):
     return False
 
-  def decode_prefix(self, prefix, unconditional=None):
+  def decode_prefix(self, prefix, unconditional=None, *, narrow=False):
     return prefix
 
   def init_cache(self, prefix, num_samples, length):

@@ -38,7 +38,7 @@ NAMES: Mapping[str, Collection[str]] = {
   "rl.normalise": advantages.NORMALISATIONS,
   "rl.scoring": policy.SCORINGS,
   "rl.kl_of": policy.KL_OF,
-  "rl.rollout_weights": policy.ROLLOUT_WEIGHTS,
+  "rl.rollout_type": policy.ROLLOUT_TYPES,
   "pathwise.relaxation": pathwise.RELAXATIONS,
   "pathwise.normalise": advantages.NORMALISATIONS,
   "objective.ratio": policy.RATIOS,
@@ -317,7 +317,7 @@ def _rl_contradictions(values: Mapping[str, Any]) -> list[str]:
       kl_of=values["rl.kl_of"],
       sampler_weight_cap=values["rl.sampler_weight_cap"],
       guidance=values["sample.guidance"],
-      rollout_weights=values["rl.rollout_weights"],
+      rollout_type=values["rl.rollout_type"],
     )
   ]
   problems += [

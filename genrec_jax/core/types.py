@@ -44,11 +44,12 @@ class Prefix:
 class KVCache:
   """Keys and values of the answers so far, one array per layer.
 
-  Of the axes P, K and G those of length 1 are left out.
+  Or one `nn.int8.Vectors`. Of the axes P, K and G those of length 1 are left
+  out.
   """
 
-  keys: tuple[jax.Array, ...]  # L x [P, K, G, I, H]
-  values: tuple[jax.Array, ...]  # L x [P, K, G, I, H]
+  keys: tuple[Any, ...]  # L x [P, K, G, I, H]
+  values: tuple[Any, ...]  # L x [P, K, G, I, H]
 
 
 @struct.dataclass

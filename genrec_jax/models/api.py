@@ -161,7 +161,11 @@ class Generator(Protocol):
     """
 
   def decode_prefix(
-    self, prefix: Prefix, unconditional: Prefix | None = None
+    self,
+    prefix: Prefix,
+    unconditional: Prefix | None = None,
+    *,
+    narrow: bool = False,
   ) -> Any:
     """Lays a prefix out for `decode_step`; call once per rollout.
 
@@ -169,6 +173,7 @@ class Generator(Protocol):
       prefix: of all rows, or, with the other, of P prompts.
       unconditional: of the unconditional prompts to them, of which only what
         they have in common is kept.
+      narrow: keep keys and values in eight bits, of answers as well.
 
     Returns:
       What `decode_step` and `init_cache` take; `hidden` is that of all rows,

@@ -44,13 +44,23 @@ ADAPTABLE = r"layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)/kernel"
 
 
 def _append(
-  cache: jax.Array, new: jax.Array, index: jax.Array | int
-) -> jax.Array:
+  cache: int8.Stored, new: jax.Array, index: jax.Array | int
+) -> int8.Stored:
   """Writes keys or values [P, K, G, T, H] into a cache from `index` on."""
-  # A cache leaves out those of P, K and G that are 1; see `Llama.init_cache`.
-  new = new.reshape(*cache.shape[:-2], *new.shape[-2:])
-  return jax.lax.dynamic_update_slice(
-    cache, new, (0,) * (cache.ndim - 2) + (index, 0)
+
+  def write(cache: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+    # A cache leaves out those of P, K and G that are 1; see `Llama.init_cache`.
+    new = new.reshape(*cache.shape[:axis], *new.shape[axis:])
+    place: list[jax.Array | int] = [0] * cache.ndim
+    place[axis] = index
+    return jax.lax.dynamic_update_slice(cache, new, place)
+
+  if not isinstance(cache, int8.Vectors):
+    return write(cache, new, -2)
+  narrow = int8.vectors(new)
+  return cache.replace(
+    values=write(cache.values, narrow.values, -2),
+    scale=write(cache.scale, narrow.scale, -1),
   )
 
 
@@ -212,8 +222,11 @@ class Llama:
     Before them, where the prefix leaves it out, comes the prompt's last token.
     """
     last = getattr(prefix, "last", None)
+    # As its prompt, as their products are one softmax.
+    kept_so = llama_prefix.branches(prefix)[0].keys[0]
+    narrow = isinstance(kept_so, int8.Vectors)
 
-    def empty(kept: tuple[jax.Array, ...] | None) -> tuple[jax.Array, ...]:
+    def empty(kept: tuple[jax.Array, ...] | None) -> tuple[int8.Stored, ...]:
       # One array each: buffers updated in place must not be shared.
       found = []
       for i in range(self.num_layers):
@@ -225,7 +238,8 @@ class Llama:
           # With axes of length 1 XLA's CPU compiler copies the cache at each
           # token, four times.
           shape = (*(n for n in rows if n > 1), room, self.head_width)
-          cache = jnp.zeros(shape, self.dtype)
+          zeros = int8.zeros if narrow else jnp.zeros
+          cache = zeros(shape, self.dtype)
           if parts:  # [P, K, 1, 1, H], of n prompts [D, K, n, 1, H]
             cache = _append(cache, jnp.repeat(parts[b], num_samples, 2), 0)
           found.append(cache)
@@ -301,7 +315,7 @@ class Llama:
           v = _append(cache.values[place], v, slot)
           kept.append((k, v))
           full = (*q.shape[:3], -1, self.head_width)  # [P, K, G, I, H]
-          k, v = k.reshape(full), v.reshape(full)
+          k, v = int8.reshaped(k, full), int8.reshaped(v, full)
           prompt = branches[b].keys[i], branches[b].values[i], prompts[b]
           out.append(
             token_attention.attend(

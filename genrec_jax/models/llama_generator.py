@@ -130,10 +130,14 @@ class LlamaGenerator(abc.ABC):
     return llama_prefix.worth_sharing(prompts, length)
 
   def decode_prefix(
-    self, prefix: Prefix, unconditional: Prefix | None = None
+    self,
+    prefix: Prefix,
+    unconditional: Prefix | None = None,
+    *,
+    narrow: bool = False,
   ) -> Prefix | Guided:
     """Lays a prefix out for `decode_step`; see `api`."""
-    return llama_prefix.laid_out(prefix, unconditional)
+    return llama_prefix.laid_out(prefix, unconditional, narrow=narrow)
 
   def init_cache(
     self, prefix: Prefix | Guided, num_samples: int, length: int

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from genrec_jax.core import sharding
 from genrec_jax.core.types import KVCache, Prefix
-from genrec_jax.nn import token_attention
+from genrec_jax.nn import int8, token_attention
 
 # Tokens of a tile of keys and values, and from how many on a prefix is whole
 # tiles, and shared: of a short one that would be much more to read.
@@ -46,17 +46,22 @@ def worth_sharing(prompts: int, length: int) -> bool:
   return length >= _LONG and several and token_attention.shares_branches()
 
 
-def laid_out(prefix: Prefix, other: Prefix | None = None) -> Prefix | Guided:
+def laid_out(
+  prefix: Prefix, other: Prefix | None = None, *, narrow: bool = False
+) -> Prefix | Guided:
   """Lays a prefix out for decoding, once per rollout.
 
   Args:
     prefix: as from `Llama.prefill`, of all rows, or of P prompts.
     other: of the unconditional prompts to these, to be shared.
+    narrow: round keys and values to eight bits; see `int8`.
   """
-  return _split(prefix) if other is None else _shared(prefix, other)
+  if other is None:
+    return _split(prefix, narrow)
+  return _shared(prefix, other, narrow)
 
 
-def _shared(conditional: Prefix, other: Prefix) -> Guided:
+def _shared(conditional: Prefix, other: Prefix, narrow: bool) -> Guided:
   """Keeps of D groups' unconditional rows the longest; see `Guided`."""
   length = other.mask.shape[-1]
   # A group is what one device holds, so nothing travels.
@@ -85,9 +90,10 @@ def _shared(conditional: Prefix, other: Prefix) -> Guided:
 
   own = conditional.mask.at[:, -1].set(False)  # [P, T]
   return Guided(
-    conditional=_split(dataclasses.replace(conditional, mask=own)),
+    conditional=_split(dataclasses.replace(conditional, mask=own), narrow),
     shared=_split(
-      Prefix(shared(other.keys), shared(other.values), seen, other.hidden)
+      Prefix(shared(other.keys), shared(other.values), seen, other.hidden),
+      narrow,
     ),
     last=KVCache(
       last(conditional.keys, other.keys),
@@ -97,7 +103,7 @@ def _shared(conditional: Prefix, other: Prefix) -> Guided:
   )
 
 
-def _split(prefix: Prefix) -> Prefix:
+def _split(prefix: Prefix, narrow: bool) -> Prefix:
   """Lays out one branch's keys and values; see `Prefix`.
 
   A long one is filled up, behind its end, with keys that no answer sees.
@@ -112,11 +118,15 @@ def _split(prefix: Prefix) -> Prefix:
     keys, values = (
       jnp.pad(x, [(0, 0)] * 3 + [(0, fill), (0, 0)]) for x in (keys, values)
     )
-  # [L, P, K, T, H] to L x [P, K, H, T] and L x [P, K, T, H].
+
+  def apart(x: jax.Array) -> list[int8.Stored]:
+    """Returns L x [P, K, T, H] of [L, P, K, T, H]."""
+    return [int8.vectors(one) if narrow else one for one in x]
+
   return dataclasses.replace(
     prefix,
-    keys=tuple(keys.swapaxes(-1, -2)),
-    values=tuple(values),
+    keys=tuple(int8.transposed(one) for one in apart(keys)),
+    values=tuple(apart(values)),
     mask=mask,
   )
 

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 
 from genrec_jax.core import sharding
 from genrec_jax.core.chunks import map_chunks
+from genrec_jax.nn import int8
 
 # Name of attention's results in policies of `jax.checkpoint`.
 ATTENTION_OUTPUT = "attended"
@@ -30,22 +31,31 @@ _SEGMENTS = 4
 
 # Keys [P, K, H, S'] or [P, K, S', H], values [P, K, S', H] and mask [P, S'], or
 # [P, G, S'] where samples see parts of their own.
-SharedPrefix = tuple[jax.Array, jax.Array, jax.Array]
+SharedPrefix = tuple[int8.Stored, int8.Stored, jax.Array]
 
 
-def scores(q: jax.Array, k: jax.Array, axes: str = "sh") -> jax.Array:
+def scores(q: jax.Array, k: int8.Stored, axes: str = "sh") -> jax.Array:
   """Returns scaled products [..., M, S] of [..., M, H] and keys [..., `axes`].
 
   In float32 whatever the inputs: a softmax follows.
   """
+  narrow = isinstance(k, int8.Vectors)
   products = jnp.einsum(
-    f"...mh,...{axes}->...ms", q, k, preferred_element_type=jnp.float32
+    f"...mh,...{axes}->...ms",
+    q,
+    k.wide if narrow else k,
+    preferred_element_type=jnp.float32,
   )
+  if narrow:
+    products *= k.scale[..., None, :]
   return products * q.shape[-1] ** -0.5
 
 
-def mix(weights: jax.Array, v: jax.Array) -> jax.Array:
+def mix(weights: jax.Array, v: int8.Stored) -> jax.Array:
   """Returns the products of [..., M, S] and [..., S, H]: [..., M, H]."""
+  if isinstance(v, int8.Vectors):
+    # Each value's scale belongs to its weight as well.
+    weights, v = weights * v.scale[..., None, :], v.wide
   return jnp.einsum(
     "...ms,...sh->...mh",
     weights.astype(v.dtype),
@@ -56,8 +66,8 @@ def mix(weights: jax.Array, v: jax.Array) -> jax.Array:
 
 def attend(
   q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
+  k: int8.Stored,
+  v: int8.Stored,
   mask: jax.Array | None = None,
   prefix: SharedPrefix | None = None,
   *,
@@ -93,7 +103,7 @@ def attend(
     seen = jnp.tri(stop - start, stop, start, dtype=bool)[(None,) * 4]
     if mask is not None:
       seen &= mask[..., :stop]
-    own = k[..., :stop, :], v[..., :stop, :]
+    own = int8.upto(k, stop), int8.upto(v, stop)
     out.append(_in_blocks(q[..., start:stop, :], *own, seen, prefix))
   return checkpoint_name(jnp.concatenate(out, -2), ATTENTION_OUTPUT)
 
@@ -205,8 +215,8 @@ def _shared_in_blocks(
 
 def _in_blocks(
   q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
+  k: int8.Stored,
+  v: int8.Stored,
   mask: jax.Array | None,
   prefix: SharedPrefix | None,
 ) -> jax.Array:
@@ -243,8 +253,8 @@ def _in_blocks(
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def _attend(
   q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
+  k: int8.Stored,
+  v: int8.Stored,
   mask: jax.Array | None,
   prefix: SharedPrefix | None,
 ) -> jax.Array:

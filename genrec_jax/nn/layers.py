@@ -76,8 +76,12 @@ class Linear(nn.Module):
     shape = (x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)  # [M, D]
+    narrow = self.has_variable("params", int8.SCALE)
+    if narrow:
+      # Else XLA widens it once, before a decode loop, which then reads that.
+      kernel, rows = jax.lax.optimization_barrier((kernel, rows))
     y = rows @ kernel.astype(self.dtype)  # [M, features]
-    if self.has_variable("params", int8.SCALE):
+    if narrow:
       scale: jax.Array = self.get_variable("params", int8.SCALE)  # [features]
       y = (y.astype(jnp.float32) * scale[None]).astype(self.dtype)
     if self.has_variable("params", lora.A):

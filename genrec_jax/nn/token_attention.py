@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from genrec_jax.core import sharding
-from genrec_jax.nn import attention
+from genrec_jax.nn import attention, int8
 
 # Attends to caches, as `triton.attend_own`.
 Own = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
@@ -19,8 +19,8 @@ Own = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 def attend(
   q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
+  k: int8.Stored,
+  v: int8.Stored,
   mask: jax.Array,
   prefix: attention.SharedPrefix,
   *,
@@ -46,7 +46,11 @@ def attend(
   if own and filled is not None and prefix[-1].ndim == 2:
     return _joined(q, *own(q, k, v, filled), prefix)
   if reads_parts() and unread:
-    mask, k, v = mask[..., :-unread], k[..., :-unread, :], v[..., :-unread, :]
+    length = k.shape[-2] - unread
+    mask, k, v = mask[..., :length], int8.upto(k, length), int8.upto(v, length)
+  if isinstance(prefix[0], int8.Vectors):
+    # Else XLA widens it once, before the loop, which then reads that.
+    q, prefix = jax.lax.optimization_barrier((q, prefix))
   return attention.attend(q, k, v, mask, prefix)
 
 
@@ -67,7 +71,7 @@ def shares_branches() -> bool:
   return sharding.platform() not in sharding.GPUS
 
 
-def _kernel(q: jax.Array, k: jax.Array) -> Own | None:
+def _kernel(q: jax.Array, k: int8.Stored) -> Own | None:
   """Returns the device's kernel for such queries and caches, if there is one.
 
   XLA computes products of one row each, which answers' own keys make, at a
@@ -75,6 +79,8 @@ def _kernel(q: jax.Array, k: jax.Array) -> Own | None:
   """
   narrow = q.dtype in (jnp.bfloat16, jnp.float16)
   if sharding.platform() not in sharding.GPUS or not narrow:
+    return None
+  if isinstance(k, int8.Vectors):
     return None
   from genrec_jax.nn import triton
 

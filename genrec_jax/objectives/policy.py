@@ -27,8 +27,9 @@ SCORINGS = ("guided", "conditional")
 # What the KL in the loss is of: the distribution that is scored, or each of the
 # branches that guidance is made of.
 KL_OF = ("scored", "branches")
-# What samples: the policy's own weights, or the same in eight bits.
-ROLLOUT_WEIGHTS = ("compute", "int8")
+# What sampling reads: all in the type that computes, weights in eight bits, or
+# weights, keys and values.
+ROLLOUT_TYPES = ("compute", "int8_weights", "int8")
 
 
 def contradictions(
@@ -37,7 +38,7 @@ def contradictions(
   kl_of: str,
   sampler_weight_cap: float,
   guidance: float,
-  rollout_weights: str,
+  rollout_type: str,
 ) -> list[str]:
   """Returns what is wrong with a choice of what is scored, a line each.
 
@@ -50,7 +51,7 @@ def contradictions(
     for key, name, names in (
       ("scoring", scoring, SCORINGS),
       ("kl_of", kl_of, KL_OF),
-      ("rollout_weights", rollout_weights, ROLLOUT_WEIGHTS),
+      ("rollout_type", rollout_type, ROLLOUT_TYPES),
     )
     if name not in names
   ]
@@ -62,11 +63,11 @@ def contradictions(
       f"sampler_weight_cap={sampler_weight_cap} with scoring='conditional':"
       " expected 0, the sampler's distribution is the guided one"
     )
-  if rollout_weights == "int8" and not sampler_weight_cap:
+  if rollout_type != "compute" and not sampler_weight_cap:
     problems.append(
-      "rollout_weights='int8' with sampler_weight_cap=0: expected a cap, 2 is"
-      " usual, as codes come from weights in eight bits and count by their"
-      " probability under those that are trained"
+      f"rollout_type={rollout_type!r} with sampler_weight_cap=0: expected a"
+      " cap, 2 is usual, as codes come from a policy in eight bits and count by"
+      " their probability under the one that is trained"
     )
   if kl_of == "branches" and (not guided or guidance == 1):
     problems.append(

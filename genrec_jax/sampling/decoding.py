@@ -5,6 +5,7 @@ prompt where guided.
 """
 
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 import jax
@@ -132,14 +133,15 @@ def start(
   def prefill(prompt: Prompt) -> Prefix:
     return model.prefill(params, model.embed(params, prompt), prompt.mask)
 
+  lay_out = functools.partial(model.decode_prefix, narrow=sampling.int8_cache)
   if not sampling.guided:
-    prefix = model.decode_prefix(prefill(prompt))
+    prefix = lay_out(prefill(prompt))
   elif model.shares_unconditional(*prompt.ids.shape):
     other = prefill(model.unconditional(prompt))
     # One after the other, or a device would hold what both take.
     other, prompt = jax.lax.optimization_barrier((other, prompt))
-    prefix = model.decode_prefix(prefill(prompt), other)
+    prefix = lay_out(prefill(prompt), other)
   else:
     embeds, mask = guidance.embed_both(model, params, prompt)  # [P', T, D]
-    prefix = model.decode_prefix(model.prefill(params, embeds, mask))
+    prefix = lay_out(model.prefill(params, embeds, mask))
   return Decoder(model, params, prefix, sampling)

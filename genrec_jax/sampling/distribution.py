@@ -25,6 +25,8 @@ class Sampling:
       reaches top_p (arXiv 1904.09751), in (0, 1]; 1 keeps all.
     greedy: take the largest logit, the first of equals; temperature and cuts
       then change nothing.
+    int8_cache: keep keys and values in eight bits while codes are sampled; see
+      `nn.int8`. Scoring has none.
 
   Raises:
     ValueError: a value out of its range.
@@ -36,6 +38,7 @@ class Sampling:
   top_k: int = 0
   top_p: float = 1.0
   greedy: bool = False
+  int8_cache: bool = False
 
   def __post_init__(self) -> None:
     """Checks what every use divides or cuts by."""

@@ -35,7 +35,7 @@ def rollout_params(
   to_rollout_layout: Callable[[PyTree], PyTree],
   *,
   words: bool = False,
-  weights: str = "compute",
+  narrow: bool = False,
 ) -> PyTree:
   """Lays out what the decode loop reads, once per rollout.
 
@@ -49,11 +49,11 @@ def rollout_params(
     to_rollout_layout: constrains a tree like `params` to the decode loop's
       layout.
     words: whether answers have words.
-    weights: 'compute', or 'int8' for kernels of the language model's layers;
-      see `int8`.
+    narrow: round kernels of the language model's layers to eight bits; see
+      `int8`.
 
   Returns:
-    A tree like `params`, for `sample_images`; with 'int8' scales besides.
+    A tree like `params`, for `sample_images`; if narrow, with scales.
   """
   read = model.decode_subtree(params, words=words)
   flat, loop = tree.flatten(params), tree.flatten(read)
@@ -61,9 +61,8 @@ def rollout_params(
   # The barrier keeps a training pass from reusing the gathered copy, which
   # would stay alive through the whole step.
   held = {path: moved[path] for path in loop}
-  if weights == "int8":
-    narrow = int8.narrowed(tree.unflatten(held), model.adaptable)
-    held = tree.flatten(narrow)
+  if narrow:
+    held = tree.flatten(int8.narrowed(tree.unflatten(held), model.adaptable))
   return tree.unflatten(flat | jax.lax.optimization_barrier(held))
 
 

@@ -93,11 +93,11 @@ def train_step(
       params,
       to_rollout_layout,
       words=options.titles is not None,
-      weights=options.rollout_weights,
+      narrow=options.rollout_type != "compute",
     ),
     prompt,
     key,
-    options.sample,
+    options.sampled,
     options.titles,
   )  # codes and logprobs [P, G, I]
   pixels = sampling.decode_images(

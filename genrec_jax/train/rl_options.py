@@ -39,8 +39,9 @@ class RLOptions:
     inner_epochs: updates on one rollout, >= 1.
     sampler_weight_cap: see `mismatch.truncated_weights`; 0: no such weights.
       Only with guided scoring, that of the sampler.
-    rollout_weights: see `sampling.rollout_params`; with 'int8' the sampler is
-      another policy than is trained, and codes must be weighed.
+    rollout_type: 'compute'; 'int8_weights', to sample from weights in eight
+      bits, or 'int8', from keys and values in eight bits as well. Then the
+      sampler is another policy than is trained, and codes must be weighed.
     kl_of: 'scored', the distribution that is scored; 'branches', each of
       guidance's two by itself. The first has a null space: a drift of the
       unconditional branch u by d and of the conditional one c by
@@ -66,7 +67,7 @@ class RLOptions:
   inner_epochs: int
   sampler_weight_cap: float
   kl_of: str
-  rollout_weights: str = "compute"
+  rollout_type: str = "compute"
   pathwise: Pathwise | None = None
   titles: Titles | None = None
   reading: Reading | None = None
@@ -78,10 +79,16 @@ class RLOptions:
       kl_of=self.kl_of,
       sampler_weight_cap=self.sampler_weight_cap,
       guidance=self.sample.guidance,
-      rollout_weights=self.rollout_weights,
+      rollout_type=self.rollout_type,
     )
     if problems:
       raise ValueError("; ".join(problems))
+
+  @property
+  def sampled(self) -> Sampling:
+    """How images are sampled, as `sample`, and what keys and values are in."""
+    narrow = self.rollout_type == "int8"
+    return dataclasses.replace(self.sample, int8_cache=narrow)
 
   @property
   def scored(self) -> Sampling:

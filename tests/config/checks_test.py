@@ -189,7 +189,7 @@ def test_names_are_those_of_the_functions_themselves():
     ("rl.normalise", advantages.NORMALISATIONS),
     ("rl.scoring", policy.SCORINGS),
     ("rl.kl_of", policy.KL_OF),
-    ("rl.rollout_weights", policy.ROLLOUT_WEIGHTS),
+    ("rl.rollout_type", policy.ROLLOUT_TYPES),
     ("objective.ratio", policy.RATIOS),
     ("objective.kl", kl.KLS),
     ("objective.aggregation", policy.AGGREGATIONS),
@@ -209,7 +209,7 @@ def test_an_unknown_name_is_refused_and_every_known_one_is_not(key):
       # Batch goes with every advantage, and grpo with every normalisation.
       other = {} if key == "rl.normalise" else {"rl.normalise": "batch"}
       other["sample.guidance"] = 2.0  # or there are no branches
-      if key == "rl.rollout_weights":
+      if key == "rl.rollout_type":
         other["rl.sampler_weight_cap"] = 2.0  # which int8 needs
       assert not said(get_config(other | {key: name}))
 
@@ -294,10 +294,10 @@ def test_a_reward_of_a_config_file_has_a_weight_like_others(monkeypatch):
       " weights of 0",
     ),
     (
-      {"rl.rollout_weights": "int8"},
-      "rl.rollout_weights='int8' with sampler_weight_cap=0: expected a cap, 2"
-      " is usual, as codes come from weights in eight bits and count by their"
-      " probability under those that are trained",
+      {"rl.rollout_type": "int8_weights"},
+      "rl.rollout_type='int8_weights' with sampler_weight_cap=0: expected a"
+      " cap, 2 is usual, as codes come from a policy in eight bits and count by"
+      " their probability under the one that is trained",
     ),
     (
       {"rl.kl_of": "branches", "sample.guidance": 1.0},

@@ -373,7 +373,7 @@ def test_kernels_in_eight_bits_sample_as_what_they_stand_for(
   """On two devices of two halves each, too, in place of one."""
   words = titles is not None
   narrow = functools.partial(
-    sampling.rollout_params, model, words=words, weights="int8"
+    sampling.rollout_params, model, words=words, narrow=True
   )
   options = Sampling(num_samples=3, guidance=2.0)
 
@@ -412,5 +412,41 @@ def test_kernels_in_eight_bits_sample_as_what_they_stand_for(
       jax.device_put(asked, jax.NamedSharding(mesh, sharding.BATCH)),
     )
     found = jax.jit(traced)(*given)
+  np.testing.assert_array_equal(found.codes, expected.codes)
+  np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_caches_in_eight_bits_sample_as_what_they_stand_for(
+  model, params, asked, titles, monkeypatch, parts
+):
+  """Also where one unconditional prefix is shared, and read in parts."""
+  options = Sampling(num_samples=3, guidance=2.0, int8_cache=True)
+  monkeypatch.setattr(llama_prefix, "_LONG", 1)
+  if parts:
+    in_parts(monkeypatch)
+
+  def sample():
+    key = jax.random.key(1)
+    return jax.jit(
+      lambda: sampling.sample_items(model, params, asked, key, options, titles)
+    )()
+
+  found = sample()
+  vectors, zeros = int8.vectors, int8.zeros
+
+  def wide(x):
+    narrow = vectors(x)
+    return narrow.replace(
+      values=narrow.wide * narrow.scale[..., None],
+      scale=jnp.ones_like(narrow.scale),
+    )
+
+  def wide_zeros(shape, dtype):
+    return zeros(shape, dtype).replace(values=jnp.zeros(shape, dtype))
+
+  monkeypatch.setattr(int8, "vectors", wide)
+  monkeypatch.setattr(int8, "zeros", wide_zeros)
+  expected = sample()
   np.testing.assert_array_equal(found.codes, expected.codes)
   np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-4)
