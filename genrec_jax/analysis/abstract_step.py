@@ -201,7 +201,9 @@ def _reading(plan: Plan) -> Reading:
 
 def kv_shapes(config: Any, plan: Plan, args: tuple) -> list[Any]:
   """Returns the whole arrays of keys and values that a rollout holds."""
-  model, sample = plan.model, sampling.Sampling(**config.sample)
+  narrow = config.rl.rollout_type == "int8"
+  sample = sampling.Sampling(**config.sample, int8_cache=narrow)
+  model = plan.model
 
   def hold(params, prompt):
     decoder = decoding.start(model, params, prompt, sample)
