@@ -58,7 +58,8 @@ def _append(
   if not isinstance(cache, int8.Vectors):
     return write(cache, new, -2)
   narrow = int8.vectors(new)
-  return cache.replace(
+  return dataclasses.replace(
+    cache,
     values=write(cache.values, narrow.values, -2),
     scale=write(cache.scale, narrow.scale, -1),
   )

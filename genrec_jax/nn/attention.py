@@ -39,16 +39,15 @@ def scores(q: jax.Array, k: int8.Stored, axes: str = "sh") -> jax.Array:
 
   In float32 whatever the inputs: a softmax follows.
   """
-  narrow = isinstance(k, int8.Vectors)
+  scale: jax.Array | float = q.shape[-1] ** -0.5
+  if isinstance(k, int8.Vectors):
+    # Each key's scale belongs to its products.
+    scale *= k.scale[..., None, :]
+    k = k.wide
   products = jnp.einsum(
-    f"...mh,...{axes}->...ms",
-    q,
-    k.wide if narrow else k,
-    preferred_element_type=jnp.float32,
+    f"...mh,...{axes}->...ms", q, k, preferred_element_type=jnp.float32
   )
-  if narrow:
-    products *= k.scale[..., None, :]
-  return products * q.shape[-1] ** -0.5
+  return products * scale
 
 
 def mix(weights: jax.Array, v: int8.Stored) -> jax.Array:

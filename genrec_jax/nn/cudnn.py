@@ -3,6 +3,8 @@
 Letters as in `attention`; N = K R heads.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -30,13 +32,8 @@ def attend_shared(
   heads = q[:, :, 0].reshape(p, kv * r, n, h).swapaxes(1, 2)  # [P, N, K R, H]
   keys, values = (x[:, :, 0].swapaxes(1, 2) for x in (k, v))  # [P, N, K, H]
   padding = jnp.argmax(real, 1)  # [P], before the first real token
-  prompts = (_even(x[:, :t]) for x in (heads, keys, values))
-  out = jax.nn.dot_product_attention(
-    *(_rolled(x, padding) for x in prompts),
-    is_causal=True,
-    implementation="cudnn",
-  )
-  out = _rolled(out, -padding)[:, :t]
+  prompts = [_rolled(_even(x[:, :t]), padding) for x in (heads, keys, values)]
+  out = _rolled(_cudnn(*prompts, is_causal=True), -padding)[:, :t]
   if num_samples:
     length = (n - t) // num_samples  # I
     own = real[:, t:].reshape(p, num_samples, 1, length)
@@ -88,9 +85,15 @@ def _attend(
   """Attends: [B, T, N, H] to [B, S, K, H], mask [B, 1, T, S]."""
   t, s = mask.shape[2:]
   mask = jnp.pad(mask, [(0, 0), (0, 0), (0, t % 2), (0, s % 2)])
-  return jax.nn.dot_product_attention(
-    *(_even(x) for x in (q, k, v)), mask=mask, implementation="cudnn"
-  )[:, :t]
+  return _cudnn(*(_even(x) for x in (q, k, v)), mask=mask)[:, :t]
+
+
+def _cudnn(
+  q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
+) -> jax.Array:
+  attend = jax.nn.dot_product_attention
+  found: jax.Array = attend(q, k, v, implementation="cudnn", **options)
+  return found
 
 
 def _even(x: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ is multiplied with them is not rounded here.
 """
 
 from collections.abc import Mapping
+import dataclasses
 import re
 from typing import Any
 
@@ -60,8 +61,8 @@ def reshaped(x: Stored, shape: tuple[int, ...]) -> Stored:
   """Gives vectors another shape [..., H]."""
   if not isinstance(x, Vectors):
     return x.reshape(shape)
-  return x.replace(
-    values=x.values.reshape(shape), scale=x.scale.reshape(shape[:-1])
+  return dataclasses.replace(
+    x, values=x.values.reshape(shape), scale=x.scale.reshape(shape[:-1])
   )
 
 
@@ -69,8 +70,8 @@ def upto(x: Stored, length: int) -> Stored:
   """Returns the first so many vectors of [..., S, H]."""
   if not isinstance(x, Vectors):
     return x[..., :length, :]
-  return x.replace(
-    values=x.values[..., :length, :], scale=x.scale[..., :length]
+  return dataclasses.replace(
+    x, values=x.values[..., :length, :], scale=x.scale[..., :length]
   )
 
 
@@ -78,7 +79,7 @@ def transposed(x: Stored) -> Stored:
   """Returns [..., H, S] of [..., S, H]."""
   if not isinstance(x, Vectors):
     return x.swapaxes(-1, -2)
-  return x.replace(values=x.values.swapaxes(-1, -2))
+  return dataclasses.replace(x, values=x.values.swapaxes(-1, -2))
 
 
 def narrowed(params: Mapping[str, Any], pattern: str) -> tree.Tree:
