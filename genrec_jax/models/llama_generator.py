@@ -20,6 +20,7 @@ from genrec_jax.models import llama, llama_prefix
 from genrec_jax.models.api import Vocabulary
 from genrec_jax.models.image_tokenizer import ImageTokenizer
 from genrec_jax.models.llama_prefix import Guided
+from genrec_jax.nn import int8
 
 # Runs a token at a place of a cache; returns states and the new cache.
 Step = Callable[[KVCache, jax.Array, jax.Array], tuple[jax.Array, KVCache]]
@@ -120,9 +121,10 @@ class LlamaGenerator(abc.ABC):
 
     A model with these in place of its own computes the same.
     """
-    return jax.tree.map(
-      lambda x: x.astype(self.language.dtype),
+    # What is in eight bits stays so: loops ask for it once more.
+    return int8.cast(
       {name: params[name] for name in self.cast if name in params},
+      self.language.dtype,
     )
 
   def shares_unconditional(self, prompts: int, length: int) -> bool:

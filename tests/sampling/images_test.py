@@ -416,6 +416,20 @@ def test_kernels_in_eight_bits_sample_as_what_they_stand_for(
   np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-4)
 
 
+def test_loops_read_kernels_in_eight_bits(model, params):
+  half = model.with_compute(dtype="bfloat16")
+
+  def read(params):
+    held = sampling.rollout_params(half, params, lambda tree: tree, narrow=True)
+    return half.image_vocabulary.decode_params(held)
+
+  layers = jax.eval_shape(read, params)["language"]["layers"]
+  for layer in layers:
+    flat = tree.flatten(layer)
+    kernels = [x for path, x in flat.items() if path.endswith("/kernel")]
+    assert [x.dtype.name for x in kernels] == 7 * ["int8"]
+
+
 @pytest.mark.parametrize("parts", [False, True])
 def test_caches_in_eight_bits_sample_as_what_they_stand_for(
   model, params, asked, titles, monkeypatch, parts
