@@ -109,10 +109,12 @@ def measure(task, size, folder, *, rows, remat, device, threads, repeats):
   torch, ours = found["torch"], found["jax"]
   if task == "sft":
     losses = torch["first"]["loss"], ours["first"]["loss"]
-    # Of some hundred codes to predict, each side's tokenizer may choose another
-    # of two as near, which by itself moves the loss by some thousandths. RL's
-    # losses cannot be compared, as each side samples its own codes.
-    if abs(losses[0] - losses[1]) > 3e-2:
+    # Within rounding, of bfloat16 on GPUs. Besides, one code to predict may be
+    # another of two as near, by either tokenizer: it costs some nats more or
+    # less. RL's losses cannot be compared, as each side samples its own codes.
+    rounding = 1e-3 if device == "cpu" else 3e-2
+    other = 3.0 / (workload.WINDOWS * size.codes)
+    if abs(losses[0] - losses[1]) > rounding + other:
       raise UserError(
         f"the supervised losses of torch and JAX are {losses}: expected equal"
         " ones, as the work is the same; nothing was compared"

@@ -223,9 +223,9 @@ class Llama:
     Before them, where the prefix leaves it out, comes the prompt's last token.
     """
     last = getattr(prefix, "last", None)
-    # As its prompt, as their products are one softmax.
-    kept_so = llama_prefix.branches(prefix)[0].keys[0]
-    narrow = isinstance(kept_so, int8.Vectors)
+    # In as many bits as the prompt's, whose keys are seen next to them.
+    prompt = llama_prefix.branches(prefix)[0]
+    narrow = isinstance(prompt.keys[0], int8.Vectors)
 
     def empty(kept: tuple[jax.Array, ...] | None) -> tuple[int8.Stored, ...]:
       # One array each: buffers updated in place must not be shared.

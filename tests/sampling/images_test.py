@@ -430,6 +430,27 @@ def test_loops_read_kernels_in_eight_bits(model, params):
     assert [x.dtype.name for x in kernels] == 7 * ["int8"]
 
 
+def test_what_is_in_eight_bits_is_widened_inside_the_loop(
+  model, params, asked, titles
+):
+  """Else all codes read what the first one widened."""
+  half = model.with_compute(dtype="bfloat16")
+  options = Sampling(num_samples=3, guidance=2.0, int8_cache=True)
+
+  def sample(params):
+    narrow = sampling.rollout_params(
+      half, params, lambda tree: tree, narrow=True
+    )
+    key = jax.random.key(1)
+    return sampling.sample_items(half, narrow, asked, key, options, titles)
+
+  program = hlo.parse(jax.jit(sample).lower(params).compile().as_text())
+  (loop,) = (x for x in hlo_walk.loops(program) if x.is_of("decode"))
+  narrow = [x for x in loop.carried if x.dtype == "s8"]
+  # Of a layer seven kernels, and keys and values of prefix and answers.
+  assert len(narrow) == half.language.num_layers * (7 + 4)
+
+
 @pytest.mark.parametrize("parts", [False, True])
 def test_caches_in_eight_bits_sample_as_what_they_stand_for(
   model, params, asked, titles, monkeypatch, parts

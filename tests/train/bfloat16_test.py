@@ -1,5 +1,6 @@
 """The RL step in bfloat16, guided by 5, on a trained model: as users run it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -81,14 +82,17 @@ def rollout(loaded, batch, titles):
 
 @pytest.fixture(scope="module")
 def take(loaded, batch, rollout, titles):
-  """Returns (dtype, options) -> the step's metrics and gradient."""
+  """Returns (dtype, items, options) -> the step's metrics and gradient.
+
+  Of the rollout, or of other items; None: of those that the step samples.
+  """
   clip = tiny_clip()
   clip_params = clip.init(jax.random.key(1))
   trainable, rest = tree.select(loaded.params, ("^language/", "^image_head/"))
   # Nothing moves: what a later epoch changes is rounding.
   optimizer = optax.chain(KEEP, optax.sgd(0.0))
 
-  def take(dtype, **options):
+  def take(dtype, items=rollout, **options):
     objective = {
       "ratio": "token",
       "clip_low": 0.2,
@@ -130,7 +134,8 @@ def take(loaded, batch, rollout, titles):
     )
     state = TrainState(jnp.int32(0), trainable, optimizer.init(trainable))
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(sampling, "sample_items", lambda *_, **__: rollout)
+      if items is not None:
+        patch.setattr(sampling, "sample_items", lambda *_, **__: items)
       state, metrics = jax.jit(step)(
         state, {"generator_rest": rest, "clip": clip_params}, batch
       )
@@ -178,6 +183,45 @@ def test_the_gradient_is_that_of_float32(
     # What would not do as the old policy, and is reported instead.
     assert metrics[f"{part}sampler_mismatch_outside"] > 0
   assert metrics["sampler_mismatch_max"] > 0.1
+
+
+@pytest.mark.parametrize("titles", ["image"], indirect=True)
+def test_a_step_samples_from_what_its_rollout_type_says(take):
+  """By how far the sampler is from what is trained: rounding, or eight bits."""
+  off = {
+    kind: take("float32", None, rollout_type=kind, sampler_weight_cap=2.0)[0][
+      "sampler_mismatch_mean"
+    ]
+    for kind in ("compute", "int8_weights", "int8")
+  }
+  assert off["compute"] < 1e-5
+  assert 1e-4 < off["int8_weights"] < 0.1
+  assert 1e-4 < off["int8"] < 0.1
+  assert off["int8"] != off["int8_weights"]
+
+
+@pytest.mark.parametrize("titles", ["image"], indirect=True)
+def test_codes_of_a_sampler_in_eight_bits_give_the_gradient_of_float32(
+  loaded, batch, take, titles
+):
+  """Weighed by their probability under the policy that is trained."""
+
+  def sample(params, prompt):
+    narrow = sampling.rollout_params(
+      loaded.model, params, lambda tree: tree, narrow=True
+    )
+    options = dataclasses.replace(SAMPLE, int8_cache=True)
+    key = jax.random.key(0)
+    return sampling.sample_items(
+      loaded.model, narrow, prompt, key, options, titles
+    )
+
+  items = jax.jit(sample)(loaded.params, batch.prompt)
+  eight = {"rollout_type": "int8", "sampler_weight_cap": 2.0}
+  metrics, slopes = take("bfloat16", items, **eight)
+  exact = take("float32", items, **eight)[1]
+  assert metrics["ratio_max_deviation"] == 0
+  assert cosine(slopes, exact) > 0.95
 
 
 @pytest.mark.parametrize("titles", ["image", "title_image"], indirect=True)
