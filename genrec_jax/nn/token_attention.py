@@ -35,15 +35,15 @@ def attend(
     v: the cache of their values, as `k`.
     mask: bool, True = may attend; broadcastable to [P, K, G, R, 1, S].
     prefix: see `attention.attend`.
-    filled: [] int32, where `mask` shows the first so many of the cache; None:
-      where it shows others.
+    filled: [] int32, where `mask` shows the first so many of the cache, and all
+      samples see one prefix; None: elsewhere.
     unread: tokens at the end of the cache that are empty still.
 
   Returns:
     [P, K, G, R, 1, H] in the type of `q`; the softmax is float32.
   """
   own = _kernel(q, k)
-  if own and filled is not None and prefix[-1].ndim == 2:
+  if own and filled is not None:
     return _joined(q, *own(q, k, v, filled), prefix)
   if reads_parts() and unread:
     length = k.shape[-2] - unread

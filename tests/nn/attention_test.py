@@ -175,11 +175,17 @@ def test_an_answer_by_itself_is_a_longer_prompt(monkeypatch):
 
   def kernel(q, k, v, real, prompt, samples):
     given.append((prompt, samples))
-    return attention._shared_in_blocks(q, k, v, real, samples)
+    answers = real[:, prompt:].reshape(P, samples, -1) if samples else None
+    return attention._shared_in_blocks(
+      q, k, v, real[:, :prompt], samples, answers
+    )
 
   monkeypatch.setattr(attention, "_kernel", lambda *_: kernel)
   found = attention.attend_shared(q, k, v, SEEN, 1)
   assert given == [(S + T, 0)]
+  # Not one with padding, which what comes after would see.
+  attention.attend_shared(q, k, v, SEEN, 1, jnp.ones((P, 1, T), bool))
+  assert given == [(S + T, 0), (S, 1)]
   shown = np.concatenate([SEEN, np.ones((P, T), bool)], 1)
   rounding.assert_close(
     np.moveaxis(found, 4, 1)[shown],

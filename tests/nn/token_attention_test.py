@@ -9,9 +9,9 @@ import pytest
 
 from genrec_jax.core import mesh as mesh_lib
 from genrec_jax.core import sharding
-from genrec_jax.nn import attention, token_attention, triton
+from genrec_jax.nn import attention, int8, token_attention, triton
 
-P, K, G, R, S, H = 4, 4, 3, 2, 48, 128
+P, K, G, R, S, H = 4, 4, 3, 2, 96, 128
 PREFIX = 20
 FILLED = 21
 
@@ -72,6 +72,14 @@ def test_a_kernel_attends_to_what_is_filled_and_to_the_prefix(on_gpu, inputs):
   assert_close(found, inputs)
 
 
+def test_a_prefix_far_above_own_keys_does_not_overflow(on_gpu, inputs):
+  q, k, v, mask, (keys, values, seen) = inputs
+  inputs = q, k, v, mask, (keys * 200, values, seen)
+  found = token_attention.attend(*inputs, filled=jnp.int32(FILLED))
+  assert on_gpu
+  assert_close(found, inputs)
+
+
 @pytest.mark.parametrize("model", [2, 8])
 def test_each_device_runs_it_on_its_own(on_gpu, inputs, model):
   """On its prompts and whole heads, where it has any."""
@@ -112,6 +120,8 @@ def test_a_kernel_is_taken_where_it_takes_such_caches(
   q = jnp.zeros((1, 1, 1, 1, 1, width), dtype)
   k = jnp.zeros((1, 1, 1, room, width), dtype)
   assert (token_attention._kernel(q, k) is not None) == taken
+  # Of caches in eight bits there is none.
+  assert token_attention._kernel(q, int8.vectors(k)) is None
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,37 @@ def test_the_rollout_s_copy_is_fenced():
   assert set(fence.outvars) <= set(jaxpr.jaxpr.outvars)
 
 
+def test_a_kernel_for_caches_changes_no_code(
+  model, params, asked, titles, monkeypatch
+):
+  """One that is told how many tokens of a cache there are, and sees no mask."""
+  options = Sampling(num_samples=3, guidance=2.0)
+  calls = []
+
+  def own(q, k, v, filled):
+    calls.append(k.shape)
+    there = (jnp.arange(k.shape[-2]) < filled).reshape(1, 1, 1, 1, 1, -1)
+    scores = jnp.einsum("pkgrth,pkgsh->pkgrts", q, k) * q.shape[-1] ** -0.5
+    scores = jnp.where(there, scores, -1e30)
+    peak = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - peak)
+    out = jnp.einsum("pkgrts,pkgsh->pkgrth", weights, v)
+    return out, weights.sum(-1, keepdims=True), peak
+
+  def sample():
+    key = jax.random.key(1)
+    return jax.jit(
+      lambda: sampling.sample_items(model, params, asked, key, options, titles)
+    )()
+
+  expected = sample()
+  monkeypatch.setattr(token_attention, "_kernel", lambda *_: own)
+  found = sample()
+  assert calls
+  np.testing.assert_array_equal(found.codes, expected.codes)
+  np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-4)
+
+
 @pytest.mark.parametrize("shards", [1, 4])
 def test_kernels_in_eight_bits_sample_as_what_they_stand_for(
   model, params, asked, titles, shards
