@@ -258,3 +258,15 @@ def test_on_a_mesh_each_kernel_of_a_layer_is_gathered(pair, monkeypatch):
   assert on_mesh == {path for path in layer if path.endswith("/kernel")}
   assert len(on_mesh) == 7
   assert not alone
+
+
+@pytest.mark.parametrize(
+  ("platform", "expected"), [("tpu", True), ("cpu", True), ("gpu", False)]
+)
+def test_long_prefixes_of_several_prompts_are_shared(
+  monkeypatch, platform, expected
+):
+  monkeypatch.setattr(sharding, "platform", lambda: platform)
+  assert llama_prefix.worth_sharing(2, 1024) == expected
+  assert not llama_prefix.worth_sharing(1, 1024)  # nothing in common
+  assert not llama_prefix.worth_sharing(2, 1023)  # too short

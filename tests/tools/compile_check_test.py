@@ -8,6 +8,7 @@ import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import rl as rl_config
@@ -222,6 +223,9 @@ def test_shapes_of_published_sizes():
   # answer comes its prompt's last token, which is kept for all of them, too.
   rows = (8 + 2) * 25 * 128 + 16 * 8 * (1 + 576) + 16
   assert kv == 2 * 30 * 32 * 128 * rows
+  config.rl.rollout_type = "int8"
+  narrow = abstract_step.kv_shapes(config, plan, args)
+  assert kv == sum(x.size for x in narrow if x.dtype == np.int8)
   # In bfloat16, of float32 masters.
   assert 2 * abstract_step.nbytes(args[1]["reference"]) == abstract_step.nbytes(
     args[0].params
