@@ -225,7 +225,9 @@ def test_shapes_of_published_sizes():
   assert kv == 2 * 30 * 32 * 128 * rows
   config.rl.rollout_type = "int8"
   narrow = abstract_step.kv_shapes(config, plan, args)
-  assert kv == sum(x.size for x in narrow if x.dtype == np.int8)
+  eight_bits = sum(x.size for x in narrow if x.dtype == np.int8)
+  # All but the last tokens, which only fill caches before the first code.
+  assert eight_bits == 2 * 30 * 32 * 128 * (rows - 16)
   # In bfloat16, of float32 masters.
   assert 2 * abstract_step.nbytes(args[1]["reference"]) == abstract_step.nbytes(
     args[0].params
