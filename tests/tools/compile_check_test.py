@@ -223,7 +223,7 @@ def test_shapes_of_published_sizes():
   # answer comes its prompt's last token, which is kept for all of them, too.
   rows = (8 + 2) * 25 * 128 + 16 * 8 * (1 + 576) + 16
   assert kv == 2 * 30 * 32 * 128 * rows
-  config.rl.rollout_type = "int8"
+  config.rl.rollout_type, config.rl.sampler_weight_cap = "int8", 2.0
   narrow = abstract_step.kv_shapes(config, plan, args)
   eight_bits = sum(x.size for x in narrow if x.dtype == np.int8)
   # All but the last tokens, which only fill caches before the first code.
