@@ -43,7 +43,10 @@ for _ in sys.stdin:
 
 
 class Tree:
-  """A process that runs a task of one checkout."""
+  """A process that runs a task of one checkout.
+
+  Not one of `sides`, which knows this checkout's modules from its start.
+  """
 
   def __init__(self, path, task, folder, size):
     """Starts it, and waits until it has compiled."""
