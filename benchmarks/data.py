@@ -36,11 +36,6 @@ from genrec_jax.ingest import (
 )
 from genrec_jax.ingest.readers import movielens
 
-_ROWS = flags.DEFINE_integer("rows", 25_000_000, "Interactions.")
-_IMAGES = flags.DEFINE_integer("images", 2000, "Images.")
-_SIZE = flags.DEFINE_integer("image_size", 384, "Side of stored images.")
-_PROCESSES = flags.DEFINE_integer("processes", os.cpu_count(), "Workers.")
-_MEMORY = flags.DEFINE_float("memory_gb", 2, "Memory for tables.")
 # Of a large shop: with 25 M rows most users have few, as the k-core is to find.
 _USERS, _ITEMS = 4_000_000, 500_000
 
@@ -129,7 +124,9 @@ def bare(folder: Path, size: int, names: list[str]) -> int:
   written = 0
   for name in names:
     with Image.open(folder / name) as image:
-      image.thumbnail((size, size))
+      # As large as the import stores it: its shorter side has `size` pixels.
+      scale = size / min(image.size)
+      image.thumbnail([round(scale * side) for side in image.size])
       data = io.BytesIO()
       # As the import saves them: another quality would be another speed.
       image.save(data, "JPEG", quality=95, subsampling=0)
@@ -162,27 +159,35 @@ def image_rates(
 def main(argv: list[str]) -> None:
   """Prints the figures."""
   del argv
+  options = flags.FLAGS
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
-    generate(folder, _ROWS.value)
-    figures = filter_and_split(folder, _MEMORY.value, _PROCESSES.value)
+    generate(folder, options.rows)
+    figures = filter_and_split(folder, options.memory_gb, options.processes)
     events, memory = figures.pop("events"), figures.pop("GB")
     print(
-      f"{_ROWS.value:,} interactions to {events:,} in "
-      f"{sum(figures.values()):.0f} s with {_PROCESSES.value} threads and "
+      f"{options.rows:,} interactions to {events:,} in "
+      f"{sum(figures.values()):.0f} s with {options.processes} threads and "
       f"{memory:.1f} GB at most: "
       + ", ".join(f"{key} {value:.0f} s" for key, value in figures.items()),
       flush=True,
     )
   with tempfile.TemporaryDirectory() as name:
-    names = paint(Path(name), _IMAGES.value)
-    ours, pillow = image_rates(Path(name), names, _SIZE.value, _PROCESSES.value)
+    names = paint(Path(name), options.images)
+    ours, pillow = image_rates(
+      Path(name), names, options.image_size, options.processes
+    )
     print(
       f"images: {ours:.0f}/s, bare Pillow {pillow:.0f}/s with "
-      f"{_PROCESSES.value} processes: {ours / pillow:.0%}",
+      f"{options.processes} processes: {ours / pillow:.0%}",
       flush=True,
     )
 
 
 if __name__ == "__main__":
+  flags.DEFINE_integer("rows", 25_000_000, "Interactions.")
+  flags.DEFINE_integer("images", 2000, "Images.")
+  flags.DEFINE_integer("image_size", 384, "Side of stored images.")
+  flags.DEFINE_integer("processes", os.cpu_count(), "Workers.")
+  flags.DEFINE_float("memory_gb", 2, "Memory for tables.")
   app.run(main)

@@ -34,10 +34,6 @@ from genrec_jax.sampling import Sampling
 from genrec_jax.train import sft
 from genrec_jax.train.build import build
 
-_USERS = flags.DEFINE_integer("users", 200_000, "Of the large data set.")
-_ITEMS = flags.DEFINE_integer("items", 20_000, "Of the large data set.")
-_SECONDS = flags.DEFINE_float("seconds", 10, "How long each rate is measured.")
-
 EVENTS = 20  # per user: more than a window of history and future takes
 BATCH = 32
 SPEC = windows.WindowSpec(
@@ -130,7 +126,7 @@ def start(path, stream):
   )
 
 
-def rate(stream, warm):
+def rate(stream, warm, seconds):
   """Returns windows a second, by the clock and by this process's own time."""
   iterator = iter(stream)
   # Workers start and caches fill meanwhile, which is no part of a steady rate.
@@ -140,7 +136,7 @@ def rate(stream, warm):
   # All threads of this process, but none of its workers: with workers, what the
   # main process has to do for a window.
   begun, used = time.perf_counter(), time.process_time()
-  while time.perf_counter() - begun < _SECONDS.value:
+  while time.perf_counter() - begun < seconds:
     next(iterator)
     done += rows
   clock, used = time.perf_counter() - begun, time.process_time() - used
@@ -149,7 +145,7 @@ def rate(stream, warm):
   return done / clock, done / max(used, 1e-9)
 
 
-def consume(path):
+def consume(path, seconds):
   """Returns the windows a second that SFT of the tiny model takes."""
   config = sft_config.get_config("debug")
   config.data.path, config.data.batch_size = path, BATCH
@@ -167,7 +163,7 @@ def consume(path):
     state, metrics = step(state, parts.frozen, batch)
   jax.block_until_ready(metrics)
   done, begun = 0, time.perf_counter()
-  while time.perf_counter() - begun < _SECONDS.value:
+  while time.perf_counter() - begun < seconds:
     state, metrics = step(state, parts.frozen, batch)
     # JAX returns at once: without this, steps would pile up and not be timed.
     jax.block_until_ready(metrics)
@@ -201,8 +197,12 @@ def stages(dataset, processor, tokenizer, number=100):
   images, spent["decode"] = timed(records_lib.decode_image, records)
   _, spent["resize"] = timed(processor.pixels, images)
   del records, images  # hundreds of MB, before the examples are made
-  histories = [train_windows.item_rows(int(n))[0].tolist() for n in numbers]
-  _, spent["prompt"] = timed(made._prompt, histories)
+  # A prompt may need the next item's title, too: [history rows, that item's].
+  asked = [
+    (history.tolist(), int(future[0]))
+    for history, future in (train_windows.item_rows(int(n)) for n in numbers)
+  ]
+  _, spent["prompt"] = timed(lambda rows: made._prompt(*rows), asked)
   made_now, _ = timed(made.__getitem__, numbers.tolist())
   # The last ones: their pixels are still at hand, those of the first no more.
   _, again = timed(made.__getitem__, numbers[-32:].tolist())
@@ -214,12 +214,12 @@ def stages(dataset, processor, tokenizer, number=100):
   return spent
 
 
-def report(name, dataset, processor, tokenizer, stream, warm):
+def report(name, dataset, processor, tokenizer, stream, warm, seconds):
   """Prints rates and what bounds them; returns the best rate."""
   print(f"{name}: windows a second", flush=True)
   best = 0
   for workers in (0, 2):
-    clock, own = rate(stream(dataset, workers=workers), warm)
+    clock, own = rate(stream(dataset, workers=workers), warm, seconds)
     best = max(best, clock)
     where = "a thread" if workers == 0 else f"{workers} processes"
     print(
@@ -244,6 +244,8 @@ def report(name, dataset, processor, tokenizer, stream, warm):
 
 def main():
   """Measures and prints everything."""
+  options = flags.FLAGS
+  seconds = options.seconds
   opened = load.open_generator("tiny_sft", dtype="float32", remat="none")
   _, _, tokenizer = load.load_clip("tiny_clip", dtype="float32")
   tiny = opened.processor
@@ -266,14 +268,15 @@ def main():
   with tempfile.TemporaryDirectory() as temporary:
     folder = pathlib.Path(temporary)
     begun = time.perf_counter()
-    path = generate(folder / "many", _USERS.value, _ITEMS.value, 32)
+    path = generate(folder / "many", options.users, options.items, 32)
     print(f"written in {time.perf_counter() - begun:.0f} s", flush=True)
     start(path, stream)
 
     # 200 batches to warm up, as the tiny model's images all fit into the cache.
     path = generate(folder / "tiny", 5000, 3000, 32)
-    best = report("tiny", dataset_lib.load(path), tiny, tokenizer, stream, 200)
-    used = consume(path)
+    dataset = dataset_lib.load(path)
+    best = report("tiny", dataset, tiny, tokenizer, stream, 200, seconds)
+    used = consume(path, seconds)
     print(
       f"  SFT of the tiny model uses {used:,.0f}: the loader makes "
       f"{best / used:.1f} times as many",
@@ -281,8 +284,12 @@ def main():
     )
     path = generate(folder / "photos", 2000, 3000, 384)
     photos = functools.partial(stream, processor=large)
-    report("photos", dataset_lib.load(path), large, tokenizer, photos, 2)
+    dataset = dataset_lib.load(path)
+    report("photos", dataset, large, tokenizer, photos, 2, seconds)
 
 
 if __name__ == "__main__":
+  flags.DEFINE_integer("users", 200_000, "Of the large data set.")
+  flags.DEFINE_integer("items", 20_000, "Of the large data set.")
+  flags.DEFINE_float("seconds", 10, "How long each rate is measured.")
   cli.run(main)

@@ -17,6 +17,7 @@ from genrec_jax.core.errors import UserError
 from genrec_jax.core.types import Batch, Prompt, Title
 from genrec_jax.data import records, titles
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.recent import Recent
 from genrec_jax.data.windows import PromptWindows, Windows, WindowSpec
 
 _TITLES_KEPT = 2**16  # in each cache of titles
@@ -130,10 +131,7 @@ class Examples:
 
   def _make_caches(self) -> None:
     """Keeps what was made last: users share items, and windows overlap."""
-    sides = self._processor.read_size, self._processor.image_size
-    # Two images an item, as read and cropped, of 3 bytes a pixel.
-    images = _IMAGE_CACHE_BYTES // sum(3 * side * side for side in sides)
-    self._pixels = functools.lru_cache(images)(self._read_pixels)
+    self._pixels = Recent(self._read_pixels, _IMAGE_CACHE_BYTES)
     self._title = functools.lru_cache(_TITLES_KEPT)(self._read_title)
     self._title_ids = functools.lru_cache(_TITLES_KEPT)(self._read_title_ids)
 
@@ -161,10 +159,7 @@ class Examples:
       # A title that is longer than the candidates': the oldest item has to go.
       history = history[1:]
       prompt = self._prompt(history, future[0])
-    padded, history_images, history_mask = self._images(
-      history, spec.history_length
-    )
-    _, future_images, future_mask = self._images(future, spec.future_horizon)
+    padded, history_images = self._images(history, spec.history_length)
     if len(prompt) > self._prompt_tokens:  # of a file, beyond the longest known
       prompt = prompt[: self._prompt_tokens - 1] + prompt[-1:]
     # Prompts are padded on the left, so that all answers begin at one place.
@@ -181,9 +176,9 @@ class Examples:
         images=padded[:0] if self._of_prompts else padded,
       ),
       history=history_images,
-      history_mask=history_mask,
-      future=future_images,
-      future_mask=future_mask,
+      history_mask=self._real(history, spec.history_length),
+      future=self._crops(future, spec.future_horizon),
+      future_mask=self._real(future, spec.future_horizon),
       title_ids=title_ids,
       title_mask=title_mask,
       titles=self._further_titles(future[0]),
@@ -206,21 +201,31 @@ class Examples:
       ids[: -len(self._processor.image_begin)] if spec.title_tokens else ids
     )
 
-  def _images(self, rows: Sequence[int], length: int) -> tuple[Any, Any, Any]:
-    """Returns items' images, as read and cropped, and which are real.
+  def _images(self, rows: Sequence[int], length: int) -> tuple[Any, Any]:
+    """Returns items' images as read and cropped, see `_filled`.
 
-    Both uint8 [length, S, S, 3], the real ones first, then black; the mask is
-    bool [length].
+    Where all are squares of one size they are one array, which `stack` then
+    fills once.
     """
-    sides = self._processor.read_size, self._processor.image_size
-    read, cropped = (np.zeros((length, s, s, 3), np.uint8) for s in sides)
-    for place, row in enumerate(rows):
-      read[place], cropped[place] = self._pixels(row)
+    pairs, side = [self._pixels(row) for row in rows], self._processor.read_size
+    read = _filled([one for one, _ in pairs], side, length)
+    same = side == self._processor.image_size
+    if same and all(one is cropped for one, cropped in pairs):
+      return read, read
+    return read, self._crops(rows, length)
+
+  def _crops(self, rows: Sequence[int], length: int) -> Any:
+    """Returns items' images, cropped; see `_filled`."""
+    crops = [self._pixels(row)[1] for row in rows]
+    return _filled(crops, self._processor.image_size, length)
+
+  def _real(self, rows: Sequence[int], length: int) -> Any:
+    """Returns which of the images in `_filled` are real, bool [length]."""
     mask = np.arange(length) < len(rows)
     if self._of_prompts:  # some of which have no image
       for place, row in enumerate(rows):
         mask[place] = not self._items[row]["missing"]
-    return read, cropped, mask
+    return mask
 
   def _clip_title(self, row: int) -> tuple[Any, Any]:
     """Returns an item's title for CLIP: ids [W] int32, mask [W] bool."""
@@ -278,8 +283,27 @@ class Examples:
 
 
 def stack(examples: Sequence[Batch]) -> Batch:
-  """Stacks examples to a batch with a leading axis P."""
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+  """Stacks examples to a batch with a leading axis P.
+
+  Arrays that stand at two places of every example do so in the batch.
+  """
+  made: dict[tuple[int, ...], np.ndarray] = {}
+
+  def one(*leaves: np.ndarray) -> np.ndarray:
+    same = tuple(map(id, leaves))
+    if same not in made:
+      made[same] = np.stack(leaves)
+    return made[same]
+
+  return jax.tree.map(one, *examples)
+
+
+def _filled(images: Sequence[np.ndarray], side: int, length: int) -> Any:
+  """Returns uint8 [length, side, side, 3]: images, and then black."""
+  filled = np.zeros((length, side, side, 3), np.uint8)
+  for place, image in enumerate(images):
+    filled[place] = image
+  return filled
 
 
 def _prompt_tokens(

@@ -139,11 +139,13 @@ def _shrink(image, size):
   # JPEG can be decoded at half the size and less; twice the aim loses nothing
   # that the eye sees.
   image.draft(None, tuple(2 * side for side in fitted))
-  small = _rgb(image)
+  # What is RGB already is converted, which copies it, when it is small.
+  plain = image.mode == "RGB" and not image.has_transparency_data
+  small = image if plain else _rgb(image)
   if small.size != fitted:
     # Halving boxes first, far above the aim, is as good and faster.
     small = small.resize(fitted, Image.Resampling.BICUBIC, reducing_gap=3.0)
-  return _turned(small, image)
+  return _turned(_rgb(small) if plain else small, image)
 
 
 def _turned(image, opened):
