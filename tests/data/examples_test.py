@@ -12,7 +12,9 @@ from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import histories, images, world
 from genrec_jax.data import stream as stream_lib
 from genrec_jax.data import titles as titles_lib
+from genrec_jax.data import windows as windows_lib
 from genrec_jax.data.eval_batches import eval_batches
+from genrec_jax.data.examples import Examples, stack
 from genrec_jax.hf.emu3_processor import Emu3Processor
 from genrec_jax.hf.janus_processor import JanusProcessor
 from genrec_jax.hf.locate import ASSETS
@@ -118,6 +120,35 @@ def test_short_histories_are_padded_and_masked(stream):
 def test_histories_of_twenty_items(stream):
   batch = next(iter(stream(history_length=20)))
   assert batch.prompt.images.shape[1] == 20
+
+
+def test_squares_are_one_array_as_read_and_as_compared(
+  dataset, processor, clip_tokenizer
+):
+  windows = windows_lib.find_windows(dataset, "train", SPEC)
+  made = Examples(dataset, windows, processor, clip_tokenizer)
+  first, second = made[0], made[9]
+  batch = stack([first, second])
+  assert batch.history is batch.prompt.images
+  np.testing.assert_array_equal(
+    batch.history, np.stack([first.history, second.history])
+  )
+  # Where one example has two, as of a poster, so has the batch.
+  poster = second.replace(history=255 - second.history)
+  mixed = stack([first, poster])
+  np.testing.assert_array_equal(mixed.history[1], poster.history)
+  np.testing.assert_array_equal(mixed.prompt.images, batch.prompt.images)
+
+
+def test_an_empty_history_has_its_sizes(dataset, clip_tokenizer):
+  class Small(TinyProcessor):
+    read_size = 8
+
+  windows = windows_lib.find_windows(dataset, "train", SPEC)
+  made = Examples(dataset, windows, Small(), clip_tokenizer)
+  read, cropped = made._images([], 5)
+  assert read.shape == (5, 8, 8, 3)
+  assert cropped.shape == (5, 32, 32, 3)
 
 
 @pytest.mark.parametrize("title_tokens", [0, 8])

@@ -119,6 +119,28 @@ def test_alpha_lies_over_white():
   assert _near(_encoded(keyed, transparency=COLOUR), (255, 255, 255))
 
 
+def test_a_key_colour_is_white_before_an_image_is_shrunk():
+  stripes = np.tile(np.uint8([COLOUR, (0, 0, 0)]), (256, 128, 1))
+  half = [(colour + 255) / 2 for colour in COLOUR]
+  result = _encoded(Image.fromarray(stripes), transparency=(0, 0, 0))
+  assert result.size == (64, 64)
+  # At the borders a stripe weighs more.
+  assert _near(np.asarray(result)[4:-4, 4:-4], half)
+
+
+def test_photos_are_shrunk_before_they_are_copied(monkeypatch):
+  converted = []
+
+  def convert(image, *args, _convert=Image.Image.convert, **kwargs):
+    converted.append(image.size)
+    return _convert(image, *args, **kwargs)
+
+  monkeypatch.setattr(Image.Image, "convert", convert)
+  # Less than twice as large, so that the codec cannot decode it at half.
+  assert _encoded(Image.new("RGB", (120, 90)), "JPEG").size == (85, 64)
+  assert converted == [(85, 64)]
+
+
 def test_turned_as_exif_says():
   rng = np.random.default_rng(0)
   blocks = rng.integers(0, 256, (3, 4, 3), np.uint8)

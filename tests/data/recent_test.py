@@ -1,6 +1,7 @@
 """The cache of images keeps as many as fit into its bytes."""
 
 import concurrent.futures
+import threading
 
 import numpy as np
 
@@ -65,3 +66,18 @@ def test_threads_share_it():
   # Counted right by all: what is kept still fits.
   assert sum(one[0].nbytes for one in recent._kept.values()) == recent._bytes
   assert recent._bytes <= 50
+
+
+def test_a_row_that_two_threads_read_at_once_counts_once():
+  both = threading.Barrier(2)
+
+  def read(row):
+    both.wait(timeout=10)  # until the other reads it, too
+    return (np.zeros(10, np.uint8),)
+
+  recent = Recent(read, 20)
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    list(pool.map(recent, [0, 0]))
+    list(pool.map(recent, [1, 1]))
+  # Both still fit, so neither is read again, which would wait in vain.
+  assert recent(0)[0].nbytes == recent(1)[0].nbytes == 10
