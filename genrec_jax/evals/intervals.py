@@ -11,6 +11,7 @@ import numpy as np
 RESAMPLES = 10_000  # ends of an interval then vary by 1 % of its width
 _PART = 1000  # resamples at a time: 8 MB for a thousand users
 _TAIL = 2.5  # per cent on each side of a 95 % interval
+_SAME = 1e-12  # of a value: less is rounding
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -102,7 +103,10 @@ def as_intervals(means: np.ndarray, resampled: np.ndarray) -> list[Interval]:
   """Returns the intervals of means [M] by their resamples [R, M]."""
   # NaN in few tables, and slow.
   percentile = np.nanpercentile if np.isnan(resampled).any() else np.percentile
-  low, high = percentile(resampled, [_TAIL, 100 - _TAIL], axis=0)  # [M] each
+  ends = percentile(resampled, [_TAIL, 100 - _TAIL], axis=0)  # [2, M]
+  # Users of one value: summed in another order it differs in the last digit,
+  # and the mean would be outside of its interval.
+  low, high = np.where(np.isclose(ends, means, rtol=_SAME, atol=0), means, ends)
   return [
     {"mean": float(m), "low": float(a), "high": float(b)}
     for m, a, b in zip(means, low, high, strict=True)

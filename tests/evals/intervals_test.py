@@ -37,6 +37,18 @@ def test_bootstrap_is_scipys():
   assert ours["high"] == pytest.approx(theirs.high, abs=0.04 * width)
 
 
+def test_users_of_one_value_have_their_mean_in_the_interval():
+  # Summed in another order, as processors do, it may end in another digit.
+  mean = np.asarray([285.9, -285.9, 0.0])
+  for other in (np.nextafter(mean, np.inf), np.nextafter(mean, -np.inf)):
+    found = intervals.as_intervals(mean, np.tile(other, (8, 1)))
+    for one in found[:2]:
+      assert one["low"] == one["mean"] == one["high"]
+  # What is further away than rounding stays: of sets it may be.
+  (apart,) = intervals.as_intervals(mean[:1], np.full((8, 1), 285.91))
+  assert apart == {"mean": 285.9, "low": 285.91, "high": 285.91}
+
+
 def test_a_resample_takes_as_many_as_there_are():
   parts = list(intervals.resample_counts(7, seed=0, resamples=2500))
   assert [len(part) for part in parts] == [1000, 1000, 500]
