@@ -160,6 +160,7 @@ class Examples:
       history = history[1:]
       prompt = self._prompt(history, future[0])
     padded, history_images = self._images(history, spec.history_length)
+    ahead = [self._pixels(row) for row in future]
     if len(prompt) > self._prompt_tokens:  # of a file, beyond the longest known
       prompt = prompt[: self._prompt_tokens - 1] + prompt[-1:]
     # Prompts are padded on the left, so that all answers begin at one place.
@@ -177,7 +178,7 @@ class Examples:
       ),
       history=history_images,
       history_mask=self._real(history, spec.history_length),
-      future=self._crops(future, spec.future_horizon),
+      future=self._crops(ahead, spec.future_horizon),
       future_mask=self._real(future, spec.future_horizon),
       title_ids=title_ids,
       title_mask=title_mask,
@@ -212,11 +213,11 @@ class Examples:
     same = side == self._processor.image_size
     if same and all(one is cropped for one, cropped in pairs):
       return read, read
-    return read, self._crops(rows, length)
+    return read, self._crops(pairs, length)
 
-  def _crops(self, rows: Sequence[int], length: int) -> Any:
-    """Returns items' images, cropped; see `_filled`."""
-    crops = [self._pixels(row)[1] for row in rows]
+  def _crops(self, pairs: Sequence[Any], length: int) -> Any:
+    """Returns images as cropped, of pairs of `_pixels`; see `_filled`."""
+    crops = [cropped for _, cropped in pairs]
     return _filled(crops, self._processor.image_size, length)
 
   def _real(self, rows: Sequence[int], length: int) -> Any:
