@@ -91,7 +91,16 @@ def inputs(shape):
     jax.random.normal(x, (p, kv, 1, n, h), jnp.bfloat16) for x in keys[2:]
   )
   mask = jnp.arange(t)[None] >= 5 * jnp.ones((p, 1), int)  # left padding
+  # What padding attends to is read by no one, so no gradient comes from there;
+  # ways differ in what it is.
+  weights *= _real(mask, n)[:, None, None, None]
   return q, k, v, mask, weights
+
+
+def _real(mask, length):
+  """Returns [P, N, 1], False = padding, of a mask of prompts [P, T]."""
+  fill = ((0, 0), (0, length - mask.shape[1]))
+  return jnp.pad(mask, fill, constant_values=True)[..., None]
 
 
 def programs_of(ways, shape):
@@ -128,9 +137,7 @@ def programs_of(ways, shape):
 def errors(program, exact):
   """Returns how far results and gradients of a program are from float32's."""
   mask, weights = exact.args[3:]
-  # Padding's own states are read by no one. [P, 1, N, 1]
-  rest = jnp.ones((len(mask), weights.shape[-2] - mask.shape[-1]), bool)
-  real = jnp.concatenate([mask, rest], 1)[:, None, :, None]
+  real = _real(mask, weights.shape[-2])[:, None]  # [P, 1, N, 1]
 
   def rows(x):
     """Returns [P, K, N, H], padding's rows 0."""
@@ -231,8 +238,7 @@ def run(device, say, left):
 
   def by_cudnn(q, k, v, mask):
     # Answers have no padding: only the prompt's mask is given.
-    fill = ((0, 0), (0, shape["g"] * shape["i"]))
-    real = jnp.pad(mask, fill, constant_values=True)
+    real = _real(mask, q.shape[-2])[..., 0]
     return cudnn.attend_shared(q, k, v, real, shape["t"], shape["g"])
 
   ways = {"blocks": in_blocks}

@@ -76,6 +76,15 @@ def test_attention_is_measured_and_compared_with_float32():
     assert 2**-12 < found[f"error of {name}"] < 2**-6
 
 
+def test_no_gradient_comes_from_what_padding_attends_to():
+  *_, mask, weights = gpu_attention.inputs(gpu_attention.SMALL)
+  prompt = weights[..., : mask.shape[1], :]  # [P, K, 1, 1, T, H]
+  read = np.asarray((prompt != 0).any((1, 2, 3, 5)))  # [P, T]
+  assert not mask.all()
+  np.testing.assert_array_equal(read, mask)
+  assert (weights[..., mask.shape[1] :, :] != 0).any(-1).all()
+
+
 def test_the_card_s_rates_are_measured():
   found = gpu_torch.limits("cpu")
   assert found["GB/s"] > 0
