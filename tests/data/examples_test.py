@@ -140,6 +140,32 @@ def test_squares_are_one_array_as_read_and_as_compared(
   np.testing.assert_array_equal(mixed.prompt.images, batch.prompt.images)
 
 
+# Squares of one size, and images that are cropped for what compares them.
+@pytest.mark.parametrize("read_size", [32, 8])
+def test_each_image_of_a_window_is_asked_for_once(
+  dataset, clip_tokenizer, read_size
+):
+  class Reader(TinyProcessor):
+    def pixels(self, image):
+      return super().pixels(image)[:read_size, :read_size]
+
+  Reader.read_size = read_size
+  processor = Reader()
+  windows = windows_lib.find_windows(dataset, "train", SPEC)
+  made = Examples(dataset, windows, processor, clip_tokenizer)
+  asked, cache = [], made._pixels
+
+  def counted(row):
+    asked.append(row)
+    return cache(row)
+
+  made._pixels = counted
+  example = made[0]
+  assert (example.history is example.prompt.images) == (read_size == 32)
+  history, future = windows.item_rows(0)
+  assert asked == [*history, *future]
+
+
 def test_an_empty_history_has_its_sizes(dataset, clip_tokenizer):
   class Small(TinyProcessor):
     read_size = 8
